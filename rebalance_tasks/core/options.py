@@ -1,0 +1,154 @@
+"""How a fleet is rebalanced: thresholds, limits, budgets, and the weights of gravity.
+
+Pure values; where they come from (file, environment) is `rebalance_tasks.settings`.
+"""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from decimal import Decimal
+from typing import Annotated, Final, Self
+from zoneinfo import ZoneInfo
+
+from pydantic import Field, NonNegativeInt, PositiveInt, field_validator, model_validator
+
+from rebalance_tasks.core.models import Frozen, Money, Unit
+
+KIB: Final = 1 << 10
+MIB: Final = 1 << 20
+GIB: Final = 1 << 30
+GB: Final = 10**9
+
+Hour = Annotated[int, Field(ge=0, le=23)]
+Duration = Annotated[timedelta, Field(ge=timedelta(0))]
+
+
+class GravityScoringWeights(Frozen):
+    """How much each part of gravity counts; normalised to sum 1, all zero means the default."""
+
+    access_frequency: Unit = 0.30
+    colocation: Unit = 0.20
+    egress_cost: Unit = 0.15
+    latency: Unit = 0.15
+    compliance: Unit = 0.20
+
+    def normalized(self) -> GravityScoringWeights:
+        """Return the same proportions with sum 1 (all zero: the default weights)."""
+        total = self.access_frequency + self.colocation + self.egress_cost + self.latency + self.compliance
+        if total == 0:
+            return GravityScoringWeights()
+        return GravityScoringWeights(
+            access_frequency=self.access_frequency / total,
+            colocation=self.colocation / total,
+            egress_cost=self.egress_cost / total,
+            latency=self.latency / total,
+            compliance=self.compliance / total,
+        )
+
+    @classmethod
+    def default(cls) -> Self:
+        """Access .30, colocation .20, egress .15, latency .15, compliance .20."""
+        return cls()
+
+    @classmethod
+    def cost_optimized(cls) -> Self:
+        """Egress first (.35), compliance next (.25)."""
+        return cls(access_frequency=0.20, colocation=0.10, egress_cost=0.35, latency=0.10, compliance=0.25)
+
+    @classmethod
+    def performance_optimized(cls) -> Self:
+        """Access (.35), colocation (.30) and latency (.25) first."""
+        return cls(access_frequency=0.35, colocation=0.30, egress_cost=0.05, latency=0.25, compliance=0.05)
+
+    @classmethod
+    def compliance_first(cls) -> Self:
+        """Compliance .60, the others .10 each."""
+        return cls(access_frequency=0.10, colocation=0.10, egress_cost=0.10, latency=0.10, compliance=0.60)
+
+
+class RebalancerOptions(Frozen):
+    """Every knob of a fleet, with the defaults that a careful operator would choose.
+
+    Attributes:
+        imbalance_threshold: a check plans when max − min utilisation reaches it.
+        target_imbalance: what a plan aims at; ``None`` is half the threshold.
+        max_concurrent_migrations: groups that transfer at once, fleet-wide.
+        throttle_bytes_per_sec: per group; ``None`` is no limit.
+        quiet_hours: ``(start_hour, end_hour)``, start inclusive, end exclusive, wrapping midnight; equal means none.
+        grace: how long a freed source stays in the trash.
+        min_object_age: what was written more recently is left alone.
+        max_utilisation: a plan never fills a target above it.
+    """
+
+    check_interval: Annotated[timedelta, Field(ge=timedelta(seconds=1))] = timedelta(minutes=5)
+    imbalance_threshold: Unit = 0.10
+    target_imbalance: Unit | None = None
+    max_concurrent_migrations: PositiveInt = 3
+    max_moves_per_cycle: NonNegativeInt = 1000
+    max_egress_bytes_per_cycle: NonNegativeInt = 10 * GIB
+    max_cost_per_cycle: Money = Decimal("100.00")
+    max_cost_per_day: Money | None = None
+    gravity_protection_threshold: Unit = 0.9
+    throttle_bytes_per_sec: PositiveInt | None = 50 * MIB
+    enable_read_forwarding: bool = True
+    validate_checksums: bool = True
+    quiet_hours: tuple[Hour, Hour] | None = None
+    quiet_hours_timezone: str = "UTC"
+    scoring_weights: GravityScoringWeights = GravityScoringWeights()
+    grace: Duration = timedelta(minutes=15)
+    forwarding_ttl: Duration = timedelta(hours=24)
+    object_cooldown: Duration = timedelta(hours=24)
+    min_object_age: Duration = timedelta(seconds=60)
+    max_utilisation: Annotated[float, Field(gt=0.0, le=1.0)] = 0.95
+
+    @field_validator("quiet_hours_timezone")
+    @classmethod
+    def _known_timezone(cls, value: str) -> str:
+        try:
+            ZoneInfo(value)
+        except (KeyError, ValueError, OSError) as exc:
+            msg = f"{value!r} is not a known IANA time zone (try 'UTC' or 'Europe/Berlin')"
+            raise ValueError(msg) from exc
+        return value
+
+    @model_validator(mode="after")
+    def _target_under_threshold(self) -> Self:
+        if self.target_imbalance is not None and self.target_imbalance > self.imbalance_threshold:
+            msg = (
+                f"target_imbalance {self.target_imbalance} must not exceed imbalance_threshold {self.imbalance_threshold}, "
+                "or every check would plan again"
+            )
+            raise ValueError(msg)
+        return self
+
+    @property
+    def effective_target(self) -> float:
+        """The spread a plan aims at."""
+        return self.imbalance_threshold / 2 if self.target_imbalance is None else self.target_imbalance
+
+    @classmethod
+    def default(cls) -> Self:
+        """Check every 5 min, threshold 0.10, 3 groups, 1,000 moves, 50 MiB/s."""
+        return cls()
+
+    @classmethod
+    def aggressive(cls) -> Self:
+        """Check every minute, threshold 0.05, 10 groups, 10,000 moves, 200 MiB/s."""
+        return cls(
+            check_interval=timedelta(minutes=1),
+            imbalance_threshold=0.05,
+            max_concurrent_migrations=10,
+            max_moves_per_cycle=10_000,
+            throttle_bytes_per_sec=200 * MIB,
+        )
+
+    @classmethod
+    def conservative(cls) -> Self:
+        """Check every 30 min, threshold 0.20, one group, 100 moves, 10 MiB/s."""
+        return cls(
+            check_interval=timedelta(minutes=30),
+            imbalance_threshold=0.20,
+            max_concurrent_migrations=1,
+            max_moves_per_cycle=100,
+            throttle_bytes_per_sec=10 * MIB,
+        )

@@ -1,0 +1,1 @@
+"""Drivers: one small protocol between the migration engine and whatever holds objects."""

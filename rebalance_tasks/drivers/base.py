@@ -1,0 +1,267 @@
+"""The protocol between the migration engine and a store; every driver passes the same conformance suite.
+
+A driver serves one node. It knows nothing of jobs, Redis or policy: it lists, reads, stages aside, publishes without
+overwrite, frees reversibly and purges, and it confines every key to its node's root. The order of these calls is the
+engine's business (docs/invariants.md); what each call promises is written here.
+
+Reserved names on a node, never objects::
+
+    .rebalance/node-id            which node this root is
+    .rebalance/tmp/<move_id>      copies being made
+    .rebalance/manifests/<name>   what was published here, by batch
+    .rebalance/trash/<move_id>    freed, still reversible
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any, Final, Protocol, Self
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping
+    from types import TracebackType
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from rebalance_tasks.core.ids import MoveId, NodeId
+
+#: The folder on each node that is ours; keys below it are refused.
+RESERVED: Final = ".rebalance"
+
+
+@dataclass(frozen=True, slots=True)
+class Fingerprint:
+    """What identifies one version of an object; two equal fingerprints mean "not changed in between".
+
+    ``device`` and ``inode`` survive a rename on the same file system, so they also tell whether a published object is
+    the one that was staged. Object stores use ``etag`` and leave them 0.
+    """
+
+    size_bytes: int
+    mtime_ns: int = 0
+    inode: int = 0
+    device: int = 0
+    etag: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain data."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Self:
+        """Read what `to_json` wrote."""
+        return cls(**data)
+
+    def same_file(self, other: Fingerprint) -> bool:
+        """Tell whether both are one inode (or one entity tag), whatever its times say."""
+        return (self.device, self.inode, self.etag) == (other.device, other.inode, other.etag)
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectMetadata:
+    """What travels with an object's bytes."""
+
+    mode: int | None = None
+    mtime_ns: int | None = None
+    atime_ns: int | None = None
+    xattrs: Mapping[str, bytes] = field(default_factory=dict)
+    #: the source occupies fewer blocks than its size: holes are kept.
+    sparse: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """All objects of a node, as columns of equal length n; ``left_out`` counts what is on the node but not an object."""
+
+    keys: list[str]
+    size_bytes: NDArray[np.int64]
+    mtime_ns: NDArray[np.int64]
+    #: reason ("symlink", "special_file", "invalid_key", "hard_link", "excluded") -> count
+    left_out: Mapping[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class NodeHealth:
+    """What a probe of the node's root found."""
+
+    #: what the file system says; ``None`` where the store has no natural capacity.
+    total_bytes: int | None
+    free_bytes: int | None
+    #: equal for two nodes on one device (0: not a local file system).
+    device: int
+    #: whether ``.rebalance/node-id`` is there.
+    adopted: bool
+
+
+class FreeOutcome(StrEnum):
+    """What freeing a source reversibly came to."""
+
+    FREED = "freed"
+    CHANGED = "changed"
+    GONE = "gone"
+
+
+class SourceHandle(Protocol):
+    """An object open for reading, pinned to the version whose fingerprint it carries."""
+
+    fingerprint: Fingerprint
+    metadata: ObjectMetadata
+
+    def readinto(self, buffer: memoryview) -> int:
+        """Fill the buffer from the current position; return the number of bytes, 0 at the end."""
+        ...
+
+    def seek(self, offset: int) -> None:
+        """Go to an absolute byte offset."""
+        ...
+
+    def close(self) -> None:
+        """Let go."""
+        ...
+
+    def __enter__(self) -> Self:
+        """Return itself."""
+        ...
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        """Close."""
+        ...
+
+
+class StagedWriter(Protocol):
+    """A copy being made aside; invisible at any key until `Driver.publish`."""
+
+    def write(self, data: memoryview) -> None:
+        """Append bytes. Raises: NodeFull when the target has no room."""
+        ...
+
+    def sync(self) -> None:
+        """Make what was written so far durable (used between the parts of a large object)."""
+        ...
+
+    def finish(self, metadata: ObjectMetadata) -> Fingerprint:
+        """Apply the metadata (mtime last, so that a staged file with the source's mtime is whole) and close."""
+        ...
+
+    def close(self) -> None:
+        """Close and keep what is there (a later attempt may resume it)."""
+        ...
+
+
+class Driver(Protocol):
+    """One node's store. All methods raise `core.errors` only; keys are validated and confined in each of them."""
+
+    node_id: NodeId
+
+    # -- the node itself ------------------------------------------------------------------------------------------
+    def probe(self) -> NodeHealth:
+        """Look at the root without changing it.
+
+        Raises:
+            NodeMissing: no root, or ``.rebalance/node-id`` names another node.
+            NodeNotWritable: the root cannot be written to.
+        """
+        ...
+
+    def check_identity(self) -> None:
+        """Cheap check that the root is still this node. Raises: NodeMissing."""
+        ...
+
+    def adopt(self) -> None:
+        """Write ``.rebalance/node-id`` (idempotent) and the working folders. Raises: NodeMissing, NodeNotWritable."""
+        ...
+
+    def free_bytes(self) -> int | None:
+        """Bytes an ordinary user could still write; ``None`` without natural capacity."""
+        ...
+
+    def list_objects(self) -> Listing:
+        """List every object. Never follows symbolic links. Raises: NodeMissing rather than list an unmounted root."""
+        ...
+
+    # -- reading --------------------------------------------------------------------------------------------------
+    def stat(self, key: str) -> Fingerprint | None:
+        """Fingerprint of the object at ``key``, ``None`` when there is none. Raises: InvalidKey, ObjectUnreadable."""
+        ...
+
+    def open_source(self, key: str) -> SourceHandle:
+        """Open for reading. Raises: InvalidKey, SourceVanished, ObjectUnreadable (also: parent not writable, so it could not be freed)."""
+        ...
+
+    # -- copy aside, verify, publish ------------------------------------------------------------------------------
+    def stage(self, move_id: MoveId, *, offset: int = 0) -> StagedWriter:
+        """Open the staged copy of a move, cut to ``offset`` bytes, for appending. Raises: NodeFull, NodeNotWritable."""
+        ...
+
+    def staged(self, move_id: MoveId) -> Fingerprint | None:
+        """Fingerprint of a staged copy, ``None`` when there is none."""
+        ...
+
+    def open_staged(self, move_id: MoveId) -> SourceHandle:
+        """Open a staged copy for reading it back."""
+        ...
+
+    def sync(self) -> None:
+        """Make everything staged, published or renamed on this node so far durable (``syncfs`` where it exists)."""
+        ...
+
+    def publish(self, move_id: MoveId, key: str) -> Fingerprint:
+        """Give the staged copy its key in one step, never overwriting.
+
+        Raises:
+            TargetExists: something else is at ``key`` (or at a name the file system cannot tell from it).
+            InvalidKey: the key does not fit this store.
+        """
+        ...
+
+    def discard(self, move_id: MoveId) -> None:
+        """Remove a staged copy if there is one."""
+        ...
+
+    # -- freeing --------------------------------------------------------------------------------------------------
+    def free(self, key: str, move_id: MoveId, expected: Fingerprint) -> FreeOutcome:
+        """Move the object into the trash if it is still ``expected``; compare again there, restore on mismatch.
+
+        Returns ``FREED`` also when the trash already holds it under this move (idempotent).
+        Raises: ObjectUnreadable when it cannot be renamed.
+        """
+        ...
+
+    def trashed(self, move_id: MoveId) -> Fingerprint | None:
+        """Fingerprint of what the trash holds for a move."""
+        ...
+
+    def restore(self, move_id: MoveId, key: str) -> bool:
+        """Bring a trashed object back without overwriting; False when something is at the key."""
+        ...
+
+    def purge(self, move_id: MoveId, expected: Fingerprint | None) -> bool:
+        """Delete from the trash; with ``expected``, only if it is still that version. True when nothing is left of it."""
+        ...
+
+    def list_trash(self) -> Iterator[tuple[MoveId, Fingerprint, int]]:
+        """Yield (move_id, fingerprint, when it was trashed in ns since the epoch)."""
+        ...
+
+    def list_staged(self) -> Iterator[tuple[MoveId, Fingerprint]]:
+        """Yield the staged copies lying about."""
+        ...
+
+    # -- manifests ------------------------------------------------------------------------------------------------
+    def write_manifest(self, name: str, lines: Iterable[str]) -> None:
+        """Write a manifest (one JSON document a line) so that it is there whole or not at all, durably."""
+        ...
+
+    def read_manifests(self) -> Iterator[tuple[str, list[str]]]:
+        """Yield (name, lines) of every manifest."""
+        ...
+
+    def remove_manifest(self, name: str) -> None:
+        """Remove a manifest if it is there."""
+        ...
+
+    def close(self) -> None:
+        """Let go of descriptors."""
+        ...
