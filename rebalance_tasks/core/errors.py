@@ -239,3 +239,9 @@ class ChecksumMismatch(MoveError, RetryableError):
     """The copy read back differs from what was read from the source."""
 
     cause = "checksum_mismatch"
+
+
+class ServerUnavailable(RetryableError):
+    """The embedded Redis-compatible server cannot be found or did not start; the message says what to install or read."""
+
+    cause = "server_unavailable"

@@ -5,14 +5,15 @@ Millions of objects never travel as these models (see `inventory`); nodes, decis
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from decimal import Decimal
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, Any
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, NonNegativeInt, field_validator
+from pydantic import AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field, NonNegativeInt, field_validator
 
 from rebalance_tasks.core.states import RebalanceStatus
+from rebalance_tasks.core.units import parse_size
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -23,6 +24,8 @@ Identifier = Annotated[str, Field(min_length=1, max_length=128, pattern=r"^[A-Za
 KeyText = Annotated[str, Field(min_length=1, max_length=1024)]
 #: A score or share.
 Unit = Annotated[float, Field(ge=0.0, le=1.0, allow_inf_nan=False)]
+#: Bytes; text with a unit ("4TB") is read too.
+Size = Annotated[NonNegativeInt, BeforeValidator(parse_size)]
 #: Money, exact.
 Money = Annotated[Decimal, Field(ge=0, allow_inf_nan=False)]
 
@@ -89,8 +92,8 @@ class NodeDescriptor(Frozen):
     queue: str = ""
     tags: Mapping[str, str] = Field(default_factory=dict)
     storage_classes: tuple[StorageClass, ...] = ()
-    capacity_bytes: NonNegativeInt | None = None
-    used_bytes: NonNegativeInt | None = None
+    capacity_bytes: Size | None = None
+    used_bytes: Size | None = None
     weight: float = Field(default=1.0, ge=0.0, allow_inf_nan=False)
     egress_cost_per_gb: Money = Decimal(0)
     storage_cost_per_gb_month: Money = Decimal(0)
@@ -243,7 +246,7 @@ class RebalanceJob(Frozen):
 
     @field_validator("paused_reasons", mode="before")
     @classmethod
-    def _sorted(cls, value: Any) -> Any:
+    def _sorted(cls, value: Iterable[str]) -> tuple[str, ...]:
         return tuple(sorted(value))
 
 

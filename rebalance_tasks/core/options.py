@@ -1,18 +1,30 @@
 """How a fleet is rebalanced: thresholds, limits, budgets, and the weights of gravity.
 
-Pure values; where they come from (file, environment) is `rebalance_tasks.settings`.
+Pure values; where they come from (file, environment) is `rebalance_tasks.settings`. Sizes, rates and durations may be
+given as people write them ("10GiB", "50MiB/s", "5m"); ``"none"`` lifts a limit that can be lifted.
 """
 
 from __future__ import annotations
 
+import json
 from datetime import timedelta
 from decimal import Decimal
-from typing import Annotated, Final, Self
+from typing import Annotated, Final, Self, get_args
 from zoneinfo import ZoneInfo
 
-from pydantic import Field, NonNegativeInt, PositiveInt, field_validator, model_validator
+from pydantic import (
+    BeforeValidator,
+    Field,
+    NonNegativeInt,
+    PositiveInt,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
-from rebalance_tasks.core.models import Frozen, Money, Unit
+from rebalance_tasks.core.models import Frozen, Money, Size, Unit
+from rebalance_tasks.core.quiet_hours import parse_quiet_hours
+from rebalance_tasks.core.units import parse_duration, parse_rate
 
 KIB: Final = 1 << 10
 MIB: Final = 1 << 20
@@ -20,7 +32,11 @@ GIB: Final = 1 << 30
 GB: Final = 10**9
 
 Hour = Annotated[int, Field(ge=0, le=23)]
-Duration = Annotated[timedelta, Field(ge=timedelta(0))]
+Duration = Annotated[timedelta, BeforeValidator(parse_duration), Field(ge=timedelta(0))]
+Rate = Annotated[PositiveInt, BeforeValidator(parse_rate)]
+
+#: How text says "no limit" where a limit is optional (TOML and the environment have no null).
+_NONE_WORDS: Final = frozenset({"", "none", "off", "unlimited"})
 
 
 class GravityScoringWeights(Frozen):
@@ -46,6 +62,15 @@ class GravityScoringWeights(Frozen):
         )
 
     @classmethod
+    def named(cls, name: str) -> Self:
+        """Return a preset by its name (``"cost_optimized"``). Raises: ValueError."""
+        if name not in WEIGHT_PRESETS:
+            msg = f"{name!r} is not a preset of weights; known are {', '.join(WEIGHT_PRESETS)}"
+            raise ValueError(msg)
+        preset: Self = getattr(cls, name)()
+        return preset
+
+    @classmethod
     def default(cls) -> Self:
         """Access .30, colocation .20, egress .15, latency .15, compliance .20."""
         return cls()
@@ -66,6 +91,12 @@ class GravityScoringWeights(Frozen):
         return cls(access_frequency=0.10, colocation=0.10, egress_cost=0.10, latency=0.10, compliance=0.60)
 
 
+#: Names of the weight presets, each a class method of `GravityScoringWeights`.
+WEIGHT_PRESETS: Final = ("default", "cost_optimized", "performance_optimized", "compliance_first")
+#: Names of the option presets, each a class method of `RebalancerOptions`.
+OPTION_PRESETS: Final = ("default", "aggressive", "conservative")
+
+
 class RebalancerOptions(Frozen):
     """Every knob of a fleet, with the defaults that a careful operator would choose.
 
@@ -80,16 +111,16 @@ class RebalancerOptions(Frozen):
         max_utilisation: a plan never fills a target above it.
     """
 
-    check_interval: Annotated[timedelta, Field(ge=timedelta(seconds=1))] = timedelta(minutes=5)
+    check_interval: Annotated[Duration, Field(ge=timedelta(seconds=1))] = timedelta(minutes=5)
     imbalance_threshold: Unit = 0.10
     target_imbalance: Unit | None = None
     max_concurrent_migrations: PositiveInt = 3
     max_moves_per_cycle: NonNegativeInt = 1000
-    max_egress_bytes_per_cycle: NonNegativeInt = 10 * GIB
+    max_egress_bytes_per_cycle: Size = 10 * GIB
     max_cost_per_cycle: Money = Decimal("100.00")
     max_cost_per_day: Money | None = None
     gravity_protection_threshold: Unit = 0.9
-    throttle_bytes_per_sec: PositiveInt | None = 50 * MIB
+    throttle_bytes_per_sec: Rate | None = 50 * MIB
     enable_read_forwarding: bool = True
     validate_checksums: bool = True
     quiet_hours: tuple[Hour, Hour] | None = None
@@ -99,7 +130,7 @@ class RebalancerOptions(Frozen):
     forwarding_ttl: Duration = timedelta(hours=24)
     object_cooldown: Duration = timedelta(hours=24)
     min_object_age: Duration = timedelta(seconds=60)
-    max_utilisation: Annotated[float, Field(gt=0.0, le=1.0)] = 0.95
+    max_utilisation: Annotated[float, Field(gt=0.0, le=1.0, allow_inf_nan=False)] = 0.95
 
     @field_validator("quiet_hours_timezone")
     @classmethod
@@ -111,12 +142,42 @@ class RebalancerOptions(Frozen):
             raise ValueError(msg) from exc
         return value
 
+    @field_validator("quiet_hours", mode="before")
+    @classmethod
+    def _read_quiet_hours(cls, value: object) -> object:
+        return None if value is None else parse_quiet_hours(value)
+
+    @field_validator("scoring_weights", mode="before")
+    @classmethod
+    def _read_weights(cls, value: object) -> object:
+        if not isinstance(value, str):
+            return value
+        if value.lstrip().startswith("{"):
+            try:
+                return json.loads(value)
+            except ValueError as exc:
+                msg = f"{value!r} is not JSON: {exc}"
+                raise ValueError(msg) from None
+        return GravityScoringWeights.named(value)
+
+    # The last one defined is the first one run.
+    @field_validator("*", mode="before")
+    @classmethod
+    def _refuse_booleans_and_read_none(cls, value: object, info: ValidationInfo) -> object:
+        annotation = cls.model_fields[info.field_name or ""].annotation
+        if isinstance(value, bool) and annotation is not bool:
+            msg = f"true or false does not fit here, got {value}"  # to Python a bool is an int: `true` would become 1
+            raise ValueError(msg)
+        if isinstance(value, str) and value.strip().lower() in _NONE_WORDS and type(None) in get_args(annotation):
+            return None
+        return value
+
     @model_validator(mode="after")
     def _target_under_threshold(self) -> Self:
         if self.target_imbalance is not None and self.target_imbalance > self.imbalance_threshold:
             msg = (
                 f"target_imbalance {self.target_imbalance} must not exceed imbalance_threshold {self.imbalance_threshold}, "
-                "or every check would plan again"
+                "or every check would plan again; lower it, or leave it out (half the threshold)"
             )
             raise ValueError(msg)
         return self
@@ -125,6 +186,15 @@ class RebalancerOptions(Frozen):
     def effective_target(self) -> float:
         """The spread a plan aims at."""
         return self.imbalance_threshold / 2 if self.target_imbalance is None else self.target_imbalance
+
+    @classmethod
+    def named(cls, name: str) -> Self:
+        """Return a preset by its name (``"aggressive"``). Raises: ValueError."""
+        if name not in OPTION_PRESETS:
+            msg = f"{name!r} is not a preset of options; known are {', '.join(OPTION_PRESETS)}"
+            raise ValueError(msg)
+        preset: Self = getattr(cls, name)()
+        return preset
 
     @classmethod
     def default(cls) -> Self:

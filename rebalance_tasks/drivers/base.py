@@ -10,13 +10,17 @@ Reserved names on a node, never objects::
     .rebalance/tmp/<move_id>      copies being made
     .rebalance/manifests/<name>   what was published here, by batch
     .rebalance/trash/<move_id>    freed, still reversible
+    .rebalance/kept/<name>        changed by a stranger while it was freed, its key taken again: never purged
 """
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any, Final, Protocol, Self
+from typing import TYPE_CHECKING, Protocol, Self
+
+from rebalance_tasks.core.fingerprint import Fingerprint
+from rebalance_tasks.core.keys import RESERVED
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -27,36 +31,17 @@ if TYPE_CHECKING:
 
     from rebalance_tasks.core.ids import MoveId, NodeId
 
-#: The folder on each node that is ours; keys below it are refused.
-RESERVED: Final = ".rebalance"
-
-
-@dataclass(frozen=True, slots=True)
-class Fingerprint:
-    """What identifies one version of an object; two equal fingerprints mean "not changed in between".
-
-    ``device`` and ``inode`` survive a rename on the same file system, so they also tell whether a published object is
-    the one that was staged. Object stores use ``etag`` and leave them 0.
-    """
-
-    size_bytes: int
-    mtime_ns: int = 0
-    inode: int = 0
-    device: int = 0
-    etag: str = ""
-
-    def to_json(self) -> dict[str, Any]:
-        """Return plain data."""
-        return asdict(self)
-
-    @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> Self:
-        """Read what `to_json` wrote."""
-        return cls(**data)
-
-    def same_file(self, other: Fingerprint) -> bool:
-        """Tell whether both are one inode (or one entity tag), whatever its times say."""
-        return (self.device, self.inode, self.etag) == (other.device, other.inode, other.etag)
+__all__ = [
+    "RESERVED",
+    "Driver",
+    "Fingerprint",
+    "FreeOutcome",
+    "Listing",
+    "NodeHealth",
+    "ObjectMetadata",
+    "SourceHandle",
+    "StagedWriter",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +52,9 @@ class ObjectMetadata:
     mtime_ns: int | None = None
     atime_ns: int | None = None
     xattrs: Mapping[str, bytes] = field(default_factory=dict)
+    #: the owner, which only root can carry over.
+    uid: int | None = None
+    gid: int | None = None
     #: the source occupies fewer blocks than its size: holes are kept.
     sparse: bool = False
 
@@ -78,7 +66,8 @@ class Listing:
     keys: list[str]
     size_bytes: NDArray[np.int64]
     mtime_ns: NDArray[np.int64]
-    #: reason ("symlink", "special_file", "invalid_key", "hard_link", "excluded") -> count
+    #: reason ("symlink", "special_file", "invalid_key", "hard_link", "excluded", "other_file_system",
+    #: "unreadable_folder") -> count; a folder that is left out counts once.
     left_out: Mapping[str, int]
 
 
@@ -93,6 +82,8 @@ class NodeHealth:
     device: int
     #: whether ``.rebalance/node-id`` is there.
     adopted: bool
+    #: files in ``.rebalance/kept``, waiting for an operator's look.
+    kept_files: int = 0
 
 
 class FreeOutcome(StrEnum):
@@ -125,7 +116,9 @@ class SourceHandle(Protocol):
         """Return itself."""
         ...
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         """Close."""
         ...
 
@@ -177,8 +170,15 @@ class Driver(Protocol):
         """Bytes an ordinary user could still write; ``None`` without natural capacity."""
         ...
 
-    def list_objects(self) -> Listing:
-        """List every object. Never follows symbolic links. Raises: NodeMissing rather than list an unmounted root."""
+    def list_objects(self, *, require_identity: bool = True) -> Listing:
+        """List every object, in no particular order. Never follows symbolic links.
+
+        Args:
+            require_identity: False also lists a root that was never adopted (observe mode); another node's never.
+
+        Raises:
+            NodeMissing: rather than list an unmounted root or half of a broken one.
+        """
         ...
 
     # -- reading --------------------------------------------------------------------------------------------------
@@ -191,8 +191,18 @@ class Driver(Protocol):
         ...
 
     # -- copy aside, verify, publish ------------------------------------------------------------------------------
-    def stage(self, move_id: MoveId, *, offset: int = 0) -> StagedWriter:
-        """Open the staged copy of a move, cut to ``offset`` bytes, for appending. Raises: NodeFull, NodeNotWritable."""
+    def stage(self, move_id: MoveId, *, offset: int = 0, sparse: bool = False) -> StagedWriter:
+        """Open the staged copy of a move, cut to ``offset`` bytes, for appending.
+
+        Args:
+            move_id: whose copy.
+            offset: bytes of an earlier attempt to keep.
+            sparse: leave holes where whole blocks are zero (pass the source's ``metadata.sparse``).
+
+        Raises:
+            InvalidArgument: fewer than ``offset`` bytes are there; begin at 0.
+            NodeFull, NodeNotWritable.
+        """
         ...
 
     def staged(self, move_id: MoveId) -> Fingerprint | None:
@@ -213,6 +223,7 @@ class Driver(Protocol):
         Raises:
             TargetExists: something else is at ``key`` (or at a name the file system cannot tell from it).
             InvalidKey: the key does not fit this store.
+            InvalidArgument: nothing is staged under this move (it was published or discarded before).
         """
         ...
 
@@ -224,7 +235,8 @@ class Driver(Protocol):
     def free(self, key: str, move_id: MoveId, expected: Fingerprint) -> FreeOutcome:
         """Move the object into the trash if it is still ``expected``; compare again there, restore on mismatch.
 
-        Returns ``FREED`` also when the trash already holds it under this move (idempotent).
+        Returns ``FREED`` also when the trash already holds it under this move (idempotent). Where a changed object
+        cannot be put back because its key is taken again, it goes to ``.rebalance/kept`` and ``CHANGED`` is returned.
         Raises: ObjectUnreadable when it cannot be renamed.
         """
         ...
@@ -234,7 +246,10 @@ class Driver(Protocol):
         ...
 
     def restore(self, move_id: MoveId, key: str) -> bool:
-        """Bring a trashed object back without overwriting; False when something is at the key."""
+        """Bring a trashed object back without overwriting; False when something is at the key.
+
+        Raises: SourceVanished when neither the trash nor the key holds anything.
+        """
         ...
 
     def purge(self, move_id: MoveId, expected: Fingerprint | None) -> bool:

@@ -1,0 +1,82 @@
+# Everything a developer, CI and pre-commit call. Needs make and Python >= 3.11; uses uv when it is on PATH.
+
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+UV := $(shell command -v uv 2>/dev/null)
+# Two workers suit the machines this is built on; any more contend for the servers that the tests start.
+PYTEST_WORKERS ?= 2
+# Off for a quick look: make test COVERAGE=
+COVERAGE ?= --cov --cov-report=term
+PYTEST := $(BIN)/python -m pytest -n $(PYTEST_WORKERS)
+SOURCES := rebalance_tasks tests $(wildcard *.py)
+export PYTHON
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo test lint format unit integration chaos bench check lock clean
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+install: $(STAMP) ## the environment .venv, with everything pinned by hash, and the command .venv/bin/rebalance
+
+# Made again when a pin or the project's metadata changes; the project itself is installed editable.
+$(STAMP): pyproject.toml requirements/dev.lock
+ifneq ($(UV),)
+	@python=$$(ops/find-python --uv 2>/dev/null) || python='>=3.11'; \
+	  test -x $(BIN)/python || "$(UV)" venv --quiet --python "$$python" $(VENV)
+	"$(UV)" pip install --quiet --python $(BIN)/python --require-hashes -r requirements/dev.lock
+	"$(UV)" pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
+else
+	@if ! $(BIN)/python -m pip --version >/dev/null 2>&1; then \
+	  python=$$(ops/find-python) && "$$python" -m venv $(VENV); fi
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/dev.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+endif
+	@touch $@
+
+demo: install ## balance a fleet of real files before your eyes (ARGS="--nodes 4 --keep")
+	@$(BIN)/rebalance demo $(ARGS)
+
+test: lint ## lint, then unit, integration and a short round of chaos, with coverage
+	$(PYTEST) -m "not bench and not browser" $(COVERAGE)
+
+lint: install ## ruff, mypy --strict, the import layers
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy $(SOURCES)
+	$(BIN)/lint-imports --no-cache --no-logo
+
+format: install ## let ruff fix and format
+	$(BIN)/ruff check --fix-only --quiet .
+	$(BIN)/ruff format --quiet .
+
+unit: install ## tests that start no server
+	$(PYTEST) tests/unit
+
+integration: install ## tests with a real server and real workers
+	$(PYTEST) -m integration
+
+chaos: install ## kills, doubles, delays, corruption: many rounds (CHAOS_ROUNDS=n)
+	CHAOS_ROUNDS=$${CHAOS_ROUNDS:-20} $(PYTEST) -m chaos
+
+bench: install ## measure; tables on stdout, samples in build/bench; exits 1 on a missed figure
+	$(BIN)/python -m tests.bench $(ARGS)
+
+check: test ## what must pass before a commit
+	git diff --check HEAD
+
+# `make lock UPGRADE=--upgrade` moves the pins; without it only what pyproject asks for changes. Never a URL in these files.
+COMPILE = "$(UV)" pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+  --no-emit-find-links --no-annotate --custom-compile-command "make lock" $(UPGRADE)
+
+lock: ## the hashed pins in requirements/ (needs uv)
+	@test -n "$(UV)" || { echo "make lock needs uv on PATH"; exit 1; }
+	$(COMPILE) pyproject.toml --output-file requirements/run.lock
+	$(COMPILE) --group build --output-file requirements/build.lock
+	$(COMPILE) pyproject.toml --all-extras --group dev --output-file requirements/dev.lock
+	@! grep -nE '://|^-' requirements/*.lock || { echo "a URL or an option slipped into a lock file"; exit 1; }
+
+clean: ## remove the environment and all that was built or cached
+	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .coverage .coverage.*
+	find rebalance_tasks tests -name __pycache__ -type d -prune -exec rm -rf {} +

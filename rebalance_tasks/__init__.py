@@ -1,0 +1,157 @@
+"""rebalance-tasks: an autonomous, gravity-aware rebalancer for fleets of storage nodes, as Celery tasks on Redis.
+
+Everything public is imported from here, and loaded when it is first used.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from rebalance_tasks.celery import app
+    from rebalance_tasks.client import NothingToPlan, Rebalancer
+    from rebalance_tasks.core.crush import CompiledFleet, CrushPlacementAlgorithm
+    from rebalance_tasks.core.errors import (
+        ConfigurationError,
+        EmptyClusterError,
+        InvalidArgument,
+        InvalidInventory,
+        InvalidKey,
+        JobActive,
+        JobNotFound,
+        NodeMissing,
+        NodeNotWritable,
+        ObjectNotFound,
+        PermanentError,
+        PlanInvariantError,
+        PlanNotFound,
+        RebalanceError,
+        RetryableError,
+    )
+    from rebalance_tasks.core.inventory import Inventory
+    from rebalance_tasks.core.models import (
+        CheckResult,
+        ConstraintType,
+        ControlResult,
+        DataGravityScore,
+        NodeDescriptor,
+        NodeState,
+        PlacementConstraint,
+        PlacementDecision,
+        PlacementTarget,
+        RebalanceJob,
+        RebalanceMove,
+        RebalancePlan,
+        StorageClass,
+    )
+    from rebalance_tasks.core.optimizer import GravityAwarePlacementOptimizer
+    from rebalance_tasks.core.options import GravityScoringWeights, RebalancerOptions
+    from rebalance_tasks.core.states import RebalanceStatus
+    from rebalance_tasks.core.verify import verify_plan
+    from rebalance_tasks.settings import Settings, load_settings
+
+__version__: Final = "0.1.0"
+
+#: public name -> the module that holds it (the import of pyarrow, celery and redis waits until they are needed)
+_HOMES: Final = {
+    "app": "celery",
+    "Rebalancer": "client",
+    "NothingToPlan": "client",
+    "CompiledFleet": "core.crush",
+    "CrushPlacementAlgorithm": "core.crush",
+    "ConfigurationError": "core.errors",
+    "EmptyClusterError": "core.errors",
+    "InvalidArgument": "core.errors",
+    "InvalidInventory": "core.errors",
+    "InvalidKey": "core.errors",
+    "JobActive": "core.errors",
+    "JobNotFound": "core.errors",
+    "NodeMissing": "core.errors",
+    "NodeNotWritable": "core.errors",
+    "ObjectNotFound": "core.errors",
+    "PermanentError": "core.errors",
+    "PlanInvariantError": "core.errors",
+    "PlanNotFound": "core.errors",
+    "RebalanceError": "core.errors",
+    "RetryableError": "core.errors",
+    "Inventory": "core.inventory",
+    "CheckResult": "core.models",
+    "ConstraintType": "core.models",
+    "ControlResult": "core.models",
+    "DataGravityScore": "core.models",
+    "NodeDescriptor": "core.models",
+    "NodeState": "core.models",
+    "PlacementConstraint": "core.models",
+    "PlacementDecision": "core.models",
+    "PlacementTarget": "core.models",
+    "RebalanceJob": "core.models",
+    "RebalanceMove": "core.models",
+    "RebalancePlan": "core.models",
+    "StorageClass": "core.models",
+    "GravityAwarePlacementOptimizer": "core.optimizer",
+    "GravityScoringWeights": "core.options",
+    "RebalancerOptions": "core.options",
+    "RebalanceStatus": "core.states",
+    "verify_plan": "core.verify",
+    "Settings": "settings",
+    "load_settings": "settings",
+}
+
+__all__ = [  # noqa: PLE0604  the same names as in _HOMES, spelled out for readers and type checkers below
+    "CheckResult",
+    "CompiledFleet",
+    "ConfigurationError",
+    "ConstraintType",
+    "ControlResult",
+    "CrushPlacementAlgorithm",
+    "DataGravityScore",
+    "EmptyClusterError",
+    "GravityAwarePlacementOptimizer",
+    "GravityScoringWeights",
+    "InvalidArgument",
+    "InvalidInventory",
+    "InvalidKey",
+    "Inventory",
+    "JobActive",
+    "JobNotFound",
+    "NodeDescriptor",
+    "NodeMissing",
+    "NodeNotWritable",
+    "NodeState",
+    "NothingToPlan",
+    "ObjectNotFound",
+    "PermanentError",
+    "PlacementConstraint",
+    "PlacementDecision",
+    "PlacementTarget",
+    "PlanInvariantError",
+    "PlanNotFound",
+    "RebalanceError",
+    "RebalanceJob",
+    "RebalanceMove",
+    "RebalancePlan",
+    "RebalanceStatus",
+    "Rebalancer",
+    "RebalancerOptions",
+    "RetryableError",
+    "Settings",
+    "StorageClass",
+    "app",
+    "load_settings",
+    "verify_plan",
+]
+
+
+def __getattr__(name: str) -> Any:  # noqa: ANN401  whatever the name stands for
+    home = _HOMES.get(name)
+    if home is None:
+        msg = f"module {__name__!r} has no attribute {name!r}"
+        raise AttributeError(msg)
+    value = getattr(import_module(f"{__name__}.{home}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_HOMES])

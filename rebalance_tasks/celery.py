@@ -1,0 +1,125 @@
+"""Our Celery app, for `celery -A rebalance_tasks worker` and `celery -A rebalance_tasks beat`.
+
+Delivery settings come from what was measured of Celery on Redis (docs/adr/0001). They stand on the app; what a single
+task needs of them stands on the task as well, so that a stock app can include `rebalance_tasks.tasks`.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import TYPE_CHECKING, Any, Final
+
+from celery import Celery
+from celery.signals import celeryd_init, heartbeat_sent, worker_ready
+from kombu.entity import Queue
+
+from rebalance_tasks.control.start import DATA_QUEUE
+from rebalance_tasks.messages import CONTROL_QUEUE
+from rebalance_tasks.settings import Settings, load_settings
+from rebalance_tasks.telemetry import get_logger
+
+if TYPE_CHECKING:
+    from rebalance_tasks.core.options import RebalancerOptions
+
+log = get_logger(__name__)
+
+#: Lease 10 s, sweep 5 s: a dead worker's group runs again within 15 s.
+SWEEP_EVERY_S: Final = 5.0
+CLEANUP_EVERY_S: Final = 60.0
+#: Workers renew the digest of their configuration this often; it counts for 30 s.
+DIGEST_EVERY_S: Final = 10.0
+
+
+def beat_schedule(options: RebalancerOptions) -> dict[str, dict[str, Any]]:
+    """Return the beat entries; a message that waited longer than its interval is worth nothing and expires."""
+
+    def entry(task: str, every_s: float) -> dict[str, Any]:
+        return {
+            "task": task,
+            "schedule": every_s,
+            "options": {"queue": CONTROL_QUEUE, "expires": every_s},
+        }
+
+    return {
+        "rebalance-check": entry("rebalance.check", options.check_interval.total_seconds()),
+        "rebalance-sweep": entry("rebalance.sweep", SWEEP_EVERY_S),
+        "rebalance-cleanup": entry("rebalance.cleanup", CLEANUP_EVERY_S),
+    }
+
+
+def make_app(settings: Settings) -> Celery:
+    """Build the app for one configuration."""
+    app = Celery("rebalance", set_as_current=False, include=["rebalance_tasks.tasks"])
+    app.rebalance_settings = settings
+    transport = {
+        "visibility_timeout": 300,
+        "unacked_restore_interval": 10,
+        "unacked_restore_throttle": 1,
+        "socket_timeout": 30,
+    }
+    app.conf.update(
+        broker_url=settings.broker_url,
+        result_backend=settings.result_backend,
+        broker_transport_options=transport,
+        broker_connection_retry_on_startup=True,
+        accept_content=["json"],
+        task_serializer="json",
+        result_serializer="json",
+        task_acks_late=True,
+        task_reject_on_worker_lost=True,
+        task_ignore_result=True,
+        task_time_limit=120,
+        task_default_queue=CONTROL_QUEUE,
+        task_queues=[Queue(CONTROL_QUEUE), Queue(DATA_QUEUE)],  # type: ignore[no-untyped-call]
+        task_create_missing_queues=True,
+        task_track_started=False,
+        worker_prefetch_multiplier=1,
+        worker_eta_task_limit=100,
+        worker_soft_shutdown_timeout=30,
+        worker_enable_soft_shutdown_on_idle=True,
+        worker_cancel_long_running_tasks_on_connection_loss=True,
+        result_expires=86_400,
+        timezone="UTC",
+        enable_utc=True,
+        beat_schedule=beat_schedule(settings.options),
+        beat_max_loop_interval=5,
+    )
+    return app
+
+
+@celeryd_init.connect
+def _refuse_root_surprises(**_: object) -> None:
+    """QUIT means soft shutdown: let a plain TERM (systemd, docker stop) mean it too."""
+    os.environ.setdefault("REMAP_SIGTERM", "SIGQUIT")
+
+
+class _DigestBeacon:
+    """Publishes the digest of this worker's configuration while it lives."""
+
+    def __init__(self) -> None:
+        self._next = 0.0
+
+    def publish(self, sender: Any, **_: object) -> None:  # noqa: ANN401  Celery passes a consumer or a heart
+        if time.monotonic() < self._next:
+            return
+        self._next = time.monotonic() + DIGEST_EVERY_S
+        settings = getattr(app, "rebalance_settings", None)
+        if settings is None:
+            return
+        from rebalance_tasks.runtime import runtime_for  # noqa: PLC0415  runtime is a sibling, wired when first needed
+
+        context = runtime_for(app).context
+        worker = str(
+            getattr(sender, "hostname", None) or getattr(getattr(sender, "eventer", None), "hostname", "worker")
+        )
+        try:
+            context.fleet.publish_digest(worker, settings.digest(), now_ms=context.connection.now_ms())
+        except OSError as exc:
+            log.warning("digest.not_published", error=str(exc))
+
+
+app: Celery = make_app(load_settings())
+_beacon = _DigestBeacon()
+worker_ready.connect(_beacon.publish)
+heartbeat_sent.connect(_beacon.publish)

@@ -1,0 +1,25 @@
+"""The command line ``rebalance``: what an operator types, printed as tables or, with ``--json``, as one document.
+
+It decides nothing: each command is one call of `rebalance_tasks.client` and one way to print the answer. Exit codes: 0 done,
+1 failed (with one line on stderr that says why), 2 wrong usage or configuration, 130 interrupted.
+
+- `app`: the commands
+- `session`: the client they use, and which job is meant when none is named
+- `output`: tables or JSON, and errors
+- `tables`: how jobs, plans and nodes look
+- `watching`: following a job live
+- `doctor`: is everything as it should be?
+"""
+
+from __future__ import annotations
+
+from typing import NoReturn
+
+
+def main() -> NoReturn:
+    """Entry point of the console script."""
+    import sys  # noqa: PLC0415  nothing is loaded before it is needed
+
+    from rebalance_tasks.cli.app import run  # noqa: PLC0415
+
+    sys.exit(run(sys.argv[1:]))

@@ -1,0 +1,318 @@
+"""The commands. Each is a call of the client and a way to print the answer; heavy modules load inside the command."""
+
+from __future__ import annotations
+
+import os
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from rebalance_tasks.cli import output, session
+from rebalance_tasks.cli.output import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USAGE, emit
+from rebalance_tasks.core.masking import masked_url
+from rebalance_tasks.core.states import RebalanceStatus
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from rebalance_tasks.core.models import ControlResult, RebalanceJob
+
+app = typer.Typer(
+    name="rebalance",
+    help="Keep a fleet of storage nodes balanced: watch, plan, and move objects in the background.",
+    epilog="New here? `rebalance demo` balances a fleet of real files before your eyes.",
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+Preset = Literal["default", "aggressive", "conservative"]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of tables.")]
+Job = Annotated[
+    str | None, typer.Argument(metavar="JOB", help="Job id; may be left out when exactly one job is active.")
+]
+
+
+def run(argv: Sequence[str]) -> int:
+    """Run a command line and return its exit code; whatever is raised becomes one clear line."""
+    if not argv:
+        run(["--help"])
+        return EXIT_USAGE
+    options = argv[: argv.index("--")] if "--" in argv else argv
+    as_json = "--json" in options
+    try:
+        return int(app(list(argv), prog_name="rebalance", standalone_mode=False) or 0)
+    except typer.TyperException as exc:  # usage: an unknown command, a missing argument
+        if as_json:
+            output.print_json({"error": exc.format_message(), "cause": "usage"})
+        typer.echo(f"error: {exc.format_message()}\n`rebalance {_command(options)}--help` says more.", err=True)
+        return EXIT_USAGE
+    except (KeyboardInterrupt, typer.Abort):
+        output.console(stderr=True).print("interrupted")
+        return EXIT_INTERRUPTED
+    except BrokenPipeError:  # `rebalance jobs | head`: not worth a word, and nothing left to flush
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return EXIT_FAILED
+    except Exception as exc:  # noqa: BLE001  the outermost boundary: told apart in report_error
+        return output.report_error(exc, as_json=as_json)
+
+
+def _command(argv: Sequence[str]) -> str:
+    """Return the command that was meant, for the hint at its help."""
+    known = {command.name or getattr(command.callback, "__name__", "") for command in app.registered_commands}
+    return next((f"{word} " for word in argv if word in known), "")
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        from importlib.metadata import PackageNotFoundError, version  # noqa: PLC0415
+
+        try:
+            typer.echo(f"rebalance {version('rebalance-tasks')}")
+        except PackageNotFoundError:
+            typer.echo("rebalance (a source tree that is not installed; `make install` installs it)")
+        raise typer.Exit
+
+
+@app.callback()
+def main_options(
+    config: Annotated[
+        Path | None,
+        typer.Option(
+            "--config",
+            metavar="PATH",
+            help="rebalance.toml to use (default: $REBALANCE_CONFIG, else ./rebalance.toml).",
+        ),
+    ] = None,
+    version: Annotated[  # noqa: ARG001  its callback prints and ends
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Keep a fleet of storage nodes balanced: watch, plan, and move objects in the background."""
+    if config is not None:
+        # The environment, not an argument: whatever this command starts serves the same fleet.
+        os.environ["REBALANCE_CONFIG"] = str(config.absolute())
+
+
+@app.command(epilog="Example: rebalance demo --from ~/Pictures --keep")
+def demo(
+    source: Annotated[
+        Path | None,
+        typer.Option(
+            "--from", metavar="DIR", help="Copy files of this directory (default: Python's own library and packages)."
+        ),
+    ] = None,
+    nodes: Annotated[int, typer.Option("--nodes", min=3, max=24, help="How many nodes to build.")] = 6,
+    seed: Annotated[int, typer.Option("--seed", help="Another seed fills the nodes differently.")] = 1,
+    preset: Annotated[Preset, typer.Option("--preset", help="Options to run with.")] = "default",
+    keep: Annotated[bool, typer.Option("--keep", help="Keep the directory and say how to look around.")] = False,
+    directory: Annotated[
+        Path | None,
+        typer.Option("--dir", metavar="D", help="Build here; must be empty or new (default: a temporary directory)."),
+    ] = None,
+    picture: Annotated[
+        Path | None, typer.Option("--picture", metavar="SVG", help="Also save what was shown as a picture.")
+    ] = None,
+) -> None:
+    """Watch a fleet of real files balance itself: no set-up, under a minute, nothing left behind."""
+    # By name, not by import: the demo stands above the command line in the layers, as a guest that it invites.
+    scenario = import_module("rebalance_tasks.demo.scenario")
+    order = scenario.Order(
+        source=source, nodes=nodes, seed=seed, preset=preset, keep=keep, directory=directory, picture=picture
+    )
+    raise typer.Exit(scenario.run(order))
+
+
+# -- looking -------------------------------------------------------------------------------------------------------
+
+
+@app.command(epilog="Example: rebalance nodes --adopt")
+def nodes(
+    adopt: Annotated[bool, typer.Option("--adopt", help="Write the node-id file to nodes that have none yet.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Show every node: utilisation, state, health. Surveys the nodes themselves."""
+    from rebalance_tasks.cli import tables  # noqa: PLC0415
+
+    client = session.open_client()
+    adopted = client.adopt() if adopt else []
+    reports = client.nodes()
+    if adopt and not as_json:
+        typer.echo(f"adopted: {', '.join(adopted)}" if adopted else "every node was adopted already")
+    rows = [{**tables.node_row(report), "adopted_now": report.node.node_id in adopted} for report in reports]
+    emit(rows, as_json=as_json, render=lambda: tables.nodes_table(reports))
+
+
+@app.command(epilog="Example: rebalance locate photos/2024/cat.jpg")
+def locate(
+    key: Annotated[str, typer.Argument(metavar="KEY", help="The object's key.")],
+    as_json: Json = False,
+) -> None:
+    """Tell on which node an object is right now."""
+    found = session.open_client().locate(key)
+    url = masked_url(found.url)
+    data = {"object_key": key, "node_id": found.node_id, "url": url, "via": found.via}
+    emit(data, as_json=as_json, render=lambda: f"{found.node_id}  {url}  (via {found.via})")
+
+
+@app.command(epilog="Example: rebalance jobs --status running")
+def jobs(
+    state: Annotated[RebalanceStatus | None, typer.Option("--status", help="Only jobs in this state.")] = None,
+    as_json: Json = False,
+) -> None:
+    """List the fleet's jobs."""
+    from rebalance_tasks.cli import tables  # noqa: PLC0415
+
+    found = session.open_client().jobs(status=state)
+    emit(found, as_json=as_json, render=lambda: tables.jobs_table(found))
+
+
+@app.command(epilog="Example: rebalance status rebal-20240131-7f3a")
+def status(job: Job = None, as_json: Json = False) -> None:
+    """Show everything known of a job."""
+    from rebalance_tasks.cli import tables  # noqa: PLC0415
+
+    client = session.open_client()
+    found = client.status(session.chosen_job(client, job))
+    emit(found, as_json=as_json, render=lambda: tables.job_details(found))
+
+
+@app.command(epilog="Example: rebalance watch")
+def watch(job: Job = None, as_json: Json = False) -> None:
+    """Follow a job to its end (Ctrl-C stops watching, not the job). With --json: the job as it ended."""
+    client = session.open_client()
+    _finish(session.chosen_job(client, job), as_json=as_json)
+
+
+@app.command(epilog="Example: rebalance doctor")
+def doctor(as_json: Json = False) -> None:
+    """Check Redis, workers, nodes and configuration; exit 1 if something is wrong."""
+    from rebalance_tasks.cli import doctor as ward  # noqa: PLC0415
+
+    findings = ward.examine(session.open_client())
+    emit(findings, as_json=as_json, render=lambda: ward.findings_table(findings))
+    if any(finding.verdict == "fail" for finding in findings):
+        raise typer.Exit(EXIT_FAILED)
+
+
+# -- planning ------------------------------------------------------------------------------------------------------
+
+
+@app.command(epilog="Example: rebalance check --force")
+def check(
+    force: Annotated[
+        bool, typer.Option("--force", help="Plan even when the imbalance is under the threshold.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Survey the fleet now and plan if it is unbalanced (what beat does on schedule)."""
+    result = session.open_client().check(force=force)
+    plan = f"\nplan {result.plan_id}" if result.plan_id else ""
+    emit(result, as_json=as_json, render=lambda: f"{result.verdict}: {result.reason}{plan}")
+
+
+@app.command(epilog="Example: rebalance plan --explain photos/2024/cat.jpg")
+def plan(
+    key: Annotated[str | None, typer.Argument(metavar="KEY", help="With --explain: only this object.")] = None,
+    explain: Annotated[
+        bool, typer.Option("--explain", help="List every move with its reason; with KEY, explain that object.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Survey the fleet and show what would be moved, and why. Moves nothing."""
+    from rebalance_tasks.cli import tables  # noqa: PLC0415
+
+    if key is not None and not explain:
+        msg = "a KEY is only taken together with --explain"
+        raise typer.BadParameter(msg, param_hint="KEY")
+    client = session.open_client()
+    made = client.plan()
+    if key is None:
+        emit(made, as_json=as_json, render=lambda: tables.plan_view(made, explain=explain))
+        return
+    move = next((move for move in made.moves if move.object_key == key), None)
+    if move is not None:
+        found = move
+        data = {"plan_id": made.plan_id, "moves": True, **output.jsonable(found)}
+        emit(data, as_json=as_json, render=lambda: tables.move_explained(made, found))
+        return
+    place = client.locate(key)
+    why = "it stays where it is: the plan reaches its target without it, or an option holds it (see `rebalance plan`)"
+    stays = {"plan_id": made.plan_id, "moves": False, "object_key": key, "node_id": place.node_id, "reason": why}
+    emit(stays, as_json=as_json, render=lambda: f"{tables.printable(key)} is on {place.node_id}; {why}")
+
+
+# -- acting --------------------------------------------------------------------------------------------------------
+
+
+@app.command(epilog="Example: rebalance start plan-7f3a --watch")
+def start(
+    plan_id: Annotated[
+        str | None, typer.Argument(metavar="PLAN_ID", help="A saved plan; without it, one is made now.")
+    ] = None,
+    job_id: Annotated[
+        str | None, typer.Option("--job-id", help="The job's id; starting it again changes nothing.")
+    ] = None,
+    follow: Annotated[bool, typer.Option("--watch", help="Follow the job to its end.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Carry out a plan in the background, by the Celery workers."""
+    client = session.open_client()
+    started = client.start(client.plan() if plan_id is None else plan_id, job_id=job_id)
+    if follow:
+        _finish(started.job_id, as_json=as_json)
+        return
+    emit(started, as_json=as_json, render=lambda: _started_text(started))
+
+
+@app.command(epilog="Example: rebalance pause")
+def pause(job: Job = None, as_json: Json = False) -> None:
+    """Hold a job: what is being copied stops within a quarter of a second."""
+    client = session.open_client()
+    _controlled(client.pause(session.chosen_job(client, job)), as_json=as_json)
+
+
+@app.command(epilog="Example: rebalance resume")
+def resume(job: Job = None, as_json: Json = False) -> None:
+    """Let a paused job go on where it stopped."""
+    client = session.open_client()
+    _controlled(client.resume(session.chosen_job(client, job)), as_json=as_json)
+
+
+@app.command(epilog="Example: rebalance cancel rebal-20240131-7f3a")
+def cancel(job: Job = None, as_json: Json = False) -> None:
+    """Stop a job for good: moved objects stay where they are now, half-made copies are removed."""
+    client = session.open_client()
+    _controlled(client.cancel(session.chosen_job(client, job)), as_json=as_json)
+
+
+def _started_text(job: RebalanceJob) -> str:
+    if job.status.terminal:
+        return f"job {job.job_id} is {job.status.value}: {job.completed_moves} of {job.total_moves} moves"
+    return f"job {job.job_id} is {job.status.value}: {job.total_moves} moves; `rebalance watch {job.job_id}` follows it"
+
+
+def _finish(job_id: str, *, as_json: bool) -> None:
+    """Follow a job and let its end decide the exit code."""
+    from rebalance_tasks.cli.watching import follow  # noqa: PLC0415
+
+    ended = follow(session.open_client(), job_id, quiet=as_json)
+    if as_json:
+        output.print_json(ended)
+    if ended.status is not RebalanceStatus.COMPLETED:
+        raise typer.Exit(EXIT_FAILED)
+
+
+def _controlled(result: ControlResult, *, as_json: bool) -> None:
+    """Print what a control verb came to; a reason means that it did not do what was asked."""
+    state = result.status.value if result.status is not None else "unknown"
+    if as_json:
+        output.print_json(result)
+    elif not result.reason:
+        typer.echo(f"job {result.job_id} is {state}")
+    if result.reason:
+        output.console(stderr=True).print(
+            f"error: job {result.job_id}: {result.reason} (it is {state})", style="red", markup=False
+        )
+        raise typer.Exit(EXIT_FAILED)

@@ -1,0 +1,147 @@
+"""``rebalance doctor``: is everything as it should be? Each finding says what to do next."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final, Literal
+
+from rich.text import Text
+
+from rebalance_tasks.cli.tables import table
+from rebalance_tasks.core.masking import masked_url
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
+    from rich.console import RenderableType
+
+    from rebalance_tasks.client import NodeReport, Rebalancer
+
+Verdict = Literal["ok", "warn", "fail"]
+STYLES: Final = {"ok": "green", "warn": "yellow", "fail": "bold red"}
+#: Redis must answer at once or not at all: a doctor does not hang.
+REDIS_TIMEOUT_S: Final = 3.0
+PING_TIMEOUT_S: Final = 1.5
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that was looked at."""
+
+    name: str
+    verdict: Verdict
+    detail: str
+
+
+def examine(client: Rebalancer) -> list[Finding]:
+    """Look at Redis, the workers and the nodes.
+
+    Returns:
+        one finding for each thing looked at; what cannot be looked at is itself a finding.
+    """
+    redis_findings = _guarded("redis", lambda: examine_redis(client.settings.redis_url))
+    if any(finding.name == "redis" and finding.verdict == "fail" for finding in redis_findings):
+        return redis_findings
+    return [
+        *redis_findings,
+        *_guarded("workers", lambda: [examine_workers(seen_workers())]),
+        *_guarded("nodes", lambda: examine_nodes(client.nodes())),
+        *_guarded("configuration", lambda: [examine_digest(client.checks(limit=1))]),
+    ]
+
+
+def _guarded(name: str, look: Callable[[], list[Finding]]) -> list[Finding]:
+    try:
+        return look()
+    except Exception as exc:  # noqa: BLE001  whatever goes wrong here is what the operator asked about
+        return [Finding(name, "fail", str(exc) or type(exc).__name__)]
+
+
+def examine_redis(url: str) -> list[Finding]:
+    """Reachable, durable, and not forgetting."""
+    import redis  # noqa: PLC0415
+
+    shown = masked_url(url)
+    with redis.Redis.from_url(
+        url, socket_timeout=REDIS_TIMEOUT_S, socket_connect_timeout=REDIS_TIMEOUT_S, decode_responses=True
+    ) as client:
+        try:
+            info: dict[str, Any] = client.info()
+        except redis.RedisError as exc:
+            return [Finding("redis", "fail", f"{shown} does not answer ({exc}); start it, or set redis_url in [fleet]")]
+    return [
+        Finding(
+            "redis", "ok", f"{shown} answers (version {info.get('valkey_version', info.get('redis_version', '?'))})"
+        ),
+        judge_durability(info),
+        judge_eviction(str(info.get("maxmemory_policy", "unknown"))),
+    ]
+
+
+def judge_durability(info: dict[str, Any]) -> Finding:
+    """Jobs and locations live in Redis: without the append-only file they die with it."""
+    if int(info.get("aof_enabled", 0)):
+        return Finding("durability", "ok", "the append-only file is on")
+    return Finding(
+        "durability", "warn", "the append-only file is off: a crash of Redis loses jobs; set `appendonly yes`"
+    )
+
+
+def judge_eviction(policy: str) -> Finding:
+    """Any policy but noeviction may throw away a running job."""
+    if policy == "noeviction":
+        return Finding("eviction", "ok", "noeviction")
+    return Finding(
+        "eviction", "fail", f"maxmemory-policy is {policy}: Redis may drop a running job; set it to noeviction"
+    )
+
+
+def seen_workers() -> list[str]:
+    """Names of the workers that answer."""
+    from rebalance_tasks.celery import app  # noqa: PLC0415
+
+    answers: list[dict[str, Any]] = app.control.ping(timeout=PING_TIMEOUT_S)
+    return sorted(name for answer in answers for name in answer)
+
+
+def examine_workers(names: Sequence[str]) -> Finding:
+    """Without a worker nothing moves."""
+    if names:
+        return Finding("workers", "ok", f"{len(names)} answering: {', '.join(names)}")
+    return Finding("workers", "fail", "none answers; start one with `celery -A rebalance_tasks worker`")
+
+
+def examine_nodes(reports: Iterable[NodeReport]) -> list[Finding]:
+    """Every node is there, is itself, and can be written to."""
+    advice = {
+        "unadopted": "run `rebalance nodes --adopt` if its URL is right",
+        "missing": "is it mounted?",
+        "not_writable": "check its permissions",
+    }
+    findings = []
+    for report in reports:
+        if report.status == "ok":
+            findings.append(Finding(f"node {report.node.node_id}", "ok", masked_url(report.node.url)))
+            continue
+        verdict: Verdict = "warn" if report.status in {"unadopted", "maintenance"} else "fail"
+        detail = f"{report.status}: {report.detail or advice.get(report.status, '')}"
+        findings.append(Finding(f"node {report.node.node_id}", verdict, detail))
+    return findings or [Finding("nodes", "fail", "none configured; add [[nodes]] to rebalance.toml")]
+
+
+def examine_digest(checks: Sequence[Any]) -> Finding:
+    """Workers that run with different configurations make `check` refuse to plan; its last word tells."""
+    if not checks:
+        return Finding("checks", "warn", "no check has run yet; is beat running (`celery -A beat_schedule beat`)?")
+    reason = str(checks[0].get("reason", ""))
+    if "digest" in reason or "config" in reason:
+        return Finding("configuration", "fail", f"the last check refused to plan: {reason}")
+    return Finding("checks", "ok", f"last: {checks[0].get('verdict', '?')} ({reason})")
+
+
+def findings_table(findings: Iterable[Finding]) -> RenderableType:
+    """All findings, a line each."""
+    made = table("", "WHAT", "FOUND")
+    for finding in findings:
+        made.add_row(Text(finding.verdict, style=STYLES[finding.verdict]), finding.name, Text(finding.detail))
+    return made

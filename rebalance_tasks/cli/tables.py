@@ -1,0 +1,311 @@
+"""How jobs, plans and nodes look: pure functions from data to something rich can print."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from typing import TYPE_CHECKING, Any, Final
+
+import humanize
+from rich.console import Group
+from rich.table import Table
+from rich.text import Text
+
+from rebalance_tasks.cli.output import jsonable
+from rebalance_tasks.core.masking import masked_url
+from rebalance_tasks.core.states import RebalanceStatus
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+    from datetime import datetime
+
+    from rich.console import RenderableType
+
+    from rebalance_tasks.client import NodeReport
+    from rebalance_tasks.core.models import RebalanceJob, RebalanceMove, RebalancePlan
+
+#: Moves listed before "... and more": a screenful; ``--explain`` lists all.
+MOVES_SHOWN: Final = 20
+BAR_WIDTH: Final = 24
+#: From here on a node looks full; the planner's own limit is `max_utilisation`.
+HIGH: Final = 0.85
+WARM: Final = 0.70
+FULL_BLOCK: Final = "█"
+#: Eighths of a block, so that a bar moves smoothly.
+PARTIAL_BLOCKS: Final = " ▏▎▍▌▋▊▉"
+STATUS_STYLES: Final = {
+    RebalanceStatus.PENDING: "cyan",
+    RebalanceStatus.RUNNING: "bold blue",
+    RebalanceStatus.PAUSED: "yellow",
+    RebalanceStatus.COMPLETED: "green",
+    RebalanceStatus.FAILED: "bold red",
+    RebalanceStatus.CANCELLED: "magenta",
+}
+HEALTH_STYLES: Final = {"ok": "green", "unadopted": "yellow", "maintenance": "yellow"}
+
+
+def size(value: float | None) -> str:
+    """Bytes for people (``"1.5 MiB"``)."""
+    return "-" if value is None else humanize.naturalsize(value, binary=True, format="%.1f")
+
+
+def percent(share: float | None) -> str:
+    """A share for people (``"42.0 %"``)."""
+    return "-" if share is None else f"{share * 100:.1f} %"
+
+
+def seconds(value: float | None) -> str:
+    """A duration for people (``"1m 05s"``)."""
+    if value is None:
+        return "-"
+    minutes, rest = divmod(round(value), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours}h {minutes:02}m"
+    return f"{minutes}m {rest:02}s" if minutes else f"{rest}s"
+
+
+def moment(value: datetime | None) -> str:
+    """A time for people, in UTC to the second."""
+    return "-" if value is None else value.strftime("%Y-%m-%d %H:%M:%S")
+
+
+def bar(share: float | None, *, width: int = BAR_WIDTH) -> Text:
+    """A bar of utilisation in [0, 1]; fuller nodes are warmer."""
+    if share is None:
+        return Text("·" * width, style="dim")
+    eighths = round(min(max(share, 0.0), 1.0) * width * 8)
+    blocks = FULL_BLOCK * (eighths // 8) + (PARTIAL_BLOCKS[eighths % 8] if eighths % 8 else "")
+    style = "red" if share >= HIGH else "yellow" if share >= WARM else "green"
+    return Text.assemble((blocks, style), ("░" * (width - len(blocks)), "dim"))
+
+
+def status_text(status: RebalanceStatus) -> Text:
+    """A job's state in its colour."""
+    return Text(status.value, style=STATUS_STYLES[status])
+
+
+def table(*columns: str, right: Iterable[str] = ()) -> Table:
+    """A plain table; the columns named in ``right`` hold numbers."""
+    made = Table(box=None, pad_edge=False, header_style="bold")
+    for name in columns:
+        made.add_column(name, justify="right" if name in right else "left", overflow="fold")
+    return made
+
+
+# -- jobs ----------------------------------------------------------------------------------------------------------
+
+
+def jobs_table(jobs: Sequence[RebalanceJob]) -> RenderableType:
+    """All jobs, a line each."""
+    if not jobs:
+        return Text("no jobs yet; `rebalance plan` makes a plan, `rebalance start` carries it out")
+    made = table(
+        "JOB",
+        "STATUS",
+        "MOVED",
+        "FAILED",
+        "SKIPPED",
+        "BYTES",
+        "CREATED (UTC)",
+        right=("MOVED", "FAILED", "SKIPPED", "BYTES"),
+    )
+    for job in jobs:
+        made.add_row(
+            job.job_id,
+            status_text(job.status),
+            f"{job.completed_moves}/{job.total_moves}",
+            str(job.failed_moves),
+            str(job.skipped_moves),
+            size(job.bytes_moved),
+            moment(job.created_utc),
+        )
+    return made
+
+
+def job_details(job: RebalanceJob) -> RenderableType:
+    """Everything known of one job."""
+    lines = Table.grid(padding=(0, 2))
+    lines.add_column(style="bold")
+    lines.add_column(overflow="fold")
+    status = status_text(job.status)
+    if job.paused_reasons:
+        status.append(f" (held by: {', '.join(job.paused_reasons)})")
+    if job.cancel_requested and not job.status.terminal:
+        status.append(" (cancelling)")
+    rows: list[tuple[str, str | Text]] = [
+        ("job", job.job_id),
+        ("plan", job.plan_id),
+        ("status", status),
+        (
+            "moves",
+            f"{job.completed_moves} completed, {job.failed_moves} failed, {job.skipped_moves} skipped of {job.total_moves}",
+        ),
+        ("groups", f"{job.groups_done} of {job.groups_total} done"),
+        ("bytes", f"{size(job.bytes_moved)} of {size(job.total_bytes)} at {size(job.throughput)}/s"),
+        ("imbalance", f"{percent(job.imbalance_before)} → {percent(job.imbalance_after)}"),
+        ("created", moment(job.created_utc)),
+        ("started", moment(job.started_utc)),
+        ("completed", moment(job.completed_utc)),
+    ]
+    if job.eta is not None and not job.status.terminal:
+        rows.append(("time left", seconds(job.eta)))
+    if job.requested_by:
+        rows.append(("requested by", job.requested_by))
+    rows.extend((f"  {cause}", str(count)) for cause, count in sorted(job.failures.items()))
+    if job.error:
+        rows.append(("error", Text(job.error, style="red")))
+    for name, value in rows:
+        lines.add_row(name, value)
+    return lines
+
+
+def job_line(job: RebalanceJob) -> str:
+    """One job on one line, for logs and pipes."""
+    done = job.completed_moves + job.failed_moves + job.skipped_moves
+    line = f"{job.job_id} {job.status.value} {done}/{job.total_moves} moves {size(job.bytes_moved)} {size(job.throughput)}/s"
+    return line + (f" eta {seconds(job.eta)}" if job.eta is not None and not job.status.terminal else "")
+
+
+# -- plans ---------------------------------------------------------------------------------------------------------
+
+
+def plan_view(plan: RebalancePlan, *, explain: bool) -> RenderableType:
+    """A plan: its totals, its moves (all of them when explained), and what it leaves alone."""
+    parts: list[RenderableType] = [_plan_totals(plan)]
+    if plan.moves:
+        parts += [Text(), _pairs(plan.moves), Text(), _moves(plan.moves if explain else plan.moves[:MOVES_SHOWN])]
+        if not explain and len(plan.moves) > MOVES_SHOWN:
+            parts.append(Text(f"… and {len(plan.moves) - MOVES_SHOWN} more (--explain lists all)", style="dim"))
+    if plan.not_moved:
+        left = table("LEFT WHERE IT IS BECAUSE", "OBJECTS", right=("OBJECTS",))
+        for reason, count in sorted(plan.not_moved.items(), key=lambda item: (-item[1], item[0])):
+            left.add_row(reason, f"{count:,}")
+        parts += [Text(), left]
+    if plan.moves:
+        parts += [Text(), Text(f"nothing was moved; `rebalance start {plan.plan_id}` carries it out")]
+    return Group(*parts)
+
+
+def _plan_totals(plan: RebalancePlan) -> RenderableType:
+    lines = Table.grid(padding=(0, 2))
+    lines.add_column(style="bold")
+    lines.add_row("plan", plan.plan_id)
+    lines.add_row("moves", f"{len(plan.moves):,}" if plan.moves else "none")
+    lines.add_row("imbalance", f"{percent(plan.imbalance_before)} → {percent(plan.imbalance_after)}")
+    lines.add_row("bytes", size(plan.estimated_egress_bytes))
+    lines.add_row("cost", f"{plan.estimated_cost:.2f}")
+    lines.add_row("duration", f"about {seconds(plan.estimated_duration_seconds)}")
+    if plan.limits_reached:
+        lines.add_row("limited by", ", ".join(plan.limits_reached))
+    return lines
+
+
+def _pairs(moves: Iterable[RebalanceMove]) -> RenderableType:
+    totals: dict[tuple[str, str], list[int]] = defaultdict(lambda: [0, 0])
+    for move in moves:
+        total = totals[move.source_node, move.target_node]
+        total[0] += 1
+        total[1] += move.size_bytes
+    made = table("FROM", "TO", "MOVES", "BYTES", right=("MOVES", "BYTES"))
+    for (source, target), (count, volume) in sorted(totals.items(), key=lambda item: -item[1][1]):
+        made.add_row(source, target, f"{count:,}", size(volume))
+    return made
+
+
+def _moves(moves: Iterable[RebalanceMove]) -> RenderableType:
+    made = table("OBJECT", "FROM", "TO", "SIZE", "GRAVITY", "COST", "WHY", right=("SIZE", "GRAVITY", "COST"))
+    for move in moves:
+        made.add_row(
+            Text(printable(move.object_key)),
+            move.source_node,
+            move.target_node,
+            size(move.size_bytes),
+            f"{move.gravity:.2f}",
+            f"{move.cost:.4f}",
+            Text(move.reason),
+        )
+    return made
+
+
+def move_explained(plan: RebalancePlan, move: RebalanceMove) -> RenderableType:
+    """Why one object moves."""
+    shown = (
+        ("object", printable(move.object_key)),
+        ("from", move.source_node),
+        ("to", move.target_node),
+        ("size", size(move.size_bytes)),
+    )
+    more = (
+        ("gravity", f"{move.gravity:.3f}"),
+        ("cost", f"{move.cost:.4f}"),
+        ("why", move.reason),
+        ("plan", plan.plan_id),
+    )
+    lines = Table.grid(padding=(0, 2))
+    lines.add_column(style="bold")
+    lines.add_column(overflow="fold")
+    for name, value in shown + more:
+        lines.add_row(name, Text(value))
+    return lines
+
+
+def printable(key: str) -> str:
+    """A key on one line of a terminal: control characters and odd bytes escaped."""
+    return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in key)
+
+
+# -- nodes ---------------------------------------------------------------------------------------------------------
+
+
+def nodes_table(reports: Sequence[NodeReport]) -> RenderableType:
+    """All nodes with their bars, and the spread between the fullest and the emptiest."""
+    columns = ("NODE", "ZONE", "POOL", "STATE", "UTILISATION", "", "USED", "CAPACITY", "OBJECTS", "HEALTH", "URL")
+    made = table(*columns, right=("USED", "CAPACITY", "OBJECTS"))
+    for report in reports:
+        node = report.node
+        health = Text(report.status, style=HEALTH_STYLES.get(report.status, "bold red"))
+        if report.detail:
+            health.append(f" ({report.detail})", style="default")
+        made.add_row(
+            node.node_id,
+            node.zone or "-",
+            node.pool,
+            node.state.value,
+            bar(report.utilisation),
+            percent(report.utilisation),
+            size(report.used_bytes),
+            size(report.capacity_bytes),
+            "-" if report.objects is None else f"{report.objects:,}",
+            health,
+            Text(masked_url(node.url)),
+        )
+    parts: list[RenderableType] = [made]
+    known = [report.utilisation for report in reports if report.utilisation is not None]
+    if len(known) > 1:
+        parts.append(Text(f"\nspread between fullest and emptiest: {percent(max(known) - min(known))}"))
+    if any(report.status == "unadopted" for report in reports):
+        parts.append(
+            Text(
+                "\nunadopted nodes are left alone; check their URLs, then run `rebalance nodes --adopt`", style="yellow"
+            )
+        )
+    return Group(*parts)
+
+
+def node_row(report: NodeReport) -> dict[str, Any]:
+    """A node as JSON data; storage options (credentials) are left out."""
+    node = report.node
+    return {
+        "node_id": node.node_id,
+        "url": masked_url(node.url),
+        "pool": node.pool,
+        "zone": node.zone,
+        "state": node.state.value,
+        "used_bytes": report.used_bytes,
+        "capacity_bytes": report.capacity_bytes,
+        "utilisation": jsonable(report.utilisation),
+        "objects": report.objects,
+        "status": report.status,
+        "detail": report.detail,
+        "left_out": dict(report.left_out or {}),
+    }

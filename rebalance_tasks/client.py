@@ -1,0 +1,182 @@
+"""The client: the original's seven verbs and three more, on the state in Redis, without waiting for a worker."""
+
+from __future__ import annotations
+
+import getpass
+import socket
+import time
+from typing import TYPE_CHECKING, Any, Final
+
+from rebalance_tasks.celery import make_app
+from rebalance_tasks.control import check as checks
+from rebalance_tasks.control import lifecycle
+from rebalance_tasks.control import locate as locations
+from rebalance_tasks.control import start as starts
+from rebalance_tasks.control import survey as surveys
+from rebalance_tasks.control.survey import NodeReport
+from rebalance_tasks.core.errors import InvalidArgument, JobNotFound, PermanentError
+from rebalance_tasks.core.states import RebalanceStatus
+from rebalance_tasks.runtime import Runtime
+from rebalance_tasks.settings import Settings, load_settings
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from rebalance_tasks.control.locate import Location
+    from rebalance_tasks.core.models import CheckResult, ControlResult, RebalanceJob, RebalancePlan
+
+__all__ = ["NodeReport", "NothingToPlan", "Rebalancer"]
+
+#: `watch` looks this often; a change shows within it.
+WATCH_EVERY_S: Final = 0.25
+
+
+class NothingToPlan(PermanentError):
+    """There is no plan to make; the message says why."""
+
+    cause = "nothing_to_plan"
+
+
+class Rebalancer:
+    """A fleet's rebalancer, from any process that has the fleet's configuration.
+
+    Example:
+        >>> rebalancer = Rebalancer()
+        >>> job = rebalancer.start(rebalancer.plan())
+        >>> for job in rebalancer.watch(job.job_id):
+        ...     print(job.completed_moves, "of", job.total_moves)
+    """
+
+    def __init__(self, fleet: str | Settings | None = None, redis_url: str | None = None) -> None:
+        """Read the configuration; nothing is connected before it is used.
+
+        Args:
+            fleet: name of the configured fleet (to be sure it is the right one), or settings of your own.
+            redis_url: where the state lives, instead of what the configuration says.
+
+        Raises:
+            ConfigurationError: the configuration is wrong.
+            InvalidArgument: the configuration is for another fleet.
+        """
+        settings = fleet if isinstance(fleet, Settings) else load_settings()
+        if isinstance(fleet, str) and fleet != settings.fleet:
+            if settings.nodes:
+                msg = f"fleet={fleet!r}, but the configuration is for fleet {settings.fleet!r}; see REBALANCE_CONFIG"
+                raise InvalidArgument(msg)
+            settings = settings.model_copy(update={"fleet": fleet})
+        if redis_url is not None:
+            followers = {
+                name: redis_url
+                for name in ("broker_url", "result_backend")
+                if getattr(settings, name) == settings.redis_url
+            }
+            settings = settings.model_copy(update={"redis_url": redis_url, **followers})
+        self.settings = settings
+        self._context = Runtime(settings, make_app(settings)).context
+
+    # -- the verbs of a job ---------------------------------------------------------------------------------------
+    def start(self, plan: RebalancePlan | str, job_id: str | None = None) -> RebalanceJob:
+        """Start a plan; with a job_id that is known already, return that job.
+
+        Args:
+            plan: a plan, or the id of a kept one.
+            job_id: default ``rebal-<plan id>``.
+
+        Raises:
+            PlanNotFound, JobActive, NodeMissing, NodeNotWritable.
+        """
+        return starts.start_job(self._context, plan, job_id=job_id, requested_by=self._who())
+
+    def pause(self, job_id: str) -> ControlResult:
+        """Pause a job: no byte moves once its runners have seen the flag (within 100 ms). Raises: JobNotFound."""
+        return lifecycle.pause(self._context, job_id)
+
+    def resume(self, job_id: str) -> ControlResult:
+        """Lift the operator's pause. Raises: JobNotFound."""
+        return lifecycle.resume(self._context, job_id)
+
+    def cancel(self, job_id: str) -> ControlResult:
+        """Cancel a job: published moves are finished, unpublished ones undone. Raises: JobNotFound."""
+        return lifecycle.cancel(self._context, job_id, requested_by=self._who())
+
+    def status(self, job_id: str) -> RebalanceJob:
+        """The job as it is at this instant. Raises: JobNotFound."""
+        return self._context.jobs.load(job_id)
+
+    def jobs(self, status: RebalanceStatus | str | None = None) -> list[RebalanceJob]:
+        """Known jobs, newest first, optionally of one status."""
+        wanted = None if status is None else RebalanceStatus(status)
+        found: list[RebalanceJob] = []
+        for job_id in self._context.jobs.ids():
+            try:
+                job = self._context.jobs.load(job_id)
+            except JobNotFound:
+                continue
+            if wanted is None or job.status is wanted:
+                found.append(job)
+        return found
+
+    def watch(self, job_id: str) -> Iterator[RebalanceJob]:
+        """Yield the job whenever it has changed, the last time at its terminal status. Raises: JobNotFound."""
+        shown: RebalanceJob | None = None
+        while True:
+            job = self.status(job_id)
+            if shown is None or _visible(job) != _visible(shown):
+                shown = job
+                yield job
+            if job.status.terminal:
+                return
+            time.sleep(WATCH_EVERY_S)
+
+    # -- the fleet ------------------------------------------------------------------------------------------------
+    def plan(self) -> RebalancePlan:
+        """Survey the fleet and plan, whatever the spread; the plan is kept, not started.
+
+        Raises:
+            NothingToPlan: with the reason. JobActive: a job is still moving objects.
+        """
+        try:
+            return checks.plan_only(self._context)
+        except checks.Skipped as exc:
+            raise NothingToPlan(str(exc)) from exc
+
+    def check(self, *, force: bool = False) -> CheckResult:
+        """Check the fleet now, as beat does; ``force`` plans even under the threshold."""
+        return checks.run_check(self._context, force=force)
+
+    def locate(self, key: str) -> Location:
+        """Return the node that holds an object (a node id with ``.url`` and ``.via``). Raises: ObjectNotFound, InvalidKey."""
+        return locations.locate(self._context, key)
+
+    def load_plan(self, plan_id: str) -> RebalancePlan:
+        """Return a kept plan. Raises: PlanNotFound."""
+        return self._context.plans.load(plan_id)
+
+    def plans(self, limit: int = 20) -> list[str]:
+        """Ids of the newest plans."""
+        return self._context.plans.newest(limit)
+
+    def checks(self, limit: int = 20) -> list[dict[str, Any]]:
+        """Why the last checks ran or skipped, newest first."""
+        return [record.model_dump(mode="json") for record in self._context.fleet.checks(limit)]
+
+    def nodes(self) -> list[NodeReport]:
+        """Report on every node: used, capacity, objects, and what is wrong."""
+        return surveys.reports(self._context)
+
+    def adopt(self) -> list[str]:
+        """Write ``.rebalance/node-id`` on nodes that lack it (also after a disk was replaced); return their ids."""
+        return surveys.adopt(self._context, again=True)
+
+    @staticmethod
+    def _who() -> str:
+        try:
+            user = getpass.getuser()
+        except (KeyError, OSError):
+            user = "unknown"
+        return f"{user}@{socket.gethostname()}"
+
+
+def _visible(job: RebalanceJob) -> RebalanceJob:
+    """Leave out what changes by the mere passing of time."""
+    return job.model_copy(update={"throughput": 0.0, "eta": None})

@@ -1,0 +1,223 @@
+"""The check: is the fleet out of balance, and what would restore it? One at a time, fenced, always with a reason.
+
+beat ─▶ **check** ── survey ▸ imbalance ▸ plan ──▶ Redis ── observe stops here; auto asks for a start
+"""
+
+from __future__ import annotations
+
+from decimal import Decimal
+from typing import TYPE_CHECKING, Final
+
+import xxhash
+
+from rebalance_tasks.control.survey import Survey, adopt, survey
+from rebalance_tasks.core.errors import ConfigurationError, InvalidInventory, JobActive, NodeError, StaleLease
+from rebalance_tasks.core.imbalance import imbalance, is_eligible, usage
+from rebalance_tasks.core.models import CheckResult, NodeState
+from rebalance_tasks.core.planner import plan_rebalance
+from rebalance_tasks.core.quiet_hours import in_quiet_hours
+from rebalance_tasks.core.verify import verify_plan
+from rebalance_tasks.store.records import CheckRecord
+from rebalance_tasks.telemetry import get_logger
+
+if TYPE_CHECKING:
+    from rebalance_tasks.control.context import FleetContext
+    from rebalance_tasks.core.models import NodeDescriptor, RebalancePlan
+
+log = get_logger(__name__)
+
+#: A check that takes longer than this has lost its lock; its plan is refused.
+CHECK_LOCK_MS: Final = 600_000
+#: A balanced fleet needs somebody to give and somebody to take.
+MIN_NODES: Final = 2
+NANO: Final = 10**9
+
+
+class Skipped(Exception):  # noqa: N818  a verdict, not an error
+    """The check stops here, for this reason."""
+
+    def __init__(self, word: str, sentence: str, spread: float | None = None) -> None:
+        """Give the stable word and the sentence."""
+        super().__init__(f"{word}: {sentence}")
+        self.spread = spread
+
+
+def run_check(context: FleetContext, *, force: bool = False) -> CheckResult:
+    """Check the fleet once and record what came of it.
+
+    Args:
+        context: the fleet.
+        force: plan even under the threshold.
+
+    Returns:
+        verdict ``skipped``, ``planned`` (observe mode) or ``started`` (auto mode: a start was asked for).
+    """
+    now = context.now()
+    token: int | None = None
+    plan: RebalancePlan | None = None
+    spread: float | None = None
+    try:
+        _before_lock(context)
+        token = context.fleet.acquire_check(ttl_ms=CHECK_LOCK_MS)
+        if token is None:
+            raise Skipped("already_running", "another check of this fleet is running")
+        plan = make_plan(context, force=force, fence=token)
+        spread = plan.imbalance_before
+        if context.settings.mode == "auto":
+            _adopt(context)
+            job_id = f"rebal-{plan.plan_id}"
+            context.messenger.publish_start(plan.plan_id, job_id)
+            result = CheckResult(
+                verdict="started", reason=f"planned: {_summary(plan)}; starting {job_id}", plan_id=plan.plan_id
+            )
+        else:
+            result = CheckResult(
+                verdict="planned",
+                reason=f"observe: {_summary(plan)}; nothing moves until `rebalance start {plan.plan_id}`",
+                plan_id=plan.plan_id,
+            )
+    except Skipped as exc:
+        spread = exc.spread
+        result = CheckResult(verdict="skipped", reason=str(exc))
+    finally:
+        if token is not None:
+            context.fleet.release_check(token)
+    context.fleet.record_check(
+        CheckRecord(
+            at=now,
+            verdict=result.verdict,
+            reason=result.reason,
+            plan_id=result.plan_id,
+            imbalance=spread,
+            forced=force,
+        ),
+    )
+    log.info("check.done", verdict=result.verdict, reason=result.reason, plan_id=result.plan_id)
+    return result
+
+
+def _adopt(context: FleetContext) -> None:
+    try:
+        adopt(context)
+    except NodeError as exc:
+        raise Skipped(exc.cause, str(exc)) from exc
+
+
+def _before_lock(context: FleetContext) -> None:
+    """Cheap reasons to stop, in the order an operator would ask."""
+    options = context.settings.options
+    if in_quiet_hours(options, now=context.now()):
+        start, end = options.quiet_hours or (0, 0)
+        raise Skipped("quiet_hours", f"it is between {start}:00 and {end}:00 {options.quiet_hours_timezone}")
+    reasons = context.fleet.paused_reasons()
+    if reasons:
+        raise Skipped("paused", f"the fleet is paused ({', '.join(sorted(reasons))})")
+    active = context.jobs.active()
+    if active is not None:
+        raise Skipped("job_active", f"job {active} is still active")
+    digests = context.fleet.digests(now_ms=context.connection.now_ms())
+    own = context.settings.digest()
+    strangers = sorted(worker for worker, digest in digests.items() if digest != own)
+    if strangers:
+        raise Skipped(
+            "digests_differ",
+            f"{', '.join(strangers)} run with another configuration than this process; give all the same rebalance.toml and restart",
+        )
+
+
+def make_plan(context: FleetContext, *, force: bool, fence: int | None) -> RebalancePlan:
+    """Survey, plan, verify and save.
+
+    Args:
+        context: the fleet.
+        force: plan even under the threshold.
+        fence: token of the check, ``None`` for an operator's own plan.
+
+    Raises:
+        Skipped: with the reason why there is nothing to plan.
+    """
+    try:
+        seen = survey(context)
+    except NodeError as exc:
+        raise Skipped(exc.cause, str(exc)) from exc
+    except (ConfigurationError, InvalidInventory) as exc:
+        raise Skipped(exc.cause, str(exc)) from exc
+    context.fleet.set_usage(seen.inventory.used_bytes())
+    epoch = context.fleet.note_map(_map_digest(seen.nodes))
+    spread = _worth_planning(context, seen, force=force)
+    plan = _plan(context, seen, epoch=epoch, force=force)
+    if not plan.moves:
+        bound = f" (bound by {', '.join(plan.limits_reached)})" if plan.limits_reached else ""
+        why = ", ".join(f"{reason} {count}" for reason, count in plan.not_moved.items())
+        raise Skipped("nothing_to_move", f"imbalance {spread:.3f}, but no object may move{bound}: {why}", spread)
+    try:
+        context.plans.save(plan, fence=fence)
+    except StaleLease as exc:
+        raise Skipped("already_running", str(exc), spread) from exc
+    return plan
+
+
+def _worth_planning(context: FleetContext, seen: Survey, *, force: bool) -> float:
+    if sum(node.capacity_bytes or 0 for node in seen.nodes) == 0:
+        raise Skipped("no_capacity", "no node states a capacity above 0")
+    eligible = [node for node in seen.nodes if is_eligible(node)]
+    draining = [node.node_id for node in seen.nodes if node.state is NodeState.DRAINING]
+    if len(eligible) < MIN_NODES and not (eligible and draining):
+        raise Skipped(
+            "too_few_nodes", f"{len(eligible)} eligible nodes (active, capacity above 0); balance needs {MIN_NODES}"
+        )
+    spread = imbalance(seen.nodes, usage(seen.nodes, seen.inventory))
+    threshold = context.settings.options.imbalance_threshold
+    if spread < threshold and not draining and not force:
+        raise Skipped("under_threshold", f"imbalance {spread:.3f} is under the threshold {threshold:.3f}", spread)
+    return spread
+
+
+def _plan(context: FleetContext, seen: Survey, *, epoch: int, force: bool) -> RebalancePlan:
+    options = context.settings.options
+    if force:
+        # An operator who forces a check wants whatever the target asks for, however small the spread is.
+        options = options.model_copy(update={"target_imbalance": options.effective_target, "imbalance_threshold": 0.0})
+    plan = plan_rebalance(
+        seen.nodes,
+        seen.inventory,
+        options=options,
+        fleet=context.settings.fleet,
+        epoch=epoch,
+        now=context.now(),
+        prices={(price.from_region, price.to_region): price.per_gb for price in context.settings.prices},
+        remaining_cost_today=_left_today(context),
+    )
+    verify_plan(plan, seen.nodes, seen.inventory, options)
+    return plan
+
+
+def _left_today(context: FleetContext) -> Decimal | None:
+    most = context.settings.options.max_cost_per_day
+    if most is None:
+        return None
+    spent = context.connection.hget(context.keys.spend(context.now().strftime("%Y-%m-%d")), "cost_nano")
+    return max(Decimal(0), most - Decimal(int(spent or 0)) / NANO)
+
+
+def _map_digest(nodes: tuple[NodeDescriptor, ...]) -> str:
+    """What a plan depends on besides the objects: nodes, capacities, states."""
+    parts = sorted(f"{n.node_id}|{n.url}|{n.pool}|{n.state}|{n.capacity_bytes}|{n.weight}" for n in nodes)
+    return xxhash.xxh3_128_hexdigest("\n".join(parts).encode())
+
+
+def _summary(plan: RebalancePlan) -> str:
+    return f"{len(plan.moves)} moves, {plan.estimated_egress_bytes} bytes, imbalance {plan.imbalance_before:.3f} → {plan.imbalance_after:.3f}"
+
+
+def plan_only(context: FleetContext) -> RebalancePlan:
+    """Survey and plan for an operator, whatever the spread; the plan is kept and can be started.
+
+    Raises:
+        JobActive: a job is moving objects about, so a plan would be stale at once.
+        Skipped: with the reason why there is nothing to plan.
+    """
+    active = context.jobs.active()
+    if active is not None:
+        raise JobActive(active)
+    return make_plan(context, force=True, fence=None)

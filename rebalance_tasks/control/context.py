@@ -1,0 +1,83 @@
+"""What every verb works with: one fleet's settings, stores and drivers, and a way to send messages."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Protocol
+
+from rebalance_tasks.core.errors import UnknownNode
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from rebalance_tasks.core.models import NodeDescriptor
+    from rebalance_tasks.drivers.base import Driver
+    from rebalance_tasks.settings import Settings
+    from rebalance_tasks.store.connection import Connection
+    from rebalance_tasks.store.fleet import FleetStore
+    from rebalance_tasks.store.jobs import JobStore
+    from rebalance_tasks.store.keys import FleetKeys
+    from rebalance_tasks.store.locations import LocationStore
+    from rebalance_tasks.store.plans import PlanStore
+    from rebalance_tasks.store.records import GroupRecord
+    from rebalance_tasks.store.trash import TrashStore
+
+
+class Messenger(Protocol):
+    """Sends the fleet's messages; each is a hint that may be lost, doubled or late (invariant 4)."""
+
+    def open_chord(self, job_id: str, groups: int) -> None:
+        """Tell the result backend how many groups the job's chord counts."""
+        ...
+
+    def publish_group(self, job_id: str, group: GroupRecord) -> None:
+        """Publish a group's header: chain(migrate, monitor), with ids that are a function of job and group."""
+        ...
+
+    def publish_monitor(self, job_id: str, group_id: str) -> None:
+        """Publish a group's monitor alone (its migrate is known to be done)."""
+        ...
+
+    def publish_finalize(self, job_id: str) -> None:
+        """Publish the job's finalize."""
+        ...
+
+    def publish_start(self, plan_id: str, job_id: str) -> None:
+        """Publish a start."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class FleetContext:
+    """One fleet, wired."""
+
+    settings: Settings
+    connection: Connection
+    keys: FleetKeys
+    fleet: FleetStore
+    jobs: JobStore
+    plans: PlanStore
+    locations: LocationStore
+    trash: TrashStore
+    driver: Callable[[str], Driver]
+    messenger: Messenger
+
+    def now(self) -> datetime:
+        """Redis' clock, aware UTC."""
+        return datetime.fromtimestamp(self.connection.now_ms() / 1000, tz=UTC)
+
+    def nodes(self) -> list[NodeDescriptor]:
+        """Configured nodes, with the states that were set at run time."""
+        states = self.fleet.node_states()
+        return [
+            node.model_copy(update={"state": states[node.node_id]}) if node.node_id in states else node
+            for node in self.settings.nodes
+        ]
+
+    def node(self, node_id: str) -> NodeDescriptor:
+        """One configured node. Raises: UnknownNode."""
+        for node in self.nodes():
+            if node.node_id == node_id:
+                return node
+        raise UnknownNode(node_id, "is not configured here; see [[nodes]] in rebalance.toml")

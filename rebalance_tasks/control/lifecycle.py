@@ -1,0 +1,107 @@
+"""Pause, resume, cancel, finish: flags and counts in Redis first, messages as hints after."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from rebalance_tasks.control.start import admit
+from rebalance_tasks.core.errors import JobNotFound
+from rebalance_tasks.core.models import ControlResult, NodeState
+from rebalance_tasks.core.states import RebalanceStatus
+from rebalance_tasks.telemetry import get_logger
+
+if TYPE_CHECKING:
+    from rebalance_tasks.control.context import FleetContext
+
+log = get_logger(__name__)
+
+#: Reason to pause that belongs to whoever calls pause and resume.
+OPERATOR: Final = "operator"
+#: Reason to pause that belongs to the sweep.
+QUIET_HOURS: Final = "quiet_hours"
+
+
+def pause(context: FleetContext, job_id: str, *, reason: str = OPERATOR) -> ControlResult:
+    """Pause a job for a reason; runners see the flag within 100 ms and park. Raises: JobNotFound."""
+    code, status = context.jobs.pause(job_id, reason=reason)
+    log.info("job.pause", job_id=job_id, reason=reason, code=code)
+    why = {"terminal": f"the job is {status} and cannot be paused", "cancelling": "the job is being cancelled"}
+    return ControlResult(job_id=job_id, status=RebalanceStatus(status), reason=why.get(code, ""))
+
+
+def resume(context: FleetContext, job_id: str, *, reason: str = OPERATOR) -> ControlResult:
+    """Lift one reason; when none is left, wake every group that holds a permit. Raises: JobNotFound."""
+    code, status, left = context.jobs.resume(job_id, reason=reason)
+    log.info("job.resume", job_id=job_id, reason=reason, code=code)
+    if code == "resumed":
+        wake(context, job_id)
+        admit(context, job_id)
+    why = {
+        "terminal": f"the job is {status} and cannot be resumed",
+        "held": f"still paused by {', '.join(left)}",
+        "not_paused": "the job is not paused",
+    }
+    return ControlResult(job_id=job_id, status=RebalanceStatus(status), reason=why.get(code, ""))
+
+
+def cancel(context: FleetContext, job_id: str, *, requested_by: str) -> ControlResult:
+    """Ask a job to stop; it is ``cancelled`` when its last lease has ended. Raises: JobNotFound."""
+    code, status, left = context.jobs.cancel(job_id, by=requested_by)
+    log.info("job.cancel", job_id=job_id, code=code, groups_left=left)
+    if code == "terminal":
+        return ControlResult(job_id=job_id, status=RebalanceStatus(status), reason=f"the job is {status} already")
+    wake(context, job_id)
+    if left == 0:
+        finalize(context, job_id)
+    reason = "" if code == "requested" else "a cancel was requested before"
+    return ControlResult(job_id=job_id, status=context.jobs.load(job_id).status, reason=reason)
+
+
+def wake(context: FleetContext, job_id: str) -> None:
+    """Publish the headers of all groups that hold a permit; those that run drop the duplicate."""
+    for group_id in context.jobs.permits(job_id):
+        group = context.jobs.group(job_id, group_id)
+        if group is not None:
+            context.messenger.publish_group(job_id, group)
+
+
+def finish_group(context: FleetContext, job_id: str, group_id: str) -> bool:
+    """Count a terminal group, give its permit to the next one; False while the group is not terminal."""
+    code, left, cancelled = context.jobs.finish_group(job_id, group_id)
+    if code in {"open", "gone"}:
+        return False
+    if left:
+        admit(context, job_id)
+    elif cancelled:
+        # Groups that never started sent no message, so the chord cannot count to its end.
+        context.messenger.publish_finalize(job_id)
+    return True
+
+
+def finalize(context: FleetContext, job_id: str) -> str:
+    """Close the job if all its moves are counted; idempotent. Returns the code of ``job_finalize.lua``."""
+    try:
+        job = context.jobs.load(job_id)
+    except JobNotFound:
+        return "unknown"
+    causes = ", ".join(f"{cause} {count}" for cause, count in sorted(job.failures.items()))
+    error = f"no move could be carried out: {causes or 'no cause noted'}"
+    code, status = context.jobs.finalize(job_id, imbalance_after=_spread(context, job_id), error=error)
+    if code == "finalized":
+        context.jobs.retire(job_id)
+        log.info("job.finalized", job_id=job_id, status=status)
+    return code
+
+
+def _spread(context: FleetContext, job_id: str) -> float | None:
+    """Imbalance from the usage that flips keep current, over the nodes the job knew."""
+    used = context.fleet.usage()
+    capacities = context.jobs.capacities(job_id)
+    by_pool: dict[str, list[float]] = {}
+    for node in context.nodes():
+        capacity = capacities.get(node.node_id, 0)
+        if node.state is NodeState.ACTIVE and capacity > 0:
+            by_pool.setdefault(node.pool, []).append(used.get(node.node_id, 0) / capacity)
+    if not used or not by_pool:
+        return None
+    return max(max(shares) - min(shares) for shares in by_pool.values())

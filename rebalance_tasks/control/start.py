@@ -1,0 +1,185 @@
+"""From a plan to a running job: re-verify, group, create in one step, open the gate.
+
+A crash after the creation is healed by the sweep, which admits and publishes what is due; a crash before it leaves
+nothing. `start` twice with one job id is one job (invariant 3).
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from typing import TYPE_CHECKING, Final
+
+from rebalance_tasks.control.survey import adopt
+from rebalance_tasks.core.errors import InvalidArgument, RebalanceError
+from rebalance_tasks.core.keys import validate_key
+from rebalance_tasks.core.models import NodeState, RebalancePlan
+from rebalance_tasks.core.states import MoveState
+from rebalance_tasks.drivers.registry import validate_roots
+from rebalance_tasks.store.jobs import NewGroup, NewJob
+from rebalance_tasks.store.records import GroupRecord
+from rebalance_tasks.telemetry import get_logger
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from rebalance_tasks.control.context import FleetContext
+    from rebalance_tasks.core.models import NodeDescriptor, RebalanceJob, RebalanceMove
+
+log = get_logger(__name__)
+
+DATA_QUEUE: Final = "rebalance.data"
+#: Stale moves carry this prefix in the counts.
+STALE: Final = "stale_plan"
+
+
+def start_job(
+    context: FleetContext, plan: RebalancePlan | str, *, job_id: str | None, requested_by: str
+) -> RebalanceJob:
+    """Start a plan, or return the job that was started under this id before.
+
+    Args:
+        context: the fleet.
+        plan: a plan or the id of a kept one.
+        job_id: default ``rebal-<plan id>``.
+        requested_by: who or what asked, kept with the job.
+
+    Raises:
+        PlanNotFound, JobActive, InvalidArgument; NodeError when a node cannot be adopted.
+    """
+    plan_id = plan if isinstance(plan, str) else plan.plan_id
+    job_id = job_id or f"rebal-{plan_id}"
+    if context.jobs.exists(job_id):
+        return context.jobs.load(job_id)
+    if isinstance(plan, RebalancePlan):
+        context.plans.save(plan, fence=None)
+    else:
+        plan = context.plans.load(plan_id)
+    if plan.fleet != context.settings.fleet:
+        msg = f"plan {plan_id} was made for fleet {plan.fleet!r}, this is fleet {context.settings.fleet!r}"
+        raise InvalidArgument(msg)
+    validate_roots(context.settings.nodes)
+    adopt(context)
+    job = _freeze(context, plan, job_id=job_id, requested_by=requested_by)
+    if context.jobs.create(job):
+        log.info("job.created", job_id=job_id, plan_id=plan_id, moves=len(job.states), groups=len(job.groups))
+        context.messenger.open_chord(job_id, len(job.groups))
+        if not job.groups:
+            context.messenger.publish_finalize(job_id)
+        admit(context, job_id)
+    return context.jobs.load(job_id)
+
+
+def admit(context: FleetContext, job_id: str) -> int:
+    """Let waiting groups through the gate and publish their headers; return how many."""
+    limit = context.settings.options.max_concurrent_migrations
+    admitted = context.jobs.admit(job_id, limit=limit)
+    for group_id in admitted:
+        group = context.jobs.group(job_id, group_id)
+        if group is not None:
+            context.messenger.publish_group(job_id, group)
+    return len(admitted)
+
+
+def _freeze(context: FleetContext, plan: RebalancePlan, *, job_id: str, requested_by: str) -> NewJob:
+    """Order the moves by group, mark the stale ones, and number them: from here on a move is its index."""
+    nodes = {node.node_id: node for node in context.nodes()}
+    fresh = plan.epoch == context.fleet.epoch()
+    by_pair: defaultdict[tuple[str, str], list[RebalanceMove]] = defaultdict(list)
+    for move in plan.moves:
+        by_pair[move.source_node, move.target_node].append(move)
+    pairs = sorted(by_pair, key=lambda pair: (-max(m.priority for m in by_pair[pair]), pair))
+    states: list[str] = []
+    keys: list[tuple[str, int]] = []
+    groups: list[NewGroup] = []
+    skipped: Counter[str] = Counter()
+    seen: set[str] = set()
+    for number, (source, target) in enumerate(pairs):
+        moves = by_pair[source, target]
+        offset = len(states)
+        for move in moves:
+            why = _stale(context, nodes, move, fresh=fresh, seen=seen)
+            seen.add(move.object_key)
+            states.append(MoveState.SKIPPED if why else MoveState.PENDING)
+            keys.append((move.object_key, move.size_bytes))
+            if why:
+                skipped[f"{STALE}_{why}"] += 1
+        left = states[offset:].count(MoveState.PENDING)
+        if left:
+            record = _record(nodes, f"g{number:04d}", moves, offset=offset)
+            groups.append(NewGroup(record, score=float(number), left=left))
+    return NewJob(
+        job_id=job_id,
+        plan_id=plan.plan_id,
+        requested_by=requested_by,
+        imbalance_before=plan.imbalance_before,
+        states="".join(states),
+        keys=keys,
+        groups=groups,
+        skipped=dict(skipped),
+        capacities=_capacities(context),
+    )
+
+
+def _record(
+    nodes: Mapping[str, NodeDescriptor], group_id: str, moves: Sequence[RebalanceMove], *, offset: int
+) -> GroupRecord:
+    source, target = moves[0].source_node, moves[0].target_node
+    size = sum(move.size_bytes for move in moves)
+    cost = sum(move.cost for move in moves)
+    per_gb = cost * 10**9 / size if size else cost
+    shared = nodes[source].queue if nodes[source].queue == nodes[target].queue else ""
+    return GroupRecord(
+        group_id=group_id,
+        source=source,
+        target=target,
+        offset=offset,
+        size=len(moves),
+        total_bytes=size,
+        queue=f"{DATA_QUEUE}.{shared}" if shared else DATA_QUEUE,
+        cost_per_gb=str(per_gb),
+    )
+
+
+def _stale(
+    context: FleetContext,
+    nodes: Mapping[str, NodeDescriptor],
+    move: RebalanceMove,
+    *,
+    fresh: bool,
+    seen: set[str],
+) -> str:
+    """Why a move of the plan can no longer be made ('' if it can)."""
+    source, target = nodes.get(move.source_node), nodes.get(move.target_node)
+    if source is None or target is None:
+        return "unknown_node"
+    if move.source_node == move.target_node or source.pool != target.pool:
+        return "invalid"
+    if move.object_key in seen:
+        return "duplicate"
+    if source.state is NodeState.MAINTENANCE or target.state is not NodeState.ACTIVE:
+        return "node_state"
+    try:
+        validate_key(move.object_key)
+        if not fresh:
+            found = context.driver(move.source_node).stat(move.object_key)
+            if found is None:
+                return "source_gone"
+            if found.size_bytes != move.size_bytes:
+                return "source_changed"
+    except RebalanceError as exc:
+        return exc.cause
+    return ""
+
+
+def _capacities(context: FleetContext) -> dict[str, int]:
+    """Capacities while the job runs, for its budgets and its closing figures."""
+    result: dict[str, int] = {}
+    for node in context.nodes():
+        if node.state is NodeState.MAINTENANCE:
+            continue
+        capacity = node.capacity_bytes
+        if capacity is None:
+            capacity = context.driver(node.node_id).probe().total_bytes
+        if capacity is not None:
+            result[node.node_id] = capacity
+    return result

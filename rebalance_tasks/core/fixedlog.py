@@ -1,0 +1,149 @@
+"""The logarithm of straw2 in integers: no float ever decides where an object lives.
+
+`crush` asks here for draws: the child of a bucket with the smallest ``−ln(u) ÷ weight`` wins, where u is a number in
+(0, 1) made from (key, child). Each wins with probability weight ÷ sum of weights, and changing one weight moves keys
+only to or from that child. Source: Ceph's straw2 bucket; the mathematics is Efraimidis & Spirakis 2006.
+
+How: u is the upper 32 bits of the mixed hash; its upper 12 bits choose a cell of a table of −ln, its lower 20 bits
+interpolate in the cell. The table is made with integers too (a series, 96 bits), so it does not depend on a libm.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+import numpy as np
+
+from rebalance_tasks.core.hashing import U64, mix, mix_many
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+#: 4,096 cells: both tables fit the first-level cache, and interpolation errs by < 2⁻²⁵ around u = ½.
+CELL_BITS: Final = 12
+#: Together with the cell, 32 bits of u: two of 1,000 equal children tie on fewer than one key in a million.
+FRACTION_BITS: Final = 20
+#: Fractional bits of the table; with FRACTION_BITS more, the largest draw (10.3 · 2⁶⁰) still fits 64 bits.
+TABLE_BITS: Final = 40
+#: Working precision of the series; 4,096 roundings of 2⁻⁹⁶ stay far below half a unit of 2⁻⁴⁰.
+SERIES_BITS: Final = 96
+#: The heaviest child of a bucket has this many bits of weight; lighter ones are rounded to it, but never to 0.
+WEIGHT_BITS: Final = 28
+
+_CELLS: Final = 1 << CELL_BITS
+_CELL_SHIFT: Final = 64 - CELL_BITS
+_FRACTION_SHIFT: Final = _CELL_SHIFT - FRACTION_BITS
+_FRACTION_MASK: Final = (1 << FRACTION_BITS) - 1
+
+
+class LogTable(NamedTuple):
+    """−ln over (0, 1): ``top[cell] − slope[cell] · fraction`` has 60 fractional bits.
+
+    Attributes:
+        top: value at the lower end of each cell, less half a step, so that u stands for the middle of its step.
+        slope: fall per step of the fraction, always > 0, so that draws fall strictly as u grows.
+        top_array: uint64 (4096,), the same.
+        slope_array: uint64 (4096,), the same.
+    """
+
+    top: tuple[int, ...]
+    slope: tuple[int, ...]
+    top_array: U64
+    slope_array: U64
+
+
+@functools.cache
+def log_table() -> LogTable:
+    """Return the table (made once, some milliseconds)."""
+    edges = [0] * (_CELLS + 1)
+    exact = 0
+    for i in range(_CELLS - 1, 0, -1):
+        exact += _log_of_step(i)
+        edges[i] = (exact + (1 << (SERIES_BITS - TABLE_BITS - 1))) >> (SERIES_BITS - TABLE_BITS)
+    # −ln has no value at 0. A fall of 2 over the lowest cell keeps its mean: E[−ln u | u < ε] = 1 − ln ε.
+    edges[0] = edges[1] + (2 << TABLE_BITS)
+    slope = tuple(edges[i] - edges[i + 1] for i in range(_CELLS))
+    top = tuple((edges[i] << FRACTION_BITS) - slope[i] // 2 for i in range(_CELLS))
+    return LogTable(top, slope, np.array(top, dtype=np.uint64), np.array(slope, dtype=np.uint64))
+
+
+def negative_log(mixed: int) -> int:
+    """Return −ln(u) · 2⁶⁰ for u = the upper 32 bits of a mixed hash; > 0."""
+    table = log_table()
+    cell = mixed >> _CELL_SHIFT
+    return table.top[cell] - table.slope[cell] * ((mixed >> _FRACTION_SHIFT) & _FRACTION_MASK)
+
+
+def draw(key_hash: int, item_hash: int, weight: int, round_number: int = 0) -> int:
+    """Return the draw of one child for one key; the smallest of a bucket wins.
+
+    Args:
+        key_hash: from `hashing.hash_key`.
+        item_hash: from `hashing.hash_path`.
+        weight: > 0, from `normalize_weights`.
+        round_number: which attempt.
+    """
+    return negative_log(mix(key_hash, item_hash, round_number)) // weight
+
+
+def draws(key_hashes: U64, item_hashes: U64, weights: U64 | None, out: U64, work: U64) -> None:
+    """Return the draws of all children for all keys, as `draw` does.
+
+    Args:
+        key_hashes: uint64 (n,).
+        item_hashes: uint64 (m,), from `hashing.round_hashes`.
+        weights: uint64 (m,), > 0; None stands for all 1.
+        out: uint64 (m, n), overwritten with the result: a row a child.
+        work: uint64 (2, m, n), overwritten; a loop that keeps it spares fresh pages each time (2–3 × faster).
+    """
+    table = log_table()
+    mixed, scratch = work
+    mix_many(key_hashes, item_hashes, mixed, scratch)
+    np.right_shift(mixed, np.uint64(_CELL_SHIFT), out=scratch)
+    cell = scratch.view(np.int64)  # what `take` wants; a cell has 12 bits, so the sign never shows
+    np.right_shift(mixed, np.uint64(_FRACTION_SHIFT), out=mixed)
+    np.bitwise_and(mixed, np.uint64(_FRACTION_MASK), out=mixed)
+    # mode="clip" spares the buffering of the default mode; a cell is in range by its width.
+    np.take(table.slope_array, cell, out=out, mode="clip")
+    np.multiply(out, mixed, out=mixed)
+    np.take(table.top_array, cell, out=out, mode="clip")
+    np.subtract(out, mixed, out=out)
+    if weights is not None:
+        # One divisor a row, so NumPy divides by an invariant integer (multiply and shift).
+        np.floor_divide(out, weights[:, None], out=out)
+
+
+def normalize_weights(exact: Sequence[int]) -> tuple[int, ...]:
+    """Scale a bucket's weights to integers whose greatest is 2²⁸; equal weights become 1.
+
+    Dividing by the greatest makes the result blind to a common factor: scaling all weights changes no placement.
+
+    Args:
+        exact: > 0, in any common unit (`exact_weight`).
+
+    Returns:
+        One integer a child, in [1, 2²⁸]; a child lighter than 2⁻²⁹ of the heaviest counts as 2⁻²⁸ of it.
+    """
+    greatest = max(exact)
+    if min(exact) == greatest:
+        return (1,) * len(exact)
+    return tuple(max(1, ((weight << (WEIGHT_BITS + 1)) + greatest) // (2 * greatest)) for weight in exact)
+
+
+def exact_weight(weight: float) -> int:
+    """Return weight · 2¹⁰⁷⁴ as an integer: exact for every finite float, so sums do not depend on their order."""
+    numerator, denominator = float(weight).as_integer_ratio()
+    return numerator << (1074 - denominator.bit_length() + 1)
+
+
+def _log_of_step(i: int) -> int:
+    """Return ln((i + 1) / i) · 2⁹⁶ = 2·artanh(1/(2i + 1)), truncated."""
+    base = 2 * i + 1
+    power = (2 << SERIES_BITS) // base
+    total, odd = 0, 1
+    while power:
+        total += power // odd
+        power //= base * base
+        odd += 2
+    return total

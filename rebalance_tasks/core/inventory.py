@@ -1,0 +1,284 @@
+"""All objects of a fleet as columns: what the planner reads and the verifier checks against.
+
+A fleet holds millions of objects, so there is never a Python object per object here: keys stay in Arrow, everything else
+is NumPy. Rows are validated once, on the way in, and a refusal names the row; after that the arrays are read-only and
+every consumer may trust them. Order in the flow: survey (or a host's own table) → `Inventory` → plan → verify.
+"""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Final, Self
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from rebalance_tasks.core import inventory_columns as columns
+from rebalance_tasks.core.errors import InvalidInventory
+from rebalance_tasks.core.inventory_columns import UNKNOWN_TIME, Coded
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from numpy.typing import NDArray
+
+__all__ = ["COLUMNS", "UNKNOWN_TIME", "Coded", "Inventory"]
+
+REQUIRED_COLUMNS: Final = ("object_key", "size_bytes", "node_id")
+#: Every column that is understood; others are ignored unless they look like a misspelling of one of these.
+COLUMNS: Final = (
+    *REQUIRED_COLUMNS,
+    "gravity",
+    "reads_per_hour",
+    "writes_per_hour",
+    "last_access_utc",
+    "colocated_dependencies",
+    "replica_group",
+    "required_regions",
+    "required_storage_class",
+    "pinned",
+    "last_moved_utc",
+    "mtime_utc",
+    "mtime_ns",
+)
+#: How alike an unknown column must be to a known one to count as a misspelling. "pined" (0.91) would silently unpin.
+_LOOKS_ALIKE: Final = 0.85
+#: Sums of sizes stay well inside int64 below this.
+_MAX_TOTAL_BYTES: Final = 1 << 62
+#: Arrow's plain `string` holds at most 2 GiB in one chunk.
+_MAX_STRING_BYTES: Final = (1 << 31) - 1
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Inventory:
+    """Every object of a fleet, one row an object on a node; columns of equal length n, all read-only.
+
+    Build it with `from_arrow`, `from_listings` or `concat`; the constructor does not validate.
+
+    Attributes:
+        keys: object keys (Arrow large_string, no nulls, none empty).
+        size_bytes: int64 (n,), ≥ 0.
+        node_index: int32 (n,), index into ``node_ids``.
+        node_ids: ids of the nodes that appear, sorted.
+        gravity: float64 (n,) in [0, 1]; ``None`` without such a column.
+        reads_per_hour: float64 (n,), ≥ 0, or ``None``; so are writes_per_hour and colocated_dependencies (int64).
+        mtime_ns: int64 (n,) nanoseconds since 1970 UTC, `UNKNOWN_TIME` where unknown, or ``None``; so are
+            last_access_ns and last_moved_ns.
+        pinned: bool (n,) or ``None``.
+        replica_group: dictionary-coded; objects of one group must stay on different hosts.
+        required_regions: dictionary-coded tuples of regions in which the object may live.
+        required_storage_class: dictionary-coded storage class.
+        ignored_columns: columns of the table that mean nothing here.
+    """
+
+    keys: pa.LargeStringArray
+    size_bytes: NDArray[np.int64]
+    node_index: NDArray[np.int32]
+    node_ids: tuple[str, ...]
+    gravity: NDArray[np.float64] | None = None
+    reads_per_hour: NDArray[np.float64] | None = None
+    writes_per_hour: NDArray[np.float64] | None = None
+    last_access_ns: NDArray[np.int64] | None = None
+    colocated_dependencies: NDArray[np.int64] | None = None
+    replica_group: Coded[str] | None = None
+    required_regions: Coded[tuple[str, ...]] | None = None
+    required_storage_class: Coded[str] | None = None
+    pinned: NDArray[np.bool_] | None = None
+    last_moved_ns: NDArray[np.int64] | None = None
+    mtime_ns: NDArray[np.int64] | None = None
+    ignored_columns: tuple[str, ...] = ()
+
+    # -- building -------------------------------------------------------------------------------------------------
+    @classmethod
+    def from_arrow(cls, table: pa.Table) -> Self:
+        """Read and validate a table.
+
+        Args:
+            table: columns ``object_key`` (string), ``size_bytes`` (integer), ``node_id`` (string or dictionary) and any
+                other of `COLUMNS`. Times may be naive, then they are UTC. A null in an optional column means "not
+                known" or "no requirement". A misspelt column is refused, a foreign one ignored.
+
+        Raises:
+            InvalidInventory: a column is missing or has the wrong type; a size is negative, missing or not finite; a
+                key is missing; gravity lies outside [0, 1]; (object_key, node_id) appears twice. Names the row.
+        """
+        ignored = _check_names(table.column_names)
+        reader = columns.Reader(table)
+        keys = reader.keys()
+        node_index, node_ids = reader.nodes()
+        inventory = cls(
+            keys=keys,
+            size_bytes=reader.sizes(),
+            node_index=node_index,
+            node_ids=node_ids,
+            gravity=reader.floats("gravity", upper=1.0),
+            reads_per_hour=reader.floats("reads_per_hour"),
+            writes_per_hour=reader.floats("writes_per_hour"),
+            last_access_ns=reader.times("last_access_utc"),
+            colocated_dependencies=reader.counts("colocated_dependencies"),
+            replica_group=reader.coded("replica_group"),
+            required_regions=reader.regions("required_regions"),
+            required_storage_class=reader.storage_classes("required_storage_class"),
+            pinned=reader.flags("pinned"),
+            last_moved_ns=reader.times("last_moved_utc"),
+            mtime_ns=reader.nanoseconds("mtime_ns") if "mtime_ns" in table.column_names else reader.times("mtime_utc"),
+            ignored_columns=ignored,
+        )
+        inventory._check_duplicates()
+        inventory._check_total()
+        return inventory
+
+    @classmethod
+    def from_listings(
+        cls,
+        listings: Mapping[str, tuple[Sequence[str], NDArray[np.int64], NDArray[np.int64] | None]],
+    ) -> Self:
+        """Build from what surveying each node returned.
+
+        Args:
+            listings: node_id → (keys, sizes int64 (n,), mtime_ns int64 (n,) or None).
+
+        Raises:
+            InvalidInventory: see `from_arrow`.
+        """
+        order = sorted(listings)
+        parts = [listings[node_id] for node_id in order]
+        lengths = [len(keys) for keys, _, _ in parts]
+        for node_id, (keys, sizes, mtimes) in zip(order, parts, strict=True):
+            if len(sizes) != len(keys) or (mtimes is not None and len(mtimes) != len(keys)):
+                msg = f"node {node_id!r}: keys, sizes and mtimes differ in length"
+                raise InvalidInventory(msg)
+        table = {
+            "object_key": pa.chunked_array([columns.text(keys) for keys, _, _ in parts], type=pa.large_string()),
+            "size_bytes": np.concatenate([np.asarray(sizes) for _, sizes, _ in parts] or [np.empty(0, np.int64)]),
+            "node_id": pa.DictionaryArray.from_arrays(
+                pa.array(np.repeat(np.arange(len(order), dtype=np.int32), lengths)),
+                pa.array(order, type=pa.string()),
+            ),
+        }
+        if any(mtimes is not None for _, _, mtimes in parts):
+            table["mtime_ns"] = pa.chunked_array(
+                [
+                    pa.nulls(len(keys), pa.int64()) if mtimes is None else pa.array(mtimes, type=pa.int64())
+                    for keys, _, mtimes in parts
+                ],
+            )
+        return cls.from_arrow(pa.table(table))
+
+    @classmethod
+    def from_columns(
+        cls,
+        node_id: str,
+        keys: Sequence[str],
+        size_bytes: NDArray[np.int64],
+        mtime_ns: NDArray[np.int64] | None = None,
+    ) -> Self:
+        """Build from one node's listing; join several with `concat` (or `from_listings` at once)."""
+        return cls.from_listings({node_id: (keys, size_bytes, mtime_ns)})
+
+    @classmethod
+    def concat(cls, parts: Iterable[Inventory]) -> Self:
+        """Join inventories; a column that only some of them have is unknown for the others.
+
+        Raises:
+            InvalidInventory: the same (object_key, node_id) is in two of them.
+        """
+        tables = [part.to_arrow() for part in parts]
+        if not tables:
+            return cls.from_listings({})
+        return cls.from_arrow(pa.concat_tables(tables, promote_options="permissive"))
+
+    # -- reading --------------------------------------------------------------------------------------------------
+    def __len__(self) -> int:
+        """Number of rows."""
+        return len(self.size_bytes)
+
+    def key(self, row: int) -> str:
+        """Return the key in one row."""
+        return str(self.keys[row].as_py())
+
+    def used_bytes(self) -> dict[str, int]:
+        """Return node_id → bytes of the objects on it (nodes without objects are absent)."""
+        totals = np.zeros(len(self.node_ids), np.int64)
+        np.add.at(totals, self.node_index, self.size_bytes)
+        return dict(zip(self.node_ids, totals.tolist(), strict=True))
+
+    @cached_property
+    def ambiguous(self) -> NDArray[np.bool_]:
+        """Bool (n,): the key is on more than one node, so nobody can say which copy is the object."""
+        codes = pc.dictionary_encode(self.keys).indices.to_numpy(zero_copy_only=False)
+        counts = np.bincount(codes)
+        mask: NDArray[np.bool_] = np.zeros(len(self), np.bool_) if len(counts) == len(self) else counts[codes] > 1
+        mask.flags.writeable = False
+        return mask
+
+    def ambiguous_keys(self) -> list[str]:
+        """Return the keys that are on more than one node, sorted."""
+        found: list[str] = pc.unique(self.keys.filter(pa.array(self.ambiguous))).to_pylist()
+        return sorted(found)
+
+    def to_arrow(self) -> pa.Table:
+        """Return a table that `from_arrow` reads back (times as int64 or timestamps in UTC, nulls where unknown)."""
+        small = self.keys.nbytes < _MAX_STRING_BYTES
+        out: dict[str, object] = {
+            "object_key": self.keys.cast(pa.string()) if small else self.keys,
+            "size_bytes": self.size_bytes,
+            "node_id": pa.DictionaryArray.from_arrays(
+                pa.array(self.node_index), pa.array(self.node_ids, type=pa.string())
+            ),
+        }
+        for name in ("gravity", "reads_per_hour", "writes_per_hour", "colocated_dependencies", "pinned"):
+            if (plain := getattr(self, name)) is not None:
+                out[name] = plain
+        for name in ("replica_group", "required_regions", "required_storage_class"):
+            if (coded := getattr(self, name)) is not None:
+                out[name] = coded.to_arrow(pa.list_(pa.string()) if name == "required_regions" else pa.string())
+        for name, nanos in (("last_access_utc", self.last_access_ns), ("last_moved_utc", self.last_moved_ns)):
+            if nanos is not None:
+                out[name] = pa.array(nanos, mask=nanos == UNKNOWN_TIME).cast(pa.timestamp("ns", "UTC"))
+        if self.mtime_ns is not None:
+            out["mtime_ns"] = pa.array(self.mtime_ns, mask=self.mtime_ns == UNKNOWN_TIME)
+        return pa.table(out)
+
+    # -- validating what needs more than one column ---------------------------------------------------------------
+    def _check_duplicates(self) -> None:
+        rows = np.flatnonzero(self.ambiguous)
+        if not len(rows):
+            return
+        codes = pc.dictionary_encode(self.keys.take(pa.array(rows))).indices.to_numpy(zero_copy_only=False)
+        pairs = codes.astype(np.int64) * len(self.node_ids) + self.node_index[rows]
+        _, first = np.unique(pairs, return_index=True)
+        if len(first) == len(rows):
+            return
+        again = np.ones(len(rows), np.bool_)
+        again[first] = False
+        row = int(rows[np.argmax(again)])
+        node_id = self.node_ids[self.node_index[row]]
+        msg = f"row {row} ({self.key(row)!a}): this object is listed twice on node {node_id!r}; a key is one object per node"
+        raise InvalidInventory(msg)
+
+    def _check_total(self) -> None:
+        total = (int((self.size_bytes >> 32).sum()) << 32) + int((self.size_bytes & 0xFFFFFFFF).sum())
+        if total >= _MAX_TOTAL_BYTES:
+            msg = f"column size_bytes: the sizes add up to {total} bytes, more than any fleet holds; are they in bytes?"
+            raise InvalidInventory(msg)
+
+
+def _check_names(names: Sequence[str]) -> tuple[str, ...]:
+    """Refuse missing, doubled and misspelt columns; return the foreign ones."""
+    for required in REQUIRED_COLUMNS:
+        if required not in names:
+            msg = f"column {required!r} is missing; an inventory needs {', '.join(REQUIRED_COLUMNS)}"
+            raise InvalidInventory(msg)
+    if len(set(names)) != len(names):
+        msg = f"a column name appears twice among {', '.join(names)}"
+        raise InvalidInventory(msg)
+    foreign = tuple(name for name in names if name not in COLUMNS)
+    for name in foreign:
+        if close := difflib.get_close_matches(name, COLUMNS, n=1, cutoff=_LOOKS_ALIKE):
+            msg = f"column {name!r} is not known; did you mean {close[0]!r}? Rename or drop it"
+            raise InvalidInventory(msg)
+    return foreign

@@ -1,0 +1,119 @@
+"""Single names in an open folder: look, open, create, write whole. Nothing here knows of keys' paths; all raise `OSError`."""
+
+from __future__ import annotations
+
+import os
+import stat as st_modes
+import threading
+from contextlib import suppress
+from typing import TYPE_CHECKING, Final
+
+from rebalance_tasks.core.errors import ObjectUnreadable
+from rebalance_tasks.drivers.linux import DIR_READ_FLAGS, fsync
+from rebalance_tasks.drivers.local_errors import is_name, source_error
+from rebalance_tasks.drivers.local_files import LocalSource, fingerprint_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from rebalance_tasks.drivers.base import Fingerprint
+
+#: NONBLOCK: opening a FIFO that took the object's place must not wait for its other end.
+READ_FLAGS: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+STAGE_FLAGS: Final = os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC
+#: Nobody reads a copy or a manifest under it but us; a copy gets its own mode when it is whole.
+PRIVATE_MODE: Final = 0o600
+
+
+def look(name: str, folder: int) -> os.stat_result | None:
+    """Return what is at a name, links not followed, None when nothing is."""
+    try:
+        return os.stat(name, dir_fd=folder, follow_symlinks=False)
+    except FileNotFoundError:
+        return None
+
+
+def regular(name: str, folder: int) -> Fingerprint | None:
+    """Return the fingerprint of the regular file at a name, else None."""
+    status = look(name, folder)
+    return fingerprint_of(status) if status is not None and st_modes.S_ISREG(status.st_mode) else None
+
+
+def require_object(key: str, status: os.stat_result) -> None:
+    """Raise ObjectUnreadable unless this is a regular file with one name."""
+    if st_modes.S_ISLNK(status.st_mode):
+        raise ObjectUnreadable(key, "it is a symbolic link; links are never followed and never moved")
+    if not st_modes.S_ISREG(status.st_mode):
+        raise ObjectUnreadable(key, "it is not a regular file")
+    if status.st_nlink > 1:
+        why = f"it has {status.st_nlink} names (hard links); moving one would split them and free nothing, so it is left alone"
+        raise ObjectUnreadable(key, why)
+
+
+def source_from(fd: int, key: str) -> LocalSource:
+    """Wrap an open descriptor, which is closed on failure. Raises: ObjectUnreadable."""
+    try:
+        status = os.fstat(fd)
+        require_object(key, status)
+        return LocalSource(fd, key, status)
+    except OSError as exc:
+        os.close(fd)
+        raise source_error(key, exc, "open") from exc
+    except BaseException:
+        os.close(fd)
+        raise
+
+
+def create_staged(name: str, folder: int) -> int:
+    """Create a fresh, empty file; an old one is unlinked, never truncated: a publish cut off half-way may share its inode."""
+    while True:
+        with suppress(FileExistsError):
+            return os.open(name, STAGE_FLAGS | os.O_CREAT | os.O_EXCL, PRIVATE_MODE, dir_fd=folder)
+        with suppress(FileNotFoundError):
+            os.unlink(name, dir_fd=folder)
+
+
+def allow_writing(name: str, folder: int) -> None:
+    """Take a finished copy's read-only mode off."""
+    fd = os.open(name, READ_FLAGS, dir_fd=folder)
+    try:
+        os.fchmod(fd, PRIVATE_MODE)
+    finally:
+        os.close(fd)
+
+
+def write_text(name: str, folder: int, text: str) -> None:
+    """Write a small file so that it is there whole or not at all; the caller syncs the folder."""
+    temporary = f".{name}.{os.getpid()}.{threading.get_ident()}"
+    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
+    try:
+        fd = os.open(temporary, flags, PRIVATE_MODE, dir_fd=folder)
+        with os.fdopen(fd, "wb") as file:
+            file.write(text.encode("utf-8", "surrogatepass"))
+            file.flush()
+            fsync(fd)
+        os.rename(temporary, name, src_dir_fd=folder, dst_dir_fd=folder)
+    except BaseException:
+        with suppress(OSError):
+            os.unlink(temporary, dir_fd=folder)
+        raise
+
+
+def read_text(name: str, folder: int) -> str:
+    """Read what `write_text` wrote."""
+    with os.fdopen(os.open(name, READ_FLAGS, dir_fd=folder), "rb") as file:
+        return file.read().decode("utf-8", "replace")
+
+
+def entries(folder: int) -> Iterator[tuple[str, os.stat_result]]:
+    """Yield (name, stat) of the regular files of a working folder that can be ours; those that vanish meanwhile are left out."""
+    fd = os.open(".", DIR_READ_FLAGS, dir_fd=folder)  # a second scan of one descriptor would share its position
+    try:
+        with os.scandir(fd) as found:
+            names = [entry.name for entry in found if is_name(entry.name)]
+    finally:
+        os.close(fd)
+    for name in names:
+        status = look(name, folder)
+        if status is not None and st_modes.S_ISREG(status.st_mode):
+            yield name, status

@@ -1,0 +1,241 @@
+"""Open files of the local driver: a source pinned to one version, a staged copy, and the metadata between them.
+
+Keeps: a staged file carries the source's mtime only once everything else is there (set last, in `LocalWriter.finish`).
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat as st_modes
+import sys
+from contextlib import suppress
+from typing import TYPE_CHECKING, Final, Self
+
+import numpy as np
+
+from rebalance_tasks.drivers.base import Fingerprint, ObjectMetadata
+from rebalance_tasks.drivers.linux import fdatasync, fsync
+from rebalance_tasks.drivers.local_errors import node_error, source_error
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+    from types import TracebackType
+
+#: st_blocks counts in these, whatever the file system's own block size (POSIX).
+_STAT_BLOCK_BYTES: Final = 512
+#: Holes are looked for in blocks of the page size: no common file system keeps finer ones.
+HOLE_BYTES: Final = 4096
+#: What travels besides user.*; security labels and trusted.* belong to the host, not to the object.
+_ACL_XATTR: Final = "system.posix_acl_access"
+_CAPABILITY_XATTR: Final = "security.capability"
+_SET_ID_BITS: Final = st_modes.S_ISUID | st_modes.S_ISGID
+
+
+def fingerprint_of(status: os.stat_result) -> Fingerprint:
+    """Return the fingerprint of a stat result."""
+    return Fingerprint(status.st_size, status.st_mtime_ns, status.st_ino, status.st_dev)
+
+
+def read_metadata(fd: int, status: os.stat_result) -> ObjectMetadata:
+    """Return what travels with an open file's bytes."""
+    return ObjectMetadata(
+        mode=st_modes.S_IMODE(status.st_mode),
+        mtime_ns=status.st_mtime_ns,
+        atime_ns=status.st_atime_ns,
+        uid=status.st_uid,
+        gid=status.st_gid,
+        xattrs=_read_xattrs(fd),
+        sparse=status.st_blocks * _STAT_BLOCK_BYTES < status.st_size,
+    )
+
+
+def _read_xattrs(fd: int) -> Mapping[str, bytes]:
+    found: dict[str, bytes] = {}
+    if sys.platform == "linux":
+        with suppress(OSError):  # best effort: not every file system keeps them
+            for name in os.listxattr(fd):
+                if name.startswith("user.") or name in {_ACL_XATTR, _CAPABILITY_XATTR}:
+                    with suppress(OSError):
+                        found[name] = os.getxattr(fd, name)
+    return found
+
+
+def _write_xattrs(fd: int, xattrs: Mapping[str, bytes]) -> None:
+    if sys.platform == "linux":
+        for name, value in xattrs.items():
+            with suppress(OSError):  # best effort: an object is not refused for what its target cannot keep
+                os.setxattr(fd, name, value)
+
+
+def apply_metadata(fd: int, metadata: ObjectMetadata) -> None:
+    """Give an open file its owner (as root), extended attributes, mode and, last, its times. Raises: OSError."""
+    # The order matters: chown drops set-id bits and capabilities; a read-only mode would refuse attributes.
+    euid, egid = os.geteuid(), os.getegid()
+    wanted = (metadata.uid if metadata.uid is not None else euid, metadata.gid if metadata.gid is not None else egid)
+    owned = wanted == (euid, egid)
+    if euid == 0 and not owned:
+        with suppress(OSError):  # root squashed by NFS, or a file system without owners
+            os.fchown(fd, *wanted)
+            owned = True
+    _write_xattrs(fd, metadata.xattrs)
+    if metadata.mode is not None:
+        with suppress(PermissionError, NotImplementedError):  # FAT and some FUSE file systems keep no modes
+            # A set-id bit under another owner would hand out that owner's rights.
+            os.fchmod(fd, metadata.mode if owned else metadata.mode & ~_SET_ID_BITS)
+    if metadata.mtime_ns is not None:
+        atime_ns = metadata.atime_ns if metadata.atime_ns is not None else metadata.mtime_ns
+        os.utime(fd, ns=(atime_ns, metadata.mtime_ns))
+
+
+class LocalSource:
+    """An open file; `SourceHandle` of the local driver."""
+
+    __slots__ = ("_fd", "_key", "fingerprint", "metadata")
+
+    def __init__(self, fd: int, key: str, status: os.stat_result) -> None:
+        """Own ``fd``, whose fstat is ``status``; ``key`` names it in errors."""
+        self._fd = fd
+        self._key = key
+        self.fingerprint = fingerprint_of(status)
+        self.metadata = read_metadata(fd, status)
+
+    def readinto(self, buffer: memoryview) -> int:
+        """Fill the buffer; return the number of bytes, less than its length only at the end of the file."""
+        filled = 0
+        try:
+            while filled < len(buffer):
+                count = os.readv(self._fd, [buffer[filled:]])
+                if count == 0:
+                    break
+                filled += count
+        except OSError as exc:
+            raise source_error(self._key, exc, "read") from exc
+        return filled
+
+    def seek(self, offset: int) -> None:
+        """Go to an absolute byte offset."""
+        os.lseek(self._fd, offset, os.SEEK_SET)
+
+    def close(self) -> None:
+        """Close; again is fine."""
+        fd, self._fd = self._fd, -1
+        if fd >= 0:
+            os.close(fd)
+
+    def __enter__(self) -> Self:
+        """Return itself."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close."""
+        self.close()
+
+
+def data_runs(data: memoryview, position: int) -> Iterator[tuple[int, int]]:
+    """Yield (start, end) of the parts of ``data`` that are not whole zero blocks of the file.
+
+    Args:
+        data: bytes of the file.
+        position: the file offset they go to; the blocks are aligned in the file, not in ``data``.
+    """
+    head = min(-position % HOLE_BYTES, len(data))
+    whole = (len(data) - head) // HOLE_BYTES
+    body_end = head + whole * HOLE_BYTES
+    if head:
+        yield 0, head
+    if whole:
+        words = np.frombuffer(data[head:body_end], dtype=np.uint64).reshape(whole, HOLE_BYTES // 8)
+        used = np.concatenate(([False], words.any(axis=1), [False]))
+        edges = np.flatnonzero(used[1:] != used[:-1])
+        for first, last in zip(edges[::2].tolist(), edges[1::2].tolist(), strict=True):
+            yield head + first * HOLE_BYTES, head + last * HOLE_BYTES
+    if body_end < len(data):
+        yield body_end, len(data)
+
+
+class LocalWriter:
+    """A staged file open for appending; `StagedWriter` of the local driver."""
+
+    __slots__ = ("_durable_on_finish", "_fd", "_length", "_node_id", "_position", "_root", "_sparse")
+
+    def __init__(self, fd: int, node_id: str, root: str, *, offset: int, sparse: bool, durable_on_finish: bool) -> None:
+        """Own an open file.
+
+        Args:
+            fd: its descriptor, closed by `finish` or `close`.
+            node_id: whose it is, for errors.
+            root: that node's root, for errors.
+            offset: how long it is.
+            sparse: leave holes where whole blocks are zero.
+            durable_on_finish: fsync before closing, where the driver has no syncfs for the whole batch.
+        """
+        self._fd = fd
+        self._node_id = node_id
+        self._root = root
+        self._position = offset
+        self._length = offset
+        self._sparse = sparse
+        self._durable_on_finish = durable_on_finish
+
+    def write(self, data: memoryview) -> None:
+        """Append bytes. Raises: NodeFull, NodeNotWritable."""
+        try:
+            if not self._sparse:
+                self._put(data, self._position)
+            else:
+                for start, end in data_runs(data, self._position):
+                    self._put(data[start:end], self._position + start)
+        except OSError as exc:
+            raise node_error(self._node_id, self._root, exc, "write") from exc
+        self._position += len(data)
+
+    def _put(self, data: memoryview, offset: int) -> None:
+        while data:
+            count = os.pwrite(self._fd, data, offset)
+            if count == 0:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            data = data[count:]
+            offset += count
+        self._length = offset
+
+    def _settle_length(self) -> None:
+        """Give the file its full length where its last bytes are a hole."""
+        if self._length != self._position:
+            os.ftruncate(self._fd, self._position)
+            self._length = self._position
+
+    def sync(self) -> None:
+        """Make what was written so far durable. Raises: NodeFull, NodeNotWritable."""
+        try:
+            self._settle_length()
+            fdatasync(self._fd)
+        except OSError as exc:
+            raise node_error(self._node_id, self._root, exc, "sync") from exc
+
+    def finish(self, metadata: ObjectMetadata) -> Fingerprint:
+        """Apply the metadata, mtime last, and close. Raises: NodeFull, NodeNotWritable."""
+        try:
+            self._settle_length()
+            apply_metadata(self._fd, metadata)
+            if self._durable_on_finish:
+                fsync(self._fd)
+            return fingerprint_of(os.fstat(self._fd))
+        except OSError as exc:
+            raise node_error(self._node_id, self._root, exc, "finish a copy") from exc
+        finally:
+            self._release()
+
+    def close(self) -> None:
+        """Close and keep what is there; again is fine."""
+        if self._fd >= 0:
+            with suppress(OSError):  # a shorter file only makes a later attempt start earlier
+                self._settle_length()
+            self._release()
+
+    def _release(self) -> None:
+        fd, self._fd = self._fd, -1
+        if fd >= 0:
+            os.close(fd)

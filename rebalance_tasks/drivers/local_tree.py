@@ -1,0 +1,363 @@
+"""A node's root on a local file system: its identity, its working folders, and the way from a key to a folder's descriptor.
+
+Every path below the root is opened through `Syscalls.open_beneath`, so no symbolic link and no mount is ever crossed, also
+when somebody swaps folders while we walk. No descriptor of a folder outlives one call, so a folder that was renamed
+cannot be written to under its old name; only the root and the working folders stay open, and `check_identity` opens
+the root anew by its path, so that a disk that was unmounted or mounted over is noticed.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat as st_modes
+import threading
+from contextlib import suppress
+from typing import TYPE_CHECKING, Final, Literal
+
+from rebalance_tasks.core.errors import InvalidKey, NodeMissing, TargetExists
+from rebalance_tasks.core.keys import RESERVED
+from rebalance_tasks.drivers.linux import DIR_PATH_FLAGS, DIR_READ_FLAGS, Syscalls, fsync
+from rebalance_tasks.drivers.local_entries import entries, look, regular
+from rebalance_tasks.drivers.local_errors import UNFIT_NAME, node_error, source_error
+from rebalance_tasks.drivers.local_files import fingerprint_of
+from rebalance_tasks.drivers.local_folders import make_folder, make_folder_like_parent
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from rebalance_tasks.drivers.base import Fingerprint
+
+WorkFolder = Literal["tmp", "manifests", "trash", "kept"]
+WORK_FOLDERS: Final[tuple[WorkFolder, ...]] = ("tmp", "manifests", "trash", "kept")
+NODE_ID: Final = "node-id"
+#: Copies and freed objects are for our eyes: folders that hid them from others no longer do so there.
+_WORK_MODE: Final = 0o700
+#: The node id is public, so that `rebalance nodes` works for every user.
+_RESERVED_MODE: Final = 0o755
+_NODE_ID_MODE: Final = 0o644
+#: An identifier has at most 128 characters; more is not ours.
+_NODE_ID_READ_BYTES: Final = 512
+#: No object at a key: nothing, a file or a link for a folder, a mount, a name that cannot be.
+_NOT_THERE: Final = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP}) | UNFIT_NAME
+#: A folder may be removed by a stranger between its making and its use; three times in a row is not bad luck.
+_ATTEMPTS: Final = 3
+
+
+class LocalTree:
+    """Descriptors of one root; safe to use from several threads."""
+
+    def __init__(self, node_id: str, root: str, calls: Syscalls) -> None:
+        """Resolve symbolic links in ``root`` (an absolute path) once; nothing is opened yet."""
+        self.node_id = node_id
+        self.root = os.path.realpath(root)
+        self.calls = calls
+        self._lock = threading.Lock()
+        self._root_fd = -1
+        self._work: dict[str, int] = {}
+        #: replaced descriptors: another thread may be using them, so they close with the tree.
+        self._retired: list[int] = []
+        #: folders whose entries changed since the last sync; only kept where there is no syncfs.
+        self._touched: set[str] = set()
+
+    # -- identity -------------------------------------------------------------------------------------------------
+    def open_root(self) -> int:
+        """Open the root anew by its path. Raises: NodeMissing, NodeNotWritable."""
+        try:
+            return os.open(self.root, DIR_READ_FLAGS & ~os.O_NOFOLLOW)
+        except OSError as exc:
+            raise node_error(self.node_id, self.root, exc, "open the root") from exc
+
+    def read_identity(self, root_fd: int) -> str | None:
+        """Return what ``.rebalance/node-id`` says, None when there is none. Raises: NodeMissing."""
+        try:
+            folder_fd = os.open(RESERVED, DIR_PATH_FLAGS, dir_fd=root_fd)
+        except FileNotFoundError:
+            return None
+        except OSError as exc:
+            message = (
+                f"{self.root}/{RESERVED} is not a folder of its own ({exc.strerror}); it may not be a symbolic link"
+            )
+            raise NodeMissing(self.node_id, message) from exc
+        try:
+            fd = os.open(NODE_ID, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=folder_fd)
+            try:
+                text = os.read(fd, _NODE_ID_READ_BYTES)
+            finally:
+                os.close(fd)
+        except FileNotFoundError:
+            return None
+        except OSError as exc:
+            raise NodeMissing(self.node_id, f"{self.root}/{RESERVED}/{NODE_ID} cannot be read: {exc.strerror}") from exc
+        finally:
+            os.close(folder_fd)
+        return text.decode("utf-8", "replace").removesuffix("\n")
+
+    def verify(self, root_fd: int, *, required: bool) -> bool:
+        """Tell whether the root is adopted by this node. Raises: NodeMissing when it is another's, or ``required`` and not."""
+        found = self.read_identity(root_fd)
+        if found is None and required:
+            message = (
+                f"{self.root} has no {RESERVED}/{NODE_ID}: its disk is not mounted, or the root was never adopted; "
+                "mount it, or adopt the new root first (a missing disk is never an empty node)"
+            )
+            raise NodeMissing(self.node_id, message)
+        if found is not None and found != self.node_id:
+            message = (
+                f"{self.root} belongs to node {found!a} ({RESERVED}/{NODE_ID} says so); mount the right disk there "
+                "or correct the url of this node"
+            )
+            raise NodeMissing(self.node_id, message)
+        return found is not None
+
+    def check(self, *, required: bool = True) -> None:
+        """Open the root by its path, verify it and keep that descriptor if it is another folder than before."""
+        fd = self.open_root()
+        try:
+            self.verify(fd, required=required)
+            with self._lock:
+                if self._root_fd < 0 or not os.path.samestat(os.fstat(fd), os.fstat(self._root_fd)):
+                    self._retire()
+                    self._root_fd, fd = fd, -1
+                elif not self._work_in_place():
+                    self._retire(root=False)
+        finally:
+            if fd >= 0:
+                os.close(fd)
+
+    def _work_in_place(self) -> bool:
+        try:
+            for name, held in self._work.items():
+                status = os.stat(f"{RESERVED}/{name}", dir_fd=self._root_fd, follow_symlinks=False)
+                if not os.path.samestat(status, os.fstat(held)):
+                    return False
+        except OSError:
+            return False
+        return True
+
+    def _retire(self, *, root: bool = True) -> None:
+        self._retired.extend(self._work.values())
+        self._work = {}
+        if root and self._root_fd >= 0:
+            self._retired.append(self._root_fd)
+            self._root_fd = -1
+
+    # -- descriptors ----------------------------------------------------------------------------------------------
+    def root_fd(self) -> int:
+        """Return the root's descriptor, verified when it was opened. Raises: NodeMissing."""
+        if self._root_fd < 0:
+            self.check(required=False)
+        return self._root_fd
+
+    def work_fd(self, name: WorkFolder) -> int:
+        """Return a working folder's descriptor. Raises: NodeMissing when the root is not adopted."""
+        fd = self._work.get(name)
+        return self._open_work(name) if fd is None else fd
+
+    def _open_work(self, name: WorkFolder) -> int:
+        self.check()
+        try:
+            fd = self.calls.open_beneath(self.root_fd(), f"{RESERVED}/{name}", DIR_READ_FLAGS)
+        except FileNotFoundError:
+            self._make_work_folders(self.root_fd())
+            return self._open_work(name)
+        except OSError as exc:
+            raise node_error(self.node_id, self.root, exc, f"open {RESERVED}/{name}") from exc
+        with self._lock:
+            kept = self._work.setdefault(name, fd)
+            if kept != fd:
+                os.close(fd)
+        return kept
+
+    def open_folder(self, path: str, flags: int = DIR_PATH_FLAGS) -> int:
+        """Open a folder below the root (``"."``: the root). Raises: OSError, NodeMissing."""
+        return self.calls.open_beneath(self.root_fd(), path, flags)
+
+    def open_parent(self, key: str, *, create: bool = False) -> tuple[int, str]:
+        """Return (descriptor of the folder that holds ``key``, its last component); the caller closes it. Raises: OSError."""
+        folder, _, name = key.rpartition("/")
+        folder = folder or "."
+        for _ in range(_ATTEMPTS):
+            try:
+                fd = self.open_folder(folder)
+            except FileNotFoundError:
+                if not create:
+                    raise
+                self._make_folders(folder)
+                continue
+            return fd, name
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), folder)
+
+    def open_target_parent(self, key: str) -> tuple[int, str]:
+        """`open_parent` that makes missing folders, with errors in the words of a target.
+
+        Raises:
+            TargetExists: a folder of the key is there already, as a file or a symbolic link.
+            InvalidKey: it lies on another file system, or this one cannot hold such names.
+            NodeFull, NodeNotWritable, NodeMissing.
+        """
+        try:
+            return self.open_parent(key, create=True)
+        except OSError as exc:
+            raise self.target_error(key, exc, "make its folder") from exc
+
+    def target_error(self, key: str, exc: OSError, doing: str) -> Exception:
+        """Say what an error under a target's key means."""
+        if exc.errno in {errno.ENOTDIR, errno.ELOOP}:
+            return TargetExists(key, "a folder of this key is a file or a symbolic link on the target")
+        if exc.errno == errno.EXDEV:
+            return InvalidKey(
+                key, f"its folder lies on another file system mounted below {self.root}; make that a node of its own"
+            )
+        if exc.errno in UNFIT_NAME:
+            return InvalidKey(key, f"the file system of {self.root} cannot hold this name ({exc.strerror})")
+        return node_error(self.node_id, self.root, exc, doing)
+
+    # -- single names ---------------------------------------------------------------------------------------------
+    def find(self, key: str) -> Fingerprint | None:
+        """Fingerprint of the regular file at a valid key, else None. Raises: ObjectUnreadable."""
+        try:
+            parent, name = self.open_parent(key)
+        except OSError as exc:
+            if exc.errno in _NOT_THERE:
+                return None
+            raise source_error(key, exc, "look") from exc
+        try:
+            return regular(name, parent)
+        except OSError as exc:
+            raise source_error(key, exc, "look") from exc
+        finally:
+            os.close(parent)
+
+    def look(self, folder: WorkFolder, name: str) -> os.stat_result | None:
+        """Return what a working folder holds under a valid name."""
+        try:
+            return look(name, self.work_fd(folder))
+        except OSError as exc:
+            raise node_error(self.node_id, self.root, exc, f"look into {RESERVED}/{folder}") from exc
+
+    def held(self, folder: WorkFolder, name: str) -> Fingerprint | None:
+        """Fingerprint of the regular file that a working folder holds under a valid name."""
+        status = self.look(folder, name)
+        return fingerprint_of(status) if status is not None and st_modes.S_ISREG(status.st_mode) else None
+
+    def entries(self, folder: WorkFolder) -> Iterator[tuple[str, os.stat_result]]:
+        """Yield the regular files of a working folder."""
+        try:
+            yield from entries(self.work_fd(folder))
+        except OSError as exc:
+            raise node_error(self.node_id, self.root, exc, f"list {RESERVED}/{folder}") from exc
+
+    def remove(self, folder: WorkFolder, name: str) -> None:
+        """Remove a valid name from a working folder if it is there."""
+        try:
+            with suppress(FileNotFoundError):
+                os.unlink(name, dir_fd=self.work_fd(folder))
+        except OSError as exc:
+            raise node_error(self.node_id, self.root, exc, f"remove from {RESERVED}/{folder}") from exc
+
+    # -- making folders -------------------------------------------------------------------------------------------
+    def _make_folders(self, path: str) -> None:
+        fd = self.open_folder(".")
+        made = "."
+        try:
+            for component in path.split("/"):
+                try:
+                    child = os.open(component, DIR_PATH_FLAGS, dir_fd=fd)
+                except FileNotFoundError:
+                    make_folder_like_parent(component, fd)
+                    self.touched(made)
+                    child = os.open(component, DIR_PATH_FLAGS, dir_fd=fd)
+                fd, parent = child, fd
+                os.close(parent)
+                made = component if made == "." else f"{made}/{component}"
+        finally:
+            os.close(fd)
+
+    def adopt(self) -> None:
+        """Make the working folders and the node id, durably. Raises: NodeMissing, NodeNotWritable."""
+        fd = self.open_root()
+        try:
+            if not self.verify(fd, required=False):
+                self._make_work_folders(fd)
+                self._write_identity(fd)
+            self._make_work_folders(fd)
+        except OSError as exc:
+            raise node_error(self.node_id, self.root, exc, "adopt the root") from exc
+        finally:
+            os.close(fd)
+        self.check()
+
+    def _make_work_folders(self, root_fd: int) -> None:
+        try:
+            make_folder(RESERVED, root_fd, _RESERVED_MODE)
+            reserved_fd = os.open(RESERVED, DIR_READ_FLAGS, dir_fd=root_fd)
+            try:
+                for name in WORK_FOLDERS:
+                    make_folder(name, reserved_fd, _WORK_MODE)
+                fsync(reserved_fd)
+            finally:
+                os.close(reserved_fd)
+            fsync(root_fd)
+        except OSError as exc:
+            raise node_error(self.node_id, self.root, exc, "make the working folders") from exc
+
+    def _write_identity(self, root_fd: int) -> None:
+        reserved_fd = os.open(RESERVED, DIR_READ_FLAGS, dir_fd=root_fd)
+        temporary = f".{NODE_ID}.{os.getpid()}.{threading.get_ident()}"
+        try:
+            fd = os.open(
+                temporary,
+                os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC,
+                _NODE_ID_MODE,
+                dir_fd=reserved_fd,
+            )
+            try:
+                os.write(fd, f"{self.node_id}\n".encode())
+                fsync(fd)
+            finally:
+                os.close(fd)
+            # Two workers may adopt at once: the second finds the first's id and must agree with it.
+            with suppress(FileExistsError):
+                self.calls.rename_noreplace(temporary, NODE_ID, reserved_fd, reserved_fd)
+            fsync(reserved_fd)
+            self.verify(root_fd, required=True)
+        finally:
+            with suppress(FileNotFoundError):
+                os.unlink(temporary, dir_fd=reserved_fd)
+            os.close(reserved_fd)
+
+    # -- durability -----------------------------------------------------------------------------------------------
+    def touched(self, folder: str) -> None:
+        """Remember a folder for the next sync, where there is no syncfs."""
+        if self.calls.syncfs is None:
+            self._touched.add(folder)
+
+    def touched_key(self, key: str) -> None:
+        """Remember the folder that holds a key."""
+        self.touched(key.rpartition("/")[0] or ".")
+
+    def sync(self) -> None:
+        """Make every change so far durable. Raises: NodeFull, NodeNotWritable, NodeMissing."""
+        try:
+            if self.calls.syncfs is not None:
+                self.calls.syncfs(self.work_fd("tmp"))
+                return
+            pending, self._touched = self._touched, set()
+            for folder in [*pending, *(f"{RESERVED}/{name}" for name in WORK_FOLDERS)]:
+                with suppress(FileNotFoundError):
+                    fd = self.open_folder(folder, DIR_READ_FLAGS)
+                    try:
+                        fsync(fd)
+                    finally:
+                        os.close(fd)
+        except OSError as exc:
+            raise node_error(self.node_id, self.root, exc, "sync") from exc
+
+    def close(self) -> None:
+        """Close every descriptor; the next call opens them again."""
+        with self._lock:
+            self._retire()
+            for fd in self._retired:
+                os.close(fd)
+            self._retired = []

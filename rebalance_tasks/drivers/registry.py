@@ -1,0 +1,124 @@
+"""From a node's URL to its driver, and the check that no two nodes share a place.
+
+A new kind of store joins by one entry in `_SCHEMES`. URLs come from the process' own configuration only, never from a message
+(invariant 13). Keeps: two nodes never hold the same object twice, since neither's root lies in the other's.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+from urllib.parse import unquote, urlsplit
+
+from rebalance_tasks.core.errors import ConfigurationError
+from rebalance_tasks.drivers.local import LocalDriver
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from rebalance_tasks.core.models import NodeDescriptor
+    from rebalance_tasks.drivers.base import Driver
+
+#: Hosts that a file URL may name: this one.
+_THIS_HOST: Final = frozenset({"", "localhost"})
+
+
+@dataclass(frozen=True, slots=True)
+class _Scheme:
+    """What one URL scheme stands for."""
+
+    open: Callable[[NodeDescriptor], Driver]
+    #: the place as comparable components; a root nested in another begins with the other's.
+    place: Callable[[NodeDescriptor], tuple[str, ...]]
+
+
+def local_path(node: NodeDescriptor) -> str:
+    """Return the absolute path of a ``file://`` URL or of a plain absolute path. Raises: ConfigurationError."""
+    url = node.url
+    if url.startswith("/"):
+        path = url
+    else:
+        parts = urlsplit(url)
+        if parts.netloc not in _THIS_HOST:
+            message = f"node {node.node_id!r}: url {url!r} names host {parts.netloc!r}; write file:///absolute/path (three slashes)"
+            raise ConfigurationError(message)
+        if parts.query or parts.fragment:
+            message = f"node {node.node_id!r}: url {url!r} holds a bare '?' or '#'; write them as %3F and %23"
+            raise ConfigurationError(message)
+        path = unquote(parts.path, errors="surrogateescape")
+    if not path.startswith("/") or "\0" in path:
+        message = f"node {node.node_id!r}: url {url!r} is not absolute; write file:///absolute/path"
+        raise ConfigurationError(message)
+    return path
+
+
+def _open_local(node: NodeDescriptor) -> Driver:
+    return LocalDriver(node.node_id, local_path(node), include=node.include, exclude=node.exclude)
+
+
+def _local_place(node: NodeDescriptor) -> tuple[str, ...]:
+    return ("file", *(part for part in os.path.realpath(local_path(node)).split("/") if part))
+
+
+_SCHEMES: Final = {"file": _Scheme(open=_open_local, place=_local_place)}
+
+
+def known_schemes() -> tuple[str, ...]:
+    """Return the URL schemes that `open_driver` serves."""
+    return tuple(sorted(_SCHEMES))
+
+
+def _scheme(node: NodeDescriptor) -> _Scheme:
+    name = "file" if node.url.startswith("/") else urlsplit(node.url).scheme
+    found = _SCHEMES.get(name)
+    if found is None:
+        known = ", ".join(f"{scheme}://" for scheme in known_schemes())
+        message = f"node {node.node_id!r}: url {node.url!r} has unknown scheme {name!r}; known: {known}"
+        raise ConfigurationError(message)
+    return found
+
+
+def open_driver(node: NodeDescriptor) -> Driver:
+    """Return the driver that serves a node; it opens nothing before its first call. Raises: ConfigurationError."""
+    return _scheme(node).open(node)
+
+
+def validate_roots(nodes: Iterable[NodeDescriptor]) -> None:
+    """Refuse two nodes whose roots are the same or nested, symbolic links, ``..`` and bind mounts of a root resolved.
+
+    Raises:
+        ConfigurationError: names both nodes, their URLs and the way out; also for an unknown scheme or a bad URL.
+    """
+    placed = sorted(((_scheme(node).place(node), node) for node in nodes), key=lambda pair: (pair[0], pair[1].node_id))
+    # A prefix sorts right before what extends it, so neighbours are enough.
+    for (outer, first), (inner, second) in pairwise(placed):
+        if inner[: len(outer)] == outer:
+            _refuse(
+                first,
+                second,
+                "are the same place"
+                if inner == outer
+                else f"are nested ({second.node_id!r} lies in {first.node_id!r})",
+            )
+    seen: dict[tuple[int, int], NodeDescriptor] = {}
+    for place, node in placed:
+        if place[0] != "file":
+            continue
+        try:
+            status = Path("/", *place[1:]).stat()
+        except OSError:
+            continue  # a root that is missing is `probe`'s to report
+        other = seen.setdefault((status.st_dev, status.st_ino), node)
+        if other is not node:
+            _refuse(other, node, "are the same folder (a bind mount)")
+
+
+def _refuse(first: NodeDescriptor, second: NodeDescriptor, how: str) -> None:
+    message = (
+        f"nodes {first.node_id!r} ({first.url}) and {second.node_id!r} ({second.url}) {how}: each object would be counted twice "
+        "and a move could overwrite itself; give each node a folder of its own, side by side"
+    )
+    raise ConfigurationError(message)

@@ -1,0 +1,82 @@
+"""The fleet's messages on Celery: a group's header is a pure function of (fleet, job, group).
+
+Because ids are deterministic, publishing for the first time, waking after a pause and re-driving a lost message are one
+and the same call; a duplicate meets a held lease, or a finished group, and drops itself (invariant 4).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+from celery import chain
+
+if TYPE_CHECKING:
+    from celery import Celery, Signature
+
+    from rebalance_tasks.store.records import GroupRecord
+
+CONTROL_QUEUE: Final = "rebalance.control"
+
+
+class CeleryMessenger:
+    """Publishes through a Celery app: ours, or the stock app of a service that includes our tasks."""
+
+    def __init__(self, app: Celery, *, fleet: str) -> None:
+        """Bind to an app and a fleet."""
+        self._app = app
+        self._fleet = fleet
+
+    def open_chord(self, job_id: str, groups: int) -> None:
+        """Tell the result backend how many groups the job's chord counts."""
+        self._app.backend.set_chord_size(self._chord_id(job_id), groups)
+
+    def publish_group(self, job_id: str, group: GroupRecord) -> None:
+        """Publish chain(migrate, monitor); the monitor is a header of the job's chord, whose body is finalize."""
+        steps = chain(
+            self._signature("migrate", job_id, group.group_id, queue=group.queue),
+            self._signature("monitor", job_id, group.group_id, queue=CONTROL_QUEUE),
+            app=self._app,
+        )
+        steps.apply_async(
+            task_id=self._id(job_id, group.group_id, "monitor"),
+            group_id=self._chord_id(job_id),
+            chord=self._finalize(job_id),
+        )
+
+    def publish_monitor(self, job_id: str, group_id: str) -> None:
+        """Publish a group's monitor alone."""
+        monitor = self._signature("monitor", job_id, group_id, queue=CONTROL_QUEUE)
+        monitor.apply_async(group_id=self._chord_id(job_id), chord=self._finalize(job_id))
+
+    def publish_finalize(self, job_id: str) -> None:
+        """Publish the job's finalize."""
+        self._finalize(job_id).apply_async()
+
+    def publish_start(self, plan_id: str, job_id: str) -> None:
+        """Publish a start; its id makes a doubled message one job."""
+        self._task("start", {"plan_id": plan_id, "job_id": job_id}, queue=CONTROL_QUEUE).apply_async()
+
+    # -- building -------------------------------------------------------------------------------------------------
+    def _id(self, job_id: str, *parts: str) -> str:
+        return ".".join((self._fleet, job_id, *parts))
+
+    def _chord_id(self, job_id: str) -> str:
+        return self._id(job_id, "groups")
+
+    def _signature(self, name: str, job_id: str, group_id: str, *, queue: str) -> Signature[Any]:
+        signature = self._task(name, {"job_id": job_id, "group_id": group_id}, queue=queue)
+        return signature.set(task_id=self._id(job_id, group_id, name))
+
+    def _finalize(self, job_id: str) -> Signature[Any]:
+        """The chord's body; the same task is its errback, so that every way to the end leads there."""
+        body = self._task("finalize", {"job_id": job_id}, queue=CONTROL_QUEUE)
+        errback = self._task("finalize", {"job_id": job_id}, queue=CONTROL_QUEUE)
+        return body.set(task_id=self._id(job_id, "finalize"), link_error=[errback])
+
+    def _task(self, name: str, arguments: dict[str, Any], *, queue: str) -> Signature[Any]:
+        return self._app.signature(
+            f"rebalance.{name}",
+            kwargs={**arguments, "fleet": self._fleet},
+            immutable=True,
+            options={"queue": queue, "serializer": "json"},
+        )

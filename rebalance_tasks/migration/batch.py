@@ -1,0 +1,409 @@
+"""A batch of objects on their way: the steps of docs/invariants.md, in that order, each a fault point.
+
+Every phase skips the items that are past it, so that taking up a dead worker's batch is the same code as running a
+fresh one. An item leaves the batch by a settlement (counted once in Redis) or by being handed back for another try.
+"""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from rebalance_tasks.core.errors import (
+    ChecksumMismatch,
+    InvalidKey,
+    MoveError,
+    NodeFull,
+    ObjectUnreadable,
+    SourceChanged,
+    SourceVanished,
+)
+from rebalance_tasks.core.states import MoveState
+from rebalance_tasks.drivers.base import RESERVED, FreeOutcome
+from rebalance_tasks.migration import manifests
+from rebalance_tasks.migration.control import Interrupt, SliceInterrupted
+from rebalance_tasks.migration.copying import StagedCopy
+from rebalance_tasks.migration.faults import Step, reached
+from rebalance_tasks.migration.manifests import ManifestEntry
+from rebalance_tasks.store.moves import FREE_PENDING, Settlement
+from rebalance_tasks.store.records import JournalEntry, MoveRecord, TrashRecord
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+    from datetime import datetime
+
+    from rebalance_tasks.core.fingerprint import Fingerprint
+    from rebalance_tasks.drivers.base import Driver
+    from rebalance_tasks.migration.control import SliceControl
+    from rebalance_tasks.migration.copying import Copier
+    from rebalance_tasks.store.moves import Budgets, MoveStore
+
+#: A source that keeps changing, or a copy that never verifies, is given up after so many tries.
+MAX_TRIES: Final = 3
+#: A server that can tell is asked so long whether the flip is on its disk; freeing is reversible either way.
+DURABLE_WAIT_MS: Final = 100
+
+
+@dataclass(slots=True)
+class Item:
+    """One move in a batch."""
+
+    move: MoveRecord
+    state: MoveState
+    entry: JournalEntry = field(default_factory=JournalEntry)
+    copy: StagedCopy | None = None
+    staged: Fingerprint | None = None
+    published: Fingerprint | None = None
+    settlement: Settlement | None = None
+    #: thrown back: to be tried again in a later batch
+    again: bool = False
+
+    @property
+    def here(self) -> bool:
+        """Whether the item is still on its way in this batch."""
+        return self.settlement is None and not self.again
+
+    @property
+    def unpublished(self) -> bool:
+        """Whether nothing of it can be seen on the target."""
+        return self.here and self.state is MoveState.PENDING and self.published is None
+
+
+@dataclass(frozen=True, slots=True)
+class BatchContext:
+    """What a batch works with."""
+
+    source: Driver
+    target: Driver
+    store: MoveStore
+    copier: Copier
+    control: SliceControl
+    budgets: Budgets
+    cost_nano: Callable[[int], int]
+    now: Callable[[], datetime]
+    validate: bool
+    forwarding_ttl_ms: int
+    keep_locations: bool
+    purge_delay_ms: int
+    manifest_prefix: str
+
+
+class Batch:
+    """Runs the steps over a list of items."""
+
+    def __init__(self, context: BatchContext, items: Sequence[Item], *, number: int) -> None:
+        """Bind the items; ``number`` names the batch within its slice."""
+        self._c = context
+        self._items = list(items)
+        self._number = number
+        self._stop: SliceInterrupted | None = None
+
+    def run(self) -> int:
+        """Carry the items as far as they go; return how many moves the group has left.
+
+        Raises:
+            SliceInterrupted: after everything that was published is finished; the rest is journalled.
+            StaleLease: another runner has taken over.
+            NodeError: a node is missing or cannot be written to.
+        """
+        self._recognise()
+        if self._begin():
+            try:
+                self._stage()
+                self._verify()
+                self._c.control.check(force=True)
+            except SliceInterrupted as stop:
+                self._interrupted(stop)
+            self._journal_staged()
+            self._publish()
+        self._commit()
+        left = self._settle()
+        if self._stop is not None:
+            raise self._stop
+        return left
+
+    # -- what an earlier attempt left -----------------------------------------------------------------------------
+    def _recognise(self) -> None:
+        for item in self._items:
+            entry = item.entry
+            source, staged = entry.fingerprint(), entry.staged_fingerprint()
+            if source is not None:
+                item.copy = StagedCopy(source, list(entry.parts), entry.verified)
+            if item.state is MoveState.FLIPPED:
+                item.published = staged
+            elif staged is not None:
+                with self._guard(item):
+                    self._find_copy(item, staged)
+
+    def _find_copy(self, item: Item, staged: Fingerprint) -> None:
+        at_key = self._c.target.stat(item.move.key)
+        if at_key is not None and at_key.same_file(staged):
+            item.published = at_key
+            return
+        aside = self._c.target.staged(item.move.move_id)
+        if aside == staged:
+            item.staged = staged
+        else:
+            item.copy = None
+
+    # -- copy aside -----------------------------------------------------------------------------------------------
+    def _begin(self) -> bool:
+        fresh = [item for item in self._items if item.unpublished]
+        if not fresh:
+            return True
+        to_copy = sum(i.move.size_bytes - (i.copy.staged_bytes if i.copy else 0) for i in fresh if i.staged is None)
+        entries = {item.move.index: self._entry(item, running=True) for item in fresh}
+        code = self._c.store.begin(
+            entries,
+            size_bytes=max(0, to_copy),
+            cost_nano=self._c.cost_nano(max(0, to_copy)),
+            budgets=self._c.budgets,
+            day=self._c.now().strftime("%Y-%m-%d"),
+        )
+        reached(Step.BEGIN)
+        if code == "ok":
+            return True
+        cause = "target_full" if code == "full" else code
+        for item in fresh:
+            self._c.target.discard(item.move.move_id)
+            state = MoveState.FAILED if code == "full" else MoveState.SKIPPED
+            self._end(item, state, cause, _REFUSALS[cause])
+        return False
+
+    def _stage(self) -> None:
+        for item in self._items:
+            if not item.unpublished or item.staged is not None:
+                continue
+            self._c.control.check()
+            with self._guard(item):
+                item.copy = self._c.copier.stage(
+                    self._c.source,
+                    self._c.target,
+                    item.move.key,
+                    item.move.move_id,
+                    resume=item.copy,
+                    progress=lambda copy, item=item: self._journal_parts(item, copy),  # type: ignore[misc]
+                )
+                reached(Step.STAGE, _staged_path(self._c.target, item.move.move_id))
+        if any(item.unpublished for item in self._items):
+            self._c.target.sync()
+            reached(Step.SYNC_STAGED)
+
+    def _verify(self) -> None:
+        for item in self._items:
+            if not item.unpublished or item.staged is not None or item.copy is None:
+                continue
+            with self._guard(item):
+                if self._c.validate:
+                    self._c.copier.verify(self._c.target, item.move.key, item.move.move_id, item.copy)
+                staged = self._c.target.staged(item.move.move_id)
+                if staged is None or staged.size_bytes != item.copy.staged_bytes:
+                    raise ChecksumMismatch(item.move.key, "the staged copy has another length than what was read")
+                item.staged = staged
+        reached(Step.VERIFY)
+
+    def _interrupted(self, stop: SliceInterrupted) -> None:
+        """Stop here: undo what a cancel leaves unpublished, keep what a pause or the deadline leaves."""
+        self._stop = stop
+        for item in self._items:
+            if not item.unpublished:
+                continue
+            if stop.why is Interrupt.CANCELLED:
+                self._c.target.discard(item.move.move_id)
+                self._end(item, MoveState.SKIPPED, "cancelled", "an operator cancelled the job")
+            elif stop.why is Interrupt.PAUSED or item.staged is None:
+                item.again = True
+                item.entry = self._entry(item, running=False)
+        self._c.store.write_journal({item.move.index: item.entry for item in self._items if item.again})
+
+    def _journal_parts(self, item: Item, copy: StagedCopy) -> None:
+        item.copy = copy
+        if copy.parts:
+            self._c.store.write_journal({item.move.index: self._entry(item, running=True)})
+
+    def _journal_staged(self) -> None:
+        ready = {
+            item.move.index: self._entry(item, running=True) for item in self._items if item.unpublished and item.staged
+        }
+        self._c.store.write_journal(ready)
+        if ready:
+            reached(Step.JOURNAL)
+
+    # -- publish and commit ---------------------------------------------------------------------------------------
+    def _publish(self) -> None:
+        for item in self._items:
+            if not item.unpublished or item.staged is None or item.copy is None:
+                continue
+            with self._guard(item):
+                if self._c.source.stat(item.move.key) != item.copy.source:
+                    raise SourceChanged(item.move.key, "the source changed after it was copied")
+                item.published = self._c.target.publish(item.move.move_id, item.move.key)
+                reached(Step.PUBLISH)
+
+    def _commit(self) -> None:
+        """Sync, manifest, flip: from pending to flipped. Then free: from flipped to completed."""
+        fresh = [item for item in self._items if item.here and item.published and item.state is MoveState.PENDING]
+        if fresh:
+            self._c.target.sync()
+            reached(Step.SYNC_PUBLISHED)
+            self._c.target.write_manifest(
+                f"{self._c.manifest_prefix}-{self._number}.jsonl",
+                [self._manifest_entry(item).model_dump_json() for item in fresh],
+            )
+            reached(Step.MANIFEST)
+            self._c.store.flip(
+                [item.move for item in fresh],
+                forwarding_ttl_ms=self._c.forwarding_ttl_ms,
+                keep_locations=self._c.keep_locations,
+            )
+            for item in fresh:
+                item.state = MoveState.FLIPPED
+            reached(Step.FLIP)
+            self._c.store.wait_durable(timeout_ms=DURABLE_WAIT_MS)
+            reached(Step.DURABLE)
+        for item in self._items:
+            if item.here and item.state is MoveState.FLIPPED:
+                self._free(item)
+
+    def _manifest_entry(self, item: Item) -> ManifestEntry:
+        copy, published = item.copy, item.published
+        if copy is None or published is None:
+            msg = f"move {item.move.move_id} was published without a copy"
+            raise AssertionError(msg)
+        return ManifestEntry(
+            move_id=item.move.move_id,
+            key=item.move.key,
+            source=self._c.source.node_id,
+            target=self._c.target.node_id,
+            size=item.move.size_bytes,
+            checksum=copy.checksum,
+            published=published.to_json(),
+            source_fingerprint=copy.source.to_json(),
+            at=self._c.now(),
+        )
+
+    def _free(self, item: Item) -> None:
+        expected = item.copy.source if item.copy else None
+        if expected is None:
+            entry = manifests.find(self._c.target, item.move.move_id)
+            expected = entry.copied_fingerprint() if entry else None
+        if expected is None:
+            self._end(item, MoveState.COMPLETED, FREE_PENDING, "nothing says which version of the source was copied")
+            return
+        try:
+            outcome = self._c.source.free(item.move.key, item.move.move_id, expected)
+        except ObjectUnreadable as exc:
+            self._take_back(item)
+            self._end(item, MoveState.FAILED, exc.cause, str(exc))
+            return
+        reached(Step.FREE)
+        match outcome:
+            case FreeOutcome.FREED:
+                record = TrashRecord(
+                    node=self._c.source.node_id,
+                    key=item.move.key,
+                    size=item.move.size_bytes,
+                    fingerprint=expected.to_json(),
+                )
+                self._end(item, MoveState.COMPLETED, trash=record)
+            case FreeOutcome.GONE:
+                self._end(item, MoveState.COMPLETED)
+            case FreeOutcome.CHANGED:
+                self._take_back(item)
+                if item.here:
+                    self._again(item, SourceChanged(item.move.key, "the source changed after it was published"))
+
+    def _take_back(self, item: Item) -> None:
+        """The source is the truth again; the stale copy on the target goes, unless somebody wrote to it."""
+        self._c.store.retract([item.move], keep_locations=self._c.keep_locations)
+        item.state = MoveState.PENDING
+        published, item.published, item.staged = item.published, None, None
+        if published is None:
+            return
+        if self._c.target.free(item.move.key, item.move.move_id, published) is FreeOutcome.CHANGED:
+            detail = f"both {self._c.source.node_id} and {self._c.target.node_id} were written to: compare them by hand"
+            self._end(item, MoveState.FAILED, "conflict", detail)
+            return
+        self._c.target.purge(item.move.move_id, published)
+
+    # -- endings --------------------------------------------------------------------------------------------------
+    def _settle(self) -> int:
+        settled = [item.settlement for item in self._items if item.settlement is not None]
+        left = self._c.store.settle(settled, purge_delay_ms=self._c.purge_delay_ms)
+        reached(Step.SETTLE)
+        return left
+
+    def _end(
+        self,
+        item: Item,
+        state: MoveState,
+        cause: str = "",
+        detail: str = "",
+        trash: TrashRecord | None = None,
+    ) -> None:
+        item.settlement = Settlement(item.move, state, cause, detail, trash)
+
+    def _again(self, item: Item, exc: MoveError) -> None:
+        self._c.target.discard(item.move.move_id)
+        item.copy = item.staged = None
+        tries = item.entry.tries + 1
+        if tries >= MAX_TRIES:
+            state = MoveState.SKIPPED if isinstance(exc, SourceChanged) else MoveState.FAILED
+            self._end(item, state, exc.cause, f"{exc}; given up after {tries} tries")
+            return
+        item.entry = JournalEntry(tries=tries, deaths=item.entry.deaths)
+        item.again = True
+        self._c.store.write_journal({item.move.index: item.entry})
+
+    def _vanished(self, item: Item, exc: SourceVanished) -> None:
+        """Gone because we moved it (a manifest says so), or gone."""
+        entry = manifests.find(self._c.target, item.move.move_id)
+        at_key = self._c.target.stat(item.move.key)
+        if entry is not None and at_key is not None and at_key.same_file(entry.published_fingerprint()):
+            item.published = at_key
+            item.copy = StagedCopy(entry.copied_fingerprint())
+            return
+        self._c.target.discard(item.move.move_id)
+        self._end(item, MoveState.SKIPPED, exc.cause, str(exc))
+
+    @contextmanager
+    def _guard(self, item: Item) -> Iterator[None]:
+        """Turn what goes wrong with one object into its outcome; the batch goes on."""
+        try:
+            yield
+        except SourceVanished as exc:
+            self._vanished(item, exc)
+        except (SourceChanged, ChecksumMismatch) as exc:
+            self._again(item, exc)
+        except (MoveError, InvalidKey, NodeFull) as exc:
+            self._c.target.discard(item.move.move_id)
+            self._end(item, MoveState.FAILED, exc.cause, str(exc))
+
+    @staticmethod
+    def _entry(item: Item, *, running: bool) -> JournalEntry:
+        copy = item.copy
+        return JournalEntry(
+            open=running,
+            deaths=item.entry.deaths,
+            tries=item.entry.tries,
+            source=copy.source.to_json() if copy else None,
+            parts=tuple(copy.parts) if copy else (),
+            verified=copy.verified if copy else 0,
+            staged=item.staged.to_json() if item.staged else None,
+        )
+
+
+_REFUSALS: Final = {
+    "target_full": "the target's capacity is used up or reserved",
+    "budget_egress": "the job's egress budget is spent (max_egress_bytes_per_cycle)",
+    "budget_cost": "the job's money budget is spent (max_cost_per_cycle)",
+    "budget_cost_day": "today's money budget is spent (max_cost_per_day)",
+}
+
+
+def _staged_path(target: Driver, move_id: str) -> Path | None:
+    """Where a fault may spoil a staged copy (local nodes only)."""
+    root = getattr(target, "root", None)
+    return None if root is None else Path(root) / RESERVED / "tmp" / move_id

@@ -1,0 +1,114 @@
+"""What steers a slice while it works: pause and cancel flags, the lease, the deadline, the throttle.
+
+Every byte passes through `SliceControl.spend`, which looks at the flags at least every 100 ms (invariant 6) and renews
+the lease with the same round trip.
+"""
+
+from __future__ import annotations
+
+import time
+from enum import StrEnum
+from typing import TYPE_CHECKING, Final
+
+from rebalance_tasks.core.errors import RebalanceError, StaleLease
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from rebalance_tasks.store.throttle import ByteBucket
+
+#: Flags are looked at this often while bytes move (the promise is 100 ms).
+BEAT_EVERY_S: Final = 0.05
+#: A slice hands back after this long, well under the task's time limit and the broker's visibility timeout.
+SLICE_S: Final = 20.0
+
+
+class Interrupt(StrEnum):
+    """Why a slice stops before its work is done."""
+
+    PAUSED = "paused"
+    CANCELLED = "cancelled"
+    DEADLINE = "deadline"
+
+
+class SliceInterrupted(RebalanceError):
+    """The slice must stop here; what is staged stays and is journalled."""
+
+    cause = "interrupted"
+
+    def __init__(self, why: Interrupt) -> None:
+        """Say why."""
+        super().__init__(f"the slice stops: {why}")
+        self.why = why
+
+
+class SliceControl:
+    """Flags, lease, deadline and throttle of one slice."""
+
+    def __init__(
+        self,
+        beat: Callable[[], str],
+        *,
+        bucket: ByteBucket | None,
+        slice_s: float = SLICE_S,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        """Set up.
+
+        Args:
+            beat: renews the lease and reads the flags; returns ok, lost, cancel or paused.
+            bucket: where bytes are leased from, ``None`` for no throttle.
+            slice_s: seconds until the slice hands back.
+            clock: monotonic seconds.
+            sleep: waits, in seconds.
+        """
+        self._beat = beat
+        self._bucket = bucket
+        self._clock = clock
+        self._sleep = sleep
+        self._deadline = clock() + slice_s
+        self._next_beat = clock()
+        self._tokens = 0
+
+    @property
+    def overdue(self) -> bool:
+        """Whether the slice's time is up."""
+        return self._clock() >= self._deadline
+
+    def check(self, *, force: bool = False) -> None:
+        """Look at the flags if the last look is old.
+
+        Raises:
+            SliceInterrupted: paused or cancelled.
+            StaleLease: another runner has taken over.
+        """
+        now = self._clock()
+        if not force and now < self._next_beat:
+            return
+        self._next_beat = now + BEAT_EVERY_S
+        match self._beat():
+            case "ok":
+                return
+            case "paused":
+                raise SliceInterrupted(Interrupt.PAUSED)
+            case "cancel":
+                raise SliceInterrupted(Interrupt.CANCELLED)
+            case _:
+                msg = "the lease of this slice has a newer holder"
+                raise StaleLease(msg)
+
+    def spend(self, size_bytes: int) -> None:
+        """Ask for leave to write so many bytes; waits for the throttle, looks at the flags and the deadline."""
+        self.check()
+        if self.overdue:
+            raise SliceInterrupted(Interrupt.DEADLINE)
+        if self._bucket is None:
+            return
+        while self._tokens < size_bytes:
+            granted, wait_ms = self._bucket.take()
+            self._tokens += granted
+            if granted == 0:
+                self._sleep(min(wait_ms / 1000, BEAT_EVERY_S))
+                self.check()
+        self._tokens -= size_bytes

@@ -1,0 +1,190 @@
+"""Copy one object aside, in parts that can be resumed and verified; no policy, no Redis.
+
+A part is at most 64 MiB and carries the digest of what was read from the source. An interrupted copy keeps its last,
+shorter part, so that no byte is copied twice; verification reads the staged copy back part by part.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final
+
+import xxhash
+
+from rebalance_tasks.core.errors import ChecksumMismatch, SourceChanged
+from rebalance_tasks.core.options import MIB
+from rebalance_tasks.migration.control import SliceInterrupted
+from rebalance_tasks.store.records import Part
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from rebalance_tasks.core.fingerprint import Fingerprint
+    from rebalance_tasks.core.ids import MoveId
+    from rebalance_tasks.drivers.base import Driver, SourceHandle, StagedWriter
+    from rebalance_tasks.migration.control import SliceControl
+
+#: One part is what may have to be read again after a crash.
+PART_BYTES: Final = 64 * MIB
+#: Bytes between two looks at the flags; also the largest write.
+CHUNK_BYTES: Final = MIB
+
+
+@dataclass(slots=True)
+class StagedCopy:
+    """A copy aside, in progress or whole.
+
+    Attributes:
+        source: the version that is copied.
+        parts: what is there, in order.
+        verified: number of parts read back and found right.
+    """
+
+    source: Fingerprint
+    parts: list[Part] = field(default_factory=list)
+    verified: int = 0
+
+    @property
+    def staged_bytes(self) -> int:
+        """Bytes that are there."""
+        return sum(part.length for part in self.parts)
+
+    @property
+    def checksum(self) -> str:
+        """Digest of the whole: the parts' digests, each with its length."""
+        return "xxh3:" + ",".join(f"{part.length}-{part.digest}" for part in self.parts)
+
+
+class Copier:
+    """Copies and verifies with one reused buffer."""
+
+    def __init__(self, control: SliceControl) -> None:
+        """Bind to the slice that steers it."""
+        self._control = control
+        self._buffer = memoryview(bytearray(CHUNK_BYTES))
+        #: bytes written to targets so far
+        self.copied_bytes = 0
+
+    def stage(
+        self,
+        source: Driver,
+        target: Driver,
+        key: str,
+        move_id: MoveId,
+        *,
+        resume: StagedCopy | None,
+        progress: Callable[[StagedCopy], None],
+    ) -> StagedCopy:
+        """Copy an object aside on the target, going on from ``resume`` if the source is still that version.
+
+        Args:
+            source: where it is.
+            target: where it goes.
+            key: object key.
+            move_id: names the staged copy.
+            resume: what an earlier attempt left.
+            progress: called with the copy after each part (to journal it).
+
+        Raises:
+            SliceInterrupted: flags or deadline; ``progress`` has been called with what is there.
+            SourceChanged: the source grew or shrank under our hands.
+        """
+        with source.open_source(key) as reader:
+            copy = StagedCopy(source=reader.fingerprint)
+            left = target.staged(move_id)
+            if left is not None and resume is not None and resume.source == reader.fingerprint:
+                copy = resume
+            if left is not None and _whole(left, reader.fingerprint):
+                return self._adopt(reader, copy, key)
+            reader.seek(copy.staged_bytes)
+            self._write(reader, target.stage(move_id, offset=copy.staged_bytes), copy, key, progress)
+        return copy
+
+    def _adopt(self, reader: SourceHandle, copy: StagedCopy, key: str) -> StagedCopy:
+        """Take over a whole copy that a killed attempt left: read the source for its digests, write nothing."""
+        reader.seek(copy.staged_bytes)
+        while copy.staged_bytes < copy.source.size_bytes:
+            self._part(reader, None, copy, key)
+        return copy
+
+    def _write(
+        self,
+        reader: SourceHandle,
+        writer: StagedWriter,
+        copy: StagedCopy,
+        key: str,
+        progress: Callable[[StagedCopy], None],
+    ) -> None:
+        large = copy.source.size_bytes > PART_BYTES
+        whole = False
+        try:
+            while copy.staged_bytes < copy.source.size_bytes:
+                self._part(reader, writer.write, copy, key)
+                if large:
+                    writer.sync()
+                    progress(copy)
+            if reader.readinto(self._buffer[:1]):
+                raise SourceChanged(key, "the source grew while it was copied")
+            writer.finish(reader.metadata)
+            whole = True
+        finally:
+            if not whole:
+                writer.close()
+                progress(copy)
+
+    def _part(
+        self, reader: SourceHandle, write: Callable[[memoryview], None] | None, copy: StagedCopy, key: str
+    ) -> None:
+        digest = xxhash.xxh3_128()
+        length = 0
+        try:
+            while length < PART_BYTES:
+                want = min(CHUNK_BYTES, PART_BYTES - length, copy.source.size_bytes - copy.staged_bytes - length)
+                if want == 0:
+                    break
+                count = reader.readinto(self._buffer[:want])
+                if count == 0:
+                    raise SourceChanged(key, "the source shrank while it was copied")
+                chunk = self._buffer[:count]
+                self._control.spend(count)
+                if write is not None:
+                    write(chunk)
+                    self.copied_bytes += count
+                digest.update(chunk)
+                length += count
+        except SliceInterrupted:
+            if length:
+                copy.parts.append(Part(length=length, digest=digest.hexdigest()))
+            raise
+        if length:
+            copy.parts.append(Part(length=length, digest=digest.hexdigest()))
+
+    def verify(self, target: Driver, key: str, move_id: MoveId, copy: StagedCopy) -> None:
+        """Read the staged copy back and compare it part by part, going on after ``copy.verified``.
+
+        Raises:
+            ChecksumMismatch: a part differs.
+            SliceInterrupted: paused or cancelled; ``copy.verified`` says how far it came.
+        """
+        with target.open_staged(move_id) as reader:
+            reader.seek(sum(part.length for part in copy.parts[: copy.verified]))
+            for part in copy.parts[copy.verified :]:
+                digest = xxhash.xxh3_128()
+                left = part.length
+                while left:
+                    self._control.check()
+                    count = reader.readinto(self._buffer[: min(CHUNK_BYTES, left)])
+                    if count == 0:
+                        break
+                    digest.update(self._buffer[:count])
+                    left -= count
+                if left or digest.hexdigest() != part.digest:
+                    raise ChecksumMismatch(key, "the copy read back differs from what was read from the source")
+                copy.verified += 1
+            if reader.readinto(self._buffer[:1]):
+                raise ChecksumMismatch(key, "the copy is longer than what was read from the source")
+
+
+def _whole(staged: Fingerprint, source: Fingerprint) -> bool:
+    """Metadata is applied last, so a staged copy with the source's size and mtime is whole."""
+    return source.mtime_ns != 0 and (staged.size_bytes, staged.mtime_ns) == (source.size_bytes, source.mtime_ns)

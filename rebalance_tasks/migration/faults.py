@@ -1,0 +1,80 @@
+"""Fault points: the named places between two steps at which a test may kill the process or spoil a copy.
+
+In production nothing is registered and `reached` is one dictionary look-up. Tests set ``REBALANCE_FAULTS`` to
+``"<step>=kill"`` (SIGKILL itself), ``"<step>=kill:<n>"`` (at the n-th time) or ``"stage=corrupt"`` (flip a byte of the
+staged copy), and name a ledger file in ``REBALANCE_FAULTS_LEDGER`` so that each fault strikes once over all processes.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections import Counter
+from enum import StrEnum
+from functools import cache
+from pathlib import Path
+from typing import Final
+
+
+class Step(StrEnum):
+    """The steps of a batch, in order; each is a fault point right after the step is done."""
+
+    ACQUIRE = "acquire"
+    BEGIN = "begin"
+    STAGE = "stage"
+    SYNC_STAGED = "sync_staged"
+    VERIFY = "verify"
+    JOURNAL = "journal"
+    PUBLISH = "publish"
+    SYNC_PUBLISHED = "sync_published"
+    MANIFEST = "manifest"
+    FLIP = "flip"
+    DURABLE = "durable"
+    FREE = "free"
+    SETTLE = "settle"
+    RELEASE = "release"
+
+
+ENVIRONMENT: Final = "REBALANCE_FAULTS"
+LEDGER: Final = "REBALANCE_FAULTS_LEDGER"
+_seen: Counter[str] = Counter()
+
+
+@cache
+def _registered() -> dict[str, tuple[str, int]]:
+    table: dict[str, tuple[str, int]] = {}
+    for item in filter(None, os.environ.get(ENVIRONMENT, "").split(",")):
+        step, _, action = item.partition("=")
+        kind, _, nth = action.partition(":")
+        table[Step(step)] = (kind, int(nth or "1"))
+    return table
+
+
+def reached(step: Step, staged: Path | None = None) -> None:
+    """Say that a step is done; strike if a test asked for it here."""
+    fault = _registered().get(step)
+    if fault is None:
+        return
+    kind, nth = fault
+    _seen[step] += 1
+    if _seen[step] < nth or not _first_strike(f"{step}={kind}"):
+        return
+    if kind == "kill":
+        os.kill(os.getpid(), signal.SIGKILL)
+    if kind == "corrupt" and staged is not None:
+        data = bytearray(staged.read_bytes())
+        data[len(data) // 2] ^= 0x01
+        times = staged.stat()
+        staged.write_bytes(data)
+        os.utime(staged, ns=(times.st_atime_ns, times.st_mtime_ns))
+
+
+def _first_strike(name: str) -> bool:
+    ledger = os.environ.get(LEDGER)
+    if ledger is None:
+        return True
+    try:
+        (Path(ledger) / name).touch(exist_ok=False)
+    except FileExistsError:
+        return False
+    return True

@@ -1,0 +1,249 @@
+"""A slice: one runner, under one lease, carries a group's moves on for about 20 seconds.
+
+It ends in one of the outcomes below and never raises for what is wrong with an object, a node or Redis: a Celery header
+that raises would end its chord (docs/architecture.md).
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TYPE_CHECKING, Final
+
+from rebalance_tasks.core.errors import NodeError, RebalanceError, StaleLease
+from rebalance_tasks.core.options import MIB
+from rebalance_tasks.core.states import MoveState
+from rebalance_tasks.migration.batch import Batch, BatchContext, Item
+from rebalance_tasks.migration.control import Interrupt, SliceInterrupted
+from rebalance_tasks.migration.faults import Step, reached
+from rebalance_tasks.store.moves import FREE_PENDING, Settlement
+from rebalance_tasks.store.records import JournalEntry
+from rebalance_tasks.telemetry import get_logger
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from rebalance_tasks.drivers.base import Driver
+    from rebalance_tasks.store.jobs import JobStore
+    from rebalance_tasks.store.moves import MoveStore
+    from rebalance_tasks.store.records import GroupRecord
+
+log = get_logger(__name__)
+
+#: Group commit: two syncs, one manifest, one flip for so many objects …
+BATCH_OBJECTS: Final = 256
+#: … or so many bytes, whichever comes first (a larger object is a batch of its own).
+BATCH_BYTES: Final = 64 * MIB
+#: A worker that died on one object may have been unlucky; three are the object's fault.
+MAX_DEATHS: Final = 3
+#: Moves settled per round trip where there is nothing to copy.
+SETTLE_CHUNK: Final = 1000
+
+
+class SliceOutcome(StrEnum):
+    """What became of a slice, and so what the task does next."""
+
+    #: every move of the group is counted: go on to the monitor
+    TERMINAL = "terminal"
+    #: work is left: publish the header again
+    AGAIN = "again"
+    #: paused: whoever lifts the pause publishes the header
+    PARKED = "parked"
+    #: nothing to do here: another runner holds the lease, the gate is closed, or the job is over
+    DROPPED = "dropped"
+
+
+@dataclass(frozen=True, slots=True)
+class SliceWorld:
+    """What a slice is given by the composition root."""
+
+    jobs: JobStore
+    move_store: Callable[[GroupRecord, int], MoveStore]
+    drivers: Callable[[GroupRecord], tuple[Driver, Driver]]
+    context: Callable[[GroupRecord, int, tuple[Driver, Driver]], BatchContext]
+
+
+class Slice:
+    """Runs one slice of one group."""
+
+    def __init__(self, world: SliceWorld, *, job_id: str, group_id: str, owner: str) -> None:
+        """Bind to a group; ``owner`` names this very attempt."""
+        self._world = world
+        self._job_id = job_id
+        self._group_id = group_id
+        self._owner = owner
+        self._epoch = 0
+
+    def run(self) -> SliceOutcome:
+        """Take the lease, carry moves on, give the lease back."""
+        code, self._epoch, _ = self._world.jobs.acquire_lease(self._job_id, self._group_id, owner=self._owner)
+        log.debug("slice.acquire", job_id=self._job_id, group_id=self._group_id, code=code, epoch=self._epoch)
+        match code:
+            case "terminal":
+                return SliceOutcome.TERMINAL
+            case "paused":
+                return SliceOutcome.PARKED
+            case "ok" | "cancel":
+                reached(Step.ACQUIRE)
+            case _:
+                return SliceOutcome.DROPPED
+        try:
+            outcome = self._work(cancelled=code == "cancel")
+        except StaleLease:
+            return SliceOutcome.DROPPED
+        reached(Step.RELEASE)
+        return outcome
+
+    def give_up(self, error: RebalanceError) -> SliceOutcome:
+        """Count what is left of the group as failed, for a reason that no further try will mend."""
+        code, self._epoch, _ = self._world.jobs.acquire_lease(self._job_id, self._group_id, owner=self._owner)
+        group = self._world.jobs.group(self._job_id, self._group_id)
+        if code == "terminal":
+            return SliceOutcome.TERMINAL
+        if code not in {"ok", "cancel"} or group is None:
+            return SliceOutcome.DROPPED
+        store = self._world.move_store(group, self._epoch)
+        self._give_up(store, self._items(store), error)
+        return SliceOutcome.TERMINAL
+
+    def _work(self, *, cancelled: bool) -> SliceOutcome:
+        group = self._world.jobs.group(self._job_id, self._group_id)
+        if group is None:
+            return SliceOutcome.DROPPED
+        store = self._world.move_store(group, self._epoch)
+        items = self._items(store)
+        try:
+            drivers = self._world.drivers(group)
+            context = self._world.context(group, self._epoch, drivers)
+            for driver in drivers:
+                driver.check_identity()
+            left = self._carry(context, items, cancelled=cancelled)
+        except NodeError as exc:
+            log.warning("slice.node_error", job_id=self._job_id, group_id=self._group_id, error=str(exc))
+            left = self._give_up(store, self._items(store), exc)
+        except SliceInterrupted as stop:
+            log.debug("slice.interrupted", job_id=self._job_id, group_id=self._group_id, why=stop.why)
+            left = len(store.unfinished())
+        if left == 0:
+            return SliceOutcome.TERMINAL
+        return self._release()
+
+    def _release(self) -> SliceOutcome:
+        match self._world.jobs.release_lease(self._job_id, self._group_id, epoch=self._epoch):
+            case "parked":
+                return SliceOutcome.PARKED
+            case "again":
+                return SliceOutcome.AGAIN
+            case "done":
+                return SliceOutcome.TERMINAL
+            case _:
+                return SliceOutcome.DROPPED
+
+    # -- choosing what to do --------------------------------------------------------------------------------------
+    def _items(self, store: MoveStore) -> deque[Item]:
+        """Moves still to do, those an earlier attempt left in flight first."""
+        journal = store.journal()
+        ready: list[Item] = []
+        fresh: list[Item] = []
+        for move, state in store.unfinished():
+            entry = journal.get(move.index)
+            if entry is None:
+                (fresh if state is MoveState.PENDING else ready).append(Item(move, state))
+                continue
+            if entry.open:
+                entry = JournalEntry.model_validate({**entry.model_dump(), "deaths": entry.deaths + 1})
+            ready.append(Item(move, state, entry))
+        return deque(ready + fresh)
+
+    def _carry(self, context: BatchContext, items: deque[Item], *, cancelled: bool) -> int:
+        left = len(items)
+        number = 0
+        while items:
+            if not cancelled:
+                if context.control.overdue:
+                    break
+                try:
+                    context.control.check()
+                except SliceInterrupted as stop:
+                    if stop.why is not Interrupt.CANCELLED:
+                        raise
+                    cancelled = True
+            if cancelled:
+                return self._wind_up(context, items)
+            batch = _next_batch(items)
+            doomed = [item for item in batch if item.entry.deaths >= MAX_DEATHS and item.state is MoveState.PENDING]
+            if doomed and doomed[0].entry.staged is None:
+                left = self._fail_dead(context, doomed)
+                continue
+            try:
+                left = Batch(context, batch, number=number).run()
+            except SliceInterrupted as stop:
+                if stop.why is not Interrupt.CANCELLED:
+                    raise
+                cancelled = True
+            number += 1
+            items.extend(item for item in batch if item.again)
+            for item in batch:
+                item.again = False
+        return left
+
+    # -- endings --------------------------------------------------------------------------------------------------
+    def _wind_up(self, context: BatchContext, items: deque[Item]) -> int:
+        """After a cancel: finish what is published, undo what is not, count the rest skipped."""
+        published = [item for item in items if item.state is MoveState.FLIPPED or item.entry.staged is not None]
+        left = len(items)
+        if published:
+            try:
+                left = Batch(context, published, number=-1).run()
+            except SliceInterrupted:
+                left = len(items)
+        rest = [item for item in items if item.settlement is None]
+        for item in rest:
+            if item.entry != JournalEntry():
+                context.target.discard(item.move.move_id)
+        return self._settle(
+            context.store,
+            [Settlement(i.move, MoveState.SKIPPED, "cancelled", "an operator cancelled the job") for i in rest],
+            left=left,
+        )
+
+    def _fail_dead(self, context: BatchContext, items: Iterable[Item]) -> int:
+        for item in items:
+            context.target.discard(item.move.move_id)
+        detail = f"{MAX_DEATHS} workers died while they moved it; look at their logs before you try again"
+        return self._settle(
+            context.store,
+            [Settlement(item.move, MoveState.FAILED, "worker_died", detail) for item in items],
+            left=0,
+        )
+
+    def _give_up(self, store: MoveStore, items: Iterable[Item], error: RebalanceError) -> int:
+        """A node of the pair is unusable: what is not published has failed, what is flipped is where readers look."""
+        endings = [
+            Settlement(item.move, MoveState.COMPLETED, FREE_PENDING, str(error))
+            if item.state is MoveState.FLIPPED
+            else Settlement(item.move, MoveState.FAILED, error.cause, str(error))
+            for item in items
+        ]
+        return self._settle(store, endings, left=0)
+
+    @staticmethod
+    def _settle(store: MoveStore, endings: list[Settlement], *, left: int) -> int:
+        for start in range(0, len(endings), SETTLE_CHUNK):
+            left = store.settle(endings[start : start + SETTLE_CHUNK], purge_delay_ms=0)
+        return left
+
+
+def _next_batch(items: deque[Item]) -> list[Item]:
+    """Take the next batch; an object on which a worker died goes alone, so that only the guilty one is blamed."""
+    batch = [items.popleft()]
+    if batch[0].entry.deaths:
+        return batch
+    size = batch[0].move.size_bytes
+    while items and len(batch) < BATCH_OBJECTS and not items[0].entry.deaths:
+        size += items[0].move.size_bytes
+        if size > BATCH_BYTES:
+            break
+        batch.append(items.popleft())
+    return batch

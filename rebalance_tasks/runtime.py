@@ -1,0 +1,206 @@
+"""The composition root: the only place where settings, Redis, drivers, messages and the engine are wired together."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from functools import cached_property
+from typing import TYPE_CHECKING, Final
+
+from rebalance_tasks.control.context import FleetContext
+from rebalance_tasks.control.lifecycle import QUIET_HOURS
+from rebalance_tasks.core.errors import UnknownFleet, UnknownNode
+from rebalance_tasks.core.ids import NodeId
+from rebalance_tasks.core.quiet_hours import in_quiet_hours
+from rebalance_tasks.drivers.registry import open_driver
+from rebalance_tasks.messages import CeleryMessenger
+from rebalance_tasks.migration.batch import BatchContext
+from rebalance_tasks.migration.control import SliceControl
+from rebalance_tasks.migration.copying import Copier
+from rebalance_tasks.migration.slice import Slice, SliceWorld
+from rebalance_tasks.settings import Settings, load_settings
+from rebalance_tasks.store.connection import Connection, connect
+from rebalance_tasks.store.fleet import FleetStore
+from rebalance_tasks.store.jobs import JobStore
+from rebalance_tasks.store.keys import FleetKeys
+from rebalance_tasks.store.locations import LocationStore
+from rebalance_tasks.store.moves import UNLIMITED, Budgets, MoveStore
+from rebalance_tasks.store.plans import PlanStore
+from rebalance_tasks.store.throttle import ByteBucket
+from rebalance_tasks.store.trash import TrashStore
+
+if TYPE_CHECKING:
+    from celery import Celery
+
+    from rebalance_tasks.drivers.base import Driver
+    from rebalance_tasks.store.records import GroupRecord
+
+#: Money is counted in 10⁻⁹ of the currency, so that Redis adds it up exactly.
+NANO: Final = 10**9
+#: A freed source stays in the trash at least so long, whatever the grace: longer than an append-only file can lag.
+MIN_PURGE_DELAY: Final = timedelta(seconds=5)
+
+
+@dataclass(slots=True)
+class Drivers:
+    """Opens each node's driver once per process."""
+
+    settings: Settings
+    _open: dict[str, Driver] = field(default_factory=dict)
+    _pid: int = field(default_factory=os.getpid)
+
+    def __call__(self, node_id: str) -> Driver:
+        """Return the node's driver. Raises: UnknownNode, ConfigurationError."""
+        if self._pid != os.getpid():
+            # After a fork the parent's descriptors are shared: open our own.
+            self._open.clear()
+            self._pid = os.getpid()
+        driver = self._open.get(node_id)
+        if driver is None:
+            node = next((node for node in self.settings.nodes if node.node_id == node_id), None)
+            if node is None:
+                raise UnknownNode(node_id, "is not configured here; see [[nodes]] in rebalance.toml")
+            driver = self._open[node_id] = open_driver(node)
+        return driver
+
+
+class Runtime:
+    """One fleet in one process."""
+
+    def __init__(self, settings: Settings, app: Celery) -> None:
+        """Wire a fleet; nothing is connected before it is used."""
+        self.settings = settings
+        self._app = app
+        self._drivers = Drivers(settings)
+
+    @cached_property
+    def connection(self) -> Connection:
+        """The door to Redis."""
+        return Connection(connect(self.settings.redis_url))
+
+    @cached_property
+    def context(self) -> FleetContext:
+        """What the verbs of `control` work with."""
+        keys = FleetKeys(self.settings.fleet)
+        connection = self.connection
+        return FleetContext(
+            settings=self.settings,
+            connection=connection,
+            keys=keys,
+            fleet=FleetStore(connection, keys),
+            jobs=JobStore(connection, keys),
+            plans=PlanStore(connection, keys),
+            locations=LocationStore(connection, keys),
+            trash=TrashStore(connection, keys),
+            driver=self._drivers,
+            messenger=CeleryMessenger(self._app, fleet=self.settings.fleet),
+        )
+
+    def slice(self, job_id: str, group_id: str, *, owner: str) -> Slice:
+        """Return a slice of one group, ready to run; ``owner`` names this very attempt."""
+        world = SliceWorld(
+            jobs=self.context.jobs,
+            move_store=lambda group, epoch: self._move_store(job_id, group, epoch),
+            drivers=lambda group: (self._drivers(group.source), self._drivers(group.target)),
+            context=lambda group, epoch, drivers: self._batch_context(job_id, group, epoch, drivers),
+        )
+        return Slice(world, job_id=job_id, group_id=group_id, owner=owner)
+
+    def _move_store(self, job_id: str, group: GroupRecord, epoch: int) -> MoveStore:
+        return MoveStore(self.connection, self.context.keys, job_id=job_id, group=group, epoch=epoch)
+
+    def _batch_context(
+        self, job_id: str, group: GroupRecord, epoch: int, drivers: tuple[Driver, Driver]
+    ) -> BatchContext:
+        options = self.settings.options
+        beat = _Beat(self.context, job_id, group.group_id, epoch)
+        control = SliceControl(beat, bucket=self._bucket(job_id, group))
+        per_gb = Decimal(group.cost_per_gb)
+        source, target = drivers
+        return BatchContext(
+            source=source,
+            target=target,
+            store=self._move_store(job_id, group, epoch),
+            copier=Copier(control),
+            control=control,
+            budgets=self._budgets(job_id, group),
+            cost_nano=lambda size: int(size * per_gb),
+            now=self.context.now,
+            validate=options.validate_checksums,
+            forwarding_ttl_ms=_ms(options.forwarding_ttl) if options.enable_read_forwarding else 0,
+            keep_locations=self.settings.locator != "union",
+            purge_delay_ms=_ms(max(options.grace, MIN_PURGE_DELAY)),
+            manifest_prefix=f"{job_id}.{group.group_id}.{epoch}",
+        )
+
+    def _bucket(self, job_id: str, group: GroupRecord) -> ByteBucket | None:
+        rate = self.settings.options.throttle_bytes_per_sec
+        if rate is None:
+            return None
+        key = self.context.keys.job(job_id).throttle(group.group_id)
+        return ByteBucket(self.connection, key, rate_bytes_per_s=rate)
+
+    def _budgets(self, job_id: str, group: GroupRecord) -> Budgets:
+        options = self.settings.options
+        capacity = self.context.jobs.capacities(job_id).get(NodeId(group.target))
+        per_day = options.max_cost_per_day
+        return Budgets(
+            egress_bytes=options.max_egress_bytes_per_cycle,
+            cost_nano=int(options.max_cost_per_cycle * NANO),
+            cost_nano_day=UNLIMITED if per_day is None else int(per_day * NANO),
+            target_bytes=UNLIMITED if capacity is None else int(capacity * options.max_utilisation),
+        )
+
+
+@dataclass(slots=True)
+class _Beat:
+    """Renews a lease, reads the flags, and looks at the clock for quiet hours."""
+
+    context: FleetContext
+    job_id: str
+    group_id: str
+    epoch: int
+
+    def __call__(self) -> str:
+        code, now_ms = self.context.jobs.beat(self.job_id, self.group_id, epoch=self.epoch)
+        options = self.context.settings.options
+        if code == "ok" and options.quiet_hours is not None:
+            now = _from_ms(now_ms)
+            if in_quiet_hours(options, now=now):
+                self.context.jobs.pause(self.job_id, reason=QUIET_HOURS)
+                return "paused"
+        return code
+
+
+_runtimes: dict[tuple[int, int], Runtime] = {}
+
+
+def runtime_for(app: Celery, fleet: str | None = None) -> Runtime:
+    """Return this process' runtime.
+
+    Args:
+        app: the Celery app whose messages it sends.
+        fleet: the fleet a message names; ``None`` is the configured one.
+
+    Raises:
+        UnknownFleet: this process is configured for another fleet.
+        ConfigurationError: the settings are wrong.
+    """
+    place = (id(app), os.getpid())
+    runtime = _runtimes.get(place)
+    if runtime is None:
+        settings = getattr(app, "rebalance_settings", None) or load_settings()
+        runtime = _runtimes[place] = Runtime(settings, app)
+    if fleet is not None and fleet != runtime.settings.fleet:
+        raise UnknownFleet(fleet, runtime.settings.fleet)
+    return runtime
+
+
+def _ms(duration: timedelta) -> int:
+    return int(duration.total_seconds() * 1000)
+
+
+def _from_ms(now_ms: int) -> datetime:
+    return datetime.fromtimestamp(now_ms / 1000, tz=UTC)

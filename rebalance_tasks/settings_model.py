@@ -1,0 +1,212 @@
+"""The models behind `rebalance_tasks.settings`: what a fleet's settings are, and what may not stand together.
+
+Credentials live here and nowhere else (invariant 13): everything that shows settings (repr, JSON, `Settings.public`)
+masks them, and a node's URL, which is shown everywhere, may not hold any.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from datetime import timedelta
+from decimal import Decimal
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, TypeAlias, cast
+from urllib.parse import urlsplit
+
+from pydantic import AfterValidator, ConfigDict, Field, field_serializer
+
+from rebalance_tasks.core.errors import UnknownNode
+from rebalance_tasks.core.masking import has_credentials, masked, masked_url
+from rebalance_tasks.core.models import Frozen, Identifier, Money, NodeDescriptor
+from rebalance_tasks.core.options import RebalancerOptions
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+Mode: TypeAlias = Literal["observe", "auto"]
+Locator: TypeAlias = Literal["union", "crush", "catalogue"]
+
+DEFAULT_REDIS_URL: Final = "redis://127.0.0.1:6379/0"
+#: The URLs of the ``[fleet]`` table; the two others default to the first.
+FLEET_URLS: Final = ("redis_url", "broker_url", "result_backend")
+_REDIS_SCHEMES: Final = ("redis", "rediss", "unix")
+
+
+def _check_url(url: str) -> str:
+    if "://" not in url:
+        msg = "is not a URL; write for example redis://127.0.0.1:6379/0"
+        raise ValueError(msg)
+    return url
+
+
+def _check_redis_url(url: str) -> str:
+    scheme, _, rest = url.partition("://")
+    if scheme not in _REDIS_SCHEMES or not rest:
+        msg = "is not a Redis URL; write redis://[:password@]host[:port][/db], rediss://… (TLS) or unix:///path"
+        raise ValueError(msg)
+    try:
+        _ = urlsplit(url).port
+    except ValueError:
+        msg = "has no valid port; a password with special characters must be percent-encoded (@ is %40, / is %2F)"
+        raise ValueError(msg) from None
+    return url
+
+
+def _check_node(node: NodeDescriptor) -> NodeDescriptor:
+    if not node.url:
+        msg = "url is missing; write for example file:///srv/disk1"
+    elif has_credentials(node.url):
+        msg = 'url must not hold credentials, since URLs are shown and logged; give them as storage_options = { password = "${DISK_PASSWORD}" }'
+    elif "${" in node.url:
+        msg = "${…} does not expand in a node's url, only in storage_options and the fleet's URLs"
+    else:
+        return node
+    raise ValueError(msg)
+
+
+def _check_distinct(nodes: tuple[NodeDescriptor, ...]) -> tuple[NodeDescriptor, ...]:
+    twice = [node_id for node_id, count in Counter(node.node_id for node in nodes).items() if count > 1]
+    if twice:
+        msg = f"node_id {twice[0]!r} is used twice; every node needs its own"
+        raise ValueError(msg)
+    by_url: dict[str, str] = {}
+    for node in nodes:
+        other = by_url.setdefault(node.url.rstrip("/"), node.node_id)
+        if other != node.node_id:
+            msg = f"nodes {other!r} and {node.node_id!r} have the same url {node.url!r}; one place can be one node only"
+            raise ValueError(msg)
+    return nodes
+
+
+def _check_prices(prices: tuple[Price, ...]) -> tuple[Price, ...]:
+    twice = [pair for pair, count in Counter((p.from_region, p.to_region) for p in prices).items() if count > 1]
+    if twice:
+        msg = f"the price from {twice[0][0]!r} to {twice[0][1]!r} is given twice"
+        raise ValueError(msg)
+    return prices
+
+
+class Price(Frozen):
+    """What 10⁹ bytes cost from one region to another; overrides a node's ``egress_cost_per_gb``."""
+
+    model_config = ConfigDict(validate_by_name=True, validate_by_alias=True, serialize_by_alias=True)
+
+    from_region: str = Field(alias="from", min_length=1)
+    to_region: str = Field(alias="to", min_length=1)
+    per_gb: Money
+
+
+class Service(Frozen):
+    """How the fleet is run; the part that the ``[fleet]`` table and `Settings` share."""
+
+    mode: Mode = "observe"
+    locator: Locator = "union"
+    redis_url: Annotated[str, AfterValidator(_check_redis_url)] = Field(default=DEFAULT_REDIS_URL, repr=False)
+    broker_url: Annotated[str, AfterValidator(_check_url)] = Field(
+        default_factory=lambda given: given["redis_url"], repr=False, validate_default=False
+    )
+    result_backend: Annotated[str, AfterValidator(_check_url)] = Field(
+        default_factory=lambda given: given["redis_url"], repr=False, validate_default=False
+    )
+
+
+class Contents(Frozen):
+    """The tables beside ``[fleet]``; the part that the document and `Settings` share."""
+
+    options: RebalancerOptions = RebalancerOptions()
+    nodes: Annotated[
+        tuple[Annotated[NodeDescriptor, AfterValidator(_check_node)], ...], AfterValidator(_check_distinct)
+    ] = ()
+    prices: Annotated[tuple[Price, ...], AfterValidator(_check_prices)] = ()
+
+
+class _FleetTable(Service):
+    """``[fleet]``."""
+
+    name: Identifier = "default"
+
+
+class Document(Contents):
+    """``rebalance.toml`` with the environment laid over it; its field paths are those of error messages."""
+
+    fleet: _FleetTable = _FleetTable()
+
+
+class Settings(Service, Contents):
+    """Everything a process needs to serve one fleet.
+
+    Attributes:
+        fleet: the fleet's name, part of every Redis key.
+        mode: ``observe`` plans and moves nothing; ``auto`` carries its plans out.
+        locator: how readers find an object.
+        redis_url: where the truth lives; ``broker_url`` and ``result_backend`` default to it.
+        prices: egress prices between regions.
+        config_path: the file that was read, if any.
+    """
+
+    model_config = ConfigDict(hide_input_in_errors=True)
+
+    fleet: Identifier = "default"
+    config_path: Path | None = None
+
+    @field_serializer("redis_url", "broker_url", "result_backend")
+    def _mask_url(self, url: str) -> str:
+        return masked_url(url)
+
+    @field_serializer("nodes")
+    def _mask_nodes(self, nodes: tuple[NodeDescriptor, ...]) -> list[dict[str, Any]]:
+        return [_public_node(node) for node in nodes]
+
+    def __repr_args__(self) -> Iterable[tuple[str | None, Any]]:
+        """Show URLs masked (storage_options are never shown)."""
+        yield from super().__repr_args__()
+        yield from ((name, masked_url(getattr(self, name))) for name in FLEET_URLS)
+
+    def node(self, node_id: str) -> NodeDescriptor:
+        """Return a configured node. Raises: UnknownNode."""
+        for node in self.nodes:
+            if node.node_id == node_id:
+                return node
+        raise UnknownNode(node_id, f"is not configured in fleet {self.fleet!r}; see [[nodes]] in rebalance.toml")
+
+    def public(self) -> dict[str, Any]:
+        """Return plain JSON data without secrets, with the digest; safe to print, log and publish."""
+        return {**self.model_dump(mode="json"), "digest": self.digest()}
+
+    def digest(self) -> str:
+        """Return 16 hex digits over what the workers of a fleet must agree on.
+
+        That is fleet, mode, locator, options, nodes and prices. Connection URLs, storage_options and the file's path may
+        differ from machine to machine; the order of nodes and prices means nothing.
+        """
+        agreed = {
+            "fleet": self.fleet,
+            "mode": self.mode,
+            "locator": self.locator,
+            "options": self.options.model_dump(),
+            "nodes": [
+                node.model_dump(exclude={"storage_options"})
+                for node in sorted(self.nodes, key=lambda node: node.node_id)
+            ],
+            "prices": sorted((price.from_region, price.to_region, _canonical(price.per_gb)) for price in self.prices),
+        }
+        text = json.dumps(agreed, sort_keys=True, separators=(",", ":"), default=_canonical)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _public_node(node: NodeDescriptor) -> dict[str, Any]:
+    return cast("dict[str, Any]", masked(node.model_dump(mode="json")))
+
+
+def _canonical(value: object) -> str:
+    """One text for equal values: 100, 100.0 and 100.00 are the same money."""
+    match value:
+        case Decimal():
+            return format(value.normalize(), "f")
+        case timedelta():
+            return f"{value // timedelta(microseconds=1)}us"
+        case _:
+            msg = f"{type(value).__name__} has no canonical form"
+            raise TypeError(msg)

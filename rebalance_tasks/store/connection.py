@@ -1,0 +1,109 @@
+"""One typed door to Redis: plain commands with concrete types, and the Lua scripts by name."""
+
+from __future__ import annotations
+
+from functools import cache
+from importlib import resources
+from typing import TYPE_CHECKING, Any, Final, TypeAlias, cast
+
+import redis
+from redis.backoff import ExponentialBackoff
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import ResponseError
+from redis.exceptions import TimeoutError as RedisTimeoutError
+from redis.retry import Retry
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from redis.commands.core import Script
+
+Value: TypeAlias = str | bytes | int | float
+
+#: A hung server must surface as an error before a lease (10 s) runs out.
+SOCKET_TIMEOUT_S: Final = 8.0
+#: Survive a server that restarts: 0.05 s doubling to 1 s, six times.
+_RETRY: Final = Retry(ExponentialBackoff(cap=1.0, base=0.05), retries=6)
+
+
+@cache
+def script_source(name: str) -> str:
+    """Return the text of ``lua/<name>.lua``."""
+    return resources.files("rebalance_tasks.store").joinpath("lua", f"{name}.lua").read_text(encoding="utf-8")
+
+
+def connect(url: str) -> redis.Redis:
+    """Return a client (a pool; safe across fork) for the state's Redis."""
+    return redis.Redis.from_url(
+        url,
+        socket_timeout=SOCKET_TIMEOUT_S,
+        socket_connect_timeout=SOCKET_TIMEOUT_S,
+        retry=_RETRY,
+        retry_on_error=[RedisConnectionError, RedisTimeoutError],
+        health_check_interval=30,
+        client_name="rebalance",
+    )
+
+
+class Connection:
+    """Redis with concrete return types (bytes in, bytes out; text is encoded as UTF-8)."""
+
+    def __init__(self, client: redis.Redis) -> None:
+        """Wrap a client created with ``decode_responses=False``."""
+        self.client = client
+        self._scripts: dict[str, Script] = {}
+        self._no_waitaof = False
+
+    def run(self, name: str, keys: Sequence[str], args: Sequence[Value] = ()) -> Any:
+        """Run ``lua/<name>.lua`` (by hash; the server learns it on first use)."""
+        script = self._scripts.get(name)
+        if script is None:
+            script = self._scripts[name] = self.client.register_script(script_source(name))
+        return script(keys=list(keys), args=list(args))
+
+    def get(self, key: str) -> bytes | None:
+        """GET."""
+        return cast("bytes | None", self.client.get(key))
+
+    def hget(self, key: str, name: str) -> bytes | None:
+        """HGET."""
+        return cast("bytes | None", self.client.hget(key, name))
+
+    def hgetall(self, key: str) -> dict[str, bytes]:
+        """HGETALL with text field names."""
+        raw = cast("dict[bytes, bytes]", self.client.hgetall(key))
+        return {name.decode(): value for name, value in raw.items()}
+
+    def hset(self, key: str, mapping: Mapping[str, Value]) -> None:
+        """HSET of several fields."""
+        if mapping:
+            self.client.hset(key, mapping=cast("Any", mapping))
+
+    def hdel(self, key: str, *names: str) -> int:
+        """HDEL."""
+        return self.client.hdel(key, *names) if names else 0
+
+    def smembers(self, key: str) -> set[str]:
+        """SMEMBERS as text."""
+        return {member.decode() for member in cast("set[bytes]", self.client.smembers(key))}
+
+    def zrange_due(self, key: str, until_ms: int, limit: int) -> list[str]:
+        """Members with a score up to ``until_ms``, oldest first."""
+        raw = cast("list[bytes]", self.client.zrangebyscore(key, "-inf", until_ms, start=0, num=limit))
+        return [member.decode() for member in raw]
+
+    def waitaof(self, *, timeout_ms: int) -> int | None:
+        """Wait for the local append-only file to be on disk; ``None`` where the server has no WAITAOF (before 7.2)."""
+        if self._no_waitaof:
+            return None
+        try:
+            local, _ = cast("tuple[int, int]", self.client.waitaof(1, 0, timeout_ms))
+        except ResponseError:
+            self._no_waitaof = True
+            return None
+        return local
+
+    def now_ms(self) -> int:
+        """Redis' clock: the one clock that leases go by."""
+        seconds, micros = self.client.time()
+        return seconds * 1000 + micros // 1000

@@ -1,0 +1,128 @@
+"""What is known of a fleet as a whole: the check's lock, node states and adoption, usage, digests, check records."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any, Final, cast
+
+from rebalance_tasks.core.models import NodeState
+from rebalance_tasks.store.records import CheckRecord
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from rebalance_tasks.store.connection import Connection
+    from rebalance_tasks.store.keys import FleetKeys
+
+#: Check records kept for audit.
+CHECKS_KEPT: Final = 200
+#: A digest older than this belongs to a worker that is gone (workers renew every 10 s).
+DIGEST_TTL_MS: Final = 30_000
+
+
+class FleetStore:
+    """Fleet-wide state."""
+
+    def __init__(self, connection: Connection, keys: FleetKeys) -> None:
+        """Bind to a fleet's keys."""
+        self._redis = connection
+        self._keys = keys
+
+    def acquire_check(self, *, ttl_ms: int) -> int | None:
+        """Become the one check; return its fencing token, or ``None`` when another one runs."""
+        token = int(self._redis.run("check_acquire", [self._keys.check_lock, self._keys.check_fence], [ttl_ms]))
+        return token or None
+
+    def release_check(self, token: int) -> None:
+        """End the check."""
+        self._redis.run("check_release", [self._keys.check_lock], [token])
+
+    def record_check(self, record: CheckRecord) -> None:
+        """Keep why a check ran or skipped."""
+        pipe = self._redis.client.pipeline(transaction=True)
+        pipe.lpush(self._keys.checks, record.model_dump_json())
+        pipe.ltrim(self._keys.checks, 0, CHECKS_KEPT - 1)
+        pipe.execute()
+
+    def checks(self, limit: int) -> list[CheckRecord]:
+        """The newest check records."""
+        raw = cast("list[bytes]", self._redis.client.lrange(self._keys.checks, 0, limit - 1))
+        return [CheckRecord.model_validate_json(entry) for entry in raw]
+
+    def epoch(self) -> int:
+        """The fleet's epoch: it grows when nodes or placements change."""
+        return int(self._redis.hget(self._keys.info, "epoch") or 0)
+
+    def note_map(self, digest: str) -> int:
+        """Note the cluster map a check saw; a changed one begins a new epoch. Returns the epoch."""
+        if self._redis.hget(self._keys.info, "map_digest") != digest.encode():
+            pipe = self._redis.client.pipeline(transaction=True)
+            pipe.hset(self._keys.info, "map_digest", digest)
+            pipe.hincrby(self._keys.info, "epoch", 1)
+            pipe.execute()
+        return self.epoch()
+
+    def node_states(self) -> dict[str, NodeState]:
+        """States set at run time; they win over the configuration."""
+        return {node: NodeState(value.decode()) for node, value in self._redis.hgetall(self._keys.node_states).items()}
+
+    def set_node_state(self, node_id: str, state: NodeState) -> None:
+        """Set a node's state at run time."""
+        self._redis.hset(self._keys.node_states, {node_id: state.value})
+
+    def adopted(self) -> set[str]:
+        """Nodes whose node-id file we wrote or accepted once: from then on a root without it is missing."""
+        return set(self._redis.hgetall(self._keys.adopted))
+
+    def note_adopted(self, node_id: str, *, now_ms: int) -> None:
+        """Remember that a node carries its node-id."""
+        self._redis.client.hsetnx(self._keys.adopted, node_id, str(now_ms))
+
+    def set_usage(self, usage: Mapping[str, int]) -> None:
+        """Keep what a survey found, bytes of objects by node."""
+        pipe = self._redis.client.pipeline(transaction=True)
+        pipe.delete(self._keys.usage)
+        if usage:
+            pipe.hset(self._keys.usage, mapping=cast("Any", usage))
+        pipe.execute()
+
+    def usage(self) -> dict[str, int]:
+        """Bytes of objects by node: the last survey, kept current by flips."""
+        return {node: int(value) for node, value in self._redis.hgetall(self._keys.usage).items()}
+
+    def awaiting(self) -> dict[str, int]:
+        """Bytes by node that are freed but still in the trash."""
+        return {node: int(value) for node, value in self._redis.hgetall(self._keys.awaiting).items()}
+
+    def publish_digest(self, worker: str, digest: str, *, now_ms: int) -> None:
+        """Say which configuration a worker runs with."""
+        self._redis.hset(self._keys.digests, {worker: json.dumps({"digest": digest, "at": now_ms})})
+
+    def digests(self, *, now_ms: int) -> dict[str, str]:
+        """Configuration digests of the workers that live; forgotten ones are removed."""
+        living: dict[str, str] = {}
+        gone: list[str] = []
+        for worker, value in self._redis.hgetall(self._keys.digests).items():
+            entry = json.loads(value)
+            if now_ms - int(entry["at"]) > DIGEST_TTL_MS:
+                gone.append(worker)
+            else:
+                living[worker] = str(entry["digest"])
+        self._redis.hdel(self._keys.digests, *gone)
+        return living
+
+    def paused_reasons(self) -> set[str]:
+        """Reasons for which the whole fleet is paused."""
+        return self._redis.smembers(self._keys.paused)
+
+    def pause(self, reason: str) -> None:
+        """Pause the whole fleet for a reason."""
+        self._redis.client.sadd(self._keys.paused, reason)
+
+    def resume(self, reason: str) -> None:
+        """Lift a fleet-wide reason to pause."""
+        self._redis.client.srem(self._keys.paused, reason)
+
+    def due(self, what: str, *, every_s: int) -> bool:
+        """Whether a rare chore is due; the one who is told so is the one who does it."""
+        return bool(self._redis.client.set(self._keys.key(f"chore:{what}"), "1", nx=True, ex=every_s))

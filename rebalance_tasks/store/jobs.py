@@ -1,0 +1,338 @@
+"""Jobs and groups in Redis: creation, flags, the gate, leases, closing. Every change is one Lua compare-and-set."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any, Final, cast
+
+from rebalance_tasks.core.errors import JobActive, JobNotFound
+from rebalance_tasks.core.models import RebalanceJob
+from rebalance_tasks.core.states import TERMINAL, RebalanceStatus, origins
+from rebalance_tasks.store.records import GroupRecord, from_ms, pack_keys
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from rebalance_tasks.store.connection import Connection, Value
+    from rebalance_tasks.store.keys import FleetKeys
+
+#: A lease outlives three missed heartbeats of 3 s.
+LEASE_MS: Final = 10_000
+#: A header that was published should be picked up by then, or the sweep publishes it again.
+REDRIVE_MS: Final = 15_000
+#: Finished jobs are remembered that long.
+JOB_RETENTION: Final = timedelta(days=7)
+
+
+@dataclass(frozen=True, slots=True)
+class NewGroup:
+    """A group about to be created.
+
+    Attributes:
+        score: order at the gate, lowest first.
+        left: moves still to do (the rest were skipped when the plan was re-verified).
+    """
+
+    record: GroupRecord
+    score: float
+    left: int
+
+
+@dataclass(frozen=True, slots=True)
+class NewJob:
+    """A job about to be created, with everything its workers will need."""
+
+    job_id: str
+    plan_id: str
+    requested_by: str
+    imbalance_before: float
+    states: str
+    keys: Sequence[tuple[str, int]]
+    groups: Sequence[NewGroup]
+    #: cause -> number of moves skipped from the start
+    skipped: Mapping[str, int]
+    capacities: Mapping[str, int]
+
+
+class JobStore:
+    """Jobs of a fleet."""
+
+    def __init__(self, connection: Connection, keys: FleetKeys) -> None:
+        """Bind to a fleet's keys."""
+        self._redis = connection
+        self._keys = keys
+
+    # -- creation -------------------------------------------------------------------------------------------------
+    def create(self, job: NewJob) -> bool:
+        """Create a job with all its groups in one step.
+
+        Returns:
+            False when a job with this id is there already (nothing is changed).
+
+        Raises:
+            JobActive: the fleet runs another job.
+        """
+        keys = self._keys.job(job.job_id)
+        skipped = sum(job.skipped.values())
+        fields: dict[str, Value] = {
+            "status": RebalanceStatus.PENDING.value,
+            "plan_id": job.plan_id,
+            "requested_by": job.requested_by,
+            "imbalance_before": repr(job.imbalance_before),
+            "total": len(job.states),
+            "total_bytes": sum(size for _, size in job.keys),
+            "completed": 0,
+            "failed": 0,
+            "skipped": skipped,
+            "bytes_moved": 0,
+            "groups_total": len(job.groups),
+            "groups_done": 0,
+            "capacities": json.dumps(dict(job.capacities)),
+            "version": 1,
+        }
+        args: list[Value] = [job.job_id, job.states, len(fields)]
+        for name, value in fields.items():
+            args += [name, value]
+        chunks = pack_keys(job.keys)
+        args += [len(chunks), *chunks, len(job.groups)]
+        for group in job.groups:
+            record = group.record
+            args += [
+                record.group_id,
+                record.model_dump_json(),
+                group.score,
+                group.left,
+                record.offset,
+                record.size,
+                record.size - group.left,
+            ]
+        script_keys = [
+            keys.base,
+            self._keys.active,
+            self._keys.jobs,
+            keys.states,
+            keys.groups,
+            keys.queue,
+            keys.moves,
+        ]
+        reply = cast("list[bytes]", self._redis.run("job_create", script_keys, args))
+        if reply[0] == b"busy":
+            raise JobActive(reply[1].decode())
+        if reply[0] == b"created" and job.skipped:
+            self._redis.hset(keys.causes, dict(job.skipped))
+        return reply[0] == b"created"
+
+    # -- reading --------------------------------------------------------------------------------------------------
+    def exists(self, job_id: str) -> bool:
+        """Whether the job is known."""
+        return bool(self._redis.client.exists(self._keys.job(job_id).base))
+
+    def active(self) -> str | None:
+        """Id of the one active job."""
+        raw = self._redis.get(self._keys.active)
+        return None if raw is None else raw.decode()
+
+    def clear_active(self, job_id: str) -> None:
+        """Forget an active job that no longer exists (its keys were lost)."""
+        if self.active() == job_id and not self.exists(job_id):
+            self._redis.client.delete(self._keys.active)
+
+    def ids(self) -> list[str]:
+        """Known jobs, newest first; expired ones drop out."""
+        raw = cast("list[bytes]", self._redis.client.zrevrange(self._keys.jobs, 0, -1))
+        return [entry.decode() for entry in raw]
+
+    def load(self, job_id: str) -> RebalanceJob:
+        """The job as it is at this instant. Raises: JobNotFound."""
+        keys = self._keys.job(job_id)
+        pipe = self._redis.client.pipeline(transaction=True)
+        pipe.hgetall(keys.base)
+        pipe.smembers(keys.paused)
+        pipe.smembers(self._keys.paused)
+        pipe.hgetall(keys.causes)
+        pipe.time()
+        raw, paused, fleet_paused, causes, now = pipe.execute()
+        if not raw:
+            raise JobNotFound(job_id)
+        fields = {name.decode(): value for name, value in raw.items()}
+        seconds, micros = now
+        return _job(
+            self._keys.fleet,
+            job_id,
+            fields,
+            now=datetime.fromtimestamp(seconds + micros / 1e6, tz=UTC),
+            reasons={reason.decode() for reason in (*paused, *fleet_paused)},
+            causes={cause.decode(): int(n) for cause, n in causes.items()},
+        )
+
+    def capacities(self, job_id: str) -> dict[str, int]:
+        """Capacities of the nodes when the job started, bytes by node."""
+        raw = self._redis.hget(self._keys.job(job_id).base, "capacities")
+        return {} if raw is None else {str(node): int(value) for node, value in json.loads(raw).items()}
+
+    def group(self, job_id: str, group_id: str) -> GroupRecord | None:
+        """What never changes about a group."""
+        raw = self._redis.hget(self._keys.job(job_id).groups, group_id)
+        return None if raw is None else GroupRecord.model_validate_json(raw)
+
+    def groups(self, job_id: str) -> dict[str, GroupRecord]:
+        """All groups of a job."""
+        raw = self._redis.hgetall(self._keys.job(job_id).groups)
+        return {name: GroupRecord.model_validate_json(value) for name, value in raw.items()}
+
+    def permits(self, job_id: str) -> list[str]:
+        """Groups of the job that hold a permit."""
+        prefix = f"{job_id}/"
+        return sorted(
+            name.removeprefix(prefix) for name in self._redis.hgetall(self._keys.permits) if name.startswith(prefix)
+        )
+
+    # -- the gate and leases --------------------------------------------------------------------------------------
+    def admit(self, job_id: str, *, limit: int) -> list[str]:
+        """Grant permits up to ``limit`` fleet-wide; return the groups whose headers are now to be published."""
+        keys = self._keys.job(job_id)
+        script_keys = [keys.base, keys.queue, self._keys.permits, keys.paused, self._keys.paused]
+        raw = cast("list[bytes]", self._redis.run("gate_admit", script_keys, [job_id, limit, REDRIVE_MS]))
+        return [entry.decode() for entry in raw]
+
+    def acquire_lease(self, job_id: str, group_id: str, *, owner: str) -> tuple[str, int, int]:
+        """Become the group's runner; return (code, epoch, now in ms), see ``lease_acquire.lua``."""
+        keys = self._keys.job(job_id)
+        script_keys = [keys.base, keys.group(group_id), keys.paused, self._keys.paused, self._keys.permits]
+        code, epoch, now = self._redis.run("lease_acquire", script_keys, [f"{job_id}/{group_id}", owner, LEASE_MS])
+        return code.decode(), int(epoch), int(now)
+
+    def beat(self, job_id: str, group_id: str, *, epoch: int) -> tuple[str, int]:
+        """Renew the lease and read the flags; return (code, now in ms), see ``lease_beat.lua``."""
+        keys = self._keys.job(job_id)
+        script_keys = [keys.base, keys.group(group_id), keys.paused, self._keys.paused]
+        code, now = self._redis.run("lease_beat", script_keys, [epoch, LEASE_MS])
+        return code.decode(), int(now)
+
+    def release_lease(self, job_id: str, group_id: str, *, epoch: int) -> str:
+        """End the lease; see ``lease_release.lua`` for what it returns."""
+        keys = self._keys.job(job_id)
+        script_keys = [keys.base, keys.group(group_id), keys.paused, self._keys.paused]
+        return cast("bytes", self._redis.run("lease_release", script_keys, [epoch])).decode()
+
+    def redrive(self, job_id: str, group_id: str) -> str:
+        """Ask whether a group's header must be published again; see ``group_redrive.lua``."""
+        keys = self._keys.job(job_id)
+        script_keys = [keys.base, keys.group(group_id), self._keys.permits, keys.paused, self._keys.paused]
+        return cast(
+            "bytes", self._redis.run("group_redrive", script_keys, [f"{job_id}/{group_id}", REDRIVE_MS])
+        ).decode()
+
+    def finish_group(self, job_id: str, group_id: str) -> tuple[str, int, bool]:
+        """Count a terminal group and give its permit back; return (code, groups left, cancel requested)."""
+        keys = self._keys.job(job_id)
+        script_keys = [keys.base, keys.group(group_id), self._keys.permits]
+        code, left, cancel = self._redis.run("group_finish", script_keys, [f"{job_id}/{group_id}"])
+        return code.decode(), int(left), bool(cancel)
+
+    def note_error(self, job_id: str, group_id: str) -> int:
+        """Count an unexpected error of a group's runner; return how many there were."""
+        return self._redis.client.hincrby(self._keys.job(job_id).group(group_id), "errors", 1)
+
+    # -- flags and the end ----------------------------------------------------------------------------------------
+    def pause(self, job_id: str, *, reason: str) -> tuple[str, str]:
+        """Add a reason to pause; return (code, status). Raises: JobNotFound."""
+        keys = self._keys.job(job_id)
+        allowed = sorted(state.value for state in origins(RebalanceStatus.PAUSED))
+        code, status = self._redis.run("job_pause", [keys.base, keys.paused], [reason, *allowed])
+        return self._known(job_id, code), status.decode()
+
+    def resume(self, job_id: str, *, reason: str) -> tuple[str, str, list[str]]:
+        """Lift a reason to pause; return (code, status, reasons left). Raises: JobNotFound."""
+        keys = self._keys.job(job_id)
+        code, status, *left = self._redis.run("job_resume", [keys.base, keys.paused, self._keys.paused], [reason])
+        return self._known(job_id, code), status.decode(), sorted(entry.decode() for entry in left)
+
+    def cancel(self, job_id: str, *, by: str) -> tuple[str, str, int]:
+        """Ask the job to stop; return (code, status, groups left to wind up). Raises: JobNotFound."""
+        keys = self._keys.job(job_id)
+        code, status, left = self._redis.run("job_cancel", [keys.base, keys.queue, keys.states, keys.causes], [by])
+        return self._known(job_id, code), status.decode(), int(left)
+
+    def finalize(self, job_id: str, *, imbalance_after: float | None, error: str) -> tuple[str, str]:
+        """Close the job if every move is terminal; return (code, status), see ``job_finalize.lua``."""
+        keys = self._keys.job(job_id)
+        script_keys = [keys.base, self._keys.active, keys.states, keys.causes, self._keys.permits, self._keys.info]
+        after = "" if imbalance_after is None else repr(imbalance_after)
+        code, status = self._redis.run("job_finalize", script_keys, [job_id, after, error])
+        return code.decode(), status.decode()
+
+    def retire(self, job_id: str) -> None:
+        """After the end: drop what only a running job needs, let the rest expire."""
+        keys = self._keys.job(job_id)
+        group_ids = list(self._redis.hgetall(keys.groups))
+        expiry = int(JOB_RETENTION.total_seconds())
+        pipe = self._redis.client.pipeline(transaction=False)
+        pipe.delete(keys.journal, keys.queue, keys.paused, *(keys.throttle(group_id) for group_id in group_ids))
+        if group_ids:
+            pipe.hdel(self._keys.permits, *(f"{job_id}/{group_id}" for group_id in group_ids))
+        for key in (*keys.all_fixed(), *(keys.group(group_id) for group_id in group_ids)):
+            pipe.expire(key, expiry)
+        pipe.zremrangebyscore(self._keys.jobs, "-inf", self._redis.now_ms() - expiry * 1000)
+        pipe.execute()
+
+    @staticmethod
+    def _known(job_id: str, code: bytes) -> str:
+        if code == b"unknown":
+            raise JobNotFound(job_id)
+        return code.decode()
+
+
+def _job(
+    fleet: str,
+    job_id: str,
+    fields: Mapping[str, bytes],
+    *,
+    now: datetime,
+    reasons: set[str],
+    causes: Mapping[str, int],
+) -> RebalanceJob:
+    def number(name: str) -> int:
+        return int(fields.get(name, b"0"))
+
+    def ratio(name: str) -> float | None:
+        return float(fields[name]) if name in fields else None
+
+    def text(name: str) -> str:
+        return fields.get(name, b"").decode()
+
+    status = RebalanceStatus(text("status"))
+    created, started, completed = (from_ms(fields.get(f"{name}_ms")) for name in ("created", "started", "completed"))
+    moved, total = number("bytes_moved"), number("total_bytes")
+    elapsed = ((completed or now) - started).total_seconds() if started else 0.0
+    throughput = moved / elapsed if elapsed > 0 else 0.0
+    running = status is RebalanceStatus.RUNNING
+    values: dict[str, Any] = {
+        "job_id": job_id,
+        "plan_id": text("plan_id"),
+        "fleet": fleet,
+        "status": status,
+        "created_utc": created,
+        "started_utc": started,
+        "completed_utc": completed,
+        "total_moves": number("total"),
+        "completed_moves": number("completed"),
+        "failed_moves": number("failed"),
+        "skipped_moves": number("skipped"),
+        "total_bytes": total,
+        "bytes_moved": moved,
+        "throughput": throughput,
+        "eta": max(0, total - moved) / throughput if running and throughput > 0 else None,
+        "imbalance_before": ratio("imbalance_before"),
+        "imbalance_after": ratio("imbalance_after"),
+        "error": text("error") or None,
+        "requested_by": text("requested_by"),
+        "cancel_requested": text("cancel_requested") == "1",
+        "paused_reasons": () if status in TERMINAL else tuple(reasons),
+        "failures": dict(causes),
+        "groups_total": number("groups_total"),
+        "groups_done": number("groups_done"),
+    }
+    return RebalanceJob.model_validate(values)

@@ -1,0 +1,210 @@
+"""The names of everything this package keeps in Redis.
+
+All keys of a fleet share the hash tag ``{<fleet>}``, so that a Lua script stays on one slot and several fleets share a
+server without meeting.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, slots=True)
+class FleetKeys:
+    """Keys of one fleet."""
+
+    fleet: str
+    prefix: str = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Derive the prefix."""
+        object.__setattr__(self, "prefix", f"rebalance:{{{self.fleet}}}:")
+
+    def key(self, name: str) -> str:
+        """Return the fleet's key of that name."""
+        return self.prefix + name
+
+    #: hash: epoch, map_digest
+    @property
+    def info(self) -> str:  # noqa: D102
+        return self.key("info")
+
+    #: string: fencing token of the running check (expires)
+    @property
+    def check_lock(self) -> str:  # noqa: D102
+        return self.key("check:lock")
+
+    #: counter: last fencing token given out
+    @property
+    def check_fence(self) -> str:  # noqa: D102
+        return self.key("check:fence")
+
+    #: list of JSON records, newest first
+    @property
+    def checks(self) -> str:  # noqa: D102
+        return self.key("checks")
+
+    #: zset: plan id by creation time (ms)
+    @property
+    def plans(self) -> str:  # noqa: D102
+        return self.key("plans")
+
+    #: zset: job id by creation time (ms)
+    @property
+    def jobs(self) -> str:  # noqa: D102
+        return self.key("jobs")
+
+    #: string: id of the one active job
+    @property
+    def active(self) -> str:  # noqa: D102
+        return self.key("active")
+
+    #: hash: "<job>/<group>" -> permit number (the gate counts its fields)
+    @property
+    def permits(self) -> str:  # noqa: D102
+        return self.key("permits")
+
+    #: set: reasons for which the whole fleet is paused
+    @property
+    def paused(self) -> str:  # noqa: D102
+        return self.key("paused")
+
+    #: hash: node id -> state set at run time (wins over the file)
+    @property
+    def node_states(self) -> str:  # noqa: D102
+        return self.key("node_states")
+
+    #: hash: node id -> when we first wrote or accepted its node-id file (ms)
+    @property
+    def adopted(self) -> str:  # noqa: D102
+        return self.key("adopted")
+
+    #: hash: node id -> bytes of objects (last survey, kept current by flips)
+    @property
+    def usage(self) -> str:  # noqa: D102
+        return self.key("usage")
+
+    #: hash: node id -> bytes freed but still in the trash
+    @property
+    def awaiting(self) -> str:  # noqa: D102
+        return self.key("awaiting")
+
+    #: hash: object key -> "<target node>|<expires ms>"
+    @property
+    def forwarding(self) -> str:  # noqa: D102
+        return self.key("forwarding")
+
+    #: zset: object key by when it was last moved (ms); feeds the cooldown and tells which forwardings are old
+    @property
+    def moved(self) -> str:  # noqa: D102
+        return self.key("moved")
+
+    #: hash: object key -> node id (placement overrides, or the catalogue)
+    @property
+    def locations(self) -> str:  # noqa: D102
+        return self.key("locations")
+
+    #: hash: "<node>\0<object key>" -> move id whose source copy is still to be freed
+    @property
+    def frees(self) -> str:  # noqa: D102
+        return self.key("frees")
+
+    #: hash: move id -> JSON {node, key, size, fingerprint}
+    @property
+    def trash(self) -> str:  # noqa: D102
+        return self.key("trash")
+
+    #: zset: move id by purge time (ms)
+    @property
+    def trash_due(self) -> str:  # noqa: D102
+        return self.key("trash:due")
+
+    #: hash: worker name -> JSON {digest, at}
+    @property
+    def digests(self) -> str:  # noqa: D102
+        return self.key("digests")
+
+    def plan(self, plan_id: str) -> str:
+        """Hash: meta, n chunks of moves."""
+        return self.key(f"plan:{plan_id}")
+
+    def reserved(self, node_id: str) -> str:
+        """Hash: "<job>/<group>" -> bytes promised on a node."""
+        return self.key(f"reserved:{node_id}")
+
+    def spend(self, day: str) -> str:
+        """Hash: egress_bytes, cost_nano of a day (UTC)."""
+        return self.key(f"spend:{day}")
+
+    def job(self, job_id: str) -> JobKeys:
+        """Keys of one job."""
+        return JobKeys(self.key(f"job:{job_id}"))
+
+
+@dataclass(frozen=True, slots=True)
+class JobKeys:
+    """Keys of one job; ``base`` itself is its hash."""
+
+    base: str
+
+    #: string: one byte per move (see `core.states.MoveState`)
+    @property
+    def states(self) -> str:  # noqa: D102
+        return self.base + ":states"
+
+    #: hash: chunk number -> compressed moves
+    @property
+    def moves(self) -> str:  # noqa: D102
+        return self.base + ":moves"
+
+    #: hash: group id -> JSON of what never changes about it
+    @property
+    def groups(self) -> str:  # noqa: D102
+        return self.base + ":groups"
+
+    #: zset: groups waiting for a permit, lowest score first
+    @property
+    def queue(self) -> str:  # noqa: D102
+        return self.base + ":queue"
+
+    #: hash: move index -> JSON of its progress, in flight only
+    @property
+    def journal(self) -> str:  # noqa: D102
+        return self.base + ":journal"
+
+    #: hash: move index -> JSON {cause, detail}, failed and skipped only
+    @property
+    def outcomes(self) -> str:  # noqa: D102
+        return self.base + ":outcomes"
+
+    #: hash: cause -> count
+    @property
+    def causes(self) -> str:  # noqa: D102
+        return self.base + ":causes"
+
+    #: set: reasons for which the job is paused
+    @property
+    def paused(self) -> str:  # noqa: D102
+        return self.base + ":paused"
+
+    def group(self, group_id: str) -> str:
+        """Hash: status, permit, epoch, lease_until, owner, left, counts."""
+        return f"{self.base}:g:{group_id}"
+
+    def throttle(self, group_id: str) -> str:
+        """Hash: tokens, at (µs)."""
+        return f"{self.base}:t:{group_id}"
+
+    def all_fixed(self) -> tuple[str, ...]:
+        """Every key of the job except those of its groups."""
+        return (
+            self.base,
+            self.states,
+            self.moves,
+            self.groups,
+            self.queue,
+            self.journal,
+            self.outcomes,
+            self.causes,
+            self.paused,
+        )

@@ -1,0 +1,41 @@
+-- Create a job with all its groups, once.
+-- KEYS  1 job  2 active  3 jobs  4 states  5 groups  6 queue  7 moves
+-- ARGV  1 job id  2 states (one byte a move)  3 number of field pairs  4.. field, value …
+--       then number of chunks, chunk …   then number of groups, (id, static JSON, score, moves left, offset, size, skipped) …
+-- Returns {'created'} | {'exists'} | {'busy', active job id}
+if redis.call('EXISTS', KEYS[1]) == 1 then return {'exists'} end
+local active = redis.call('GET', KEYS[2])
+if active and active ~= ARGV[1] then return {'busy', active} end
+local t = redis.call('TIME')
+local now = t[1] * 1000 + math.floor(t[2] / 1000)
+local at = 3
+local pairs_n = tonumber(ARGV[at])
+at = at + 1
+for _ = 1, pairs_n do
+  redis.call('HSET', KEYS[1], ARGV[at], ARGV[at + 1])
+  at = at + 2
+end
+redis.call('HSET', KEYS[1], 'created_ms', now)
+redis.call('DEL', KEYS[4], KEYS[5], KEYS[6], KEYS[7])
+if #ARGV[2] > 0 then redis.call('SET', KEYS[4], ARGV[2]) end
+local chunks_n = tonumber(ARGV[at])
+at = at + 1
+for i = 1, chunks_n do
+  redis.call('HSET', KEYS[7], i - 1, ARGV[at])
+  at = at + 1
+end
+local groups_n = tonumber(ARGV[at])
+at = at + 1
+for _ = 1, groups_n do
+  local id = ARGV[at]
+  local g = KEYS[1] .. ':g:' .. id
+  redis.call('HSET', KEYS[5], id, ARGV[at + 1])
+  redis.call('ZADD', KEYS[6], ARGV[at + 2], id)
+  redis.call('DEL', g)
+  redis.call('HSET', g, 'status', 'pending', 'left', ARGV[at + 3], 'offset', ARGV[at + 4], 'size', ARGV[at + 5],
+    'epoch', 0, 'lease_until', 0, 'completed', 0, 'failed', 0, 'skipped', ARGV[at + 6], 'bytes', 0)
+  at = at + 7
+end
+redis.call('SET', KEYS[2], ARGV[1])
+redis.call('ZADD', KEYS[3], now, ARGV[1])
+return {'created'}

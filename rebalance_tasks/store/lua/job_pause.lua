@@ -1,0 +1,15 @@
+-- Add a reason to pause a job.
+-- KEYS  1 job  2 job's pause reasons
+-- ARGV  1 reason  2.. states from which a job may be paused
+-- Returns {code, status}; code: paused | unknown | terminal | cancelling
+local status = redis.call('HGET', KEYS[1], 'status')
+if not status then return {'unknown', ''} end
+if redis.call('HGET', KEYS[1], 'cancel_requested') == '1' and status ~= 'cancelled' then return {'cancelling', status} end
+if status ~= 'paused' then
+  local allowed = false
+  for i = 2, #ARGV do allowed = allowed or ARGV[i] == status end
+  if not allowed then return {'terminal', status} end
+  redis.call('HSET', KEYS[1], 'status', 'paused')
+end
+redis.call('SADD', KEYS[2], ARGV[1])
+return {'paused', 'paused'}

@@ -1,0 +1,14 @@
+-- Lift one reason to pause; the job goes on when none is left.
+-- KEYS  1 job  2 job's pause reasons  3 fleet's pause reasons
+-- ARGV  1 reason
+-- Returns {code, status, reasons left …}; code: resumed | held | not_paused | unknown | terminal
+local status = redis.call('HGET', KEYS[1], 'status')
+if not status then return {'unknown', ''} end
+if status == 'completed' or status == 'failed' or status == 'cancelled' then return {'terminal', status} end
+local lifted = redis.call('SREM', KEYS[2], ARGV[1])
+local left = redis.call('SUNION', KEYS[2], KEYS[3])
+if #left > 0 then return {'held', status, unpack(left)} end
+if status ~= 'paused' then return {'not_paused', status} end
+status = redis.call('HEXISTS', KEYS[1], 'started_ms') == 1 and 'running' or 'pending'
+redis.call('HSET', KEYS[1], 'status', status)
+return {'resumed', status}

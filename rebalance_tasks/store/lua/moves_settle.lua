@@ -1,0 +1,60 @@
+-- Count moves, each once only: pending → failed or skipped, flipped → completed. The last one closes the group.
+-- KEYS  1 job  2 group  3 states  4 journal  5 outcomes  6 causes  7 frees  8 trash  9 trash due  10 awaiting
+--       11 reserved on the target
+-- ARGV  1 epoch  2 "<job>/<group>"  3 source node  4 purge delay ms
+--       5.. move index, state (c f s), size, object key, move id, outcome JSON or '', cause or '', trash JSON or '' …
+-- A completed move with the cause 'free_pending' keeps its entry in frees: cleanup frees the source later.
+-- Returns {moves counted now, moves left in the group} or {-1, 0} when the lease is stale
+if redis.call('HGET', KEYS[2], 'epoch') ~= ARGV[1] then return {-1, 0} end
+local t = redis.call('TIME')
+local now = t[1] * 1000 + math.floor(t[2] / 1000)
+local names = { c = 'completed', f = 'failed', s = 'skipped' }
+local from = { c = 'l', f = 'p', s = 'p' }
+local counts, bytes, awaiting = { c = 0, f = 0, s = 0 }, 0, 0
+for i = 5, #ARGV, 8 do
+  local index, state = tonumber(ARGV[i]), ARGV[i + 1]
+  if redis.call('GETRANGE', KEYS[3], index, index) == from[state] then
+    redis.call('SETRANGE', KEYS[3], index, state)
+    redis.call('HDEL', KEYS[4], ARGV[i])
+    counts[state] = counts[state] + 1
+    if state == 'c' then
+      bytes = bytes + tonumber(ARGV[i + 2])
+      local free = ARGV[3] .. '\0' .. ARGV[i + 3]
+      if ARGV[i + 6] ~= 'free_pending' and redis.call('HGET', KEYS[7], free) == ARGV[i + 4] then redis.call('HDEL', KEYS[7], free) end
+      if ARGV[i + 7] ~= '' then
+        redis.call('HSET', KEYS[8], ARGV[i + 4], ARGV[i + 7])
+        redis.call('ZADD', KEYS[9], now + tonumber(ARGV[4]), ARGV[i + 4])
+        awaiting = awaiting + tonumber(ARGV[i + 2])
+      end
+    else
+      redis.call('HSET', KEYS[5], ARGV[i], ARGV[i + 5])
+      redis.call('HINCRBY', KEYS[6], ARGV[i + 6], 1)
+    end
+  end
+end
+local counted = 0
+for state, n in pairs(counts) do
+  if n > 0 then
+    redis.call('HINCRBY', KEYS[1], names[state], n)
+    redis.call('HINCRBY', KEYS[2], names[state], n)
+    counted = counted + n
+  end
+end
+if bytes > 0 then
+  redis.call('HINCRBY', KEYS[1], 'bytes_moved', string.format('%.0f', bytes))
+  redis.call('HINCRBY', KEYS[2], 'bytes', string.format('%.0f', bytes))
+end
+if awaiting > 0 then redis.call('HINCRBY', KEYS[10], ARGV[3], string.format('%.0f', awaiting)) end
+local left = redis.call('HINCRBY', KEYS[2], 'left', -counted)
+if left == 0 then
+  local g = redis.call('HMGET', KEYS[2], 'completed', 'failed', 'skipped')
+  local status = 'completed'
+  if redis.call('HGET', KEYS[1], 'cancel_requested') == '1' and tonumber(g[3]) > 0 then
+    status = 'cancelled'
+  elseif tonumber(g[1]) == 0 then
+    status = 'failed'
+  end
+  redis.call('HSET', KEYS[2], 'status', status, 'lease_until', 0, 'owner', '')
+  redis.call('HDEL', KEYS[11], ARGV[2])
+end
+return {counted, left}

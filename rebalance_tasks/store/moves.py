@@ -1,0 +1,216 @@
+"""Moves in Redis: the journal, the flip and the count of a batch, all fenced by the group's lease epoch."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, cast
+
+from rebalance_tasks.core.errors import StaleLease
+from rebalance_tasks.core.ids import MoveId
+from rebalance_tasks.core.states import MoveState
+from rebalance_tasks.store.records import CHUNK_MOVES, JournalEntry, MoveRecord, TrashRecord, unpack_keys
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from rebalance_tasks.store.connection import Connection, Value
+    from rebalance_tasks.store.keys import FleetKeys, JobKeys
+    from rebalance_tasks.store.records import GroupRecord
+
+#: No limit, in the scripts' language.
+UNLIMITED: Final = -1
+#: Cause of a completed move whose source still stands because its node could not be reached; cleanup frees it.
+FREE_PENDING: Final = "free_pending"
+
+
+@dataclass(frozen=True, slots=True)
+class Budgets:
+    """What a job may still spend; -1 is no limit. Costs are in 10⁻⁹ of the currency."""
+
+    egress_bytes: int = UNLIMITED
+    cost_nano: int = UNLIMITED
+    cost_nano_day: int = UNLIMITED
+    target_bytes: int = UNLIMITED
+
+
+@dataclass(frozen=True, slots=True)
+class Settlement:
+    """The end of one move."""
+
+    move: MoveRecord
+    state: MoveState
+    cause: str = ""
+    detail: str = ""
+    trash: TrashRecord | None = None
+
+
+class MoveStore:
+    """The moves of one group, written under one lease."""
+
+    def __init__(self, connection: Connection, keys: FleetKeys, *, job_id: str, group: GroupRecord, epoch: int) -> None:
+        """Bind to a group and the epoch of the lease that writes."""
+        self._redis = connection
+        self._fleet = keys
+        self._job: JobKeys = keys.job(job_id)
+        self._job_id = job_id
+        self._group = group
+        self._epoch = epoch
+
+    def unfinished(self) -> list[tuple[MoveRecord, MoveState]]:
+        """The group's moves that are not terminal yet, in order."""
+        group = self._group
+        first, last = group.offset, group.offset + group.size - 1
+        pipe = self._redis.client.pipeline(transaction=False)
+        pipe.getrange(self._job.states, first, last)
+        chunk_numbers = range(first // CHUNK_MOVES, last // CHUNK_MOVES + 1)
+        pipe.hmget(self._job.moves, [str(n) for n in chunk_numbers])
+        states, chunks = pipe.execute()
+        pairs: dict[int, tuple[str, int]] = {}
+        for number, chunk in zip(chunk_numbers, chunks, strict=True):
+            pairs.update(enumerate(unpack_keys(chunk), start=number * CHUNK_MOVES))
+        result: list[tuple[MoveRecord, MoveState]] = []
+        for position, byte in enumerate(states.decode()):
+            state = MoveState(byte)
+            if not state.terminal:
+                index = first + position
+                key, size = pairs[index]
+                result.append((MoveRecord(index, MoveId(f"{self._job_id}.{index}"), key, size), state))
+        return result
+
+    def journal(self) -> dict[int, JournalEntry]:
+        """Progress of the group's moves in flight, by index."""
+        group = self._group
+        raw = self._redis.hgetall(self._job.journal)
+        indices = range(group.offset, group.offset + group.size)
+        return {
+            int(index): JournalEntry.model_validate_json(value) for index, value in raw.items() if int(index) in indices
+        }
+
+    def begin(
+        self,
+        entries: Mapping[int, JournalEntry],
+        *,
+        size_bytes: int,
+        cost_nano: int,
+        budgets: Budgets,
+        day: str,
+    ) -> str:
+        """Reserve room, book the budgets and journal the attempts of a batch.
+
+        Returns:
+            ``ok``, or what forbids it: ``full``, ``budget_egress``, ``budget_cost``, ``budget_cost_day``.
+
+        Raises:
+            StaleLease: another runner has taken over.
+        """
+        target = self._group.target
+        keys = [
+            self._job.base,
+            self._job.group(self._group.group_id),
+            self._job.journal,
+            self._fleet.reserved(target),
+            self._fleet.usage,
+            self._fleet.spend(day),
+        ]
+        args: list[Value] = [
+            self._epoch,
+            f"{self._job_id}/{self._group.group_id}",
+            target,
+            size_bytes,
+            budgets.target_bytes,
+            cost_nano,
+            budgets.egress_bytes,
+            budgets.cost_nano,
+            budgets.cost_nano_day,
+        ]
+        for index, entry in entries.items():
+            args += [index, entry.model_dump_json(exclude_defaults=True)]
+        code = cast("bytes", self._redis.run("moves_begin", keys, args)).decode()
+        if code == "stale":
+            raise self._stale()
+        return code
+
+    def write_journal(self, entries: Mapping[int, JournalEntry]) -> None:
+        """Keep the progress of moves in flight. Raises: StaleLease."""
+        if not entries:
+            return
+        args: list[Value] = [self._epoch]
+        for index, entry in entries.items():
+            args += [index, entry.model_dump_json(exclude_defaults=True)]
+        keys = [self._job.group(self._group.group_id), self._job.journal]
+        if self._redis.run("journal_write", keys, args) == b"stale":
+            raise self._stale()
+
+    def flip(self, moves: Sequence[MoveRecord], *, forwarding_ttl_ms: int, keep_locations: bool) -> None:
+        """Commit a batch: readers are sent to the target from here on. Raises: StaleLease."""
+        args: list[Value] = [
+            self._epoch,
+            self._group.source,
+            self._group.target,
+            forwarding_ttl_ms,
+            int(keep_locations),
+        ]
+        for move in moves:
+            args += [move.index, move.key, move.size_bytes, move.move_id]
+        if int(self._redis.run("moves_flip", self._location_keys(), args)) < 0:
+            raise self._stale()
+
+    def retract(self, moves: Sequence[MoveRecord], *, keep_locations: bool) -> None:
+        """Take flips back: the sources are the truth again. Raises: StaleLease."""
+        args: list[Value] = [self._epoch, self._group.source, self._group.target, int(keep_locations)]
+        for move in moves:
+            args += [move.index, move.key, move.size_bytes]
+        if int(self._redis.run("moves_retract", self._location_keys(), args)) < 0:
+            raise self._stale()
+
+    def settle(self, settlements: Sequence[Settlement], *, purge_delay_ms: int) -> int:
+        """Count moves, each once only; return how many of the group are left. Raises: StaleLease."""
+        keys = [
+            self._job.base,
+            self._job.group(self._group.group_id),
+            self._job.states,
+            self._job.journal,
+            self._job.outcomes,
+            self._job.causes,
+            self._fleet.frees,
+            self._fleet.trash,
+            self._fleet.trash_due,
+            self._fleet.awaiting,
+            self._fleet.reserved(self._group.target),
+        ]
+        args: list[Value] = [
+            self._epoch,
+            f"{self._job_id}/{self._group.group_id}",
+            self._group.source,
+            purge_delay_ms,
+        ]
+        for item in settlements:
+            move = item.move
+            outcome = json.dumps({"cause": item.cause, "detail": item.detail[:500]}) if item.cause else ""
+            trash = "" if item.trash is None else item.trash.model_dump_json()
+            args += [move.index, item.state.value, move.size_bytes, move.key, move.move_id, outcome, item.cause, trash]
+        counted, left = self._redis.run("moves_settle", keys, args)
+        if int(counted) < 0:
+            raise self._stale()
+        return int(left)
+
+    def wait_durable(self, *, timeout_ms: int) -> bool:
+        """Wait until what was written is in the append-only file on disk; False where the server cannot tell."""
+        reply = self._redis.waitaof(timeout_ms=timeout_ms)
+        return reply is not None and reply >= 1
+
+    def _location_keys(self) -> list[str]:
+        fleet = self._fleet
+        return [
+            self._job.group(self._group.group_id),
+            self._job.states,
+            fleet.forwarding,
+            fleet.moved,
+            fleet.locations,
+            fleet.frees,
+            fleet.usage,
+        ]
+
+    def _stale(self) -> StaleLease:
+        return StaleLease(f"group {self._group.group_id} of job {self._job_id} has a newer runner; this one stops")

@@ -1,0 +1,140 @@
+"""What is written into Redis and read back: moves packed in chunks, groups, journal entries. Validated on the way in."""
+
+from __future__ import annotations
+
+import json
+import zlib
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, Final
+
+from pydantic import AwareDatetime, Field, NonNegativeInt, TypeAdapter
+
+from rebalance_tasks.core.fingerprint import Fingerprint
+from rebalance_tasks.core.models import Frozen, Identifier, KeyText, RebalanceMove
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from rebalance_tasks.core.ids import MoveId
+
+#: Moves per compressed chunk: small enough to load for one slice, large enough to compress well (~45 bytes a move).
+CHUNK_MOVES: Final = 500
+
+_MOVES: Final = TypeAdapter(tuple[RebalanceMove, ...])
+
+
+@dataclass(frozen=True, slots=True)
+class MoveRecord:
+    """One move of a job.
+
+    Attributes:
+        index: its place in the job's state string.
+        move_id: names its staged copy and its trash; unique over all jobs.
+    """
+
+    index: int
+    move_id: MoveId
+    key: str
+    size_bytes: int
+
+
+class GroupRecord(Frozen):
+    """What never changes about a group: one (source, target) pair and its contiguous range of moves."""
+
+    group_id: Identifier
+    source: Identifier
+    target: Identifier
+    offset: NonNegativeInt
+    size: NonNegativeInt
+    total_bytes: NonNegativeInt
+    queue: str = Field(max_length=200)
+    cost_per_gb: str = "0"
+
+
+class Part(Frozen):
+    """A verified or verifiable stretch of a staged copy."""
+
+    length: NonNegativeInt
+    digest: str
+
+
+class JournalEntry(Frozen):
+    """The progress of one move in flight.
+
+    Attributes:
+        open: an attempt runs; if it is found open by the next runner, the last one died.
+        deaths: workers that died on it.
+        tries: copies thrown away because the source changed or the copy did not verify.
+        source: fingerprint of the source that is being copied.
+        parts: stretches already staged, in order.
+        verified: number of parts read back and found right.
+        staged: fingerprint of the whole, verified copy; its inode recognises it once published.
+    """
+
+    open: bool = False
+    deaths: NonNegativeInt = 0
+    tries: NonNegativeInt = 0
+    source: dict[str, Any] | None = None
+    parts: tuple[Part, ...] = ()
+    verified: NonNegativeInt = 0
+    staged: dict[str, Any] | None = None
+
+    def fingerprint(self) -> Fingerprint | None:
+        """The source's fingerprint."""
+        return None if self.source is None else Fingerprint.from_json(self.source)
+
+    def staged_fingerprint(self) -> Fingerprint | None:
+        """The staged copy's fingerprint."""
+        return None if self.staged is None else Fingerprint.from_json(self.staged)
+
+
+class TrashRecord(Frozen):
+    """A freed source that can still be brought back."""
+
+    node: Identifier
+    key: KeyText
+    size: NonNegativeInt
+    fingerprint: dict[str, Any]
+
+
+class CheckRecord(Frozen):
+    """Why a check ran or skipped, and what it decided; the fleet keeps the newest ones."""
+
+    at: AwareDatetime
+    verdict: str
+    reason: str
+    plan_id: str | None = None
+    imbalance: float | None = None
+    forced: bool = False
+
+
+def pack_moves(moves: Sequence[RebalanceMove]) -> list[bytes]:
+    """Pack moves into compressed chunks of `CHUNK_MOVES`."""
+    return [
+        zlib.compress(_MOVES.dump_json(tuple(moves[start : start + CHUNK_MOVES])), level=6)
+        for start in range(0, len(moves), CHUNK_MOVES)
+    ]
+
+
+def unpack_moves(chunks: Iterable[bytes]) -> tuple[RebalanceMove, ...]:
+    """Read what `pack_moves` wrote."""
+    return tuple(move for chunk in chunks for move in _MOVES.validate_json(zlib.decompress(chunk)))
+
+
+def pack_keys(moves: Sequence[tuple[str, int]]) -> list[bytes]:
+    """Pack (key, size) pairs, all that a slice needs of a move, into compressed chunks."""
+    return [
+        zlib.compress(json.dumps(moves[start : start + CHUNK_MOVES], separators=(",", ":")).encode(), level=6)
+        for start in range(0, len(moves), CHUNK_MOVES)
+    ]
+
+
+def unpack_keys(chunk: bytes) -> list[tuple[str, int]]:
+    """Read one chunk that `pack_keys` wrote."""
+    return [(str(key), int(size)) for key, size in json.loads(zlib.decompress(chunk))]
+
+
+def from_ms(value: bytes | None) -> datetime | None:
+    """Read a time kept as milliseconds."""
+    return None if value is None else datetime.fromtimestamp(int(value) / 1000, tz=UTC)

@@ -1,0 +1,241 @@
+"""The tasks, thin: validate → call → return. Everything they decide is decided in Redis by what they call.
+
+They are `shared_task`s whose delivery options are their own, so a stock Celery app can include this module. Arguments
+are keyword JSON and untrusted (invariant 13): they carry ids, never URLs or credentials. Headers of the chord
+(`migrate`, `monitor`) never raise: they return, or drop themselves with `Ignore`, and the sweep re-drives what stalls.
+"""
+
+from __future__ import annotations
+
+import uuid
+from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeVar
+
+from celery import shared_task
+from celery.exceptions import Ignore
+from pydantic import ValidationError
+from redis.exceptions import RedisError
+
+from rebalance_tasks.control import check as checks
+from rebalance_tasks.control import cleanup as cleanups
+from rebalance_tasks.control import lifecycle, start as starts
+from rebalance_tasks.control import sweep as sweeps
+from rebalance_tasks.core.errors import InvalidArgument, JobNotFound, PermanentError, RebalanceError
+from rebalance_tasks.core.models import ControlResult, Frozen, Identifier
+from rebalance_tasks.messages import CONTROL_QUEUE
+from rebalance_tasks.migration.slice import SliceOutcome
+from rebalance_tasks.runtime import Runtime, runtime_for
+from rebalance_tasks.telemetry import bound_ids, get_logger
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from celery import Task
+
+log = get_logger(__name__)
+
+#: Delivery, whatever the host app's defaults are: redelivered when a worker dies, never a stored result nobody reads.
+DELIVERY: Final[dict[str, Any]] = {
+    "bind": True,
+    "acks_late": True,
+    "reject_on_worker_lost": True,
+    "ignore_result": True,
+    "serializer": "json",
+    "queue": CONTROL_QUEUE,
+    "max_retries": 0,
+}
+#: Callers of control tasks want to know what came of them.
+ANSWERED: Final[dict[str, Any]] = {**DELIVERY, "ignore_result": False}
+#: A check surveys whole nodes; it ends before its lock (600 s) does.
+CHECK_TIME_LIMIT_S: Final = 580
+#: A group whose runner failed so often for reasons we did not foresee is given up, so that the job can end.
+MAX_GROUP_ERRORS: Final = 5
+
+
+class FleetArguments(Frozen):
+    """What every task takes."""
+
+    fleet: Identifier | None = None
+
+
+class CheckArguments(FleetArguments):
+    """Arguments of check."""
+
+    force: bool = False
+
+
+class StartArguments(FleetArguments):
+    """Arguments of start."""
+
+    plan_id: Identifier
+    job_id: Identifier | None = None
+
+
+class JobArguments(FleetArguments):
+    """Arguments of pause, resume, cancel and finalize."""
+
+    job_id: Identifier
+
+
+class GroupArguments(JobArguments):
+    """Arguments of migrate and monitor."""
+
+    group_id: Identifier
+
+
+A = TypeVar("A", bound=FleetArguments)
+
+
+class UnexpectedError(PermanentError):
+    """A runner failed in a way nobody foresaw; the log has its trace."""
+
+    cause = "unexpected_error"
+
+
+@shared_task(name="rebalance.check", time_limit=CHECK_TIME_LIMIT_S, **ANSWERED)
+def check(self: Task[Any, Any], *, force: bool = False, fleet: str | None = None) -> dict[str, Any]:
+    """Check the fleet and plan; return {verdict, reason, plan_id}."""
+    arguments = _validated(CheckArguments, force=force, fleet=fleet)
+    with bound_ids(task_id=self.request.id):
+        result = checks.run_check(_runtime(self, arguments).context, force=arguments.force)
+    return result.model_dump(mode="json")
+
+
+@shared_task(name="rebalance.start", **ANSWERED)
+def start(self: Task[Any, Any], *, plan_id: str, job_id: str | None = None, fleet: str | None = None) -> dict[str, Any]:
+    """Start a plan; return {job_id, status, reason}. The same job_id twice is one job."""
+    arguments = _validated(StartArguments, plan_id=plan_id, job_id=job_id, fleet=fleet)
+
+    def verb() -> ControlResult:
+        context = _runtime(self, arguments).context
+        by = f"task:{self.request.id}"
+        job = starts.start_job(context, arguments.plan_id, job_id=arguments.job_id, requested_by=by)
+        return ControlResult(job_id=job.job_id, status=job.status)
+
+    return _answer(self, arguments.job_id or f"rebal-{arguments.plan_id}", verb)
+
+
+@shared_task(name="rebalance.pause", **ANSWERED)
+def pause(self: Task[Any, Any], *, job_id: str, fleet: str | None = None) -> dict[str, Any]:
+    """Pause a job; return {job_id, status, reason}."""
+    arguments = _validated(JobArguments, job_id=job_id, fleet=fleet)
+    return _answer(self, arguments.job_id, lambda: lifecycle.pause(_runtime(self, arguments).context, arguments.job_id))
+
+
+@shared_task(name="rebalance.resume", **ANSWERED)
+def resume(self: Task[Any, Any], *, job_id: str, fleet: str | None = None) -> dict[str, Any]:
+    """Resume a job; return {job_id, status, reason}."""
+    arguments = _validated(JobArguments, job_id=job_id, fleet=fleet)
+    return _answer(
+        self, arguments.job_id, lambda: lifecycle.resume(_runtime(self, arguments).context, arguments.job_id)
+    )
+
+
+@shared_task(name="rebalance.cancel", **ANSWERED)
+def cancel(self: Task[Any, Any], *, job_id: str, fleet: str | None = None) -> dict[str, Any]:
+    """Cancel a job; return {job_id, status, reason}."""
+    arguments = _validated(JobArguments, job_id=job_id, fleet=fleet)
+    by = f"task:{self.request.id}"
+    return _answer(
+        self,
+        arguments.job_id,
+        lambda: lifecycle.cancel(_runtime(self, arguments).context, arguments.job_id, requested_by=by),
+    )
+
+
+@shared_task(name="rebalance.migrate", **{**DELIVERY, "queue": "rebalance.data"})
+def migrate(self: Task[Any, Any], *, job_id: str, group_id: str, fleet: str | None = None) -> dict[str, Any]:
+    """Carry a group's moves on for one slice; the chain goes on to the monitor only when the group is terminal."""
+    with bound_ids(task_id=self.request.id, job_id=job_id, group_id=group_id):
+        try:
+            arguments = _validated(GroupArguments, job_id=job_id, group_id=group_id, fleet=fleet)
+            runtime = _runtime(self, arguments)
+            outcome = _run_slice(runtime, arguments)
+            if outcome is SliceOutcome.AGAIN:
+                _publish_again(runtime, arguments)
+        except Exception:  # noqa: BLE001  a header never raises; the sweep re-drives the group
+            _drop("migrate.failed")
+        log.info("migrate.done", outcome=outcome)
+        if outcome is not SliceOutcome.TERMINAL:
+            raise Ignore
+        return {"group_id": group_id, "outcome": outcome}
+
+
+@shared_task(name="rebalance.monitor", **DELIVERY)
+def monitor(self: Task[Any, Any], *, job_id: str, group_id: str, fleet: str | None = None) -> dict[str, Any]:
+    """Count a terminal group, give its permit back, let the next group go."""
+    with bound_ids(task_id=self.request.id, job_id=job_id, group_id=group_id):
+        try:
+            arguments = _validated(GroupArguments, job_id=job_id, group_id=group_id, fleet=fleet)
+            finished = lifecycle.finish_group(_runtime(self, arguments).context, arguments.job_id, arguments.group_id)
+        except Exception:  # noqa: BLE001  a header never raises; the sweep finishes the group
+            _drop("monitor.failed")
+        if not finished:
+            raise Ignore
+        return {"group_id": group_id}
+
+
+@shared_task(name="rebalance.finalize", **DELIVERY)
+def finalize(self: Task[Any, Any], *, job_id: str, fleet: str | None = None) -> None:
+    """Close a job whose moves are all counted; callback, errback and sweep all lead here, any number of times."""
+    arguments = _validated(JobArguments, job_id=job_id, fleet=fleet)
+    with bound_ids(task_id=self.request.id, job_id=job_id):
+        lifecycle.finalize(_runtime(self, arguments).context, arguments.job_id)
+
+
+@shared_task(name="rebalance.sweep", **DELIVERY)
+def sweep(self: Task[Any, Any], *, fleet: str | None = None) -> None:
+    """Re-drive what stalls."""
+    sweeps.run_sweep(_runtime(self, _validated(FleetArguments, fleet=fleet)).context)
+
+
+@shared_task(name="rebalance.cleanup", **DELIVERY)
+def cleanup(self: Task[Any, Any], *, fleet: str | None = None) -> None:
+    """Purge what is over its grace, forget old forwardings, remove orphans."""
+    cleanups.run_cleanup(_runtime(self, _validated(FleetArguments, fleet=fleet)).context)
+
+
+def _validated(model: type[A], **values: object) -> A:
+    try:
+        return model.model_validate(values)
+    except ValidationError as exc:
+        problems = "; ".join(f"{'.'.join(map(str, e['loc']))}={e['input']!r}: {e['msg']}" for e in exc.errors())
+        raise InvalidArgument(problems) from exc
+
+
+def _runtime(task: Task[Any, Any], arguments: FleetArguments) -> Runtime:
+    return runtime_for(task.app, arguments.fleet)
+
+
+def _answer(task: Task[Any, Any], job_id: str, verb: Callable[[], ControlResult]) -> dict[str, Any]:
+    """Answer what the verb did, or why it could not, as plain JSON."""
+    with bound_ids(task_id=task.request.id, job_id=job_id):
+        try:
+            result = verb()
+        except RebalanceError as exc:
+            result = ControlResult(job_id=job_id, status=None, reason=f"{exc.cause}: {exc}")
+        return result.model_dump(mode="json")
+
+
+def _run_slice(runtime: Runtime, arguments: GroupArguments) -> SliceOutcome:
+    work = runtime.slice(arguments.job_id, arguments.group_id, owner=uuid.uuid4().hex)
+    try:
+        return work.run()
+    except (RedisError, OSError):
+        raise
+    except Exception as exc:
+        if runtime.context.jobs.note_error(arguments.job_id, arguments.group_id) < MAX_GROUP_ERRORS:
+            raise
+        log.exception("migrate.given_up")
+        return work.give_up(UnexpectedError(f"{type(exc).__name__}: {exc}"))
+
+
+def _publish_again(runtime: Runtime, arguments: GroupArguments) -> None:
+    group = runtime.context.jobs.group(arguments.job_id, arguments.group_id)
+    if group is None:
+        raise JobNotFound(arguments.job_id)
+    runtime.context.messenger.publish_group(arguments.job_id, group)
+
+
+def _drop(event: str) -> NoReturn:
+    log.exception(event)
+    raise Ignore

@@ -1,0 +1,489 @@
+"""The command line against a fake client: exit codes, the shape of its JSON, its errors, and which job it means."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import redis
+
+from rebalance_tasks.cli import doctor, output, session, tables
+from rebalance_tasks.cli.app import app, run
+from rebalance_tasks.core.errors import ConfigurationError, JobNotFound, NodeMissing, ObjectNotFound
+from rebalance_tasks.core.models import (
+    CheckResult,
+    ControlResult,
+    NodeDescriptor,
+    RebalanceJob,
+    RebalanceMove,
+    RebalancePlan,
+)
+from rebalance_tasks.core.states import RebalanceStatus
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+
+@dataclass
+class FakeReport:
+    node: NodeDescriptor
+    used_bytes: int = 50
+    capacity_bytes: int | None = 100
+    utilisation: float | None = 0.5
+    objects: int | None = 3
+    status: str = "ok"
+    detail: str = ""
+    left_out: dict[str, int] | None = None
+
+
+class Place(str):
+    __slots__ = ("node_id", "url", "via")
+
+    node_id: str
+    url: str
+    via: str
+
+
+def job(job_id: str = "rebal-1", status: RebalanceStatus = RebalanceStatus.RUNNING, **more: Any) -> RebalanceJob:
+    return RebalanceJob(
+        job_id=job_id,
+        plan_id="plan-1",
+        status=status,
+        created_utc=datetime(2024, 1, 31, 12, tzinfo=UTC),
+        total_moves=10,
+        completed_moves=4,
+        bytes_moved=2048,
+        total_bytes=4096,
+        **more,
+    )
+
+
+def move(key: str, **more: Any) -> RebalanceMove:
+    return RebalanceMove(object_key=key, source_node="n1", target_node="n2", size_bytes=10, reason="n1 is full", **more)
+
+
+@dataclass
+class FakeClient:
+    """What the commands see of `Rebalancer`; records what was asked of it."""
+
+    known: list[RebalanceJob] = field(default_factory=lambda: [job()])
+    calls: list[tuple[Any, ...]] = field(default_factory=list)
+    made_plan: RebalancePlan = field(
+        default_factory=lambda: RebalancePlan(
+            plan_id="plan-1",
+            moves=(move("a", cost=Decimal("0.125")), move("b\n[red]")),
+            imbalance_before=0.5,
+            imbalance_after=0.05,
+            estimated_egress_bytes=20,
+            limits_reached=("max_moves_per_cycle",),
+            not_moved={"protected_gravity": 7},
+        ),
+    )
+    reason: str = ""
+    ends_as: RebalanceStatus = RebalanceStatus.COMPLETED
+    error: Exception | None = None
+
+    def jobs(self, status: RebalanceStatus | None = None) -> list[RebalanceJob]:
+        if self.error is not None:
+            raise self.error
+        return [known for known in self.known if status in {None, known.status}]
+
+    def status(self, job_id: str) -> RebalanceJob:
+        for known in self.known:
+            if known.job_id == job_id:
+                return known
+        raise JobNotFound(job_id)
+
+    def watch(self, job_id: str) -> Iterator[RebalanceJob]:
+        yield self.status(job_id)
+        yield self.status(job_id).model_copy(update={"status": self.ends_as, "completed_moves": 10})
+
+    def _control(self, verb: str, job_id: str, status: RebalanceStatus) -> ControlResult:
+        self.calls.append((verb, job_id))
+        return ControlResult(job_id=job_id, status=status, reason=self.reason)
+
+    def pause(self, job_id: str) -> ControlResult:
+        return self._control("pause", job_id, RebalanceStatus.PAUSED)
+
+    def resume(self, job_id: str) -> ControlResult:
+        return self._control("resume", job_id, RebalanceStatus.RUNNING)
+
+    def cancel(self, job_id: str) -> ControlResult:
+        return self._control("cancel", job_id, RebalanceStatus.CANCELLED)
+
+    def start(self, plan: RebalancePlan | str, job_id: str | None = None) -> RebalanceJob:
+        self.calls.append(("start", plan, job_id))
+        return job(job_id or "rebal-1")
+
+    def plan(self) -> RebalancePlan:
+        self.calls.append(("plan",))
+        return self.made_plan
+
+    def check(self, *, force: bool = False) -> CheckResult:
+        self.calls.append(("check", force))
+        return CheckResult(verdict="skipped", reason="under_threshold: imbalance 0.04 < 0.10")
+
+    def locate(self, key: str) -> Place:
+        if key == "nowhere":
+            raise ObjectNotFound(key)
+        place = Place("n1")
+        place.node_id, place.url, place.via = "n1", "sftp://me:secret@host/srv", "forwarding"
+        return place
+
+    def adopt(self) -> list[str]:
+        self.calls.append(("adopt",))
+        return ["n2"]
+
+    def nodes(self) -> list[FakeReport]:
+        secret = NodeDescriptor(node_id="n1", url="sftp://me:secret@host/srv", storage_options={"password": "secret"})
+        return [
+            FakeReport(secret),
+            FakeReport(NodeDescriptor(node_id="n2", url="file:///srv/n2"), utilisation=0.1, status="unadopted"),
+            FakeReport(
+                NodeDescriptor(node_id="n3", url="file:///gone"), 0, None, None, None, "missing", "no such directory"
+            ),
+        ]
+
+
+@pytest.fixture
+def client(monkeypatch: pytest.MonkeyPatch) -> FakeClient:
+    fake = FakeClient()
+    monkeypatch.setattr(session, "open_client", lambda: fake)
+    monkeypatch.delenv("REBALANCE_DEBUG", raising=False)
+    return fake
+
+
+Captured = pytest.CaptureFixture[str]
+
+
+def document(capsys: Captured) -> Any:
+    return json.loads(capsys.readouterr().out)
+
+
+# -- every command ---------------------------------------------------------------------------------------------------
+
+DATA_COMMANDS = [
+    ["check"],
+    ["plan"],
+    ["plan", "--explain"],
+    ["plan", "--explain", "a"],
+    ["plan", "--explain", "other"],
+    ["start"],
+    ["start", "plan-1", "--job-id", "rebal-9"],
+    ["start", "plan-1", "--watch"],
+    ["pause"],
+    ["resume", "rebal-1"],
+    ["cancel", "rebal-1"],
+    ["jobs"],
+    ["jobs", "--status", "running"],
+    ["status"],
+    ["watch"],
+    ["nodes"],
+    ["nodes", "--adopt"],
+    ["locate", "a"],
+]
+
+
+@pytest.mark.parametrize("command", DATA_COMMANDS, ids=" ".join)
+def test_json_is_one_document_and_nothing_else(client: FakeClient, capsys: Captured, command: list[str]) -> None:
+    assert run([*command, "--json"]) == 0
+    captured = capsys.readouterr()
+    json.loads(captured.out)
+    assert captured.err == ""
+    assert "secret" not in captured.out
+
+
+@pytest.mark.parametrize("command", DATA_COMMANDS, ids=" ".join)
+def test_tables_have_no_colour_codes_in_a_pipe_and_no_credentials(
+    client: FakeClient, capsys: Captured, command: list[str]
+) -> None:
+    assert run(command) == 0
+    captured = capsys.readouterr()
+    assert captured.out.strip()
+    assert "\x1b" not in captured.out
+    assert "secret" not in captured.out
+
+
+def test_every_command_has_help_with_an_example(capsys: Captured) -> None:
+    for command in app.registered_commands:
+        assert command.callback is not None
+        assert command.callback.__doc__
+        assert (command.epilog or "").startswith(f"Example: rebalance {command.callback.__name__}")
+
+
+def test_the_commands_are_those_of_the_design() -> None:
+    names = {command.callback.__name__ for command in app.registered_commands if command.callback}
+    expected = {"demo", "check", "plan", "start", "pause", "resume", "cancel", "jobs", "status", "watch"}
+    assert names == expected | {"nodes", "locate", "doctor"}
+
+
+# -- shapes ----------------------------------------------------------------------------------------------------------
+
+
+def test_jobs_as_json_is_a_list_of_jobs(client: FakeClient, capsys: Captured) -> None:
+    run(["jobs", "--json"])
+    [found] = document(capsys)
+    assert RebalanceJob.model_validate(found) == client.known[0]
+
+
+def test_plan_as_json_reads_back_as_the_plan(client: FakeClient, capsys: Captured) -> None:
+    run(["plan", "--json"])
+    assert RebalancePlan.model_validate(document(capsys)) == client.made_plan
+
+
+def test_nodes_as_json_say_state_health_and_what_was_adopted_now(client: FakeClient, capsys: Captured) -> None:
+    run(["nodes", "--adopt", "--json"])
+    rows = {row["node_id"]: row for row in document(capsys)}
+    assert ("adopt",) in client.calls
+    assert [rows[name]["adopted_now"] for name in ("n1", "n2", "n3")] == [False, True, False]
+    assert rows["n1"]["url"] == "sftp://me:***@host/srv"
+    assert rows["n3"] == {
+        "node_id": "n3",
+        "url": "file:///gone",
+        "pool": "default",
+        "zone": "",
+        "state": "active",
+        "used_bytes": 0,
+        "capacity_bytes": None,
+        "utilisation": None,
+        "objects": None,
+        "status": "missing",
+        "detail": "no such directory",
+        "left_out": {},
+        "adopted_now": False,
+    }
+
+
+def test_locate_tells_node_and_how_it_was_found(client: FakeClient, capsys: Captured) -> None:
+    run(["locate", "a", "--json"])
+    assert document(capsys) == {
+        "object_key": "a",
+        "node_id": "n1",
+        "url": "sftp://me:***@host/srv",
+        "via": "forwarding",
+    }
+
+
+def test_explaining_an_object_tells_its_move_or_that_it_stays(client: FakeClient, capsys: Captured) -> None:
+    run(["plan", "--explain", "a", "--json"])
+    moves = document(capsys)
+    assert (moves["moves"], moves["target_node"], moves["reason"], moves["cost"]) == (True, "n2", "n1 is full", "0.125")
+    run(["plan", "--explain", "other", "--json"])
+    stays = document(capsys)
+    assert (stays["moves"], stays["node_id"]) == (False, "n1")
+
+
+def test_a_plan_shows_totals_moves_limits_and_what_stays(client: FakeClient, capsys: Captured) -> None:
+    run(["plan"])
+    shown = capsys.readouterr().out
+    for expected in ("50.0 % → 5.0 %", "max_moves_per_cycle", "protected_gravity", "rebalance start plan-1"):
+        assert expected in shown
+    # A key cannot break the table or pass for markup.
+    assert r"b\n[red]" in shown
+
+
+def test_a_long_plan_is_cut_unless_explained(client: FakeClient, capsys: Captured) -> None:
+    client.made_plan = client.made_plan.model_copy(update={"moves": tuple(move(f"key-{n:03}") for n in range(50))})
+    run(["plan"])
+    shown = capsys.readouterr().out
+    assert "key-019" in shown
+    assert "key-020" not in shown
+    assert "30 more" in shown
+    run(["plan", "--explain"])
+    assert "key-049" in capsys.readouterr().out
+
+
+# -- which job is meant ----------------------------------------------------------------------------------------------
+
+
+def test_the_only_active_job_is_meant_when_none_is_named(client: FakeClient) -> None:
+    client.known = [job("old", RebalanceStatus.COMPLETED), job("active", RebalanceStatus.PAUSED)]
+    assert run(["resume"]) == 0
+    assert client.calls == [("resume", "active")]
+
+
+@pytest.mark.parametrize(
+    ("known", "word"),
+    [
+        ([job("old", RebalanceStatus.FAILED)], "no job is active"),
+        ([job("a"), job("b")], "several jobs are active (a, b)"),
+    ],
+)
+@pytest.mark.parametrize("verb", ["pause", "resume", "cancel", "status", "watch"])
+def test_without_exactly_one_active_job_naming_none_is_wrong_usage(
+    *, client: FakeClient, capsys: Captured, verb: str, known: list[RebalanceJob], word: str
+) -> None:
+    client.known = known
+    assert run([verb]) == 2
+    assert word in capsys.readouterr().err
+    assert client.calls == []
+
+
+# -- exit codes and errors -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "command",
+    [[], ["no-such-command"], ["locate"], ["jobs", "--status", "odd"], ["plan", "a"], ["status", "--no-such-option"]],
+    ids=" ".join,
+)
+def test_wrong_usage_exits_2(client: FakeClient, capsys: Captured, command: list[str]) -> None:
+    assert run(command) == 2
+
+
+def test_wrong_usage_with_json_is_a_document_too(client: FakeClient, capsys: Captured) -> None:
+    assert run(["locate", "--json"]) == 2
+    assert document(capsys)["cause"] == "usage"
+
+
+def test_an_unknown_job_exits_1_with_one_line(client: FakeClient, capsys: Captured) -> None:
+    assert run(["status", "rebal-x"]) == 1
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err == "error: no job 'rebal-x' in this fleet; `rebalance jobs` lists the known ones\n"
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "cause"),
+    [
+        (NodeMissing("n1", "no such directory"), 1, "node_missing"),
+        (ConfigurationError("[options] imbalance_threshold 7: must be in [0, 1]"), 2, "configuration"),
+        (redis.exceptions.ConnectionError("Connection refused"), 1, "redis_unreachable"),
+        (RuntimeError("oops [/]"), 1, "defect"),
+    ],
+)
+def test_errors_are_one_line_and_with_json_a_document(
+    *, client: FakeClient, capsys: Captured, error: Exception, code: int, cause: str
+) -> None:
+    client.error = error
+    assert run(["jobs", "--json"]) == code
+    captured = capsys.readouterr()
+    told = json.loads(captured.out)
+    assert told["cause"] == cause
+    assert str(error) in told["error"]
+    assert captured.err.count("\n") == 1
+    assert "Traceback" not in captured.err
+
+
+def test_debug_shows_where_an_error_came_from(
+    client: FakeClient, capsys: Captured, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("REBALANCE_DEBUG", "1")
+    client.error = RuntimeError("oops")
+    assert run(["jobs"]) == 1
+    assert "Traceback" in capsys.readouterr().err
+
+
+def test_a_control_that_did_not_do_it_exits_1_and_says_why(client: FakeClient, capsys: Captured) -> None:
+    client.reason = "it has ended"
+    assert run(["pause", "--json"]) == 1
+    captured = capsys.readouterr()
+    assert json.loads(captured.out)["reason"] == "it has ended"
+    assert "it has ended" in captured.err
+
+
+@pytest.mark.parametrize(
+    ("ends_as", "code"), [(RebalanceStatus.COMPLETED, 0), (RebalanceStatus.FAILED, 1), (RebalanceStatus.CANCELLED, 1)]
+)
+@pytest.mark.parametrize("command", [["watch"], ["start", "plan-1", "--watch"]], ids=" ".join)
+def test_watching_exits_as_the_job_ends(
+    *, client: FakeClient, capsys: Captured, command: list[str], ends_as: RebalanceStatus, code: int
+) -> None:
+    client.ends_as = ends_as
+    assert run(command) == code
+    assert ends_as.value in capsys.readouterr().out
+
+
+def test_ctrl_c_exits_130(client: FakeClient, capsys: Captured, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(job_id: str) -> Iterator[RebalanceJob]:
+        yield job()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(client, "watch", interrupted)
+    assert run(["watch"]) == 130
+
+
+def test_start_without_a_plan_makes_one_and_passes_the_job_id_on(client: FakeClient) -> None:
+    assert run(["start", "--job-id", "mine"]) == 0
+    assert client.calls == [("plan",), ("start", client.made_plan, "mine")]
+    client.calls.clear()
+    assert run(["start", "plan-7"]) == 0
+    assert client.calls == [("start", "plan-7", None)]
+
+
+def test_force_reaches_the_check(client: FakeClient) -> None:
+    run(["check"])
+    run(["check", "--force"])
+    assert client.calls == [("check", False), ("check", True)]
+
+
+def test_config_is_handed_to_everything_the_command_starts(
+    client: FakeClient, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("REBALANCE_CONFIG", "other.toml")
+    monkeypatch.chdir(tmp_path)
+    assert run(["--config", "mine.toml", "jobs"]) == 0
+    assert os.environ["REBALANCE_CONFIG"] == str(tmp_path / "mine.toml")
+
+
+def test_help_and_version_load_no_celery_redis_or_pyarrow() -> None:
+    script = (
+        "import sys; from rebalance_tasks.cli.app import run; code = run([sys.argv[1]]);"
+        "heavy = {'celery', 'redis', 'pyarrow', 'numpy'} & set(sys.modules); sys.exit(f'{heavy}' if heavy else code)"
+    )
+    for option in ("--help", "--version"):
+        done = subprocess.run([sys.executable, "-c", script, option], capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        assert "rebalance" in done.stdout
+
+
+# -- pieces ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("share", "blocks"), [(0.0, 0), (0.5, 12), (1.0, 24), (1.7, 24), (-1.0, 0)])
+def test_a_bar_is_as_long_as_its_share_and_never_breaks_the_table(share: float, blocks: int) -> None:
+    drawn = tables.bar(share).plain
+    assert len(drawn) == tables.BAR_WIDTH
+    assert drawn.count(tables.FULL_BLOCK) == blocks
+
+
+def test_json_keeps_odd_file_names_printable() -> None:
+    assert output.jsonable({"key": "a\udcff"}) == {"key": "a\\udcff"}
+
+
+def test_doctor_names_what_is_wrong_and_what_to_do(redis_url: str, redis_client: redis.Redis) -> None:
+    assert [finding.verdict for finding in doctor.examine_redis(redis_url)] == ["ok", "ok", "ok"]
+    redis_client.config_set("maxmemory-policy", "allkeys-lru")
+    try:
+        found = {finding.name: finding for finding in doctor.examine_redis(redis_url)}
+    finally:
+        redis_client.config_set("maxmemory-policy", "noeviction")
+    assert found["eviction"].verdict == "fail"
+    assert "noeviction" in found["eviction"].detail
+    assert doctor.judge_durability({"aof_enabled": 0}).verdict == "warn"
+
+
+def test_doctor_looks_no_further_when_redis_is_away(client: FakeClient, capsys: Captured) -> None:
+    client.settings = type("Settings", (), {"redis_url": "redis://u:secret@127.0.0.1:1/0"})()  # type: ignore[attr-defined]
+    assert run(["doctor", "--json"]) == 1
+    captured = capsys.readouterr()
+    [finding] = json.loads(captured.out)
+    assert finding["verdict"] == "fail"
+    assert "secret" not in captured.out
+
+
+def test_doctor_reports_on_each_node_and_on_missing_workers(client: FakeClient) -> None:
+    findings = {finding.name: finding for finding in doctor.examine_nodes(client.nodes())}  # type: ignore[arg-type]
+    assert [findings[f"node n{n}"].verdict for n in (1, 2, 3)] == ["ok", "warn", "fail"]
+    assert "adopt" in findings["node n2"].detail
+    assert doctor.examine_workers([]).verdict == "fail"
+    assert doctor.examine_workers(["w@host"]).verdict == "ok"
+    assert doctor.examine_digest([{"verdict": "skipped", "reason": "config_digest: workers differ"}]).verdict == "fail"

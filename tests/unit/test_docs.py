@@ -1,0 +1,153 @@
+"""The documentation keeps its promises: links lead somewhere, tests it names exist, keys it lists are the real ones."""
+
+from __future__ import annotations
+
+import inspect
+import re
+import shutil
+import subprocess
+from functools import cache
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+from rebalance_tasks.store.keys import FleetKeys, JobKeys
+
+ROOT: Final = Path(__file__).parents[2]
+PAGES: Final = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
+ADRS: Final = sorted(ROOT.glob("docs/adr/[0-9]*.md"))
+
+LINK: Final = re.compile(r"!?\[[^\]]*\]\(([^)\s]+)\)")
+HEADING: Final = re.compile(r"^#{1,6}\s+(.+?)\s*$", re.MULTILINE)
+FENCE: Final = re.compile(r"^```.*?^```", re.MULTILINE | re.DOTALL)
+TEST_NAME: Final = re.compile(r"\b(tests/[\w/]+\.py)(?:::(\w+))?")
+
+#: Put together here, so that this file does not itself name a host.
+REGISTRY_HOSTS: Final = tuple(
+    ".".join(parts)
+    for parts in (
+        ("pypi", "org"),
+        ("pythonhosted", "org"),
+        ("pypi", "python", "org"),
+        ("npmjs", "org"),
+        ("npmjs", "com"),
+        ("deb", "debian", "org"),
+        ("proxy", "golang", "org"),
+        ("crates", "io"),
+    )
+)
+#: An index option, but not the one that keeps it out of the lock files.
+INDEX_OPTION: Final = re.compile(r"(?<!emit-)(?:extra-)?\bindex[-_]url\b")
+
+
+def names(paths: list[Path]) -> list[str]:
+    """Short, stable ids."""
+    return [str(path.relative_to(ROOT)) for path in paths]
+
+
+@cache
+def anchors(page: Path) -> frozenset[str]:
+    """The anchors that a page's headings get: lower case, punctuation dropped, spaces to hyphens."""
+    text = FENCE.sub("", page.read_text(encoding="utf-8"))
+    plain = (re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", heading) for heading in HEADING.findall(text))
+    return frozenset(re.sub(r"[^\w\- ]", "", heading.lower()).strip().replace(" ", "-") for heading in plain)
+
+
+def files_to_commit() -> list[Path]:
+    """What git tracks or would track; without git, everything outside caches and environments."""
+    if shutil.which("git") and (ROOT / ".git").exists():
+        command = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"]
+        listed = subprocess.run(command, cwd=ROOT, check=True, capture_output=True).stdout.decode()
+        candidates = [ROOT / name for name in listed.split("\0") if name]
+    else:
+        skipped = (".venv", ".git", "build", "dist", "__pycache__")
+        candidates = [path for path in ROOT.rglob("*") if not any(part in skipped for part in path.parts)]
+    return [path for path in candidates if path.is_file()]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=names(PAGES))
+def test_every_relative_link_resolves(page: Path) -> None:
+    broken = []
+    for target in LINK.findall(FENCE.sub("", page.read_text(encoding="utf-8"))):
+        if re.match(r"[a-z]+:", target):
+            continue
+        path, _, fragment = target.partition("#")
+        linked = (page.parent / path).resolve() if path else page
+        if not linked.exists() or (fragment and linked.suffix == ".md" and fragment not in anchors(linked)):
+            broken.append(target)
+    assert not broken
+
+
+@pytest.mark.parametrize("page", PAGES, ids=names(PAGES))
+def test_every_test_that_a_page_names_exists(page: Path) -> None:
+    missing = []
+    for path, test in TEST_NAME.findall(page.read_text(encoding="utf-8")):
+        source = ROOT / path
+        if not source.is_file() or (test and f"def {test}(" not in source.read_text(encoding="utf-8")):
+            missing.append((path, test))
+    assert not missing
+
+
+def test_no_file_names_a_package_registry_or_an_index() -> None:
+    found = []
+    for path in files_to_commit():
+        try:
+            text = path.read_text(encoding="utf-8")
+        except UnicodeDecodeError:
+            continue  # an image
+        found += [(str(path.relative_to(ROOT)), host) for host in REGISTRY_HOSTS if host in text]
+        if path.name != Path(__file__).name and INDEX_OPTION.search(text):
+            found.append((str(path.relative_to(ROOT)), "an index option"))
+    assert not found
+
+
+@pytest.mark.parametrize("adr", ADRS, ids=names(ADRS))
+def test_a_decision_has_its_parts_in_order_and_stands_in_the_index(adr: Path) -> None:
+    text = adr.read_text(encoding="utf-8")
+    assert HEADING.findall(text)[1:] == ["Context", "Decision", "Consequences"]
+    assert re.match(rf"# {int(adr.name[:4])}\. .+\n\n\d{{4}}-\d\d-\d\d · (accepted|replaced by .+)\n", text)
+    assert f"({adr.name})" in (ROOT / "docs/adr/README.md").read_text(encoding="utf-8")
+
+
+def test_decisions_are_numbered_without_gaps() -> None:
+    assert [int(adr.name[:4]) for adr in ADRS] == list(range(1, len(ADRS) + 1))
+
+
+def test_the_index_leads_to_every_page() -> None:
+    linked = {
+        (index.parent / target.partition("#")[0]).resolve()
+        for index in (ROOT / "docs/README.md", ROOT / "docs/adr/README.md")
+        for target in LINK.findall(index.read_text(encoding="utf-8"))
+    }
+    assert {page for page in ROOT.glob("docs/**/*.md") if page != ROOT / "docs/README.md"} <= linked
+
+
+def test_all_fourteen_invariants_are_listed_once() -> None:
+    rows = re.findall(r"^\| (\d+) \| \*\*", (ROOT / "docs/invariants.md").read_text(encoding="utf-8"), re.MULTILINE)
+    assert rows == [str(number) for number in range(1, 15)]
+
+
+def test_the_write_ordering_is_numbered_without_gaps_and_each_step_says_what_a_crash_leaves() -> None:
+    text = (ROOT / "docs/invariants.md").read_text(encoding="utf-8")
+    section = text.split("## The write ordering of one object")[1].split("### What the order buys")[0]
+    steps = re.split(r"^(\d+)\. \*\*", section, flags=re.MULTILINE)[1:]
+    assert [int(number) for number in steps[::2]] == list(range(1, 16))
+    for number, step in zip(steps[::2], steps[1::2], strict=True):
+        assert "*must*" in step.lower(), number
+        # Nothing follows purging that a crash could leave undone.
+        assert "Crash" in step or int(number) in {12, 15}, number
+
+
+def test_every_redis_key_is_described() -> None:
+    described = (ROOT / "docs/architecture.md").read_text(encoding="utf-8").split("## What lies in Redis")[1]
+    keys = FleetKeys("f")
+    wanted = [getattr(keys, name).removeprefix(keys.prefix) for name in properties(FleetKeys)]
+    job = keys.job("j")
+    wanted += [getattr(job, name).removeprefix(job.base) for name in properties(JobKeys)]
+    assert [name for name in wanted if f"`{name}`" not in described and f"`job:‹id›{name}`" not in described] == []
+
+
+def properties(owner: type) -> list[str]:
+    """Names of the properties of a class."""
+    return [name for name, _ in inspect.getmembers(owner, lambda member: isinstance(member, property))]

@@ -1,0 +1,266 @@
+"""The project's own files agree with each other: metadata, pins, targets, layers, services."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import tomllib
+import zipfile
+from importlib import import_module
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+import yaml
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+ROOT: Final = Path(__file__).parents[2]
+PACKAGE: Final = ROOT / "rebalance_tasks"
+PYPROJECT: Final[dict[str, Any]] = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+LOCKS: Final = sorted((ROOT / "requirements").glob("*.lock"))
+
+#: What the issue, CI and pre-commit count on.
+WANTED_TARGETS: Final = frozenset(
+    {"install", "demo", "test", "lint", "unit", "integration", "chaos", "bench", "check", "clean", "lock"},
+)
+
+
+def text_of(name: str) -> str:
+    """Read a file of the project."""
+    return (ROOT / name).read_text(encoding="utf-8")
+
+
+def make_targets() -> set[str]:
+    """The targets that the Makefile defines."""
+    return set(re.findall(r"^([a-z]+):(?!=)", text_of("Makefile"), re.MULTILINE))
+
+
+def pins(lock: Path) -> dict[str, list[Requirement]]:
+    """Canonical name → its pins (several, where they differ by platform)."""
+    found: dict[str, list[Requirement]] = {}
+    for line in re.findall(r"^([A-Za-z0-9].*?) \\$", lock.read_text(encoding="utf-8"), re.MULTILINE):
+        requirement = Requirement(line)
+        found.setdefault(canonicalize_name(requirement.name), []).append(requirement)
+    return found
+
+
+def layers() -> list[list[str]]:
+    """The layer contract's modules, highest layer first, without its punctuation."""
+    contract = next(c for c in PYPROJECT["tool"]["importlinter"]["contracts"] if c["type"] == "layers")
+    return [re.findall(r"\w+", layer) for layer in contract["layers"]]
+
+
+def wanted_by(group: str) -> list[Requirement]:
+    """The requirements of a dependency group, included groups too."""
+    found = []
+    for entry in PYPROJECT["dependency-groups"][group]:
+        found += wanted_by(entry["include-group"]) if isinstance(entry, dict) else [Requirement(entry)]
+    return found
+
+
+# -- the wheel ----------------------------------------------------------------------------------------------------------
+
+
+def test_the_wheel_holds_types_marker_scripts_and_every_module(tmp_path: Path) -> None:
+    builder = import_module("hatchling.builders.wheel").WheelBuilder(str(ROOT))
+    (wheel,) = builder.build(directory=str(tmp_path), versions=["standard"])
+    with zipfile.ZipFile(wheel) as archive:
+        packed = set(archive.namelist())
+    wanted = {"rebalance_tasks/py.typed"}
+    wanted |= {str(path.relative_to(ROOT)) for suffix in ("py", "lua") for path in PACKAGE.rglob(f"*.{suffix}")}
+    assert wanted <= packed
+    assert any(name.endswith(".lua") for name in packed)
+    assert not [name for name in packed if name.startswith(("tests/", "docs/"))]
+
+
+# -- pins ---------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("lock", LOCKS, ids=lambda lock: lock.name)
+def test_every_pin_is_exact_and_hashed_and_no_line_is_a_url_or_an_option(lock: Path) -> None:
+    text = lock.read_text(encoding="utf-8")
+    assert "://" not in text
+    assert not re.search(r"^-", text, re.MULTILINE)
+    blocks = re.split(r"\n(?=\S)", re.sub(r"^#.*\n", "", text, flags=re.MULTILINE).strip())
+    for block in blocks:
+        assert re.match(r"\S+==\S+ (; .+ )?\\\n", block), block
+        assert re.search(r"^ +--hash=sha256:[0-9a-f]{64}", block, re.MULTILINE), block
+
+
+@pytest.mark.parametrize(
+    ("lock", "wanted"),
+    [
+        ("run", [Requirement(text) for text in PYPROJECT["project"]["dependencies"]]),
+        ("build", wanted_by("build")),
+        (
+            "dev",
+            [
+                *(Requirement(text) for text in PYPROJECT["project"]["dependencies"]),
+                *(
+                    Requirement(text)
+                    for extra in PYPROJECT["project"]["optional-dependencies"].values()
+                    for text in extra
+                ),
+                *wanted_by("dev"),
+            ],
+        ),
+    ],
+)
+def test_the_lock_fulfils_what_pyproject_asks_for(lock: str, wanted: list[Requirement]) -> None:
+    pinned = pins(ROOT / "requirements" / f"{lock}.lock")
+    for requirement in wanted:
+        found = pinned.get(canonicalize_name(requirement.name), [])
+        assert found, f"{requirement} is not in {lock}.lock: make lock"
+        for pin in found:
+            (version,) = (part.version for part in pin.specifier)
+            assert requirement.specifier.contains(version), (
+                f"{lock}.lock has {pin}, pyproject wants {requirement}: make lock"
+            )
+
+
+def test_run_pins_are_the_dev_pins() -> None:
+    dev = pins(ROOT / "requirements/dev.lock")
+    for name, found in pins(ROOT / "requirements/run.lock").items():
+        assert [str(pin.specifier) for pin in found] == [str(pin.specifier) for pin in dev[name]], name
+
+
+def test_dependencies_have_a_lower_bound_and_no_upper_one() -> None:
+    operators = {
+        (requirement.name, part.operator)
+        for text in PYPROJECT["project"]["dependencies"]
+        for requirement in [Requirement(text)]
+        for part in requirement.specifier
+    }
+    assert {operator for _, operator in operators} == {">="}
+    assert len(operators) == len(PYPROJECT["project"]["dependencies"])
+
+
+# -- make, CI, hooks ----------------------------------------------------------------------------------------------------
+
+
+def test_all_wanted_targets_exist() -> None:
+    assert make_targets() >= WANTED_TARGETS
+
+
+@pytest.mark.parametrize(
+    "page", ["CONTRIBUTING.md", "README.md", "docs/README.md", ".pre-commit-config.yaml", ".ci/run"]
+)
+def test_every_target_that_is_named_exists(page: str) -> None:
+    named = set(re.findall(r"(?:`|exec |entry: )make (?:--[a-z-]+ )*([a-z]+)", text_of(page)))
+    assert named <= make_targets()
+
+
+def test_contributing_describes_every_target() -> None:
+    described = set(re.findall(r"^\| `make ([a-z]+)`", text_of("CONTRIBUTING.md"), re.MULTILINE))
+    assert described == make_targets() - {"help"}
+
+
+def test_no_target_is_also_a_file() -> None:
+    phony = set(re.findall(r"^\.PHONY: (.+)$", text_of("Makefile"), re.MULTILINE)[0].split())
+    assert phony == make_targets()
+
+
+def test_ci_runs_make_test_without_standard_input() -> None:
+    assert os.access(ROOT / ".ci/run", os.X_OK)
+    assert text_of(".ci/run").startswith("#!/usr/bin/env bash\n")
+    assert re.search(r"^exec make .*\btest </dev/null$", text_of(".ci/run"), re.MULTILINE)
+    assert "set -euo pipefail" in text_of(".ci/run")
+
+
+def test_hooks_are_local_and_call_make() -> None:
+    config = yaml.safe_load(text_of(".pre-commit-config.yaml"))
+    hooks = [hook for repo in config["repos"] if repo["repo"] == "local" for hook in repo["hooks"]]
+    assert len(config["repos"]) == 1
+    assert all(hook["entry"].startswith("make ") for hook in hooks)
+    assert {hook["id"] for hook in hooks} >= {"lint", "integration", "chaos", "bench", "check"}
+
+
+def find_python(path: Path, *args: str) -> subprocess.CompletedProcess[str]:
+    """Run ops/find-python with nothing but ``path`` to look in."""
+    environment = {"PATH": str(path)}
+    return subprocess.run(
+        [ROOT / "ops/find-python", *args], env=environment, capture_output=True, text=True, check=False
+    )
+
+
+def script(path: Path, body: str) -> None:
+    """Write an executable shell script."""
+    path.write_text(f"#!/bin/sh\n{body}\n", encoding="utf-8")
+    path.chmod(0o755)
+
+
+def test_a_shim_that_exists_and_fails_is_passed_over(tmp_path: Path) -> None:
+    script(tmp_path / "python3.13", "echo 'command not found' >&2; exit 127")
+    script(tmp_path / "python3", f'exec "{sys.executable}" "$@"')
+    found = find_python(tmp_path, "--uv")
+    assert found.returncode == 0, found.stderr
+    assert Path(found.stdout.strip()).exists()
+
+
+def test_without_a_usable_python_the_way_out_is_named(tmp_path: Path) -> None:
+    script(tmp_path / "python3", "exit 1")
+    found = find_python(tmp_path)
+    assert (found.returncode, found.stdout) == (1, "")
+    assert "PYTHON=" in found.stderr
+    assert "python3-venv" in found.stderr
+
+
+# -- layers -------------------------------------------------------------------------------------------------------------
+
+
+def test_every_module_on_disk_has_its_layer() -> None:
+    on_disk = {path.stem for path in PACKAGE.glob("*.py")} - {"__init__", "__main__"}
+    on_disk |= {path.name for path in PACKAGE.iterdir() if path.is_dir() and any(path.glob("*.py"))}
+    assert on_disk <= {name for layer in layers() for name in layer}
+
+
+def test_layers_stand_in_the_order_that_the_design_gives() -> None:
+    order = {name: depth for depth, layer in enumerate(layers()) for name in layer}
+    way = ["demo", "cli", "tasks", "runtime", "migration", "store", "telemetry", "settings", "core"]
+    depths = [order[name] for name in way]
+    assert depths == sorted(set(depths))
+    for pair in (
+        ("cli", "console"),
+        ("tasks", "client"),
+        ("runtime", "celery"),
+        ("store", "drivers"),
+        ("demo", "embedded"),
+    ):
+        assert order[pair[0]] == order[pair[1]]
+
+
+def test_the_core_is_held_pure() -> None:
+    contract = next(c for c in PYPROJECT["tool"]["importlinter"]["contracts"] if c["id"] == "pure-core")
+    assert contract["source_modules"] == ["rebalance_tasks.core"]
+    assert set(contract["forbidden_modules"]) >= {"celery", "redis", "time", "random", "os", "socket"}
+
+
+# -- services -----------------------------------------------------------------------------------------------------------
+
+
+def test_composed_services_keep_redis_durable_and_flower_local() -> None:
+    services = yaml.safe_load(text_of("docker-compose.yml"))["services"]
+    assert set(services) == {"redis", "control", "data", "beat", "flower"}
+    redis = " ".join(services["redis"]["command"])
+    assert "--appendonly yes" in redis
+    assert "--maxmemory-policy noeviction" in redis
+    assert "ports" not in services["redis"]
+    assert all(port.startswith("127.0.0.1:") for port in services["flower"]["ports"])
+    assert services["beat"]["deploy"]["replicas"] == 1
+
+
+def test_composed_workers_consume_every_queue_once_and_see_the_nodes() -> None:
+    services = yaml.safe_load(text_of("docker-compose.yml"))["services"]
+    queues = [
+        command[command.index("--queues") + 1]
+        for name in ("control", "data")
+        for command in [services[name]["command"]]
+    ]
+    assert queues == ["rebalance.control", "rebalance.data"]
+    for name in ("control", "data"):
+        assert any(
+            isinstance(volume, dict) and volume["target"] == "/srv/rebalance" for volume in services[name]["volumes"]
+        )
