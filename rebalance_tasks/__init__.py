@@ -98,7 +98,7 @@ _HOMES: Final = {
     "load_settings": "settings",
 }
 
-__all__ = [  # noqa: PLE0604  the same names as in _HOMES, spelled out for readers and type checkers below
+__all__ = [
     "CheckResult",
     "CompiledFleet",
     "ConfigurationError",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
@@ -12,7 +13,6 @@ from typing import TYPE_CHECKING, Final
 from rebalance_tasks.control.context import FleetContext
 from rebalance_tasks.control.lifecycle import QUIET_HOURS
 from rebalance_tasks.core.errors import UnknownFleet, UnknownNode
-from rebalance_tasks.core.ids import NodeId
 from rebalance_tasks.core.quiet_hours import in_quiet_hours
 from rebalance_tasks.drivers.registry import open_driver
 from rebalance_tasks.messages import CeleryMessenger
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from celery import Celery
 
     from rebalance_tasks.drivers.base import Driver
+    from rebalance_tasks.store.jobs import Lease
     from rebalance_tasks.store.records import GroupRecord
 
 #: Money is counted in 10⁻⁹ of the currency, so that Redis adds it up exactly.
@@ -104,7 +105,7 @@ class Runtime:
             jobs=self.context.jobs,
             move_store=lambda group, epoch: self._move_store(job_id, group, epoch),
             drivers=lambda group: (self._drivers(group.source), self._drivers(group.target)),
-            context=lambda group, epoch, drivers: self._batch_context(job_id, group, epoch, drivers),
+            context=lambda lease, store, drivers: self._batch_context(job_id, lease, store, drivers),
         )
         return Slice(world, job_id=job_id, group_id=group_id, owner=owner)
 
@@ -112,27 +113,36 @@ class Runtime:
         return MoveStore(self.connection, self.context.keys, job_id=job_id, group=group, epoch=epoch)
 
     def _batch_context(
-        self, job_id: str, group: GroupRecord, epoch: int, drivers: tuple[Driver, Driver]
+        self,
+        job_id: str,
+        lease: Lease,
+        store: MoveStore,
+        drivers: tuple[Driver, Driver],
     ) -> BatchContext:
+        group = lease.group
+        if group is None:
+            msg = f"a lease with code {lease.code} has no group to work on"
+            raise ValueError(msg)
         options = self.settings.options
-        beat = _Beat(self.context, job_id, group.group_id, epoch)
+        beat = _Beat(self.context, job_id, group.group_id, lease.epoch)
         control = SliceControl(beat, bucket=self._bucket(job_id, group))
         per_gb = Decimal(group.cost_per_gb)
+        begun = time.monotonic()
         source, target = drivers
         return BatchContext(
             source=source,
             target=target,
-            store=self._move_store(job_id, group, epoch),
+            store=store,
             copier=Copier(control),
             control=control,
-            budgets=self._budgets(job_id, group),
+            budgets=self._budgets(lease.capacities.get(group.target)),
             cost_nano=lambda size: int(size * per_gb),
-            now=self.context.now,
+            now=lambda: _from_ms(lease.now_ms + int((time.monotonic() - begun) * 1000)),
             validate=options.validate_checksums,
             forwarding_ttl_ms=_ms(options.forwarding_ttl) if options.enable_read_forwarding else 0,
             keep_locations=self.settings.locator != "union",
             purge_delay_ms=_ms(max(options.grace, MIN_PURGE_DELAY)),
-            manifest_prefix=f"{job_id}.{group.group_id}.{epoch}",
+            manifest_prefix=f"{job_id}.{group.group_id}.{lease.epoch}",
         )
 
     def _bucket(self, job_id: str, group: GroupRecord) -> ByteBucket | None:
@@ -142,9 +152,8 @@ class Runtime:
         key = self.context.keys.job(job_id).throttle(group.group_id)
         return ByteBucket(self.connection, key, rate_bytes_per_s=rate)
 
-    def _budgets(self, job_id: str, group: GroupRecord) -> Budgets:
+    def _budgets(self, capacity: int | None) -> Budgets:
         options = self.settings.options
-        capacity = self.context.jobs.capacities(job_id).get(NodeId(group.target))
         per_day = options.max_cost_per_day
         return Budgets(
             egress_bytes=options.max_egress_bytes_per_cycle,

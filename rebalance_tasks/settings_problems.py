@@ -55,7 +55,8 @@ class Problem:
         """Source, path, value and text on one line."""
         path = dotted(self.location)
         about = f" ({self.about})" if self.about else ""
-        value = f" = {self.shown}" if self.shown and self.shown not in self.text else ""
+        told = self.shown[:1] in {"'", "["} and self.shown in self.text
+        value = f" = {self.shown}" if self.shown and not told else ""
         return f"{self.source}: {path}{about}{value}: {self.text}" if path else f"{self.source}: {self.text}"
 
 

@@ -8,7 +8,7 @@ are keyword JSON and untrusted (invariant 13): they carry ids, never URLs or cre
 from __future__ import annotations
 
 import uuid
-from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from celery import shared_task
 from celery.exceptions import Ignore
@@ -17,7 +17,8 @@ from redis.exceptions import RedisError
 
 from rebalance_tasks.control import check as checks
 from rebalance_tasks.control import cleanup as cleanups
-from rebalance_tasks.control import lifecycle, start as starts
+from rebalance_tasks.control import lifecycle
+from rebalance_tasks.control import start as starts
 from rebalance_tasks.control import sweep as sweeps
 from rebalance_tasks.core.errors import InvalidArgument, JobNotFound, PermanentError, RebalanceError
 from rebalance_tasks.core.models import ControlResult, Frozen, Identifier
@@ -152,8 +153,9 @@ def migrate(self: Task[Any, Any], *, job_id: str, group_id: str, fleet: str | No
             outcome = _run_slice(runtime, arguments)
             if outcome is SliceOutcome.AGAIN:
                 _publish_again(runtime, arguments)
-        except Exception:  # noqa: BLE001  a header never raises; the sweep re-drives the group
-            _drop("migrate.failed")
+        except Exception:
+            log.exception("migrate.failed")
+            outcome = SliceOutcome.DROPPED
         log.info("migrate.done", outcome=outcome)
         if outcome is not SliceOutcome.TERMINAL:
             raise Ignore
@@ -167,8 +169,9 @@ def monitor(self: Task[Any, Any], *, job_id: str, group_id: str, fleet: str | No
         try:
             arguments = _validated(GroupArguments, job_id=job_id, group_id=group_id, fleet=fleet)
             finished = lifecycle.finish_group(_runtime(self, arguments).context, arguments.job_id, arguments.group_id)
-        except Exception:  # noqa: BLE001  a header never raises; the sweep finishes the group
-            _drop("monitor.failed")
+        except Exception:
+            log.exception("monitor.failed")
+            finished = False
         if not finished:
             raise Ignore
         return {"group_id": group_id}
@@ -234,8 +237,3 @@ def _publish_again(runtime: Runtime, arguments: GroupArguments) -> None:
     if group is None:
         raise JobNotFound(arguments.job_id)
     runtime.context.messenger.publish_group(arguments.job_id, group)
-
-
-def _drop(event: str) -> NoReturn:
-    log.exception(event)
-    raise Ignore

@@ -124,7 +124,7 @@ class LineFormatter(logging.Formatter):
             "level": record.levelname.lower(),
             "logger": record.name,
         }
-        return json_module.dumps({**head, **fields}, default=str, ensure_ascii=False)
+        return json_module.dumps({**head, **fields}, default=_shown, ensure_ascii=False)
 
 
 class _OurHandler(logging.StreamHandler[TextIO]):
@@ -147,9 +147,14 @@ def _hand_over(_logger: object, _method: str, event: Mapping[str, Any]) -> tuple
 
 def _plain(value: object) -> str:
     """Quote what could be mistaken: keys of objects may hold spaces, quotes and newlines."""
-    text = value if isinstance(value, str) else str(value)
+    text = value if isinstance(value, str) else _shown(value)
     simple = text and not any(char in text for char in " \"'=") and text.isprintable()
     return text if simple else json_module.dumps(text, ensure_ascii=False)
+
+
+def _shown(value: object) -> str:
+    """Text of an object that is not plain data: an exception may quote a URL."""
+    return masked_text(str(value))
 
 
 def _one_line(text: str) -> str:

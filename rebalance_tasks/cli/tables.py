@@ -283,12 +283,6 @@ def nodes_table(reports: Sequence[NodeReport]) -> RenderableType:
     known = [report.utilisation for report in reports if report.utilisation is not None]
     if len(known) > 1:
         parts.append(Text(f"\nspread between fullest and emptiest: {percent(max(known) - min(known))}"))
-    if any(report.status == "unadopted" for report in reports):
-        parts.append(
-            Text(
-                "\nunadopted nodes are left alone; check their URLs, then run `rebalance nodes --adopt`", style="yellow"
-            )
-        )
     return Group(*parts)
 
 

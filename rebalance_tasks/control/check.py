@@ -3,6 +3,7 @@
 beat ─▶ **check** ── survey ▸ imbalance ▸ plan ──▶ Redis ── observe stops here; auto asks for a start
 """
 
+# ruff: noqa: EM101, TRY301  a verdict is a word and a sentence, raised where it becomes clear
 from __future__ import annotations
 
 from decimal import Decimal
@@ -33,7 +34,7 @@ MIN_NODES: Final = 2
 NANO: Final = 10**9
 
 
-class Skipped(Exception):  # noqa: N818  a verdict, not an error
+class Skipped(Exception):
     """The check stops here, for this reason."""
 
     def __init__(self, word: str, sentence: str, spread: float | None = None) -> None:

@@ -32,6 +32,8 @@ LIMIT: Final = 5_000
 ORPHAN_AGE: Final = timedelta(hours=24)
 #: Manifests are looked through once an hour: nothing depends on their going early.
 MANIFESTS_EVERY_S: Final = 3600
+#: appendfsync everysec is done within two seconds; a disk that takes longer is left to the next run.
+DURABLE_WAIT_MS: Final = 3000
 #: Look again later at trash on a missing node, or that somebody wrote to.
 POSTPONE_MS: Final = 15 * 60 * 1000
 
@@ -73,9 +75,8 @@ def run_cleanup(context: FleetContext) -> CleanupReport:
 
 def _durable(context: FleetContext) -> bool:
     """Make sure that every flip so far is on Redis' disk: a mark written now is there only after all that came before."""
-    context.connection.hset(context.keys.info, {"cleanup_ms": context.connection.now_ms()})
-    local = context.connection.waitaof(timeout_ms=3000)
-    return local is None or local >= 1
+    mark = {"cleanup_ms": context.connection.now_ms()}
+    return context.connection.write_durably(context.keys.info, mark, timeout_ms=DURABLE_WAIT_MS) is not False
 
 
 def _purge_due(context: FleetContext, report: CleanupReport) -> None:

@@ -73,10 +73,8 @@ def admit(context: FleetContext, job_id: str) -> int:
     """Let waiting groups through the gate and publish their headers; return how many."""
     limit = context.settings.options.max_concurrent_migrations
     admitted = context.jobs.admit(job_id, limit=limit)
-    for group_id in admitted:
-        group = context.jobs.group(job_id, group_id)
-        if group is not None:
-            context.messenger.publish_group(job_id, group)
+    for group in admitted:
+        context.messenger.publish_group(job_id, group)
     return len(admitted)
 
 
@@ -89,7 +87,7 @@ def _freeze(context: FleetContext, plan: RebalancePlan, *, job_id: str, requeste
         by_pair[move.source_node, move.target_node].append(move)
     pairs = sorted(by_pair, key=lambda pair: (-max(m.priority for m in by_pair[pair]), pair))
     states: list[str] = []
-    keys: list[tuple[str, int]] = []
+    total_bytes = 0
     groups: list[NewGroup] = []
     skipped: Counter[str] = Counter()
     seen: set[str] = set()
@@ -100,20 +98,22 @@ def _freeze(context: FleetContext, plan: RebalancePlan, *, job_id: str, requeste
             why = _stale(context, nodes, move, fresh=fresh, seen=seen)
             seen.add(move.object_key)
             states.append(MoveState.SKIPPED if why else MoveState.PENDING)
-            keys.append((move.object_key, move.size_bytes))
             if why:
                 skipped[f"{STALE}_{why}"] += 1
+            else:
+                total_bytes += move.size_bytes
         left = states[offset:].count(MoveState.PENDING)
         if left:
             record = _record(nodes, f"g{number:04d}", moves, offset=offset)
-            groups.append(NewGroup(record, score=float(number), left=left))
+            keys = [(move.object_key, move.size_bytes) for move in moves]
+            groups.append(NewGroup(record, score=float(number), left=left, keys=keys))
     return NewJob(
         job_id=job_id,
         plan_id=plan.plan_id,
         requested_by=requested_by,
         imbalance_before=plan.imbalance_before,
         states="".join(states),
-        keys=keys,
+        total_bytes=total_bytes,
         groups=groups,
         skipped=dict(skipped),
         capacities=_capacities(context),
@@ -154,21 +154,22 @@ def _stale(
         return "unknown_node"
     if move.source_node == move.target_node or source.pool != target.pool:
         return "invalid"
-    if move.object_key in seen:
-        return "duplicate"
     if source.state is NodeState.MAINTENANCE or target.state is not NodeState.ACTIVE:
         return "node_state"
+    if move.object_key in seen:
+        return "duplicate"
     try:
         validate_key(move.object_key)
-        if not fresh:
-            found = context.driver(move.source_node).stat(move.object_key)
-            if found is None:
-                return "source_gone"
-            if found.size_bytes != move.size_bytes:
-                return "source_changed"
+        return "" if fresh else _moved_on(context, move)
     except RebalanceError as exc:
         return exc.cause
-    return ""
+
+
+def _moved_on(context: FleetContext, move: RebalanceMove) -> str:
+    found = context.driver(move.source_node).stat(move.object_key)
+    if found is None:
+        return "source_gone"
+    return "" if found.size_bytes == move.size_bytes else "source_changed"
 
 
 def _capacities(context: FleetContext) -> dict[str, int]:

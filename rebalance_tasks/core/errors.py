@@ -6,6 +6,11 @@ Third-party errors are translated at the adapter that met them (``raise NodeMiss
 
 from __future__ import annotations
 
+from typing import Final
+
+#: Enough of a key to recognise it in a log line.
+SHOWN_KEY: Final = 80
+
 
 class RebalanceError(Exception):
     """Root of every error raised by this package.
@@ -48,7 +53,7 @@ class InvalidKey(InvalidArgument):
 
     def __init__(self, key: str, why: str) -> None:
         """Name the key (shortened, escaped) and the rule it breaks."""
-        shown = ascii(key if len(key) <= 80 else key[:77] + "...")
+        shown = ascii(key if len(key) <= SHOWN_KEY else key[:SHOWN_KEY] + "…")
         super().__init__(f"object key {shown} refused: {why}")
         self.key = key
         self.why = why
@@ -106,7 +111,9 @@ class UnknownFleet(PermanentError, KeyError):
 
     def __init__(self, fleet: str, configured: str) -> None:
         """Name both fleets."""
-        super().__init__(f"fleet {fleet!r} is not configured here (this process serves {configured!r}); see rebalance.toml [fleet] name")
+        super().__init__(
+            f"fleet {fleet!r} is not configured here (this process serves {configured!r}); see rebalance.toml [fleet] name"
+        )
         self.fleet = fleet
 
     def __str__(self) -> str:
@@ -121,7 +128,9 @@ class JobActive(RetryableError):
 
     def __init__(self, job_id: str) -> None:
         """Name the active job."""
-        super().__init__(f"job {job_id!r} is still active in this fleet; wait for it, or cancel it with `rebalance cancel {job_id}`")
+        super().__init__(
+            f"job {job_id!r} is still active in this fleet; wait for it, or cancel it with `rebalance cancel {job_id}`"
+        )
         self.job_id = job_id
 
 
@@ -207,7 +216,7 @@ class MoveError(RebalanceError):
 
     def __init__(self, key: str, message: str) -> None:
         """Name the object."""
-        super().__init__(f"{message} (object {ascii(key)})")
+        super().__init__(f"{message} (object {key!a})")
         self.key = key
 
 

@@ -98,7 +98,7 @@ def pool_columns(work: Work, members: list[int], *, movable: dict[int, int]) -> 
         used=np.array([fleet.used[i] for i in members], np.float64),
         capacity=np.array([fleet.capacity[i] for i in members], np.float64),
         movable=np.array([movable.get(i, 0) for i in members], np.float64),
-        room=np.array([fleet.room(i) for i in members], np.float64),
+        room=np.array([max(0, fleet.room(i)) for i in members], np.float64),
     )
 
 
@@ -110,7 +110,7 @@ def drain(work: Work, eligibility: Eligibility, pool: str) -> None:
     if not sources or not targets:
         return
     order = pair_order(fleet, sources, targets)
-    if _waiting_bytes(work, sources) > sum(fleet.room(j) for j in targets):
+    if _waiting_bytes(work, sources) > sum(max(0, fleet.room(j)) for j in targets):
         work.ledger.note("max_utilisation")
     for _ in range(_POUR_ROUNDS):
         waiting = {i: int(work.inventory.size_bytes[work.candidates[i]].sum()) for i in sources}

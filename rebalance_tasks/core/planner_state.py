@@ -95,8 +95,8 @@ class Fleet:
         return [i for i in self.pools[pool] if self.draining[i]]
 
     def room(self, i: int) -> int:
-        """Bytes a node can still receive under max_utilisation and reservations."""
-        return max(0, self._ceiling[i] - self.used[i])
+        """Bytes a node can still receive under max_utilisation and reservations; below 0, not even an empty object."""
+        return self._ceiling[i] - self.used[i]
 
     def share(self, i: int) -> float:
         """Utilisation now, rounded (guides and texts)."""

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Final
 
 from rebalance_tasks.core.errors import InvalidArgument, InvalidKey
 from rebalance_tasks.core.keys import validate_key
-from rebalance_tasks.core.options import MIB
+from rebalance_tasks.core.options import KIB, MIB
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 MIN_OBJECTS: Final = 5_000
 #: So that the whole demo stays under a minute on two cores.
 MAX_TOTAL_BYTES: Final = 300 * MIB
-#: One giant on a small node would make balance impossible to show.
-MAX_OBJECT_BYTES: Final = 4 * MIB
+#: A planner moves few, large objects; with these it is hundreds of moves, and no giant dwarfs a small node.
+MAX_OBJECT_BYTES: Final = MIB // 2
 #: Utilisation of the fullest and the emptiest node at the start; the others lie in between.
 FULLEST: Final = 0.92
 EMPTIEST: Final = 0.18
@@ -98,7 +98,7 @@ def collect(source: Path | None, *, seed: int) -> list[SourceFile]:
             raise InvalidArgument(msg)
         found = list(_walk(source.resolve(), source.resolve().name or "root"))
     if not found:
-        msg = f"no files to copy in {source or 'the Python installation'} (symbolic links and files over {MAX_OBJECT_BYTES // MIB} MiB are left out)"
+        msg = f"no files to copy in {source or 'the Python installation'} (symbolic links and files over {MAX_OBJECT_BYTES // KIB} KiB are left out)"
         raise InvalidArgument(msg)
     chosen = _capped(found, seed=seed)
     return chosen if source is not None else _repeated(chosen)
@@ -161,18 +161,19 @@ def design_nodes(directory: Path, *, count: int, total_bytes: int, seed: int) ->
     return nodes
 
 
-def build(directory: Path, files: Sequence[SourceFile], *, count: int, seed: int) -> Corpus:
-    """Copy the files onto the nodes and write the manifest.
-
-    Raises:
-        InvalidArgument: the directory has no room for it.
-    """
+def require_room(directory: Path, files: Iterable[SourceFile]) -> None:
+    """Raise `InvalidArgument` when the directory has no room for the demo."""
     total = sum(file.size_bytes for file in files)
     free = shutil.disk_usage(directory).free
     if free < total * ROOM_FACTOR:
         msg = f"{directory} has {free // MIB} MiB free, the demo needs {int(total * ROOM_FACTOR) // MIB} MiB; name another place with --dir"
         raise InvalidArgument(msg)
-    planned = design_nodes(directory, count=count, total_bytes=total, seed=seed)
+
+
+def build(
+    directory: Path, files: Iterable[SourceFile], planned: Sequence[tuple[DemoNode, int]], *, seed: int
+) -> Corpus:
+    """Copy the files onto the nodes of `design_nodes`, and write the manifest into the directory."""
     remaining = [fill for _, fill in planned]
     nodes = [node for node, _ in planned]
     for node in nodes:
@@ -193,7 +194,7 @@ def build(directory: Path, files: Sequence[SourceFile], *, count: int, seed: int
         if path.parent not in made:
             path.parent.mkdir(parents=True, exist_ok=True)
             made.add(path.parent)
-        path.write_bytes(data)
+        _write_whole(path, data)
         digests[file.key] = digest(data)
         remaining[chosen] -= len(data)
         copied += len(data)
@@ -202,7 +203,16 @@ def build(directory: Path, files: Sequence[SourceFile], *, count: int, seed: int
     return Corpus(tuple(nodes), digests, copied)
 
 
-def write_config(path: Path, corpus: Corpus, *, redis_url: str, options: Mapping[str, str | float]) -> None:
+def _write_whole(path: Path, data: bytes) -> None:
+    """Write a file, or leave none: a Ctrl-C in the middle must not leave a half-written object."""
+    try:
+        path.write_bytes(data)
+    except BaseException:
+        path.unlink(missing_ok=True)
+        raise
+
+
+def write_config(path: Path, nodes: Iterable[DemoNode], *, redis_url: str, options: Mapping[str, str | float]) -> None:
     """Write the fleet's ``rebalance.toml``, as an operator would."""
     blocks = [
         ("[fleet]", {"name": "demo", "mode": "auto", "locator": "union", "redis_url": redis_url}),
@@ -218,7 +228,7 @@ def write_config(path: Path, corpus: Corpus, *, redis_url: str, options: Mapping
                 "zone": node.zone,
             },
         )
-        for node in corpus.nodes
+        for node in nodes
     ]
     # A JSON scalar is a TOML scalar, as long as nothing outside the basic plane is escaped.
     lines = [

@@ -42,6 +42,7 @@ class Crew:
         self._server: EmbeddedServer | None = None
         self._worker: CeleryWorker | None = None
         self._beat: CeleryBeat | None = None
+        self._env: dict[str, str] = {}
         self._environment = contextlib.ExitStack()
 
     def start_server(self) -> str:
@@ -49,31 +50,33 @@ class Crew:
         self._server = start_server(self._directory / "redis")
         return self._server.url
 
-    def start_workers(self, config: Path) -> None:
-        """Adopt the nodes, then start worker and beat, and wait until tasks are taken."""
-        from rebalance_tasks.client import Rebalancer  # noqa: PLC0415  loads celery
-
-        assert self._server is not None  # noqa: S101  its URL is in the configuration
-        env = child_environment(config)
+    def start_worker(self, config: Path) -> None:
+        """Start the worker, and do not wait for it: it comes up while the files are copied."""
+        self._env = child_environment(config)
         self._worker = CeleryWorker(
-            broker_url=self._server.url,
+            broker_url=self._url,
             log_path=self._directory / "worker.log",
-            env=env,
+            env=self._env,
             concurrency=WORKER_CONCURRENCY,
         )
         self._environment.enter_context(own_environment(config))
+
+    def start_beat(self) -> None:
+        """Adopt the nodes, wait until the worker takes tasks, and start beat."""
+        from rebalance_tasks.client import Rebalancer  # noqa: PLC0415  loads celery
+
         self.client = Rebalancer()
         # Before beat's first check: a fleet whose nodes nobody has adopted is left alone.
         self.client.adopt()
-        self._worker.wait_ready()
-        self._beat = CeleryBeat(state_dir=self._directory, log_path=self._directory / "beat.log", env=env)
+        if self._worker is not None:
+            self._worker.wait_ready()
+        self._beat = CeleryBeat(state_dir=self._directory, log_path=self._directory / "beat.log", env=self._env)
 
     def request_cleanup(self) -> None:
         """Ask for the cleanup now, by its name, as any service may; beat would ask within a minute."""
         import celery  # noqa: PLC0415
 
-        assert self._server is not None  # noqa: S101
-        with celery.Celery(broker=self._server.url, set_as_current=False) as app:
+        with celery.Celery(broker=self._url, set_as_current=False) as app:
             app.send_task("rebalance.cleanup", queue="rebalance.control", ignore_result=True)
 
     def require_alive(self) -> None:
@@ -106,6 +109,13 @@ class Crew:
             else:
                 self._server.stop()
         self._environment.close()
+
+    @property
+    def _url(self) -> str:
+        if self._server is None:
+            msg = "the server is not started yet"
+            raise ServerUnavailable(msg)
+        return self._server.url
 
     def _cancel_active(self) -> None:
         active = [job.job_id for job in self.client.jobs() if not job.status.terminal]

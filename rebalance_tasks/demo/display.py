@@ -53,6 +53,11 @@ class Frame:
     job: RebalanceJob | None = None
     rate: float = 0.0
 
+    @property
+    def staged_bytes(self) -> int:
+        """Bytes of copies being made, not yet at their keys."""
+        return sum(usage.staged_bytes for usage in self.usage.values())
+
 
 class Display(Protocol):
     """Shows frames and tells events."""
@@ -135,7 +140,8 @@ def progress_text(frame: Frame) -> str:
         return frame.phase
     job = frame.job
     done = job.completed_moves + job.failed_moves + job.skipped_moves
-    return f"{frame.phase} | {done}/{job.total_moves} moves {size(job.bytes_moved)} of {size(job.total_bytes)} {size(frame.rate)}/s"
+    moved = f"{size(job.bytes_moved)} of {size(job.total_bytes)}, {size(frame.staged_bytes)} in flight"
+    return f"{frame.phase} | {done}/{job.total_moves} moves, {moved}, {size(frame.rate)}/s"
 
 
 def picture(frame: Frame | None, events: Sequence[str]) -> RenderableType:
@@ -182,7 +188,7 @@ def _job(frame: Frame) -> RenderableType:
     done = job.completed_moves + job.failed_moves + job.skipped_moves
     calm = Text(bar(share, width=BAR_WIDTH).plain, style="yellow" if job.paused_reasons else "blue")
     head = Text.assemble(("job ", "bold"), f"{job.job_id}  ", status_text(job.status), f"  {frame.phase}")
-    moved = f"{done:,} of {job.total_moves:,} moves   {size(job.bytes_moved)} of {size(job.total_bytes)}"
+    moved = f"{done:,} of {job.total_moves:,} moves   {size(job.bytes_moved)} of {size(job.total_bytes)}, {size(frame.staged_bytes)} in flight"
     groups = f"{job.groups_done} of {job.groups_total} groups done"
     return Group(head, Text.assemble(calm, f" {percent(share)}"), Text(f"{moved}   {size(frame.rate)}/s   {groups}"))
 

@@ -30,13 +30,13 @@ from rebalance_tasks.demo.summary import Outcome, summary_lines, tour_lines
 from rebalance_tasks.demo.watcher import Watcher
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Sequence
     from types import TracebackType
 
     from rich.console import Console
 
     from rebalance_tasks.core.models import RebalanceJob
-    from rebalance_tasks.demo.corpus import Corpus
+    from rebalance_tasks.demo.corpus import Corpus, DemoNode
     from rebalance_tasks.demo.display import Display
 
 #: beat's check comes this often, instead of the preset's minutes.
@@ -44,7 +44,7 @@ CHECK_INTERVAL_S: Final = 5
 #: Freed originals stay this long; an operator would leave the default of 15 minutes.
 GRACE_S: Final = 2
 #: Moving takes at least about this long, so that there is something to see: the throttle is lowered to it if need be.
-WATCHABLE_S: Final = 12.0
+WATCHABLE_S: Final = 8.0
 #: No further round is begun after this, so that the demo ends within a minute.
 LAST_ROUND_S: Final = 35.0
 #: When no check has decided anything for this long, there is no next round.
@@ -127,10 +127,7 @@ class Demo:
             f"spread between the fullest and the emptiest node: {percent(inspect.spread(watcher.start))}"
         )
         watcher.show("starting")
-        config = self._directory / "rebalance.toml"
-        options = self._options(corpus, watcher.start)
-        corpora.write_config(config, corpus, redis_url=self._crew.start_server(), options=options)
-        self._crew.start_workers(config)
+        self._crew.start_beat()
         self._display.event("server, worker and beat are up; beat will trigger the check")
         jobs = self._rounds(watcher)
         watcher.await_purge()
@@ -145,23 +142,29 @@ class Demo:
         self._conclude(Outcome(corpus, watcher.start, jobs, verification, watcher.pause_note, took_s), watcher)
 
     def _build(self) -> Corpus:
-        self._display.event(f"collecting files from {self._order.source or 'the Python installation'}")
-        files = corpora.collect(self._order.source, seed=self._order.seed)
+        """Copy the files onto the nodes, while server and worker come up."""
+        order, directory = self._order, self._directory
+        self._display.event(f"collecting files from {order.source or 'the Python installation'}")
+        files = corpora.collect(order.source, seed=order.seed)
         if len(files) < corpora.MIN_OBJECTS:
             self._display.event(
                 f"only {len(files)} files there (a demo likes {corpora.MIN_OBJECTS}); taking what there is"
             )
+        corpora.require_room(directory, files)
         total = sum(file.size_bytes for file in files)
-        self._display.event(
-            f"copying {len(files)} files ({size(total)}) onto {self._order.nodes} nodes in {self._directory}"
-        )
-        return corpora.build(self._directory, files, count=self._order.nodes, seed=self._order.seed)
+        planned = corpora.design_nodes(directory, count=order.nodes, total_bytes=total, seed=order.seed)
+        config = directory / "rebalance.toml"
+        nodes = [node for node, _ in planned]
+        corpora.write_config(config, nodes, redis_url=self._crew.start_server(), options=self._options(planned))
+        self._crew.start_worker(config)
+        self._display.event(f"copying {len(files)} files ({size(total)}) onto {order.nodes} nodes in {directory}")
+        return corpora.build(directory, files, planned, seed=order.seed)
 
-    def _options(self, corpus: Corpus, start: Mapping[str, float]) -> dict[str, str | float]:
+    def _options(self, planned: Sequence[tuple[DemoNode, int]]) -> dict[str, str | float]:
         """Return the preset, with the few changes that make it watchable within a minute."""
         preset: RebalancerOptions = getattr(RebalancerOptions, self._order.preset)()
-        mean = corpus.total_bytes / sum(node.capacity_bytes for node in corpus.nodes)
-        surplus = sum(max(0.0, (start[node.node_id] - mean) * node.capacity_bytes) for node in corpus.nodes)
+        mean = sum(fill for _, fill in planned) / sum(node.capacity_bytes for node, _ in planned)
+        surplus = sum(max(0.0, fill - mean * node.capacity_bytes) for node, fill in planned)
         watchable = max(1, int(surplus / WATCHABLE_S / preset.max_concurrent_migrations))
         options: dict[str, str | float] = {
             "preset": self._order.preset,
@@ -191,8 +194,8 @@ class Demo:
         for line in lines + tour:
             self._out.print(line, markup=False, soft_wrap=True)
         if self._order.picture is not None:
-            middle = watcher.frames[len(watcher.frames) // 2] if watcher.frames else None
-            save_picture(self._order.picture, [picture(middle, []), "", *lines])
+            late = watcher.frames[len(watcher.frames) * 2 // 3] if watcher.frames else None
+            save_picture(self._order.picture, [picture(late, []), "", *lines])
             self._out.print(f"picture   {self._order.picture}", markup=False, soft_wrap=True)
 
     def __enter__(self) -> Self:

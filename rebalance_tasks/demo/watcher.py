@@ -199,11 +199,18 @@ class Watcher:
         """Show the present, with the disks as they were at most half a second ago."""
         if time.monotonic() - self._surveyed >= SURVEY_EVERY_S:
             self._usage, self._surveyed = inspect.survey(self._corpus.nodes), time.monotonic()
-        rate = 0.0 if job is None or job.status is not RebalanceStatus.RUNNING else self._rate(job.bytes_moved)
+        rate = (
+            0.0
+            if job is None or job.status is not RebalanceStatus.RUNNING
+            else self._rate(job.bytes_moved + self._staged())
+        )
         frame = Frame(self._corpus.nodes, self.start, self._usage, phase, job, rate)
         self._display.frame(frame)
         if job is not None and not job.status.terminal:
             self.frames.append(frame)
+
+    def _staged(self) -> int:
+        return sum(usage.staged_bytes for usage in self._usage.values())
 
     def _rate(self, bytes_moved: int) -> float:
         now = time.monotonic()

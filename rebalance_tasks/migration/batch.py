@@ -42,8 +42,6 @@ if TYPE_CHECKING:
 
 #: A source that keeps changing, or a copy that never verifies, is given up after so many tries.
 MAX_TRIES: Final = 3
-#: A server that can tell is asked so long whether the flip is on its disk; freeing is reversible either way.
-DURABLE_WAIT_MS: Final = 100
 
 
 @dataclass(slots=True)
@@ -113,7 +111,7 @@ class Batch:
             try:
                 self._stage()
                 self._verify()
-                self._c.control.check(force=True)
+                self._c.control.check()
             except SliceInterrupted as stop:
                 self._interrupted(stop)
             self._journal_staged()
@@ -261,8 +259,6 @@ class Batch:
             for item in fresh:
                 item.state = MoveState.FLIPPED
             reached(Step.FLIP)
-            self._c.store.wait_durable(timeout_ms=DURABLE_WAIT_MS)
-            reached(Step.DURABLE)
         for item in self._items:
             if item.here and item.state is MoveState.FLIPPED:
                 self._free(item)

@@ -68,8 +68,9 @@ class SliceControl:
         self._clock = clock
         self._sleep = sleep
         self._deadline = clock() + slice_s
-        self._next_beat = clock()
-        self._tokens = 0
+        # The lease and the flags were read a moment ago, and a new slice may write one lease's worth at once.
+        self._next_beat = clock() + BEAT_EVERY_S
+        self._tokens = 0 if bucket is None else bucket.lease_bytes
 
     @property
     def overdue(self) -> bool:

@@ -97,7 +97,8 @@ class Copier:
             if left is not None and _whole(left, reader.fingerprint):
                 return self._adopt(reader, copy, key)
             reader.seek(copy.staged_bytes)
-            self._write(reader, target.stage(move_id, offset=copy.staged_bytes), copy, key, progress)
+            writer = target.stage(move_id, offset=copy.staged_bytes, sparse=reader.metadata.sparse)
+            self._write(reader, writer, copy, key, progress)
         return copy
 
     def _adopt(self, reader: SourceHandle, copy: StagedCopy, key: str) -> StagedCopy:

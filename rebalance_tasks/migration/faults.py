@@ -29,7 +29,6 @@ class Step(StrEnum):
     SYNC_PUBLISHED = "sync_published"
     MANIFEST = "manifest"
     FLIP = "flip"
-    DURABLE = "durable"
     FREE = "free"
     SETTLE = "settle"
     RELEASE = "release"

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from rebalance_tasks.drivers.base import Driver
-    from rebalance_tasks.store.jobs import JobStore
+    from rebalance_tasks.store.jobs import JobStore, Lease
     from rebalance_tasks.store.moves import MoveStore
     from rebalance_tasks.store.records import GroupRecord
 
@@ -61,7 +61,7 @@ class SliceWorld:
     jobs: JobStore
     move_store: Callable[[GroupRecord, int], MoveStore]
     drivers: Callable[[GroupRecord], tuple[Driver, Driver]]
-    context: Callable[[GroupRecord, int, tuple[Driver, Driver]], BatchContext]
+    context: Callable[[Lease, MoveStore, tuple[Driver, Driver]], BatchContext]
 
 
 class Slice:
@@ -77,9 +77,8 @@ class Slice:
 
     def run(self) -> SliceOutcome:
         """Take the lease, carry moves on, give the lease back."""
-        code, self._epoch, _ = self._world.jobs.acquire_lease(self._job_id, self._group_id, owner=self._owner)
-        log.debug("slice.acquire", job_id=self._job_id, group_id=self._group_id, code=code, epoch=self._epoch)
-        match code:
+        lease = self._acquire()
+        match lease.code:
             case "terminal":
                 return SliceOutcome.TERMINAL
             case "paused":
@@ -89,7 +88,7 @@ class Slice:
             case _:
                 return SliceOutcome.DROPPED
         try:
-            outcome = self._work(cancelled=code == "cancel")
+            outcome = self._work(lease)
         except StaleLease:
             return SliceOutcome.DROPPED
         reached(Step.RELEASE)
@@ -97,37 +96,38 @@ class Slice:
 
     def give_up(self, error: RebalanceError) -> SliceOutcome:
         """Count what is left of the group as failed, for a reason that no further try will mend."""
-        code, self._epoch, _ = self._world.jobs.acquire_lease(self._job_id, self._group_id, owner=self._owner)
-        group = self._world.jobs.group(self._job_id, self._group_id)
-        if code == "terminal":
+        lease = self._acquire()
+        if lease.code == "terminal":
             return SliceOutcome.TERMINAL
-        if code not in {"ok", "cancel"} or group is None:
+        if lease.group is None:
             return SliceOutcome.DROPPED
-        store = self._world.move_store(group, self._epoch)
-        self._give_up(store, self._items(store), error)
+        self._give_up(self._world.move_store(lease.group, lease.epoch), _items(lease), error)
         return SliceOutcome.TERMINAL
 
-    def _work(self, *, cancelled: bool) -> SliceOutcome:
-        group = self._world.jobs.group(self._job_id, self._group_id)
-        if group is None:
+    def _acquire(self) -> Lease:
+        lease = self._world.jobs.acquire_lease(self._job_id, self._group_id, owner=self._owner)
+        log.debug("slice.acquire", job_id=self._job_id, group_id=self._group_id, code=lease.code, epoch=lease.epoch)
+        self._epoch = lease.epoch
+        return lease
+
+    def _work(self, lease: Lease) -> SliceOutcome:
+        if lease.group is None:
             return SliceOutcome.DROPPED
-        store = self._world.move_store(group, self._epoch)
-        items = self._items(store)
+        store = self._world.move_store(lease.group, lease.epoch)
+        items = _items(lease)
+        everything = list(items)
         try:
-            drivers = self._world.drivers(group)
-            context = self._world.context(group, self._epoch, drivers)
+            drivers = self._world.drivers(lease.group)
             for driver in drivers:
                 driver.check_identity()
-            left = self._carry(context, items, cancelled=cancelled)
+            left = self._carry(self._world.context(lease, store, drivers), items, cancelled=lease.code == "cancel")
         except NodeError as exc:
             log.warning("slice.node_error", job_id=self._job_id, group_id=self._group_id, error=str(exc))
-            left = self._give_up(store, self._items(store), exc)
+            left = self._give_up(store, everything, exc)
         except SliceInterrupted as stop:
             log.debug("slice.interrupted", job_id=self._job_id, group_id=self._group_id, why=stop.why)
-            left = len(store.unfinished())
-        if left == 0:
-            return SliceOutcome.TERMINAL
-        return self._release()
+            return self._release()
+        return self._release() if left else SliceOutcome.TERMINAL
 
     def _release(self) -> SliceOutcome:
         match self._world.jobs.release_lease(self._job_id, self._group_id, epoch=self._epoch):
@@ -141,36 +141,15 @@ class Slice:
                 return SliceOutcome.DROPPED
 
     # -- choosing what to do --------------------------------------------------------------------------------------
-    def _items(self, store: MoveStore) -> deque[Item]:
-        """Moves still to do, those an earlier attempt left in flight first."""
-        journal = store.journal()
-        ready: list[Item] = []
-        fresh: list[Item] = []
-        for move, state in store.unfinished():
-            entry = journal.get(move.index)
-            if entry is None:
-                (fresh if state is MoveState.PENDING else ready).append(Item(move, state))
-                continue
-            if entry.open:
-                entry = JournalEntry.model_validate({**entry.model_dump(), "deaths": entry.deaths + 1})
-            ready.append(Item(move, state, entry))
-        return deque(ready + fresh)
-
     def _carry(self, context: BatchContext, items: deque[Item], *, cancelled: bool) -> int:
         left = len(items)
         number = 0
         while items:
-            if not cancelled:
-                if context.control.overdue:
-                    break
-                try:
-                    context.control.check()
-                except SliceInterrupted as stop:
-                    if stop.why is not Interrupt.CANCELLED:
-                        raise
-                    cancelled = True
+            cancelled = cancelled or self._cancelled(context)
             if cancelled:
                 return self._wind_up(context, items)
+            if context.control.overdue:
+                break
             batch = _next_batch(items)
             doomed = [item for item in batch if item.entry.deaths >= MAX_DEATHS and item.state is MoveState.PENDING]
             if doomed and doomed[0].entry.staged is None:
@@ -187,6 +166,17 @@ class Slice:
             for item in batch:
                 item.again = False
         return left
+
+    @staticmethod
+    def _cancelled(context: BatchContext) -> bool:
+        """Look at the flags: True for a cancel, while a pause stops the slice here."""
+        try:
+            context.control.check()
+        except SliceInterrupted as stop:
+            if stop.why is Interrupt.CANCELLED:
+                return True
+            raise
+        return False
 
     # -- endings --------------------------------------------------------------------------------------------------
     def _wind_up(self, context: BatchContext, items: deque[Item]) -> int:
@@ -233,6 +223,21 @@ class Slice:
         for start in range(0, len(endings), SETTLE_CHUNK):
             left = store.settle(endings[start : start + SETTLE_CHUNK], purge_delay_ms=0)
         return left
+
+
+def _items(lease: Lease) -> deque[Item]:
+    """Moves still to do, those an earlier attempt left in flight first; an attempt found open has died."""
+    ready: list[Item] = []
+    fresh: list[Item] = []
+    for move, state in lease.moves:
+        entry = lease.journal.get(move.index)
+        if entry is None:
+            (fresh if state is MoveState.PENDING else ready).append(Item(move, state))
+            continue
+        if entry.open:
+            entry = entry.model_copy(update={"deaths": entry.deaths + 1})
+        ready.append(Item(move, state, entry))
+    return deque(ready + fresh)
 
 
 def _next_batch(items: deque[Item]) -> list[Item]:

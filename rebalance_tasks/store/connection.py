@@ -52,9 +52,8 @@ class Connection:
         """Wrap a client created with ``decode_responses=False``."""
         self.client = client
         self._scripts: dict[str, Script] = {}
-        self._no_waitaof = False
 
-    def run(self, name: str, keys: Sequence[str], args: Sequence[Value] = ()) -> Any:
+    def run(self, name: str, keys: Sequence[str], args: Sequence[Value] = ()) -> Any:  # noqa: ANN401  each script has a reply of its own
         """Run ``lua/<name>.lua`` (by hash; the server learns it on first use)."""
         script = self._scripts.get(name)
         if script is None:
@@ -92,16 +91,23 @@ class Connection:
         raw = cast("list[bytes]", self.client.zrangebyscore(key, "-inf", until_ms, start=0, num=limit))
         return [member.decode() for member in raw]
 
-    def waitaof(self, *, timeout_ms: int) -> int | None:
-        """Wait for the local append-only file to be on disk; ``None`` where the server has no WAITAOF (before 7.2)."""
-        if self._no_waitaof:
+    def write_durably(self, key: str, mapping: Mapping[str, Value], *, timeout_ms: int) -> bool | None:
+        """Write a mark and wait until it, and so all that came before it, is in the append-only file on disk.
+
+        The mark and WAITAOF travel together: Valkey 9.1 answers a WAITAOF that comes alone before the fsync is done.
+
+        Returns:
+            Whether it is there; ``None`` where the server cannot tell (before 7.2, or without an append-only file).
+        """
+        pipe = self.client.pipeline(transaction=False)
+        pipe.hset(key, mapping=cast("Any", mapping))
+        pipe.waitaof(1, 0, timeout_ms)
+        _, reply = pipe.execute(raise_on_error=False)
+        if isinstance(reply, ResponseError):
             return None
-        try:
-            local, _ = cast("tuple[int, int]", self.client.waitaof(1, 0, timeout_ms))
-        except ResponseError:
-            self._no_waitaof = True
-            return None
-        return local
+        if isinstance(reply, Exception):
+            raise reply
+        return int(reply[0]) >= 1
 
     def now_ms(self) -> int:
         """Redis' clock: the one clock that leases go by."""

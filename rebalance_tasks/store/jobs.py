@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from rebalance_tasks.core.errors import JobActive, JobNotFound
 from rebalance_tasks.core.models import RebalanceJob
 from rebalance_tasks.core.states import TERMINAL, RebalanceStatus, origins
-from rebalance_tasks.store.records import GroupRecord, from_ms, pack_keys
+from rebalance_tasks.store.records import GroupRecord, JournalEntry, from_ms, pack_keys, unfinished_moves
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from rebalance_tasks.core.states import MoveState
     from rebalance_tasks.store.connection import Connection, Value
     from rebalance_tasks.store.keys import FleetKeys
+    from rebalance_tasks.store.records import MoveRecord
 
 #: A lease outlives three missed heartbeats of 3 s.
 LEASE_MS: Final = 10_000
@@ -33,11 +35,35 @@ class NewGroup:
     Attributes:
         score: order at the gate, lowest first.
         left: moves still to do (the rest were skipped when the plan was re-verified).
+        keys: (object key, size in bytes) of each of its moves, in order.
     """
 
     record: GroupRecord
     score: float
     left: int
+    keys: Sequence[tuple[str, int]]
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """What taking (or not getting) a group's lease came to, with all that its runner needs.
+
+    Attributes:
+        code: ok, cancel (run only to wind up), terminal, gone, waiting, busy or paused.
+        epoch: fences every write of the runner.
+        now_ms: Redis' clock.
+        moves: the group's moves that are not terminal yet, with their states, in order.
+        journal: progress of those in flight, by index.
+        capacities: bytes by node when the job started.
+    """
+
+    code: str
+    epoch: int = 0
+    now_ms: int = 0
+    group: GroupRecord | None = None
+    moves: Sequence[tuple[MoveRecord, MoveState]] = ()
+    journal: Mapping[int, JournalEntry] = field(default_factory=dict)
+    capacities: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +75,7 @@ class NewJob:
     requested_by: str
     imbalance_before: float
     states: str
-    keys: Sequence[tuple[str, int]]
+    total_bytes: int
     groups: Sequence[NewGroup]
     #: cause -> number of moves skipped from the start
     skipped: Mapping[str, int]
@@ -82,7 +108,7 @@ class JobStore:
             "requested_by": job.requested_by,
             "imbalance_before": repr(job.imbalance_before),
             "total": len(job.states),
-            "total_bytes": sum(size for _, size in job.keys),
+            "total_bytes": job.total_bytes,
             "completed": 0,
             "failed": 0,
             "skipped": skipped,
@@ -95,8 +121,15 @@ class JobStore:
         args: list[Value] = [job.job_id, job.states, len(fields)]
         for name, value in fields.items():
             args += [name, value]
-        chunks = pack_keys(job.keys)
-        args += [len(chunks), *chunks, len(job.groups)]
+        chunks = [
+            (f"{group.record.group_id}:{number}", chunk)
+            for group in job.groups
+            for number, chunk in enumerate(pack_keys(group.keys))
+        ]
+        args.append(len(chunks))
+        for name, chunk in chunks:
+            args += [name, chunk]
+        args.append(len(job.groups))
         for group in job.groups:
             record = group.record
             args += [
@@ -190,19 +223,45 @@ class JobStore:
         )
 
     # -- the gate and leases --------------------------------------------------------------------------------------
-    def admit(self, job_id: str, *, limit: int) -> list[str]:
+    def admit(self, job_id: str, *, limit: int) -> list[GroupRecord]:
         """Grant permits up to ``limit`` fleet-wide; return the groups whose headers are now to be published."""
         keys = self._keys.job(job_id)
-        script_keys = [keys.base, keys.queue, self._keys.permits, keys.paused, self._keys.paused]
+        script_keys = [keys.base, keys.queue, self._keys.permits, keys.paused, self._keys.paused, keys.groups]
         raw = cast("list[bytes]", self._redis.run("gate_admit", script_keys, [job_id, limit, REDRIVE_MS]))
-        return [entry.decode() for entry in raw]
+        return [GroupRecord.model_validate_json(entry) for entry in raw]
 
-    def acquire_lease(self, job_id: str, group_id: str, *, owner: str) -> tuple[str, int, int]:
-        """Become the group's runner; return (code, epoch, now in ms), see ``lease_acquire.lua``."""
+    def acquire_lease(self, job_id: str, group_id: str, *, owner: str) -> Lease:
+        """Become the group's runner."""
         keys = self._keys.job(job_id)
-        script_keys = [keys.base, keys.group(group_id), keys.paused, self._keys.paused, self._keys.permits]
-        code, epoch, now = self._redis.run("lease_acquire", script_keys, [f"{job_id}/{group_id}", owner, LEASE_MS])
-        return code.decode(), int(epoch), int(now)
+        script_keys = [
+            keys.base,
+            keys.group(group_id),
+            keys.paused,
+            self._keys.paused,
+            self._keys.permits,
+            keys.groups,
+            keys.states,
+            keys.moves,
+            keys.journal,
+        ]
+        args: list[Value] = [f"{job_id}/{group_id}", owner, LEASE_MS, group_id]
+        code, epoch, now, *rest = self._redis.run("lease_acquire", script_keys, args)
+        if not rest:
+            return Lease(code.decode(), int(epoch), int(now))
+        record, capacities, states, journal, chunks = rest
+        group = GroupRecord.model_validate_json(record)
+        return Lease(
+            code.decode(),
+            int(epoch),
+            int(now),
+            group,
+            unfinished_moves(job_id, group.offset, states.decode(), chunks),
+            {
+                int(index): JournalEntry.model_validate_json(entry)
+                for index, entry in zip(journal[::2], journal[1::2], strict=True)
+            },
+            {str(node): int(value) for node, value in json.loads(capacities).items()},
+        )
 
     def beat(self, job_id: str, group_id: str, *, epoch: int) -> tuple[str, int]:
         """Renew the lease and read the flags; return (code, now in ms), see ``lease_beat.lua``."""

@@ -7,16 +7,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, cast
 
 from rebalance_tasks.core.errors import StaleLease
-from rebalance_tasks.core.ids import MoveId
-from rebalance_tasks.core.states import MoveState
-from rebalance_tasks.store.records import CHUNK_MOVES, JournalEntry, MoveRecord, TrashRecord, unpack_keys
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from rebalance_tasks.core.states import MoveState
     from rebalance_tasks.store.connection import Connection, Value
     from rebalance_tasks.store.keys import FleetKeys, JobKeys
-    from rebalance_tasks.store.records import GroupRecord
+    from rebalance_tasks.store.records import GroupRecord, JournalEntry, MoveRecord, TrashRecord
 
 #: No limit, in the scripts' language.
 UNLIMITED: Final = -1
@@ -56,36 +54,6 @@ class MoveStore:
         self._job_id = job_id
         self._group = group
         self._epoch = epoch
-
-    def unfinished(self) -> list[tuple[MoveRecord, MoveState]]:
-        """The group's moves that are not terminal yet, in order."""
-        group = self._group
-        first, last = group.offset, group.offset + group.size - 1
-        pipe = self._redis.client.pipeline(transaction=False)
-        pipe.getrange(self._job.states, first, last)
-        chunk_numbers = range(first // CHUNK_MOVES, last // CHUNK_MOVES + 1)
-        pipe.hmget(self._job.moves, [str(n) for n in chunk_numbers])
-        states, chunks = pipe.execute()
-        pairs: dict[int, tuple[str, int]] = {}
-        for number, chunk in zip(chunk_numbers, chunks, strict=True):
-            pairs.update(enumerate(unpack_keys(chunk), start=number * CHUNK_MOVES))
-        result: list[tuple[MoveRecord, MoveState]] = []
-        for position, byte in enumerate(states.decode()):
-            state = MoveState(byte)
-            if not state.terminal:
-                index = first + position
-                key, size = pairs[index]
-                result.append((MoveRecord(index, MoveId(f"{self._job_id}.{index}"), key, size), state))
-        return result
-
-    def journal(self) -> dict[int, JournalEntry]:
-        """Progress of the group's moves in flight, by index."""
-        group = self._group
-        raw = self._redis.hgetall(self._job.journal)
-        indices = range(group.offset, group.offset + group.size)
-        return {
-            int(index): JournalEntry.model_validate_json(value) for index, value in raw.items() if int(index) in indices
-        }
 
     def begin(
         self,
@@ -142,8 +110,23 @@ class MoveStore:
         if self._redis.run("journal_write", keys, args) == b"stale":
             raise self._stale()
 
-    def flip(self, moves: Sequence[MoveRecord], *, forwarding_ttl_ms: int, keep_locations: bool) -> None:
-        """Commit a batch: readers are sent to the target from here on. Raises: StaleLease."""
+    def flip(
+        self,
+        moves: Sequence[MoveRecord],
+        *,
+        forwarding_ttl_ms: int,
+        keep_locations: bool,
+    ) -> None:
+        """Commit a batch: readers are sent to the target from here on.
+
+        Args:
+            moves: those that are not pending any more are left as they are.
+            forwarding_ttl_ms: 0 writes no forwarding.
+            keep_locations: write overrides, or the catalogue.
+
+        Raises:
+            StaleLease: another runner has taken over.
+        """
         args: list[Value] = [
             self._epoch,
             self._group.source,
@@ -194,11 +177,6 @@ class MoveStore:
         if int(counted) < 0:
             raise self._stale()
         return int(left)
-
-    def wait_durable(self, *, timeout_ms: int) -> bool:
-        """Wait until what was written is in the append-only file on disk; False where the server cannot tell."""
-        reply = self._redis.waitaof(timeout_ms=timeout_ms)
-        return reply is not None and reply >= 1
 
     def _location_keys(self) -> list[str]:
         fleet = self._fleet

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any, Final
 from pydantic import AwareDatetime, Field, NonNegativeInt, TypeAdapter
 
 from rebalance_tasks.core.fingerprint import Fingerprint
+from rebalance_tasks.core.ids import MoveId
 from rebalance_tasks.core.models import Frozen, Identifier, KeyText, RebalanceMove
+from rebalance_tasks.core.states import MoveState
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
-
-    from rebalance_tasks.core.ids import MoveId
 
 #: Moves per compressed chunk: small enough to load for one slice, large enough to compress well (~45 bytes a move).
 CHUNK_MOVES: Final = 500
@@ -133,6 +133,21 @@ def pack_keys(moves: Sequence[tuple[str, int]]) -> list[bytes]:
 def unpack_keys(chunk: bytes) -> list[tuple[str, int]]:
     """Read one chunk that `pack_keys` wrote."""
     return [(str(key), int(size)) for key, size in json.loads(zlib.decompress(chunk))]
+
+
+def unfinished_moves(
+    job_id: str,
+    offset: int,
+    states: str,
+    chunks: Iterable[bytes],
+) -> list[tuple[MoveRecord, MoveState]]:
+    """Pair a group's keys with the bytes of its moves; return those that are not terminal yet, in order."""
+    pairs = (pair for chunk in chunks for pair in unpack_keys(chunk))
+    return [
+        (MoveRecord(index, MoveId(f"{job_id}.{index}"), key, size), MoveState(byte))
+        for index, (byte, (key, size)) in enumerate(zip(states, pairs, strict=True), start=offset)
+        if not MoveState(byte).terminal
+    ]
 
 
 def from_ms(value: bytes | None) -> datetime | None:

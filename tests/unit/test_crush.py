@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-import random
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
@@ -22,6 +22,9 @@ from rebalance_tasks.core.models import (
     PlacementTarget,
     StorageClass,
 )
+
+if TYPE_CHECKING:
+    import random
 
 CRUSH = CrushPlacementAlgorithm()
 KEYS = [f"bucket/{i % 31}/object-{i}" for i in range(20_000)]
@@ -45,7 +48,8 @@ def grid(zones: int, racks: int, hosts: int, nodes: int = 1) -> list[NodeDescrip
 
 def named(nodes: list[NodeDescriptor], replicas: int, keys: list[str] = KEYS) -> list[list[str]]:
     ids = np.array([node.node_id for node in nodes])
-    return ids[CRUSH.compute_placements(keys, replicas, nodes)].tolist()
+    rows: list[list[str]] = ids[CRUSH.compute_placements(keys, replicas, nodes)].tolist()
+    return rows
 
 
 def test_batch_result_is_int32_with_a_row_a_key() -> None:
@@ -344,6 +348,17 @@ def test_recompute_moves_a_replica_that_shares_a_zone_once_another_zone_is_there
     again = CRUSH.recompute_on_node_change(target, wide, decision)
     assert again.primary_node == decision.primary_node
     assert wide.separation(again.target_nodes) is Level.ZONE
+
+
+def test_recompute_puts_the_replacement_into_an_unused_zone_though_nearer_nodes_came_first() -> None:
+    nodes = grid(3, 2, 2)
+    heavy = [NodeDescriptor(node_id=f"new{z}", zone=f"z{z}", weight=50) for z in range(3)]
+    for key in KEYS[:40]:
+        target, decision = placed(nodes, key, 3)
+        changed = CompiledFleet([*(node for node in nodes if node.node_id != decision.primary_node), *heavy])
+        again = CRUSH.recompute_on_node_change(target, changed, decision)
+        assert again.target_nodes[:2] == decision.target_nodes[1:]
+        assert changed.separation(again.target_nodes) is Level.ZONE
 
 
 def test_recompute_replaces_draining_nodes_and_those_that_no_longer_comply() -> None:

@@ -120,7 +120,7 @@ def golden_keys() -> list[str]:
 
 
 def golden_vectors() -> dict[str, object]:
-    rng = random.Random(7)  # noqa: S311
+    rng = random.Random(7)
     mixed = [0, 1, 2**32 - 1, 2**32, 2**52 - 1, 2**52, 2**63, MASK, *(rng.getrandbits(64) for _ in range(56))]
     reference = Reference(golden_fleet())
     return {
@@ -240,6 +240,7 @@ def test_vector_draws_equal_scalar_draws(keys: list[int], items: list[tuple[int,
 def test_weights_are_exact_and_normalised_ones_blind_to_scale(values: list[float], factor: int) -> None:
     exact = [fixedlog.exact_weight(value) for value in values]
     assert [Fraction(one, 2**1074) for one in exact] == [Fraction(value) for value in values]
+    assert fixedlog.normalize_weights(exact[:1] * 3) == (1, 1, 1)
     assert fixedlog.normalize_weights(exact) == fixedlog.normalize_weights([one * factor for one in exact])
 
 
@@ -271,7 +272,7 @@ def test_lone_surrogates_hash_alike_one_by_one_and_in_a_batch() -> None:
 )
 def test_what_is_no_batch_of_keys_is_refused(wrong: object) -> None:
     with pytest.raises(InvalidArgument, match="keys"):
-        hashing.hash_keys(wrong)  # type: ignore[arg-type]
+        hashing.hash_keys(wrong)
 
 
 def test_paths_that_join_to_the_same_text_hash_apart() -> None:

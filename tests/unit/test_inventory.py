@@ -208,9 +208,15 @@ def test_used_bytes_is_exact_where_floats_are_not() -> None:
     ),
 )
 def test_any_valid_rows_survive_the_round_trip(rows: list[tuple[str, int, str]]) -> None:
-    keys, sizes, nodes = ([row[i] for row in rows] for i in range(3))
+    keys, sizes, nodes = [row[0] for row in rows], [row[1] for row in rows], [row[2] for row in rows]
     inventory = Inventory.from_arrow(
-        pa.table({"object_key": pa.array(keys, pa.string()), "size_bytes": pa.array(sizes, pa.int64()), "node_id": pa.array(nodes, pa.string())}),
+        pa.table(
+            {
+                "object_key": pa.array(keys, pa.string()),
+                "size_bytes": pa.array(sizes, pa.int64()),
+                "node_id": pa.array(nodes, pa.string()),
+            }
+        ),
     )
     assert [inventory.key(i) for i in range(len(rows))] == keys
     assert inventory.size_bytes.tolist() == sizes

@@ -60,7 +60,9 @@ EXAMPLES: list[Frozen] = [
         limits_reached=("max_moves_per_cycle",),
         not_moved={"protected": 3},
     ),
-    RebalanceJob(job_id="rebal-1", plan_id="plan-1", status=RebalanceStatus.PAUSED, created_utc=NOW, paused_reasons=("operator",)),
+    RebalanceJob(
+        job_id="rebal-1", plan_id="plan-1", status=RebalanceStatus.PAUSED, created_utc=NOW, paused_reasons=("operator",)
+    ),
     CheckResult(verdict="planned", reason="imbalance 0.3", plan_id="plan-1"),
     ControlResult(job_id="rebal-1", status=None, reason="unknown"),
 ]
@@ -151,7 +153,13 @@ def test_naive_times_are_refused() -> None:
 
 def test_reasons_for_a_pause_are_a_sorted_set_of_names() -> None:
     job = RebalanceJob.model_validate(
-        {"job_id": "j", "plan_id": "p", "status": "paused", "created_utc": NOW, "paused_reasons": {"quiet_hours", "operator"}}
+        {
+            "job_id": "j",
+            "plan_id": "p",
+            "status": "paused",
+            "created_utc": NOW,
+            "paused_reasons": {"quiet_hours", "operator"},
+        }
     )
     assert job.paused_reasons == ("operator", "quiet_hours")
 

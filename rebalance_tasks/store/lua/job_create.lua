@@ -1,7 +1,7 @@
 -- Create a job with all its groups, once.
 -- KEYS  1 job  2 active  3 jobs  4 states  5 groups  6 queue  7 moves
 -- ARGV  1 job id  2 states (one byte a move)  3 number of field pairs  4.. field, value …
---       then number of chunks, chunk …   then number of groups, (id, static JSON, score, moves left, offset, size, skipped) …
+--       then number of chunks, ("<group>:<n>", chunk) …   then number of groups, (id, static JSON, score, moves left, offset, size, skipped) …
 -- Returns {'created'} | {'exists'} | {'busy', active job id}
 if redis.call('EXISTS', KEYS[1]) == 1 then return {'exists'} end
 local active = redis.call('GET', KEYS[2])
@@ -20,9 +20,9 @@ redis.call('DEL', KEYS[4], KEYS[5], KEYS[6], KEYS[7])
 if #ARGV[2] > 0 then redis.call('SET', KEYS[4], ARGV[2]) end
 local chunks_n = tonumber(ARGV[at])
 at = at + 1
-for i = 1, chunks_n do
-  redis.call('HSET', KEYS[7], i - 1, ARGV[at])
-  at = at + 1
+for _ = 1, chunks_n do
+  redis.call('HSET', KEYS[7], ARGV[at], ARGV[at + 1])
+  at = at + 2
 end
 local groups_n = tonumber(ARGV[at])
 at = at + 1

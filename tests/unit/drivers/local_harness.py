@@ -87,6 +87,8 @@ def shared_folder() -> Iterator[Path]:
     try:
         yield path
     finally:
-        for folder, _, _ in os.walk(path):
-            Path(folder).chmod(0o700)
+        path.chmod(0o700)
+        for folder, below, _ in os.walk(path):  # a test may have closed some; opened before the walk goes down
+            for name in below:
+                (Path(folder) / name).chmod(0o700)
         shutil.rmtree(path)

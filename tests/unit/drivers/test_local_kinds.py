@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from rebalance_tasks.core.errors import InvalidKey, NodeMissing, NodeNotWritable, ObjectUnreadable, TargetExists
+from rebalance_tasks.drivers import local
 from rebalance_tasks.drivers.base import FreeOutcome, ObjectMetadata
 from rebalance_tasks.drivers.local import LocalDriver
 from tests.unit.drivers.conformance import M1, M2, expected_at, read_all, stage
@@ -21,6 +22,10 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from rebalance_tasks.core.ids import MoveId
+
+
+#: As the engine does, in whole blocks, so that a copy can end in a hole.
+CHUNK_BYTES = 1 << 17
 
 
 @pytest.fixture(params=sorted(CALLS))
@@ -45,8 +50,8 @@ def move(source: LocalDriver, target: LocalDriver, key: str, move_id: MoveId = M
     data = read_all(source, key)
     with source.open_source(key) as opened:
         writer = target.stage(move_id, sparse=opened.metadata.sparse)
-        for start in range(0, len(data), 100_000):
-            writer.write(memoryview(data)[start : start + 100_000])
+        for start in range(0, len(data), CHUNK_BYTES):
+            writer.write(memoryview(data)[start : start + CHUNK_BYTES])
         writer.finish(opened.metadata)
         target.publish(move_id, key)
         assert source.free(key, move_id, opened.fingerprint) is FreeOutcome.FREED
@@ -142,6 +147,21 @@ def test_special_files_are_left_alone_and_opening_one_never_blocks(
             harness.driver.open_source(key)
 
 
+def test_an_object_swapped_for_a_link_while_it_is_opened_is_not_followed(
+    harness: LocalHarness, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "outside").write_bytes(b"secret")
+    harness.put("k", b"x")
+
+    def swap(*_: object) -> None:
+        (harness.root / "k").unlink()
+        (harness.root / "k").symlink_to(tmp_path / "outside")
+
+    monkeypatch.setattr(local, "require_object", swap)
+    with pytest.raises(ObjectUnreadable, match="never followed"):
+        harness.driver.open_source("k")
+
+
 def test_a_folder_is_no_object_and_blocks_its_key(harness: LocalHarness) -> None:
     harness.put("folder/k", b"x")
     assert harness.driver.stat("folder") is None
@@ -189,8 +209,8 @@ def test_a_sparse_file_keeps_its_holes_and_its_bytes(harness: LocalHarness, tmp_
         file.write(b"island")
         file.seek(2_000_000)
         file.write(b"x")
-        file.truncate(8_000_000)
-    if path.stat().st_blocks * 512 >= 8_000_000:
+        file.truncate(1 << 23)
+    if path.stat().st_blocks * 512 >= 1 << 23:
         pytest.skip("this file system keeps no holes")
     data = path.read_bytes()
     move(harness.driver, target.driver, "sparse")

@@ -57,9 +57,9 @@ def driver_with(
     calls = harness.calls
     assert calls is not None
 
-    def rename_aside(*arguments: str | int) -> None:
+    def rename_aside(source: str, target: str, source_dir_fd: int, target_dir_fd: int) -> None:
         before()
-        calls.rename_aside(*arguments)
+        calls.rename_aside(source, target, source_dir_fd, target_dir_fd)
         after()
 
     harness.calls = replace(calls, rename_aside=rename_aside)
@@ -113,6 +113,19 @@ def test_a_changed_object_whose_key_is_taken_again_is_kept_and_findable(harness:
         assert (harness.root / ".rebalance/kept" / name).read_bytes() == b"second"
         assert driver.trashed(M1) is None
         assert driver.probe().kept_files == 1
+
+
+def test_a_changed_object_whose_folder_became_a_file_is_kept(harness: LocalHarness) -> None:
+    harness.put("a/k", b"old")
+
+    def swap() -> None:
+        (harness.root / "a").rmdir()
+        harness.put("a", b"a file now")
+
+    driver = driver_with(harness, before=lambda: harness.put("a/k", b"second"), after=swap)
+    assert driver.free("a/k", M1, expected_at(driver, "a/k")) is FreeOutcome.CHANGED
+    assert [key for _, key, _ in driver.list_kept()] == ["a/k"]
+    assert driver.trashed(M1) is None
 
 
 def test_a_crash_between_rename_and_compare_is_made_good_by_the_next_attempt(harness: LocalHarness) -> None:
