@@ -8,8 +8,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from celery import chain
-
 if TYPE_CHECKING:
     from celery import Celery, Signature
 
@@ -32,16 +30,10 @@ class CeleryMessenger:
 
     def publish_group(self, job_id: str, group: GroupRecord) -> None:
         """Publish chain(migrate, monitor); the monitor is a header of the job's chord, whose body is finalize."""
-        steps = chain(
-            self._signature("migrate", job_id, group.group_id, queue=group.queue),
-            self._signature("monitor", job_id, group.group_id, queue=CONTROL_QUEUE),
-            app=self._app,
-        )
-        steps.apply_async(
-            task_id=self._id(job_id, group.group_id, "monitor"),
-            group_id=self._chord_id(job_id),
-            chord=self._finalize(job_id),
-        )
+        monitor = self._signature("monitor", job_id, group.group_id, queue=CONTROL_QUEUE)
+        monitor.set(group_id=self._chord_id(job_id), chord=self._finalize(job_id))
+        # What `chain(migrate, monitor)` would put into the message, without cloning and freezing it each time.
+        self._signature("migrate", job_id, group.group_id, queue=group.queue).apply_async(chain=[monitor])
 
     def publish_monitor(self, job_id: str, group_id: str) -> None:
         """Publish a group's monitor alone."""
@@ -78,5 +70,6 @@ class CeleryMessenger:
             f"rebalance.{name}",
             kwargs={**arguments, "fleet": self._fleet},
             immutable=True,
-            options={"queue": queue, "serializer": "json"},
+            # Nobody waits for these results; saying so spares the sender a subscription for each.
+            options={"queue": queue, "serializer": "json", "ignore_result": True},
         )

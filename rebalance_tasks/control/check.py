@@ -179,17 +179,19 @@ def _plan(context: FleetContext, seen: Survey, *, epoch: int, force: bool) -> Re
     if force:
         # An operator who forces a check wants whatever the target asks for, however small the spread is.
         options = options.model_copy(update={"target_imbalance": options.effective_target, "imbalance_threshold": 0.0})
+    prices = {(price.from_region, price.to_region): price.per_gb for price in context.settings.prices}
+    now = context.now()
     plan = plan_rebalance(
         seen.nodes,
         seen.inventory,
         options=options,
         fleet=context.settings.fleet,
         epoch=epoch,
-        now=context.now(),
-        prices={(price.from_region, price.to_region): price.per_gb for price in context.settings.prices},
+        now=now,
+        prices=prices,
         remaining_cost_today=_left_today(context),
     )
-    verify_plan(plan, seen.nodes, seen.inventory, options)
+    verify_plan(plan, seen.nodes, seen.inventory, options, prices=prices, now=now)
     return plan
 
 

@@ -67,12 +67,13 @@ def wake(context: FleetContext, job_id: str) -> None:
 
 def finish_group(context: FleetContext, job_id: str, group_id: str) -> bool:
     """Count a terminal group, give its permit to the next one; False while the group is not terminal."""
-    code, left, cancelled = context.jobs.finish_group(job_id, group_id)
-    if code in {"open", "gone"}:
+    limit = context.settings.options.max_concurrent_migrations
+    finished, admitted = context.jobs.finish_group(job_id, group_id, limit=limit)
+    for group in admitted:
+        context.messenger.publish_group(job_id, group)
+    if finished.code in {"open", "gone"}:
         return False
-    if left:
-        admit(context, job_id)
-    elif cancelled:
+    if finished.left == 0 and finished.cancel_requested:
         # Groups that never started sent no message, so the chord cannot count to its end.
         context.messenger.publish_finalize(job_id)
     return True

@@ -9,10 +9,12 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from typing import TYPE_CHECKING, Final
 
+from pydantic import TypeAdapter, ValidationError
+
 from rebalance_tasks.control.survey import adopt
 from rebalance_tasks.core.errors import InvalidArgument, RebalanceError
 from rebalance_tasks.core.keys import validate_key
-from rebalance_tasks.core.models import NodeState, RebalancePlan
+from rebalance_tasks.core.models import Identifier, NodeState, RebalancePlan
 from rebalance_tasks.core.states import MoveState
 from rebalance_tasks.drivers.registry import validate_roots
 from rebalance_tasks.store.jobs import NewGroup, NewJob
@@ -30,6 +32,7 @@ log = get_logger(__name__)
 DATA_QUEUE: Final = "rebalance.data"
 #: Stale moves carry this prefix in the counts.
 STALE: Final = "stale_plan"
+_IDENTIFIER: Final[TypeAdapter[str]] = TypeAdapter(Identifier)
 
 
 def start_job(
@@ -47,7 +50,7 @@ def start_job(
         PlanNotFound, JobActive, InvalidArgument; NodeError when a node cannot be adopted.
     """
     plan_id = plan if isinstance(plan, str) else plan.plan_id
-    job_id = job_id or f"rebal-{plan_id}"
+    job_id = _identifier(f"rebal-{plan_id}" if job_id is None else job_id)
     if context.jobs.exists(job_id):
         return context.jobs.load(job_id)
     if isinstance(plan, RebalancePlan):
@@ -67,6 +70,15 @@ def start_job(
             context.messenger.publish_finalize(job_id)
         admit(context, job_id)
     return context.jobs.load(job_id)
+
+
+def _identifier(job_id: str) -> str:
+    """Refuse an id before it names keys in Redis and files on nodes; a job under it could be neither read nor cancelled."""
+    try:
+        return _IDENTIFIER.validate_python(job_id)
+    except ValidationError as exc:
+        msg = f"job_id {job_id[:80]!a} refused: 1 to 128 letters, digits, '.', '_', ':' or '-', the first a letter or digit"
+        raise InvalidArgument(msg) from exc
 
 
 def admit(context: FleetContext, job_id: str) -> int:

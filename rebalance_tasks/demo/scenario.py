@@ -23,7 +23,7 @@ from rebalance_tasks.core.errors import InvalidArgument
 from rebalance_tasks.core.options import RebalancerOptions
 from rebalance_tasks.demo import corpus as corpora
 from rebalance_tasks.demo import inspect
-from rebalance_tasks.demo.crew import Crew
+from rebalance_tasks.demo.crew import WORKER_CONCURRENCY, Crew
 from rebalance_tasks.demo.display import LiveDisplay, PlainDisplay, picture, save_picture
 from rebalance_tasks.demo.signals import Interrupted, Signals
 from rebalance_tasks.demo.summary import Outcome, summary_lines, tour_lines
@@ -44,7 +44,7 @@ CHECK_INTERVAL_S: Final = 5
 #: Freed originals stay this long; an operator would leave the default of 15 minutes.
 GRACE_S: Final = 2
 #: Moving takes at least about this long, so that there is something to see: the throttle is lowered to it if need be.
-WATCHABLE_S: Final = 8.0
+WATCHABLE_S: Final = 5.0
 #: No further round is begun after this, so that the demo ends within a minute.
 LAST_ROUND_S: Final = 35.0
 #: When no check has decided anything for this long, there is no next round.
@@ -118,6 +118,7 @@ class Demo:
         self._display: Display = LiveDisplay(out) if out.is_terminal else PlainDisplay(out)
         self._crew = Crew(directory, signals)
         self._began = time.monotonic()
+        self._throttle = "throttled as the preset says"
 
     def play(self) -> None:
         """Tell the story to its end. Raises: RebalanceError when something was not as promised."""
@@ -139,7 +140,9 @@ class Demo:
         self._display.close()
         verification.require_success()
         took_s = time.monotonic() - self._began
-        self._conclude(Outcome(corpus, watcher.start, jobs, verification, watcher.pause_note, took_s), watcher)
+        self._conclude(
+            Outcome(corpus, watcher.start, jobs, verification, watcher.pause_note, self._throttle, took_s), watcher
+        )
 
     def _build(self) -> Corpus:
         """Copy the files onto the nodes, while server and worker come up."""
@@ -165,7 +168,8 @@ class Demo:
         preset: RebalancerOptions = getattr(RebalancerOptions, self._order.preset)()
         mean = sum(fill for _, fill in planned) / sum(node.capacity_bytes for node, _ in planned)
         surplus = sum(max(0.0, fill - mean * node.capacity_bytes) for node, fill in planned)
-        watchable = max(1, int(surplus / WATCHABLE_S / preset.max_concurrent_migrations))
+        at_once = min(preset.max_concurrent_migrations, WORKER_CONCURRENCY)
+        watchable = max(1, int(surplus / WATCHABLE_S / at_once))
         options: dict[str, str | float] = {
             "preset": self._order.preset,
             "check_interval": f"{CHECK_INTERVAL_S}s",
@@ -174,7 +178,8 @@ class Demo:
         }
         if preset.throttle_bytes_per_sec is None or watchable < preset.throttle_bytes_per_sec:
             options["throttle_bytes_per_sec"] = watchable
-            self._display.event(f"throttled to {size(watchable)}/s per group, so that there is something to see")
+            self._throttle = f"throttled to {size(watchable)}/s per group, so that there is something to see"
+            self._display.event(self._throttle)
         return options
 
     def _rounds(self, watcher: Watcher) -> list[RebalanceJob]:

@@ -24,6 +24,7 @@ class Outcome:
     Attributes:
         start: utilisation by node before anything moved.
         paused: what was seen while the job was paused.
+        throttle: how fast groups were allowed to write, and why.
         took_s: the whole demo.
     """
 
@@ -32,6 +33,7 @@ class Outcome:
     jobs: Sequence[RebalanceJob]
     verification: Verification
     paused: str
+    throttle: str
     took_s: float
 
 
@@ -49,7 +51,7 @@ def summary_lines(outcome: Outcome) -> list[str]:
     lines = [
         f"spread    {percent(inspect.spread(outcome.start))} → {percent(inspect.spread(after))}",
         f"moved     {moves} moves, {size(moved)}{rounds}",
-        f"rate      {size(moved / busy) if busy else '-'}/s over {busy:.1f} s, the pause included",
+        f"rate      {size(moved / busy) if busy else '-'}/s over {busy:.1f} s, the pause included ({outcome.throttle})",
         f"paused    {outcome.paused}",
         f"verified  {verified}: each on exactly one node, byte for byte, none a link, nothing left over",
         f"took      {outcome.took_s:.0f} s",

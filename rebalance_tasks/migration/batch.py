@@ -7,7 +7,7 @@ fresh one. An item leaves the batch by a settlement (counted once in Redis) or b
 from __future__ import annotations
 
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -67,6 +67,11 @@ class Item:
     def unpublished(self) -> bool:
         """Whether nothing of it can be seen on the target."""
         return self.here and self.state is MoveState.PENDING and self.published is None
+
+    def resize(self) -> None:
+        """Count what was copied, where the source is not the size it was planned at."""
+        if self.copy is not None and self.copy.source.size_bytes != self.move.size_bytes:
+            self.move = replace(self.move, size_bytes=self.copy.source.size_bytes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +134,7 @@ class Batch:
             source, staged = entry.fingerprint(), entry.staged_fingerprint()
             if source is not None:
                 item.copy = StagedCopy(source, list(entry.parts), entry.verified)
+                item.resize()
             if item.state is MoveState.FLIPPED:
                 item.published = staged
             elif staged is not None:
@@ -151,12 +157,14 @@ class Batch:
         fresh = [item for item in self._items if item.unpublished]
         if not fresh:
             return True
-        to_copy = sum(i.move.size_bytes - (i.copy.staged_bytes if i.copy else 0) for i in fresh if i.staged is None)
-        entries = {item.move.index: self._entry(item, running=True) for item in fresh}
+        egress = sum(_unbooked_bytes(item) for item in fresh)
+        for item in fresh:
+            item.entry = self._entry(item, running=True).model_copy(update={"booked": item.move.size_bytes})
         code = self._c.store.begin(
-            entries,
-            size_bytes=max(0, to_copy),
-            cost_nano=self._c.cost_nano(max(0, to_copy)),
+            {item.move.index: item.entry for item in fresh},
+            reserve_bytes=sum(item.move.size_bytes for item in fresh),
+            egress_bytes=egress,
+            cost_nano=self._c.cost_nano(egress),
             budgets=self._c.budgets,
             day=self._c.now().strftime("%Y-%m-%d"),
         )
@@ -200,6 +208,7 @@ class Batch:
                 if staged is None or staged.size_bytes != item.copy.staged_bytes:
                     raise ChecksumMismatch(item.move.key, "the staged copy has another length than what was read")
                 item.staged = staged
+                item.resize()
         reached(Step.VERIFY)
 
     def _interrupted(self, stop: SliceInterrupted) -> None:
@@ -360,6 +369,7 @@ class Batch:
         if entry is not None and at_key is not None and at_key.same_file(entry.published_fingerprint()):
             item.published = at_key
             item.copy = StagedCopy(entry.copied_fingerprint())
+            item.resize()
             return
         self._c.target.discard(item.move.move_id)
         self._end(item, MoveState.SKIPPED, exc.cause, str(exc))
@@ -384,6 +394,7 @@ class Batch:
             open=running,
             deaths=item.entry.deaths,
             tries=item.entry.tries,
+            booked=item.entry.booked,
             source=copy.source.to_json() if copy else None,
             parts=tuple(copy.parts) if copy else (),
             verified=copy.verified if copy else 0,
@@ -397,6 +408,16 @@ _REFUSALS: Final = {
     "budget_cost": "the job's money budget is spent (max_cost_per_cycle)",
     "budget_cost_day": "today's money budget is spent (max_cost_per_day)",
 }
+
+
+def _unbooked_bytes(item: Item) -> int:
+    """Bytes still to be copied that no attempt has booked: what a pause left uncopied is paid for, a retry is not."""
+    if item.staged is not None:
+        return 0
+    copied = item.copy.staged_bytes if item.copy else 0
+    # A dead worker (its attempt is still open) may have copied all that it booked.
+    booked = 0 if item.entry.open else item.entry.booked
+    return max(0, item.move.size_bytes - max(copied, booked))
 
 
 def _staged_path(target: Driver, move_id: str) -> Path | None:

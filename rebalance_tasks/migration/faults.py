@@ -13,7 +13,10 @@ from collections import Counter
 from enum import StrEnum
 from functools import cache
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 
 class Step(StrEnum):
@@ -21,6 +24,8 @@ class Step(StrEnum):
 
     ACQUIRE = "acquire"
     BEGIN = "begin"
+    #: a part of a large object is journalled
+    PART = "part"
     STAGE = "stage"
     SYNC_STAGED = "sync_staged"
     VERIFY = "verify"
@@ -30,6 +35,10 @@ class Step(StrEnum):
     MANIFEST = "manifest"
     FLIP = "flip"
     FREE = "free"
+    #: the source changed after all: the flip is taken back …
+    RETRACT = "retract"
+    #: … and the copy on the target is in its trash
+    UNPUBLISH = "unpublish"
     SETTLE = "settle"
     RELEASE = "release"
 
@@ -49,8 +58,8 @@ def _registered() -> dict[str, tuple[str, int]]:
     return table
 
 
-def reached(step: Step, staged: Path | None = None) -> None:
-    """Say that a step is done; strike if a test asked for it here."""
+def reached(step: Step, staged: Callable[[], Path | None] | None = None) -> None:
+    """Say that a step is done; strike if a test asked for it here (``staged`` tells which copy it may spoil)."""
     fault = _registered().get(step)
     if fault is None:
         return
@@ -60,11 +69,19 @@ def reached(step: Step, staged: Path | None = None) -> None:
         return
     if kind == "kill":
         os.kill(os.getpid(), signal.SIGKILL)
-    if kind == "corrupt" and staged is not None:
-        data = bytearray(staged.read_bytes())
+    path = staged() if kind == "corrupt" and staged is not None else None
+    if path is not None:
+        corrupt(path)
+
+
+def corrupt(staged: Path) -> None:
+    """Flip a bit of a staged copy, as a bad cable or a bad disk would: its size and times stay."""
+    data = bytearray(staged.read_bytes())
+    times = staged.stat()
+    if data:
         data[len(data) // 2] ^= 0x01
-        times = staged.stat()
-        staged.write_bytes(data)
+        with staged.open("r+b") as file:
+            file.write(data)
         os.utime(staged, ns=(times.st_atime_ns, times.st_mtime_ns))
 
 

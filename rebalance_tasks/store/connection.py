@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from functools import cache
 from importlib import resources
 from typing import TYPE_CHECKING, Any, Final, TypeAlias, cast
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias, cast
 import redis
 from redis.backoff import ExponentialBackoff
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import ResponseError
+from redis.exceptions import NoScriptError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 from redis.retry import Retry
 
@@ -30,6 +31,12 @@ _RETRY: Final = Retry(ExponentialBackoff(cap=1.0, base=0.05), retries=6)
 def script_source(name: str) -> str:
     """Return the text of ``lua/<name>.lua``."""
     return resources.files("rebalance_tasks.store").joinpath("lua", f"{name}.lua").read_text(encoding="utf-8")
+
+
+@cache
+def script_hash(name: str) -> str:
+    """Return the hash under which the server knows a script."""
+    return hashlib.sha1(script_source(name).encode(), usedforsecurity=False).hexdigest()
 
 
 def connect(url: str) -> redis.Redis:
@@ -59,6 +66,19 @@ class Connection:
         if script is None:
             script = self._scripts[name] = self.client.register_script(script_source(name))
         return script(keys=list(keys), args=list(args))
+
+    def run_all(self, calls: Sequence[tuple[str, Sequence[str], Sequence[Value]]]) -> list[Any]:
+        """Run several scripts in order, in one round trip; returns their replies."""
+        pipe = self.client.pipeline(transaction=False)
+        for name, keys, args in calls:
+            pipe.evalsha(script_hash(name), len(keys), *keys, *args)
+        replies = pipe.execute(raise_on_error=False)
+        for place, (reply, (name, keys, args)) in enumerate(zip(replies, calls, strict=True)):
+            if isinstance(reply, NoScriptError):
+                replies[place] = self.run(name, keys, args)
+            elif isinstance(reply, Exception):
+                raise reply
+        return replies
 
     def get(self, key: str) -> bytes | None:
         """GET."""

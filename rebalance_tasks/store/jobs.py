@@ -82,6 +82,20 @@ class NewJob:
     capacities: Mapping[str, int]
 
 
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """What finishing a group came to.
+
+    Attributes:
+        code: finished, already, open (not terminal) or gone.
+        left: groups not counted yet.
+    """
+
+    code: str
+    left: int
+    cancel_requested: bool
+
+
 class JobStore:
     """Jobs of a fleet."""
 
@@ -225,10 +239,12 @@ class JobStore:
     # -- the gate and leases --------------------------------------------------------------------------------------
     def admit(self, job_id: str, *, limit: int) -> list[GroupRecord]:
         """Grant permits up to ``limit`` fleet-wide; return the groups whose headers are now to be published."""
+        return _groups(self._redis.run(*self._admission(job_id, limit)))
+
+    def _admission(self, job_id: str, limit: int) -> tuple[str, list[str], list[Value]]:
         keys = self._keys.job(job_id)
         script_keys = [keys.base, keys.queue, self._keys.permits, keys.paused, self._keys.paused, keys.groups]
-        raw = cast("list[bytes]", self._redis.run("gate_admit", script_keys, [job_id, limit, REDRIVE_MS]))
-        return [GroupRecord.model_validate_json(entry) for entry in raw]
+        return "gate_admit", script_keys, [job_id, limit, REDRIVE_MS]
 
     def acquire_lease(self, job_id: str, group_id: str, *, owner: str) -> Lease:
         """Become the group's runner."""
@@ -284,12 +300,13 @@ class JobStore:
             "bytes", self._redis.run("group_redrive", script_keys, [f"{job_id}/{group_id}", REDRIVE_MS])
         ).decode()
 
-    def finish_group(self, job_id: str, group_id: str) -> tuple[str, int, bool]:
-        """Count a terminal group and give its permit back; return (code, groups left, cancel requested)."""
+    def finish_group(self, job_id: str, group_id: str, *, limit: int) -> tuple[Finished, list[GroupRecord]]:
+        """Count a terminal group, give its permit back and admit the next; return also the groups to publish."""
         keys = self._keys.job(job_id)
         script_keys = [keys.base, keys.group(group_id), self._keys.permits]
-        code, left, cancel = self._redis.run("group_finish", script_keys, [f"{job_id}/{group_id}"])
-        return code.decode(), int(left), bool(cancel)
+        finish = ("group_finish", script_keys, [f"{job_id}/{group_id}"])
+        (code, left, cancel), admitted = self._redis.run_all([finish, self._admission(job_id, limit)])
+        return Finished(code.decode(), int(left), bool(cancel)), _groups(admitted)
 
     def note_error(self, job_id: str, group_id: str) -> int:
         """Count an unexpected error of a group's runner; return how many there were."""
@@ -342,6 +359,10 @@ class JobStore:
         if code == b"unknown":
             raise JobNotFound(job_id)
         return code.decode()
+
+
+def _groups(reply: Sequence[bytes]) -> list[GroupRecord]:
+    return [GroupRecord.model_validate_json(entry) for entry in reply]
 
 
 def _job(

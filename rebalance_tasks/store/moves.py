@@ -59,7 +59,8 @@ class MoveStore:
         self,
         entries: Mapping[int, JournalEntry],
         *,
-        size_bytes: int,
+        reserve_bytes: int,
+        egress_bytes: int,
         cost_nano: int,
         budgets: Budgets,
         day: str,
@@ -85,12 +86,13 @@ class MoveStore:
             self._epoch,
             f"{self._job_id}/{self._group.group_id}",
             target,
-            size_bytes,
+            reserve_bytes,
             budgets.target_bytes,
             cost_nano,
             budgets.egress_bytes,
             budgets.cost_nano,
             budgets.cost_nano_day,
+            egress_bytes,
         ]
         for index, entry in entries.items():
             args += [index, entry.model_dump_json(exclude_defaults=True)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import zlib
 from datetime import timedelta
 from typing import TYPE_CHECKING, Final, cast
 
@@ -59,7 +60,7 @@ class PlanStore:
         try:
             chunks = [raw[f"moves:{n}"] for n in range(int(raw["chunks"]))]
             return RebalancePlan.model_validate({**json.loads(raw["meta"]), "moves": unpack_moves(chunks)})
-        except (KeyError, ValueError, ValidationError) as exc:
+        except (KeyError, ValueError, ValidationError, zlib.error) as exc:
             raise PlanNotFound(plan_id) from exc
 
     def exists(self, plan_id: str) -> bool:

@@ -66,6 +66,7 @@ class JournalEntry(Frozen):
         open: an attempt runs; if it is found open by the next runner, the last one died.
         deaths: workers that died on it.
         tries: copies thrown away because the source changed or the copy did not verify.
+        booked: bytes that this try has booked on the budgets.
         source: fingerprint of the source that is being copied.
         parts: stretches already staged, in order.
         verified: number of parts read back and found right.
@@ -75,6 +76,7 @@ class JournalEntry(Frozen):
     open: bool = False
     deaths: NonNegativeInt = 0
     tries: NonNegativeInt = 0
+    booked: NonNegativeInt = 0
     source: dict[str, Any] | None = None
     parts: tuple[Part, ...] = ()
     verified: NonNegativeInt = 0

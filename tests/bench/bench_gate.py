@@ -46,7 +46,7 @@ def run(report: Report, *, runs: int = RUNS) -> None:
             begun = time.perf_counter()
             job = rebalancer.start(plan)
             while not (job := rebalancer.status(job.job_id)).status.terminal:
-                time.sleep(0.005)
+                time.sleep(0.02)
             if job.completed_moves != GROUPS:
                 raise SystemExit(f"only {job.completed_moves} of {GROUPS} objects moved: {job.failures}")
             if number:  # the first run warms up

@@ -8,6 +8,7 @@ import pytest
 
 from rebalance_tasks import JobNotFound, RebalanceStatus
 from tests.support.arena import Arena, arena_of, assert_counts_add_up, context_of, objects, rebalancer_of, tree, wait_for
+from tests.support.fleets import NodeSpec
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
 pytestmark = [pytest.mark.integration, pytest.mark.xdist_group("lifecycle")]
 
-#: 1,000 objects of 1 KB on one of two nodes: half of them move, in two batches (256 objects) of more than a second each.
+#: 1,000 objects of 1 KB on one of two nodes: half of them move, in two batches (256 objects) of more than half a second each.
 SLOW = {"a": objects(1000, 1000)}
 #: Done before anybody looks.
 QUICK = {"a": objects(40, 1000)}
@@ -31,7 +32,7 @@ def arena(redis_server: EmbeddedServer, tmp_path_factory: pytest.TempPathFactory
         redis_server.url,
         nodes=("a", "b"),
         capacity_bytes=1_250_000,
-        options={"throttle_bytes_per_sec": 200_000, "imbalance_threshold": 0.01, "target_imbalance": 0.0},
+        options={"throttle_bytes_per_sec": 400_000, "imbalance_threshold": 0.01, "target_imbalance": 0.0},
         concurrency=1,
     ) as made:
         yield made
@@ -177,7 +178,7 @@ def test_an_unknown_job_is_a_key_error_for_every_verb(arena: Arena) -> None:
 def test_a_job_cancelled_before_any_worker_came_ends_when_one_comes(
     fleet_config: FleetFactory, processes: ProcessFactory
 ) -> None:
-    fleet = fleet_config({"a": objects(20, 1000), "b": {}})
+    fleet = fleet_config({"a": NodeSpec(objects(20, 1000), 30_000), "b": NodeSpec({}, 30_000)})
     content = fleet.all_objects()
     client = rebalancer_of(fleet)
     job_id = client.start(client.plan()).job_id
@@ -194,7 +195,7 @@ def test_a_job_cancelled_before_any_worker_came_ends_when_one_comes(
 
 
 def test_a_job_that_never_got_a_permit_is_cancelled_at_once(fleet_config: FleetFactory) -> None:
-    fleet = fleet_config({"a": objects(20, 1000), "b": {}})
+    fleet = fleet_config({"a": NodeSpec(objects(20, 1000), 30_000), "b": NodeSpec({}, 30_000)})
     client = rebalancer_of(fleet)
     context = context_of(client)
     context.fleet.pause("operator")

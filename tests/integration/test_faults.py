@@ -1,0 +1,341 @@
+"""What goes wrong with one object, one node or one budget becomes that object's outcome; the job goes on and adds up.
+
+The engine runs in this process (tests.support.engine), so that a fault strikes exactly between two steps; the checker
+that judges the result knows nothing of our code.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from rebalance_tasks.core.errors import NodeFull, ObjectUnreadable
+from rebalance_tasks.core.states import RebalanceStatus
+from rebalance_tasks.drivers.local import LocalDriver
+from rebalance_tasks.drivers.local_files import LocalSource, LocalWriter
+from rebalance_tasks.migration import batch as batches
+from rebalance_tasks.migration import control as controls
+from rebalance_tasks.migration import copying, faults
+from rebalance_tasks.migration.batch import Batch
+from rebalance_tasks.migration.slice import SliceOutcome
+from tests.support.checker import check, record, violations
+from tests.support.engine import Engine, move, moves_between
+from tests.support.fleets import NodeSpec, made_up
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from tests.conftest import FleetFactory
+    from tests.support.fleets import Fleet
+
+pytestmark = pytest.mark.integration
+
+SIZES = {"a/one": 3000, "a/two": 5000, "b/three": 7000, "four": 0, "five": 1}
+DAY_MS = 86_400_000
+
+
+@pytest.fixture
+def fleet(fleet_config: FleetFactory) -> Fleet:
+    """Two nodes, five objects on the first."""
+    return fleet_config({"n1": SIZES, "n2": {"resident": 10}}, options={"throttle_bytes_per_sec": "none"})
+
+
+@pytest.fixture
+def engine(fleet: Fleet) -> Engine:
+    return Engine()
+
+
+def after(monkeypatch: pytest.MonkeyPatch, owner: type, name: str, act: Callable[..., Any], *, times: int = 1) -> None:
+    """Act (with the arguments of the call) right after a method has returned, so many times."""
+    original = getattr(owner, name)
+    left = [times]
+
+    def wrapped(*args: Any, **kwargs: Any) -> Any:
+        result = original(*args, **kwargs)
+        if left[0]:
+            left[0] -= 1
+            act(*args, **kwargs)
+        return result
+
+    monkeypatch.setattr(owner, name, wrapped)
+
+
+def before(monkeypatch: pytest.MonkeyPatch, owner: type, name: str, act: Callable[..., Any], *, times: int = 1) -> None:
+    """Act right before a method is called, so many times."""
+    original = getattr(owner, name)
+    left = [times]
+
+    def wrapped(*args: Any, **kwargs: Any) -> Any:
+        if left[0]:
+            left[0] -= 1
+            act(*args, **kwargs)
+        return original(*args, **kwargs)
+
+    monkeypatch.setattr(owner, name, wrapped)
+
+
+# -- the plain way ----------------------------------------------------------------------------------------------------
+def test_every_object_moves_whole_and_once_when_nothing_goes_wrong(fleet: Fleet, engine: Engine) -> None:
+    written = record(fleet.roots)
+    engine.start(moves_between("n1", "n2", SIZES))
+    job = engine.finish()
+    assert (job.status, job.completed_moves) == (RebalanceStatus.COMPLETED, 5)
+    assert job.bytes_moved == sum(SIZES.values())
+    check(fleet.roots, written, job)
+    engine.cleanup(later_ms=DAY_MS)
+    check(fleet.roots, written, job, trash=True)
+
+
+# -- one object -------------------------------------------------------------------------------------------------------
+def test_a_vanished_object_is_skipped_and_the_others_move(fleet: Fleet, engine: Engine) -> None:
+    written = record(fleet.roots).without("a/two")
+    engine.start(moves_between("n1", "n2", SIZES))
+    (fleet.roots["n1"] / "a/two").unlink()
+    job = engine.finish()
+    assert (job.completed_moves, job.skipped_moves, job.failures) == (4, 1, {"source_vanished": 1})
+    assert "source_vanished" in engine.outcome(1)
+    check(fleet.roots, written, job)
+
+
+def test_an_object_that_vanishes_after_it_was_copied_is_skipped_and_does_not_rise_again(
+    fleet: Fleet, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written = record(fleet.roots).without("a/two")
+    before(monkeypatch, Batch, "_publish", lambda _: (fleet.roots["n1"] / "a/two").unlink())
+    engine.start(moves_between("n1", "n2", SIZES))
+    job = engine.finish()
+    assert (job.completed_moves, job.failures) == (4, {"source_vanished": 1})
+    check(fleet.roots, written, job)
+
+
+def test_an_object_that_cannot_be_read_fails_and_the_others_move(
+    fleet: Fleet, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = LocalSource.readinto
+
+    def readinto(self: LocalSource, buffer: memoryview) -> int:
+        if self._key == "a/two":
+            raise ObjectUnreadable("a/two", "read: Input/output error; look at the disk")
+        return original(self, buffer)
+
+    monkeypatch.setattr(LocalSource, "readinto", readinto)
+    written = record(fleet.roots)
+    engine.start(moves_between("n1", "n2", SIZES))
+    job = engine.finish()
+    assert (job.completed_moves, job.failed_moves, job.failures) == (4, 1, {"unreadable": 1})
+    check(fleet.roots, written, job)
+
+
+def test_an_object_that_cannot_be_freed_fails_and_stays_where_it_was(
+    fleet: Fleet, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = LocalDriver.free
+
+    def free(self: LocalDriver, key: str, move_id: Any, expected: Any) -> Any:
+        if key == "a/two" and self.node_id == "n1":
+            raise ObjectUnreadable(key, "free: Operation not permitted; let the worker's user write to its folder")
+        return original(self, key, move_id, expected)
+
+    monkeypatch.setattr(LocalDriver, "free", free)
+    written = record(fleet.roots)
+    engine.start(moves_between("n1", "n2", SIZES))
+    job = engine.finish()
+    assert (job.completed_moves, job.failures) == (4, {"unreadable": 1})
+    assert engine.context.locations.lookup("a/two") == (None, None)
+    check(fleet.roots, written, job)
+    assert not list((fleet.roots["n2"] / ".rebalance/trash").iterdir())
+
+
+def test_a_different_object_at_the_key_is_never_overwritten(fleet: Fleet, engine: Engine) -> None:
+    stranger = fleet.roots["n2"] / "a/two"
+    stranger.parent.mkdir()
+    stranger.write_bytes(b"not yours")
+    engine.start(moves_between("n1", "n2", SIZES))
+    job = engine.finish()
+    assert (job.completed_moves, job.failures) == (4, {"target_exists": 1})
+    assert stranger.read_bytes() == b"not yours"
+    assert fleet.objects("n1") == {"a/two": made_up("a/two", 5000)}
+    assert fleet.leftovers() == []
+
+
+def test_a_copy_corrupted_on_its_way_is_noticed_and_made_again(
+    fleet: Fleet, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    corrupt(monkeypatch, times=1)
+    written = record(fleet.roots)
+    engine.start(moves_between("n1", "n2", SIZES))
+    job = engine.finish()
+    assert (job.completed_moves, job.failures) == (5, {})
+    check(fleet.roots, written, job)
+
+
+def test_a_copy_that_is_corrupted_every_time_fails_after_three_tries(
+    fleet: Fleet, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    strikes = corrupt(monkeypatch, times=1000)
+    written = record(fleet.roots)
+    engine.start([move("a/one", "n1", "n2", 3000)])
+    job = engine.finish()
+    assert (job.status, job.failures) == (RebalanceStatus.FAILED, {"checksum_mismatch": 1})
+    assert "3 tries" in engine.outcome(0)
+    assert len(strikes) == 3
+    check(fleet.roots, written, job)
+
+
+def corrupt(monkeypatch: pytest.MonkeyPatch, *, times: int) -> list[str]:
+    """Flip a byte of staged copies that have one, as ``REBALANCE_FAULTS=stage=corrupt`` does in a worker."""
+    strikes: list[str] = []
+
+    def strike(step: faults.Step, staged: Path | None = None) -> None:
+        if step is faults.Step.STAGE and staged is not None and staged.stat().st_size and len(strikes) < times:
+            strikes.append(staged.name)
+            faults.corrupt(staged)
+
+    monkeypatch.setattr(batches, "reached", strike)
+    return strikes
+
+
+# -- strangers write to the source ------------------------------------------------------------------------------------
+def append(path: Path) -> bytes:
+    with path.open("ab") as file:
+        file.write(b"more")
+    return path.read_bytes()
+
+
+def replace(path: Path) -> bytes:
+    fresh = path.with_name("fresh")
+    fresh.write_bytes(b"another one altogether")
+    fresh.rename(path)
+    return path.read_bytes()
+
+
+def rewrite_in_place(path: Path) -> bytes:
+    content = bytes(reversed(path.read_bytes()))
+    path.write_bytes(content)
+    return content
+
+
+#: where in the way of one object a stranger acts: owner, method, and whether after (or before) it
+MOMENTS = {
+    "between stage and publish": (Batch, "_verify", after),
+    "between publish and flip": (LocalDriver, "write_manifest", before),
+    "between flip and free": (Batch, "_free", before),
+}
+
+
+@pytest.mark.parametrize("moment", MOMENTS)
+@pytest.mark.parametrize("write", [append, replace, rewrite_in_place])
+def test_what_a_stranger_writes_to_the_source_is_never_lost(
+    fleet: Fleet, engine: Engine, monkeypatch: pytest.MonkeyPatch, moment: str, write: Callable[[Path], bytes]
+) -> None:
+    owner, method, hook = MOMENTS[moment]
+    written = record(fleet.roots)
+    fresh: list[bytes] = []
+    hook(monkeypatch, owner, method, lambda *_: fresh.append(write(fleet.roots["n1"] / "a/one")))
+    engine.start(moves_between("n1", "n2", SIZES))
+    job = engine.finish()
+    assert (job.completed_moves, job.failures) == (5, {})
+    check(fleet.roots, written.changed("a/one", fresh[0]), job)
+    assert fleet.objects("n2")["a/one"] == fresh[0]
+    assert engine.context.locations.lookup("a/one")[0] == "n2"
+
+
+@pytest.mark.parametrize("moment", MOMENTS)
+def test_a_source_that_changes_every_time_is_skipped_after_three_tries(
+    fleet: Fleet, engine: Engine, monkeypatch: pytest.MonkeyPatch, moment: str
+) -> None:
+    owner, method, hook = MOMENTS[moment]
+    written = record(fleet.roots)
+    fresh: list[bytes] = []
+    hook(monkeypatch, owner, method, lambda *_: fresh.append(append(fleet.roots["n1"] / "a/one")), times=1000)
+    engine.start([move("a/one", "n1", "n2", 3000)])
+    job = engine.finish()
+    assert (job.status, job.skipped_moves, job.failures) == (RebalanceStatus.FAILED, 1, {"source_changed": 1})
+    assert len(fresh) == 3
+    assert engine.context.locations.lookup("a/one") == (None, None)
+    check(fleet.roots, written.changed("a/one", fresh[-1]), job)
+    assert not list((fleet.roots["n2"] / ".rebalance/trash").iterdir())
+
+
+def test_the_bytes_of_a_source_that_grew_are_counted_as_they_are(
+    fleet: Fleet, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fresh: list[bytes] = []
+    before(monkeypatch, Batch, "_publish", lambda _: fresh.append(append(fleet.roots["n1"] / "a/one")))
+    engine.context.fleet.set_usage({"n1": sum(SIZES.values()), "n2": 10})
+    engine.start(moves_between("n1", "n2", SIZES))
+    job = engine.finish()
+    assert job.bytes_moved == sum(SIZES.values()) + 4
+    assert engine.context.fleet.usage()["n2"] == fleet.used_bytes("n2")
+    assert engine.context.fleet.awaiting()["n1"] == sum(SIZES.values()) + 4
+
+
+def test_a_source_deleted_after_the_flip_counts_as_moved(
+    fleet: Fleet, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written = record(fleet.roots)
+    before(monkeypatch, Batch, "_free", lambda *_: (fleet.roots["n1"] / "a/one").unlink())
+    engine.start([move("a/one", "n1", "n2", 3000)])
+    job = engine.finish()
+    assert (job.completed_moves, job.failures) == (1, {})
+    check(fleet.roots, written, job)
+
+
+def test_two_strangers_who_write_to_both_copies_are_both_kept(
+    fleet: Fleet, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def both(*_: Any) -> None:
+        append(fleet.roots["n1"] / "a/one")
+        (fleet.roots["n2"] / "a/one").write_bytes(b"from a reader who became a writer")
+
+    before(monkeypatch, Batch, "_free", both)
+    engine.start([move("a/one", "n1", "n2", 3000)])
+    job = engine.finish()
+    assert job.failures == {"conflict": 1}
+    assert fleet.objects("n1")["a/one"] == made_up("a/one", 3000) + b"more"
+    assert fleet.objects("n2")["a/one"] == b"from a reader who became a writer"
+
+
+# -- a full target ----------------------------------------------------------------------------------------------------
+def test_a_target_whose_capacity_is_used_up_takes_what_fits_and_fails_the_rest(fleet_config: FleetFactory) -> None:
+    fleet = fleet_config(
+        {"n1": SIZES, "n2": NodeSpec(files={}, capacity_bytes=8000)},
+        options={"throttle_bytes_per_sec": "none", "max_utilisation": 1.0},
+    )
+    written = record(fleet.roots)
+    engine = Engine()
+    engine.start(moves_between("n1", "n2", SIZES))
+    job = engine.finish()
+    assert (job.completed_moves, job.failures) == (4, {"target_full": 1})
+    check(fleet.roots, written, job)
+    assert fleet.used_bytes("n2") == 8000 + 1 - 1
+    assert set(fleet.objects("n1")) == {"b/three"} or fleet.used_bytes("n2") <= 8000
+
+
+def test_room_that_one_group_has_filled_is_not_reserved_twice_for_the_next(fleet_config: FleetFactory) -> None:
+    fleet = fleet_config(
+        {"n1": {"a": 4000}, "n2": {"b": 4000}, "n3": NodeSpec(files={}, capacity_bytes=8000)},
+        options={"throttle_bytes_per_sec": "none", "max_utilisation": 1.0},
+    )
+    written = record(fleet.roots)
+    engine = Engine()
+    more = [move("a", "n1", "n3", 4000), move("a-later", "n1", "n3", 0), move("b", "n2", "n3", 4000)]
+    (fleet.roots["n1"] / "a-later").write_bytes(b"")
+    engine.start(more)
+    # The first group has flipped "a" but still has an object to do while the second one asks for its room.
+    context = engine.context
+    lease = context.jobs.acquire_lease("j1", "g0000", owner="me")
+    assert lease.group is not None
+    store = engine.runtime._move_store("j1", lease.group, lease.epoch)
+    first = lease.moves[0][0]
+    budgets = engine.runtime._budgets(8000)
+    store.begin({first.index: batches.JournalEntry()}, needs={first.index: 4000}, room={first.index: 4000}, cost_nano=int, budgets=budgets, day="2026-01-01")
+    store.flip([first], forwarding_ttl_ms=0, keep_locations=False)
+    engine.messages.queue.clear()
+    assert engine.slice("g0001") is SliceOutcome.TERMINAL
+    assert engine.job().failures == {}
+    assert written.digests["b"] == record({"n3": fleet.roots["n3"]}).digests["b"]

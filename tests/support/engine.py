@@ -1,0 +1,216 @@
+"""The engine without Celery: the same runtime, with messages in a list that a test may drop, double and reorder.
+
+What a worker's tasks do with a message (`rebalance_tasks.tasks`) is done here in one process and in a fixed order, so
+that faults between two steps are exact and fast. Tests with real workers stand in test_redelivery.py.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import multiprocessing
+import os
+import signal
+import uuid
+from collections import deque
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from rebalance_tasks.celery import make_app
+from rebalance_tasks.control import lifecycle
+from rebalance_tasks.control.cleanup import CleanupReport, run_cleanup
+from rebalance_tasks.control.start import start_job
+from rebalance_tasks.control.sweep import run_sweep
+from rebalance_tasks.core.models import RebalanceMove, RebalancePlan
+from rebalance_tasks.migration import copying, faults
+from rebalance_tasks.migration.copying import Copier
+from rebalance_tasks.migration.slice import SliceOutcome
+from rebalance_tasks.runtime import Runtime
+from rebalance_tasks.settings import load_settings
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from rebalance_tasks.control.context import FleetContext
+    from rebalance_tasks.core.models import RebalanceJob
+    from rebalance_tasks.store.records import GroupRecord
+
+#: More messages than any test's job can need: a loop is a failure, not a hang.
+MOST_MESSAGES = 500
+
+
+class Message(NamedTuple):
+    task: str
+    job_id: str
+    group_id: str = ""
+
+
+class ListMessenger:
+    """Keeps messages instead of sending them."""
+
+    def __init__(self) -> None:
+        self.queue: deque[Message] = deque()
+        self.published: list[Message] = []
+
+    def open_chord(self, job_id: str, groups: int) -> None:
+        """Nobody counts here: the sweep closes jobs."""
+
+    def publish_group(self, job_id: str, group: GroupRecord) -> None:
+        self._put(Message("migrate", job_id, group.group_id))
+
+    def publish_monitor(self, job_id: str, group_id: str) -> None:
+        self._put(Message("monitor", job_id, group_id))
+
+    def publish_finalize(self, job_id: str) -> None:
+        self._put(Message("finalize", job_id))
+
+    def publish_start(self, plan_id: str, job_id: str) -> None:
+        self._put(Message("start", job_id, plan_id))
+
+    def _put(self, message: Message) -> None:
+        self.queue.append(message)
+        self.published.append(message)
+
+
+class Engine:
+    """One process of a fleet, from the configuration that ``fleet_config`` has set."""
+
+    def __init__(self) -> None:
+        settings = load_settings()
+        self.runtime = Runtime(settings, make_app(settings))
+        self.messages = ListMessenger()
+        self.context: FleetContext = dataclasses.replace(self.runtime.context, messenger=self.messages)
+        self.runtime.__dict__["context"] = self.context
+
+    # -- jobs -----------------------------------------------------------------------------------------------------
+    def start(self, moves: Iterable[RebalanceMove], *, job_id: str = "j1", **plan: Any) -> str:
+        """Start a hand-made plan."""
+        made = RebalancePlan(plan_id=f"p-{job_id}", fleet="test", moves=tuple(moves), **plan)
+        start_job(self.context, made, job_id=job_id, requested_by="test")
+        return job_id
+
+    def job(self, job_id: str = "j1") -> RebalanceJob:
+        return self.context.jobs.load(job_id)
+
+    def outcome(self, index: int, job_id: str = "j1") -> str:
+        """What is noted of a move that failed or was skipped: JSON {cause, detail}."""
+        raw = self.context.connection.hget(self.context.keys.job(job_id).outcomes, str(index))
+        return "" if raw is None else raw.decode()
+
+    # -- what a worker does ---------------------------------------------------------------------------------------
+    def slice(self, group_id: str = "g0000", job_id: str = "j1") -> SliceOutcome:
+        """Run one slice."""
+        return self.runtime.slice(job_id, group_id, owner=uuid.uuid4().hex).run()
+
+    def work(self) -> None:
+        """Take messages until there are none, as a worker's tasks would."""
+        for _ in range(MOST_MESSAGES):
+            if not self.messages.queue:
+                return
+            self.handle(self.messages.queue.popleft())
+        msg = f"{MOST_MESSAGES} messages and no end: {list(self.messages.queue)[:5]}"
+        raise AssertionError(msg)
+
+    def handle(self, message: Message) -> None:
+        """Do what the task of that name does."""
+        match message.task:
+            case "migrate":
+                outcome = self.slice(message.group_id, message.job_id)
+                if outcome is SliceOutcome.AGAIN:
+                    self.messages.queue.append(message)
+                elif outcome is SliceOutcome.TERMINAL:
+                    self.messages.queue.append(Message("monitor", message.job_id, message.group_id))
+            case "monitor":
+                lifecycle.finish_group(self.context, message.job_id, message.group_id)
+            case "finalize":
+                lifecycle.finalize(self.context, message.job_id)
+
+    def finish(self, job_id: str = "j1", *, sweeps: int = 10) -> RebalanceJob:
+        """Work and sweep (with the waiting times over) until the job is terminal."""
+        for _ in range(sweeps):
+            self.work()
+            if self.job(job_id).status.terminal:
+                return self.job(job_id)
+            self.hurry(job_id)
+            run_sweep(self.context)
+        msg = f"not terminal after {sweeps} sweeps: {self.job(job_id)!r}"
+        raise AssertionError(msg)
+
+    # -- time travel ----------------------------------------------------------------------------------------------
+    def hurry(self, job_id: str = "j1") -> None:
+        """Let leases and waiting times of a job run out now."""
+        for group_id in self.context.jobs.groups(job_id):
+            key = self.context.keys.job(job_id).group(group_id)
+            self.context.connection.hset(key, {"lease_until": 0, "redrive_at": 0})
+
+    def cleanup(self, *, later_ms: int = 0) -> CleanupReport:
+        """Clean up as if ``later_ms`` had passed since the objects were freed."""
+        trash_due = self.context.keys.trash_due
+        for move_id in list(self.context.connection.zrange_due(trash_due, 2**52, 10_000)):
+            self.context.connection.client.zincrby(trash_due, -later_ms, move_id)
+        return run_cleanup(self.context)
+
+
+def move(key: str, source: str, target: str, size: int, **more: Any) -> RebalanceMove:
+    """One move of a hand-made plan."""
+    return RebalanceMove(object_key=key, source_node=source, target_node=target, size_bytes=size, **more)
+
+
+def moves_between(source: str, target: str, sizes: Mapping[str, int]) -> list[RebalanceMove]:
+    """Moves of objects from one node to another, in the order given."""
+    return [move(key, source, target, size) for key, size in sizes.items()]
+
+
+# -- a process that is killed -----------------------------------------------------------------------------------------
+def carry(environment: dict[str, str], job_id: str, part_bytes: int, counter: str) -> None:
+    """What the killed process runs: every group that holds a permit, until there is nothing to do."""
+    os.environ.update(environment)
+    faults._registered.cache_clear()
+    small_parts(part_bytes)
+    count_copied(Path(counter))
+    engine = Engine()
+    lifecycle.wake(engine.context, job_id)
+    engine.work()
+
+
+def killed_carry(tmp_path: Path, *, faults_text: str, job_id: str = "j1", part_bytes: int = copying.PART_BYTES) -> bool:
+    """Carry a job in a process of its own with faults registered; return whether it was killed.
+
+    Raises:
+        AssertionError: it ended in any other way than killed or cleanly.
+    """
+    ledger = tmp_path / "ledger"
+    ledger.mkdir(exist_ok=True)
+    environment = {name: value for name, value in os.environ.items() if name.startswith("REBALANCE_")}
+    environment |= {faults.ENVIRONMENT: faults_text, faults.LEDGER: str(ledger)}
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__])
+    process = context.Process(target=carry, args=(environment, job_id, part_bytes, str(tmp_path / "copied")))
+    process.start()
+    process.join(60)
+    assert process.exitcode in {0, -signal.SIGKILL}, f"the process ended with {process.exitcode}"
+    return process.exitcode != 0
+
+
+def small_parts(part_bytes: int) -> None:
+    """Make objects above ``part_bytes`` large ones."""
+    copying.PART_BYTES = part_bytes  # type: ignore[misc]  a constant, except for tests that cannot copy 64 MiB each
+
+
+def count_copied(log: Path) -> None:
+    """Append the number of bytes of every write to a file, so that the count survives a kill."""
+    original = Copier._part
+
+    def counted(self: Copier, reader: Any, write: Any, copy: Any, key: str) -> None:
+        def logged(chunk: memoryview) -> None:
+            write(chunk)
+            with log.open("a") as file:
+                file.write(f"{len(chunk)}\n")
+
+        original(self, reader, None if write is None else logged, copy, key)
+
+    Copier._part = counted  # type: ignore[method-assign]
+
+
+def copied_bytes(log: Path) -> int:
+    """Sum what `count_copied` wrote."""
+    return sum(map(int, log.read_text().split())) if log.exists() else 0
