@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
     from rebalance_tasks.celery import app
-    from rebalance_tasks.client import NothingToPlan, Rebalancer
+    from rebalance_tasks.client import Rebalancer
     from rebalance_tasks.core.crush import CompiledFleet, CrushPlacementAlgorithm
     from rebalance_tasks.core.errors import (
         ConfigurationError,
@@ -57,7 +57,6 @@ __version__: Final = "0.1.0"
 _HOMES: Final = {
     "app": "celery",
     "Rebalancer": "client",
-    "NothingToPlan": "client",
     "CompiledFleet": "core.crush",
     "CrushPlacementAlgorithm": "core.crush",
     "ConfigurationError": "core.errors",
@@ -119,7 +118,6 @@ __all__ = [
     "NodeMissing",
     "NodeNotWritable",
     "NodeState",
-    "NothingToPlan",
     "ObjectNotFound",
     "PermanentError",
     "PlacementConstraint",

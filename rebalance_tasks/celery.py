@@ -6,12 +6,11 @@ task needs of them stands on the task as well, so that a stock app can include `
 
 from __future__ import annotations
 
-import os
 import time
 from typing import TYPE_CHECKING, Any, Final
 
 from celery import Celery
-from celery.signals import celeryd_init, heartbeat_sent, worker_ready
+from celery.signals import heartbeat_sent, worker_ready
 from kombu.entity import Queue
 
 from rebalance_tasks.control.start import DATA_QUEUE
@@ -77,7 +76,8 @@ def make_app(settings: Settings) -> Celery:
         worker_prefetch_multiplier=1,
         worker_eta_task_limit=100,
         worker_soft_shutdown_timeout=30,
-        worker_enable_soft_shutdown_on_idle=True,
+        # We send no ETA messages, so an idle worker holds nothing that it would have to give back.
+        worker_enable_soft_shutdown_on_idle=False,
         worker_cancel_long_running_tasks_on_connection_loss=True,
         result_expires=86_400,
         timezone="UTC",
@@ -86,12 +86,6 @@ def make_app(settings: Settings) -> Celery:
         beat_max_loop_interval=5,
     )
     return app
-
-
-@celeryd_init.connect
-def _refuse_root_surprises(**_: object) -> None:
-    """QUIT means soft shutdown: let a plain TERM (systemd, docker stop) mean it too."""
-    os.environ.setdefault("REMAP_SIGTERM", "SIGQUIT")
 
 
 class _DigestBeacon:

@@ -14,7 +14,7 @@ from rebalance_tasks.control import locate as locations
 from rebalance_tasks.control import start as starts
 from rebalance_tasks.control import survey as surveys
 from rebalance_tasks.control.survey import NodeReport
-from rebalance_tasks.core.errors import InvalidArgument, JobNotFound, PermanentError
+from rebalance_tasks.core.errors import InvalidArgument, JobNotFound
 from rebalance_tasks.core.states import RebalanceStatus
 from rebalance_tasks.runtime import Runtime
 from rebalance_tasks.settings import Settings, load_settings
@@ -25,16 +25,10 @@ if TYPE_CHECKING:
     from rebalance_tasks.control.locate import Location
     from rebalance_tasks.core.models import CheckResult, ControlResult, RebalanceJob, RebalancePlan
 
-__all__ = ["NodeReport", "NothingToPlan", "Rebalancer"]
+__all__ = ["NodeReport", "Rebalancer"]
 
 #: `watch` looks this often; a change shows within it.
 WATCH_EVERY_S: Final = 0.25
-
-
-class NothingToPlan(PermanentError):
-    """There is no plan to make; the message says why."""
-
-    cause = "nothing_to_plan"
 
 
 class Rebalancer:
@@ -130,15 +124,12 @@ class Rebalancer:
 
     # -- the fleet ------------------------------------------------------------------------------------------------
     def plan(self) -> RebalancePlan:
-        """Survey the fleet and plan, whatever the spread; the plan is kept, not started.
+        """Survey the fleet and plan as a check would; the plan is kept, not started (no moves when all is balanced).
 
         Raises:
-            NothingToPlan: with the reason. JobActive: a job is still moving objects.
+            JobActive: a job is still moving objects. NodeMissing, NodeNotWritable, ConfigurationError.
         """
-        try:
-            return checks.plan_only(self._context)
-        except checks.Skipped as exc:
-            raise NothingToPlan(str(exc)) from exc
+        return checks.plan_only(self._context)
 
     def check(self, *, force: bool = False) -> CheckResult:
         """Check the fleet now, as beat does; ``force`` plans even under the threshold."""

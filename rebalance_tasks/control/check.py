@@ -62,7 +62,7 @@ def run_check(context: FleetContext, *, force: bool = False) -> CheckResult:
         token = context.fleet.acquire_check(ttl_ms=CHECK_LOCK_MS)
         if token is None:
             raise Skipped("already_running", "another check of this fleet is running")
-        plan = make_plan(context, force=force, fence=token)
+        plan = _checked_plan(context, force=force, fence=token)
         spread = plan.imbalance_before
         if context.settings.mode == "auto":
             _adopt(context)
@@ -126,27 +126,14 @@ def _before_lock(context: FleetContext) -> None:
         )
 
 
-def make_plan(context: FleetContext, *, force: bool, fence: int | None) -> RebalancePlan:
-    """Survey, plan, verify and save.
-
-    Args:
-        context: the fleet.
-        force: plan even under the threshold.
-        fence: token of the check, ``None`` for an operator's own plan.
-
-    Raises:
-        Skipped: with the reason why there is nothing to plan.
-    """
+def _checked_plan(context: FleetContext, *, force: bool, fence: int) -> RebalancePlan:
+    """Survey, plan, verify and save; raises Skipped with the reason why there is nothing to plan."""
     try:
         seen = survey(context)
-    except NodeError as exc:
+    except (NodeError, ConfigurationError, InvalidInventory) as exc:
         raise Skipped(exc.cause, str(exc)) from exc
-    except (ConfigurationError, InvalidInventory) as exc:
-        raise Skipped(exc.cause, str(exc)) from exc
-    context.fleet.set_usage(seen.inventory.used_bytes())
-    epoch = context.fleet.note_map(_map_digest(seen.nodes))
     spread = _worth_planning(context, seen, force=force)
-    plan = _plan(context, seen, epoch=epoch, force=force)
+    plan = _plan(context, seen, force=force)
     if not plan.moves:
         bound = f" (bound by {', '.join(plan.limits_reached)})" if plan.limits_reached else ""
         why = ", ".join(f"{reason} {count}" for reason, count in plan.not_moved.items())
@@ -174,7 +161,9 @@ def _worth_planning(context: FleetContext, seen: Survey, *, force: bool) -> floa
     return spread
 
 
-def _plan(context: FleetContext, seen: Survey, *, epoch: int, force: bool) -> RebalancePlan:
+def _plan(context: FleetContext, seen: Survey, *, force: bool) -> RebalancePlan:
+    context.fleet.set_usage(seen.inventory.used_bytes())
+    epoch = context.fleet.note_map(_map_digest(seen.nodes))
     options = context.settings.options
     if force:
         # An operator who forces a check wants whatever the target asks for, however small the spread is.
@@ -214,13 +203,16 @@ def _summary(plan: RebalancePlan) -> str:
 
 
 def plan_only(context: FleetContext) -> RebalancePlan:
-    """Survey and plan for an operator, whatever the spread; the plan is kept and can be started.
+    """Survey and plan for an operator; the plan is kept and can be started. A balanced fleet has a plan of no moves.
 
     Raises:
         JobActive: a job is moving objects about, so a plan would be stale at once.
-        Skipped: with the reason why there is nothing to plan.
+        NodeError: a node is missing or not writable.
+        ConfigurationError: roots coincide, or a capacity must be stated.
     """
     active = context.jobs.active()
     if active is not None:
         raise JobActive(active)
-    return make_plan(context, force=True, fence=None)
+    plan = _plan(context, survey(context), force=False)
+    context.plans.save(plan, fence=None)
+    return plan

@@ -217,10 +217,16 @@ class Driver(Protocol):
         """Make everything staged, published or renamed on this node so far durable (``syncfs`` where it exists)."""
         ...
 
-    def publish(self, move_id: MoveId, key: str) -> Fingerprint:
+    def publish(self, move_id: MoveId, key: str, *, expected: Fingerprint | None = None) -> Fingerprint:
         """Give the staged copy its key in one step, never overwriting.
 
+        Args:
+            move_id: whose copy.
+            key: where to.
+            expected: the copy that was verified; a stale worker may have put another under the same name.
+
         Raises:
+            ChecksumMismatch: what is staged is not ``expected``.
             TargetExists: something else is at ``key`` (or at a name the file system cannot tell from it).
             InvalidKey: the key does not fit this store.
             InvalidArgument: nothing is staged under this move (it was published or discarded before).

@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Final
 
-from rebalance_tasks.core.errors import InvalidArgument, NodeMissing, TargetExists
+from rebalance_tasks.core.errors import ChecksumMismatch, InvalidArgument, NodeMissing, TargetExists
 from rebalance_tasks.core.ids import MoveId, NodeId
 from rebalance_tasks.drivers.base import Fingerprint, FreeOutcome, Listing, NodeHealth
 from rebalance_tasks.drivers.linux import Syscalls, fsync, native
@@ -217,10 +217,16 @@ class LocalDriver:
         """Make everything staged, published or renamed so far durable. Raises: NodeFull, NodeNotWritable, NodeMissing."""
         self._tree.sync()
 
-    def publish(self, move_id: MoveId, key: str) -> Fingerprint:
+    def publish(self, move_id: MoveId, key: str, *, expected: Fingerprint | None = None) -> Fingerprint:
         """Give the staged copy its key in one step, never overwriting.
 
+        Args:
+            move_id: whose copy.
+            key: where to.
+            expected: the copy that was verified; a stale worker may have put another under the same name.
+
         Raises:
+            ChecksumMismatch: what is staged is not ``expected``.
             TargetExists, InvalidKey, NodeFull, NodeNotWritable, NodeMissing.
             InvalidArgument: nothing is staged under this move.
         """
@@ -228,6 +234,8 @@ class LocalDriver:
         validate_name(move_id, "move id")
         for _ in range(_ATTEMPTS):
             staged = self._tree.held("tmp", move_id)
+            if expected is not None and staged != expected:
+                raise ChecksumMismatch(key, f"the copy staged under move {move_id!r} is not the one that was verified")
             if staged is None:
                 message = f"nothing is staged under move {move_id!r}; it was published or discarded before"
                 raise InvalidArgument(message)

@@ -232,7 +232,9 @@ class LocalWriter:
         """Close and keep what is there; again is fine."""
         if self._fd >= 0:
             with suppress(OSError):  # a shorter file only makes a later attempt start earlier
-                self._settle_length()
+                # Never cut: whoever took over from a stalled worker may have gone on with this very file.
+                if os.fstat(self._fd).st_size < self._position:
+                    self._settle_length()
             self._release()
 
     def _release(self) -> None:

@@ -6,7 +6,7 @@ fresh one. An item leaves the batch by a settlement (counted once in Redis) or b
 
 from __future__ import annotations
 
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -19,6 +19,7 @@ from rebalance_tasks.core.errors import (
     ObjectUnreadable,
     SourceChanged,
     SourceVanished,
+    TargetExists,
 )
 from rebalance_tasks.core.states import MoveState
 from rebalance_tasks.drivers.base import RESERVED, FreeOutcome
@@ -27,7 +28,8 @@ from rebalance_tasks.migration.control import Interrupt, SliceInterrupted
 from rebalance_tasks.migration.copying import StagedCopy
 from rebalance_tasks.migration.faults import Step, reached
 from rebalance_tasks.migration.manifests import ManifestEntry
-from rebalance_tasks.store.moves import FREE_PENDING, Settlement
+from rebalance_tasks.migration.undo import unpublish
+from rebalance_tasks.store.moves import FREE_PENDING, Attempt, Settlement
 from rebalance_tasks.store.records import JournalEntry, MoveRecord, TrashRecord
 
 if TYPE_CHECKING:
@@ -112,15 +114,15 @@ class Batch:
             NodeError: a node is missing or cannot be written to.
         """
         self._recognise()
-        if self._begin():
-            try:
-                self._stage()
-                self._verify()
-                self._c.control.check()
-            except SliceInterrupted as stop:
-                self._interrupted(stop)
-            self._journal_staged()
-            self._publish()
+        self._begin()
+        try:
+            self._stage()
+            self._verify()
+            self._c.control.check()
+        except SliceInterrupted as stop:
+            self._interrupted(stop)
+        self._journal_staged()
+        self._publish()
         self._commit()
         left = self._settle()
         if self._stop is not None:
@@ -149,34 +151,28 @@ class Batch:
         aside = self._c.target.staged(item.move.move_id)
         if aside == staged:
             item.staged = staged
-        else:
-            item.copy = None
+            return
+        item.copy = None
+        # A worker that died while it took the copy back left it in the target's trash.
+        self._c.target.purge(item.move.move_id, staged)
 
     # -- copy aside -----------------------------------------------------------------------------------------------
-    def _begin(self) -> bool:
+    def _begin(self) -> None:
         fresh = [item for item in self._items if item.unpublished]
         if not fresh:
-            return True
-        egress = sum(_unbooked_bytes(item) for item in fresh)
+            return
+        attempts: list[Attempt] = []
         for item in fresh:
+            egress = _unbooked_bytes(item)
             item.entry = self._entry(item, running=True).model_copy(update={"booked": item.move.size_bytes})
-        code = self._c.store.begin(
-            {item.move.index: item.entry for item in fresh},
-            reserve_bytes=sum(item.move.size_bytes for item in fresh),
-            egress_bytes=egress,
-            cost_nano=self._c.cost_nano(egress),
-            budgets=self._c.budgets,
-            day=self._c.now().strftime("%Y-%m-%d"),
-        )
+            attempts.append(Attempt(item.move, item.entry, egress_bytes=egress, cost_nano=self._c.cost_nano(egress)))
+        codes = self._c.store.begin(attempts, budgets=self._c.budgets, day=self._c.now().strftime("%Y-%m-%d"))
         reached(Step.BEGIN)
-        if code == "ok":
-            return True
-        cause = "target_full" if code == "full" else code
-        for item in fresh:
-            self._c.target.discard(item.move.move_id)
-            state = MoveState.FAILED if code == "full" else MoveState.SKIPPED
-            self._end(item, state, cause, _REFUSALS[cause])
-        return False
+        for item, code in zip(fresh, codes, strict=True):
+            if code != "ok":
+                self._c.target.discard(item.move.move_id)
+                state = MoveState.FAILED if code == "target_full" else MoveState.SKIPPED
+                self._end(item, state, code, _REFUSALS[code])
 
     def _stage(self) -> None:
         for item in self._items:
@@ -189,10 +185,11 @@ class Batch:
                     self._c.target,
                     item.move.key,
                     item.move.move_id,
+                    size_bytes=item.move.size_bytes,
                     resume=item.copy,
                     progress=lambda copy, item=item: self._journal_parts(item, copy),  # type: ignore[misc]
                 )
-                reached(Step.STAGE, _staged_path(self._c.target, item.move.move_id))
+                reached(Step.STAGE, lambda item=item: _staged_path(self._c.target, item.move.move_id))  # type: ignore[misc]
         if any(item.unpublished for item in self._items):
             self._c.target.sync()
             reached(Step.SYNC_STAGED)
@@ -229,6 +226,7 @@ class Batch:
         item.copy = copy
         if copy.parts:
             self._c.store.write_journal({item.move.index: self._entry(item, running=True)})
+            reached(Step.PART)
 
     def _journal_staged(self) -> None:
         ready = {
@@ -246,7 +244,7 @@ class Batch:
             with self._guard(item):
                 if self._c.source.stat(item.move.key) != item.copy.source:
                     raise SourceChanged(item.move.key, "the source changed after it was copied")
-                item.published = self._c.target.publish(item.move.move_id, item.move.key)
+                item.published = self._c.target.publish(item.move.move_id, item.move.key, expected=item.staged)
                 reached(Step.PUBLISH)
 
     def _commit(self) -> None:
@@ -301,7 +299,8 @@ class Batch:
             outcome = self._c.source.free(item.move.key, item.move.move_id, expected)
         except ObjectUnreadable as exc:
             self._take_back(item)
-            self._end(item, MoveState.FAILED, exc.cause, str(exc))
+            if item.here:
+                self._end(item, MoveState.FAILED, exc.cause, str(exc))
             return
         reached(Step.FREE)
         match outcome:
@@ -323,15 +322,12 @@ class Batch:
     def _take_back(self, item: Item) -> None:
         """The source is the truth again; the stale copy on the target goes, unless somebody wrote to it."""
         self._c.store.retract([item.move], keep_locations=self._c.keep_locations)
+        reached(Step.RETRACT)
         item.state = MoveState.PENDING
         published, item.published, item.staged = item.published, None, None
-        if published is None:
-            return
-        if self._c.target.free(item.move.key, item.move.move_id, published) is FreeOutcome.CHANGED:
+        if published is not None and not unpublish(self._c.target, item.move, published):
             detail = f"both {self._c.source.node_id} and {self._c.target.node_id} were written to: compare them by hand"
             self._end(item, MoveState.FAILED, "conflict", detail)
-            return
-        self._c.target.purge(item.move.move_id, published)
 
     # -- endings --------------------------------------------------------------------------------------------------
     def _settle(self) -> int:
@@ -359,6 +355,10 @@ class Batch:
             self._end(item, state, exc.cause, f"{exc}; given up after {tries} tries")
             return
         item.entry = JournalEntry(tries=tries, deaths=item.entry.deaths)
+        with suppress(MoveError):
+            # The next try books what is there now.
+            found = self._c.source.stat(item.move.key)
+            item.move = replace(item.move, size_bytes=found.size_bytes) if found else item.move
         item.again = True
         self._c.store.write_journal({item.move.index: item.entry})
 
@@ -374,6 +374,17 @@ class Batch:
         self._c.target.discard(item.move.move_id)
         self._end(item, MoveState.SKIPPED, exc.cause, str(exc))
 
+    def _taken(self, item: Item, exc: TargetExists) -> None:
+        """Something is at the key: our own copy, if Redis forgot its last seconds after we published it; else a stranger's."""
+        entry = manifests.find(self._c.target, item.move.move_id)
+        at_key = self._c.target.stat(item.move.key)
+        self._c.target.discard(item.move.move_id)
+        ours = entry is not None and at_key is not None and at_key.same_file(entry.published_fingerprint())
+        if ours and entry is not None and item.copy and entry.copied_fingerprint() == item.copy.source:
+            item.published = at_key
+            return
+        self._end(item, MoveState.FAILED, exc.cause, str(exc))
+
     @contextmanager
     def _guard(self, item: Item) -> Iterator[None]:
         """Turn what goes wrong with one object into its outcome; the batch goes on."""
@@ -383,6 +394,8 @@ class Batch:
             self._vanished(item, exc)
         except (SourceChanged, ChecksumMismatch) as exc:
             self._again(item, exc)
+        except TargetExists as exc:
+            self._taken(item, exc)
         except (MoveError, InvalidKey, NodeFull) as exc:
             self._c.target.discard(item.move.move_id)
             self._end(item, MoveState.FAILED, exc.cause, str(exc))

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 #: Flags are looked at this often while bytes move (the promise is 100 ms).
 BEAT_EVERY_S: Final = 0.05
+#: Asking the bucket more often than this only spins.
+LEAST_WAIT_S: Final = 0.01
 #: A slice hands back after this long, well under the task's time limit and the broker's visibility timeout.
 SLICE_S: Final = 20.0
 
@@ -109,7 +111,7 @@ class SliceControl:
         while self._tokens < size_bytes:
             granted, wait_ms = self._bucket.take()
             self._tokens += granted
-            if granted == 0:
-                self._sleep(min(wait_ms / 1000, BEAT_EVERY_S))
-                self.check()
+            if self._tokens < size_bytes:
+                self._sleep(min(max(wait_ms / 1000, LEAST_WAIT_S), BEAT_EVERY_S))
+            self.check()
         self._tokens -= size_bytes

@@ -72,6 +72,7 @@ class Copier:
         key: str,
         move_id: MoveId,
         *,
+        size_bytes: int,
         resume: StagedCopy | None,
         progress: Callable[[StagedCopy], None],
     ) -> StagedCopy:
@@ -82,17 +83,21 @@ class Copier:
             target: where it goes.
             key: object key.
             move_id: names the staged copy.
+            size_bytes: what was reserved and booked for it.
             resume: what an earlier attempt left.
             progress: called with the copy after each part (to journal it).
 
         Raises:
             SliceInterrupted: flags or deadline; ``progress`` has been called with what is there.
-            SourceChanged: the source grew or shrank under our hands.
+            SourceChanged: the source is not as big as was booked, or grew or shrank under our hands.
         """
         with source.open_source(key) as reader:
+            if reader.fingerprint.size_bytes != size_bytes:
+                raise SourceChanged(key, f"the source has {reader.fingerprint.size_bytes} bytes, not {size_bytes}")
             copy = StagedCopy(source=reader.fingerprint)
             left = target.staged(move_id)
-            if left is not None and resume is not None and resume.source == reader.fingerprint:
+            # A host that lost its page cache may hold less than the journal says.
+            if left and resume and resume.source == reader.fingerprint and left.size_bytes >= resume.staged_bytes:
                 copy = resume
             if left is not None and _whole(left, reader.fingerprint):
                 return self._adopt(reader, copy, key)

@@ -33,6 +33,20 @@ class Budgets:
 
 
 @dataclass(frozen=True, slots=True)
+class Attempt:
+    """A move about to be copied: what is journalled, and what it takes of the budgets.
+
+    Attributes:
+        egress_bytes: still to be booked; room is reserved for the whole object.
+    """
+
+    move: MoveRecord
+    entry: JournalEntry
+    egress_bytes: int
+    cost_nano: int
+
+
+@dataclass(frozen=True, slots=True)
 class Settlement:
     """The end of one move."""
 
@@ -55,20 +69,12 @@ class MoveStore:
         self._group = group
         self._epoch = epoch
 
-    def begin(
-        self,
-        entries: Mapping[int, JournalEntry],
-        *,
-        reserve_bytes: int,
-        egress_bytes: int,
-        cost_nano: int,
-        budgets: Budgets,
-        day: str,
-    ) -> str:
-        """Reserve room, book the budgets and journal the attempts of a batch.
+    def begin(self, attempts: Sequence[Attempt], *, budgets: Budgets, day: str) -> list[str]:
+        """Reserve room, book the budgets and journal the attempts of a batch, each move for itself.
 
         Returns:
-            ``ok``, or what forbids it: ``full``, ``budget_egress``, ``budget_cost``, ``budget_cost_day``.
+            For each attempt ``ok``, or what forbids it: ``target_full``, ``budget_egress``, ``budget_cost``,
+            ``budget_cost_day``.
 
         Raises:
             StaleLease: another runner has taken over.
@@ -86,20 +92,23 @@ class MoveStore:
             self._epoch,
             f"{self._job_id}/{self._group.group_id}",
             target,
-            reserve_bytes,
             budgets.target_bytes,
-            cost_nano,
             budgets.egress_bytes,
             budgets.cost_nano,
             budgets.cost_nano_day,
-            egress_bytes,
         ]
-        for index, entry in entries.items():
-            args += [index, entry.model_dump_json(exclude_defaults=True)]
-        code = cast("bytes", self._redis.run("moves_begin", keys, args)).decode()
-        if code == "stale":
+        for attempt in attempts:
+            args += [
+                attempt.move.index,
+                attempt.entry.model_dump_json(exclude_defaults=True),
+                attempt.move.size_bytes,
+                attempt.egress_bytes,
+                attempt.cost_nano,
+            ]
+        codes = cast("list[bytes]", self._redis.run("moves_begin", keys, args))
+        if codes == [b"stale"]:
             raise self._stale()
-        return code
+        return [code.decode() for code in codes]
 
     def write_journal(self, entries: Mapping[int, JournalEntry]) -> None:
         """Keep the progress of moves in flight. Raises: StaleLease."""
@@ -135,10 +144,12 @@ class MoveStore:
             self._group.target,
             forwarding_ttl_ms,
             int(keep_locations),
+            f"{self._job_id}/{self._group.group_id}",
         ]
         for move in moves:
             args += [move.index, move.key, move.size_bytes, move.move_id]
-        if int(self._redis.run("moves_flip", self._location_keys(), args)) < 0:
+        keys = [*self._location_keys(), self._fleet.reserved(self._group.target)]
+        if int(self._redis.run("moves_flip", keys, args)) < 0:
             raise self._stale()
 
     def retract(self, moves: Sequence[MoveRecord], *, keep_locations: bool) -> None:

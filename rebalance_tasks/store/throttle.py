@@ -19,7 +19,7 @@ class ByteBucket:
         self.lease_bytes = max(1, rate_bytes_per_s // 10)
 
     def take(self) -> tuple[int, int]:
-        """Lease bytes; return (granted, ms to wait when none was)."""
+        """Lease bytes; return (granted, ms until the rest of a lease is there)."""
         granted, wait_ms = self._redis.run(
             "throttle_take", [self._key], [self._rate, self.lease_bytes, self.lease_bytes]
         )

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from rebalance_tasks import ConfigurationError, NodeState, NothingToPlan, RebalanceStatus
+from rebalance_tasks import ConfigurationError, NodeMissing, NodeState, RebalanceStatus
 from rebalance_tasks.control import check as checks
 from rebalance_tasks.core.errors import NodeMissing, NodeNotWritable
 from rebalance_tasks.drivers.local import LocalDriver
@@ -222,7 +222,7 @@ def test_a_missing_root_stops_a_check_and_says_which(fleet_config: FleetFactory)
     fleet.roots["b"].rmdir()
     rebalancer = rebalancer_of(fleet)
     assert_skipped(rebalancer, "node_missing", "'b'", str(fleet.roots["b"]))
-    with pytest.raises(NothingToPlan, match="node_missing"):
+    with pytest.raises(NodeMissing):
         rebalancer.plan()
 
 
@@ -329,7 +329,7 @@ def test_two_nodes_that_share_a_place_are_refused_by_check_plan_and_start(
     words = {"symbolic link": "are the same place", "nested": "are nested"}[how]
     shared = rebalancer_of(fleet)
     assert_skipped(shared, "configuration", "'a'", "'b'", words, "a folder of its own")
-    with pytest.raises(NothingToPlan, match=words):
+    with pytest.raises(ConfigurationError, match=words):
         shared.plan()
     with pytest.raises(ConfigurationError, match=words):
         shared.start(plan)
@@ -352,7 +352,7 @@ def test_nodes_on_one_device_must_state_their_capacities(fleet_config: FleetFact
     fleet = fleet_config({"a": FULL, "b": NodeSpec({}, None)})
     rebalancer = rebalancer_of(fleet)
     assert_skipped(rebalancer, "configuration", "a, b are on one device", "state capacity_bytes for b")
-    with pytest.raises(NothingToPlan, match="capacity_bytes"):
+    with pytest.raises(ConfigurationError, match="capacity_bytes"):
         rebalancer.plan()
 
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from tests.conftest import FleetFactory
     from tests.support.workers import ProcessFactory
 
-pytestmark = [pytest.mark.integration, pytest.mark.xdist_group("lifecycle")]
+pytestmark = pytest.mark.integration
 
 #: 1,000 objects of 1 KB on one of two nodes: half of them move, in two batches (256 objects) of more than half a second each.
 SLOW = {"a": objects(1000, 1000)}

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from rebalance_tasks import Rebalancer
     from rebalance_tasks.embedded import EmbeddedServer
 
-pytestmark = [pytest.mark.integration, pytest.mark.xdist_group("start")]
+pytestmark = pytest.mark.integration
 
 FULL = {"a": objects(40, 1000)}
 

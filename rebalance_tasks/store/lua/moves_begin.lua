@@ -1,32 +1,46 @@
--- Before the first byte of a batch: reserve room on the target, book its bytes on the budgets, journal the attempts.
+-- Before the first byte of a batch: reserve room on the target, book bytes on the budgets, journal the attempts.
+-- Each move is judged for itself, in order: what no longer fits is refused, and a smaller one after it may still fit.
 -- KEYS  1 job  2 group  3 journal  4 reserved on the target  5 usage  6 spend of the day
--- ARGV  1 epoch  2 "<job>/<group>"  3 target node  4 bytes to reserve  5 most bytes the target may hold (-1: unknown)
---       6 cost (nano)  7 egress limit of the job (-1)  8 cost limit of the job (nano, -1)  9 cost limit of the day (nano, -1)
---       10 bytes to book as egress  11.. move index, journal JSON …
--- Returns ok | stale | full | budget_egress | budget_cost | budget_cost_day
-if redis.call('HGET', KEYS[2], 'epoch') ~= ARGV[1] then return 'stale' end
-local bytes, limit, cost, egress = tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6]), tonumber(ARGV[10])
-if limit >= 0 then
-  local held = tonumber(redis.call('HGET', KEYS[5], ARGV[3]) or '0')
-  local reserved = redis.call('HGETALL', KEYS[4])
-  for i = 1, #reserved, 2 do
-    if reserved[i] ~= ARGV[2] then held = held + tonumber(reserved[i + 1]) end
-  end
-  if held + bytes > limit then return 'full' end
+-- ARGV  1 epoch  2 "<job>/<group>"  3 target node  4 most bytes the target may hold (-1: unknown)
+--       5 egress limit of the job (-1)  6 cost limit of the job (nano, -1)  7 cost limit of the day (nano, -1)
+--       8.. move index, journal JSON, bytes to reserve, bytes to book as egress, cost to book (nano) …
+-- Returns {'stale'}, or for each move ok | target_full | budget_egress | budget_cost | budget_cost_day
+if redis.call('HGET', KEYS[2], 'epoch') ~= ARGV[1] then return {'stale'} end
+local room, egress_limit, cost_limit, day_limit = tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6]), tonumber(ARGV[7])
+local held = tonumber(redis.call('HGET', KEYS[5], ARGV[3]) or '0')
+local reserved = redis.call('HGETALL', KEYS[4])
+for i = 1, #reserved, 2 do
+  if reserved[i] ~= ARGV[2] then held = held + tonumber(reserved[i + 1]) end
 end
 local spent = redis.call('HMGET', KEYS[1], 'egress_bytes', 'cost_nano')
-if tonumber(ARGV[7]) >= 0 and tonumber(spent[1] or 0) + egress > tonumber(ARGV[7]) then return 'budget_egress' end
-if tonumber(ARGV[8]) >= 0 and tonumber(spent[2] or 0) + cost > tonumber(ARGV[8]) then return 'budget_cost' end
-if tonumber(ARGV[9]) >= 0 then
-  if tonumber(redis.call('HGET', KEYS[6], 'cost_nano') or 0) + cost > tonumber(ARGV[9]) then return 'budget_cost_day' end
+local job_egress, job_cost = tonumber(spent[1] or 0), tonumber(spent[2] or 0)
+local day_cost = tonumber(redis.call('HGET', KEYS[6], 'cost_nano') or 0)
+local codes, size_sum, egress_sum, cost_sum = {}, 0, 0, 0
+for i = 8, #ARGV, 5 do
+  local size, egress, cost = tonumber(ARGV[i + 2]), tonumber(ARGV[i + 3]), tonumber(ARGV[i + 4])
+  local code = 'ok'
+  if room >= 0 and held + size_sum + size > room then
+    code = 'target_full'
+  elseif egress_limit >= 0 and egress > 0 and job_egress + egress_sum + egress > egress_limit then
+    code = 'budget_egress'
+  elseif cost_limit >= 0 and cost > 0 and job_cost + cost_sum + cost > cost_limit then
+    code = 'budget_cost'
+  elseif day_limit >= 0 and cost > 0 and day_cost + cost_sum + cost > day_limit then
+    code = 'budget_cost_day'
+  else
+    size_sum, egress_sum, cost_sum = size_sum + size, egress_sum + egress, cost_sum + cost
+    redis.call('HSET', KEYS[3], ARGV[i], ARGV[i + 1])
+  end
+  codes[#codes + 1] = code
 end
-redis.call('HINCRBY', KEYS[1], 'egress_bytes', ARGV[10])
-redis.call('HINCRBY', KEYS[6], 'egress_bytes', ARGV[10])
-if cost > 0 then
-  redis.call('HINCRBY', KEYS[1], 'cost_nano', ARGV[6])
-  redis.call('HINCRBY', KEYS[6], 'cost_nano', ARGV[6])
+redis.call('HSET', KEYS[4], ARGV[2], string.format('%.0f', size_sum))
+if egress_sum > 0 then
+  redis.call('HINCRBY', KEYS[1], 'egress_bytes', string.format('%.0f', egress_sum))
+  redis.call('HINCRBY', KEYS[6], 'egress_bytes', string.format('%.0f', egress_sum))
 end
-redis.call('EXPIRE', KEYS[6], 172800)
-redis.call('HSET', KEYS[4], ARGV[2], ARGV[4])
-for i = 11, #ARGV, 2 do redis.call('HSET', KEYS[3], ARGV[i], ARGV[i + 1]) end
-return 'ok'
+if cost_sum > 0 then
+  redis.call('HINCRBY', KEYS[1], 'cost_nano', string.format('%.0f', cost_sum))
+  redis.call('HINCRBY', KEYS[6], 'cost_nano', string.format('%.0f', cost_sum))
+end
+if egress_sum > 0 or cost_sum > 0 then redis.call('EXPIRE', KEYS[6], 172800) end
+return codes

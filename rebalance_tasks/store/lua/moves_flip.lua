@@ -1,14 +1,14 @@
 -- The commit point of a batch: from here on readers are sent to the target.
--- KEYS  1 group  2 states  3 forwarding  4 moved  5 locations  6 frees  7 usage
+-- KEYS  1 group  2 states  3 forwarding  4 moved  5 locations  6 frees  7 usage  8 reserved on the target
 -- ARGV  1 epoch  2 source node  3 target node  4 forwarding ttl ms (0: none)  5 1 = keep locations (crush, catalogue)
---       6.. move index, object key, size, move id …
+--       6 "<job>/<group>"  7.. move index, object key, size, move id …
 -- Returns number of moves flipped now, or -1 when the lease is stale. A move that is not pending is left as it is.
 if redis.call('HGET', KEYS[1], 'epoch') ~= ARGV[1] then return -1 end
 local t = redis.call('TIME')
 local now = t[1] * 1000 + math.floor(t[2] / 1000)
 local source, target, ttl = ARGV[2], ARGV[3], tonumber(ARGV[4])
 local flipped, bytes = 0, 0
-for i = 6, #ARGV, 4 do
+for i = 7, #ARGV, 4 do
   local index, key = tonumber(ARGV[i]), ARGV[i + 1]
   if redis.call('GETRANGE', KEYS[2], index, index) == 'p' then
     redis.call('SETRANGE', KEYS[2], index, 'l')
@@ -24,5 +24,8 @@ end
 if bytes > 0 then
   redis.call('HINCRBY', KEYS[7], target, string.format('%.0f', bytes))
   redis.call('HINCRBY', KEYS[7], source, string.format('%.0f', -bytes))
+  -- What has arrived is not promised any more, or the next group would find its room taken twice.
+  local promised = tonumber(redis.call('HGET', KEYS[8], ARGV[6]) or '0')
+  redis.call('HSET', KEYS[8], ARGV[6], string.format('%.0f', math.max(0, promised - bytes)))
 end
 return flipped
