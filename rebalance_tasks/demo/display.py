@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import io
+import re
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Protocol
 
+from rich._export_format import CONSOLE_SVG_FORMAT
 from rich.console import Console, Group
 from rich.live import Live
 from rich.panel import Panel
@@ -32,6 +34,7 @@ BAR_WIDTH: Final = 40
 #: Events that stay on the screen under the bars.
 EVENTS_SHOWN: Final = 9
 PICTURE_WIDTH: Final = 100
+FONT_FACE: Final = re.compile(r"@font-face \{\{.*?\}\}\s*", re.DOTALL)
 #: Less rounds to 0.0 %.
 VISIBLE_CHANGE: Final = 0.0005
 
@@ -198,4 +201,6 @@ def save_picture(path: Path, content: Sequence[RenderableType]) -> None:
     recorder = Console(record=True, width=PICTURE_WIDTH, file=io.StringIO(), force_terminal=True)
     for part in content:
         recorder.print(part)
-    path.write_text(recorder.export_svg(title="rebalance demo"), encoding="utf-8")
+    # A picture in a README must not fetch a font from somewhere.
+    template = FONT_FACE.sub("", CONSOLE_SVG_FORMAT)
+    path.write_text(recorder.export_svg(title="rebalance demo", code_format=template), encoding="utf-8")

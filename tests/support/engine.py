@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import multiprocessing
 import os
+import resource
 import signal
 import uuid
 from collections import deque
@@ -161,10 +162,15 @@ def moves_between(source: str, target: str, sizes: Mapping[str, int]) -> list[Re
 
 
 # -- a process that is killed -----------------------------------------------------------------------------------------
-def carry(environment: dict[str, str], job_id: str, part_bytes: int, counter: str) -> None:
+def carry(
+    environment: dict[str, str], job_id: str, part_bytes: int, counter: str, file_size_limit: int | None
+) -> None:
     """What the killed process runs: every group that holds a permit, until there is nothing to do."""
     os.environ.update(environment)
     faults._registered.cache_clear()
+    if file_size_limit is not None:
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (file_size_limit, file_size_limit))
     small_parts(part_bytes)
     count_copied(Path(counter))
     engine = Engine()
@@ -172,7 +178,14 @@ def carry(environment: dict[str, str], job_id: str, part_bytes: int, counter: st
     engine.work()
 
 
-def killed_carry(tmp_path: Path, *, faults_text: str, job_id: str = "j1", part_bytes: int = copying.PART_BYTES) -> bool:
+def killed_carry(
+    tmp_path: Path,
+    *,
+    faults_text: str,
+    job_id: str = "j1",
+    part_bytes: int = copying.PART_BYTES,
+    file_size_limit: int | None = None,
+) -> bool:
     """Carry a job in a process of its own with faults registered; return whether it was killed.
 
     Raises:
@@ -184,7 +197,7 @@ def killed_carry(tmp_path: Path, *, faults_text: str, job_id: str = "j1", part_b
     environment |= {faults.ENVIRONMENT: faults_text, faults.LEDGER: str(ledger)}
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([__name__])
-    process = context.Process(target=carry, args=(environment, job_id, part_bytes, str(tmp_path / "copied")))
+    process = context.Process(target=carry, args=(environment, job_id, part_bytes, str(tmp_path / "copied"), file_size_limit))
     process.start()
     process.join(60)
     assert process.exitcode in {0, -signal.SIGKILL}, f"the process ended with {process.exitcode}"
