@@ -1,7 +1,7 @@
 """The fleet's messages on Celery: a group's header is a pure function of (fleet, job, group).
 
-Because ids are deterministic, publishing for the first time, waking after a pause and re-driving a lost message are one
-and the same call; a duplicate meets a held lease, or a finished group, and drops itself (invariant 4).
+Because the ids that a chord counts are deterministic, publishing for the first time, waking after a pause and re-driving
+a lost message are one and the same call; a duplicate meets a held lease, or a finished group, and drops itself (invariant 4).
 """
 
 from __future__ import annotations
@@ -33,7 +33,9 @@ class CeleryMessenger:
         monitor = self._signature("monitor", job_id, group.group_id, queue=CONTROL_QUEUE)
         monitor.set(group_id=self._chord_id(job_id), chord=self._finalize(job_id))
         # What `chain(migrate, monitor)` would put into the message, without cloning and freezing it each time.
-        self._signature("migrate", job_id, group.group_id, queue=group.queue).apply_async(chain=[monitor])
+        # Its id is new each time: one that was revoked must not take those that re-drive the group with it.
+        migrate = self._task("migrate", {"job_id": job_id, "group_id": group.group_id}, queue=group.queue)
+        migrate.apply_async(chain=[monitor])
 
     def publish_monitor(self, job_id: str, group_id: str) -> None:
         """Publish a group's monitor alone."""
@@ -56,20 +58,22 @@ class CeleryMessenger:
         return self._id(job_id, "groups")
 
     def _signature(self, name: str, job_id: str, group_id: str, *, queue: str) -> Signature[Any]:
-        signature = self._task(name, {"job_id": job_id, "group_id": group_id}, queue=queue)
-        return signature.set(task_id=self._id(job_id, group_id, name))
+        arguments = {"job_id": job_id, "group_id": group_id}
+        return self._task(name, arguments, queue=queue, task_id=self._id(job_id, group_id, name))
 
     def _finalize(self, job_id: str) -> Signature[Any]:
         """The chord's body; the same task is its errback, so that every way to the end leads there."""
-        body = self._task("finalize", {"job_id": job_id}, queue=CONTROL_QUEUE)
         errback = self._task("finalize", {"job_id": job_id}, queue=CONTROL_QUEUE)
-        return body.set(task_id=self._id(job_id, "finalize"), link_error=[errback])
-
-    def _task(self, name: str, arguments: dict[str, Any], *, queue: str) -> Signature[Any]:
-        return self._app.signature(
-            f"rebalance.{name}",
-            kwargs={**arguments, "fleet": self._fleet},
-            immutable=True,
-            # Nobody waits for these results; saying so spares the sender a subscription for each.
-            options={"queue": queue, "serializer": "json", "ignore_result": True},
+        return self._task(
+            "finalize",
+            {"job_id": job_id},
+            queue=CONTROL_QUEUE,
+            task_id=self._id(job_id, "finalize"),
+            link_error=[errback],
         )
+
+    def _task(self, name: str, arguments: dict[str, Any], *, queue: str, **options: Any) -> Signature[Any]:  # noqa: ANN401
+        # Nobody waits for these results; saying so spares the sender a subscription for each.
+        options |= {"queue": queue, "serializer": "json", "ignore_result": True}
+        kwargs = {**arguments, "fleet": self._fleet}
+        return self._app.signature(f"rebalance.{name}", kwargs=kwargs, immutable=True, options=options)

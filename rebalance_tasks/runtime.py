@@ -125,7 +125,9 @@ class Runtime:
             raise ValueError(msg)
         options = self.settings.options
         beat = _Beat(self.context, job_id, group.group_id, lease.epoch)
-        control = SliceControl(beat, bucket=self._bucket(job_id, group))
+        # Quiet hours are no flag in Redis before somebody has seen the clock.
+        looks = options.quiet_hours is not None
+        control = SliceControl(beat, bucket=self._bucket(job_id, group), look_at_once=looks)
         per_gb = Decimal(group.cost_per_gb)
         begun = time.monotonic()
         source, target = drivers

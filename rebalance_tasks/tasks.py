@@ -144,11 +144,11 @@ def cancel(self: Task[Any, Any], *, job_id: str, fleet: str | None = None) -> di
 
 
 @shared_task(name="rebalance.migrate", **{**DELIVERY, "queue": "rebalance.data"})
-def migrate(self: Task[Any, Any], *, job_id: str, group_id: str, fleet: str | None = None) -> dict[str, Any]:
-    """Carry a group's moves on for one slice; the chain goes on to the monitor only when the group is terminal."""
-    with bound_ids(task_id=self.request.id, job_id=job_id, group_id=group_id):
+def migrate(self: Task[Any, Any], **given: Any) -> dict[str, Any]:  # noqa: ANN401  validated below: a header never raises
+    """Carry a group's moves on for one slice (job_id, group_id); to the monitor it goes only when the group is terminal."""
+    with bound_ids(task_id=self.request.id, job_id=given.get("job_id"), group_id=given.get("group_id")):
         try:
-            arguments = _validated(GroupArguments, job_id=job_id, group_id=group_id, fleet=fleet)
+            arguments = _validated(GroupArguments, **given)
             runtime = _runtime(self, arguments)
             outcome = _run_slice(runtime, arguments)
             if outcome is SliceOutcome.AGAIN:
@@ -159,22 +159,22 @@ def migrate(self: Task[Any, Any], *, job_id: str, group_id: str, fleet: str | No
         log.info("migrate.done", outcome=outcome)
         if outcome is not SliceOutcome.TERMINAL:
             raise Ignore
-        return {"group_id": group_id, "outcome": outcome}
+        return {"group_id": given.get("group_id"), "outcome": outcome}
 
 
 @shared_task(name="rebalance.monitor", **DELIVERY)
-def monitor(self: Task[Any, Any], *, job_id: str, group_id: str, fleet: str | None = None) -> dict[str, Any]:
-    """Count a terminal group, give its permit back, let the next group go."""
-    with bound_ids(task_id=self.request.id, job_id=job_id, group_id=group_id):
+def monitor(self: Task[Any, Any], **given: Any) -> dict[str, Any]:  # noqa: ANN401  validated below: a header never raises
+    """Count a terminal group (job_id, group_id), give its permit back, let the next group go."""
+    with bound_ids(task_id=self.request.id, job_id=given.get("job_id"), group_id=given.get("group_id")):
         try:
-            arguments = _validated(GroupArguments, job_id=job_id, group_id=group_id, fleet=fleet)
+            arguments = _validated(GroupArguments, **given)
             finished = lifecycle.finish_group(_runtime(self, arguments).context, arguments.job_id, arguments.group_id)
         except Exception:
             log.exception("monitor.failed")
             finished = False
         if not finished:
             raise Ignore
-        return {"group_id": group_id}
+        return {"group_id": given.get("group_id")}
 
 
 @shared_task(name="rebalance.finalize", **DELIVERY)

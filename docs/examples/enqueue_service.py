@@ -33,7 +33,7 @@ def main(arguments: list[str]) -> int:
     """Send one task, print its answer as a line of JSON, and say by the exit code whether the verb did what it says."""
     verb, *values = arguments or ["help"]
     if verb not in VERBS or len(values) > len(VERBS[verb]) or (verb != "check" and not values):
-        print(__doc__, file=sys.stderr)
+        sys.stderr.write(__doc__)
         return 2
     broker = os.environ["BROKER_URL"]
     app = Celery("some-service", broker=broker, backend=os.environ.get("RESULT_BACKEND", broker))
@@ -42,11 +42,13 @@ def main(arguments: list[str]) -> int:
     try:
         answer = sent.get(timeout=TIMEOUT_S)
     except NoAnswer:
-        answer = {"reason": f"no answer within {TIMEOUT_S} s; is a worker running, and does BROKER_URL name its broker?"}
-    except Exception as refused:
+        answer = {
+            "reason": f"no answer within {TIMEOUT_S} s; is a worker running, and does BROKER_URL name its broker?"
+        }
+    except Exception as refused:  # noqa: BLE001  whatever the worker raised
         # Arguments that are no arguments: the message names the field. (Celery rebuilds the worker's exception here.)
         answer = {"reason": str(refused)}
-    print(json.dumps(answer))
+    sys.stdout.write(json.dumps(answer) + "\n")
     done = bool(answer.get("plan_id")) if verb == "check" else not answer["reason"]
     return 0 if done else 1
 

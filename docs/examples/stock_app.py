@@ -36,7 +36,7 @@ app.conf.update(
 )
 
 
-@app.task
+@app.task  # type: ignore[untyped-decorator]
 def add(x: int, y: int) -> int:
     """One of the service's own tasks, in the app's default queue."""
     return x + y

@@ -16,8 +16,9 @@ from rebalance_tasks.core.ids import MoveId
 from rebalance_tasks.core.models import NodeState
 from rebalance_tasks.drivers.base import FreeOutcome
 from rebalance_tasks.migration import manifests
+from rebalance_tasks.migration.undo import undo
 from rebalance_tasks.store.jobs import JOB_RETENTION
-from rebalance_tasks.store.records import TrashRecord
+from rebalance_tasks.store.records import TrashRecord, UndoRecord
 from rebalance_tasks.telemetry import get_logger
 
 if TYPE_CHECKING:
@@ -47,6 +48,7 @@ class CleanupReport:
     orphans: int = 0
     manifests: int = 0
     freed_late: int = 0
+    undone_late: int = 0
 
 
 def run_cleanup(context: FleetContext) -> CleanupReport:
@@ -58,6 +60,7 @@ def run_cleanup(context: FleetContext) -> CleanupReport:
     keep = max(options.forwarding_ttl, options.object_cooldown)
     report.forgotten = context.locations.expire(keep_ms=int(keep.total_seconds() * 1000), limit=LIMIT)
     _free_late(context, report)
+    _undo_late(context, report)
     for node in context.nodes():
         if node.state is NodeState.MAINTENANCE:
             continue
@@ -100,8 +103,10 @@ def _purge_due(context: FleetContext, report: CleanupReport) -> None:
 
 def _free_late(context: FleetContext, report: CleanupReport) -> None:
     """Free sources whose node could not be reached when their move was committed."""
+    pending = list(context.locations.pending_frees().items())[:LIMIT]
+    # Asked after: what is pending for a job that started in between is that job's own to free.
     active = context.jobs.active()
-    for (node, key), move_id in list(context.locations.pending_frees().items())[:LIMIT]:
+    for (node, key), move_id in pending:
         job_id, _, _ = move_id.rpartition(".")
         if job_id == active:
             continue
@@ -122,6 +127,28 @@ def _free_late(context: FleetContext, report: CleanupReport) -> None:
             continue
         context.connection.hdel(context.keys.frees, f"{node}\0{key}")
         report.freed_late += 1
+
+
+def _undo_late(context: FleetContext, report: CleanupReport) -> None:
+    """Take copies that were never flipped off targets that could not be reached when their job gave them up."""
+    pending = context.connection.hgetall(context.keys.undos)
+    active = context.jobs.active()
+    for move_id, raw in list(pending.items())[:LIMIT]:
+        if move_id.rpartition(".")[0] == active:
+            continue
+        record = UndoRecord.model_validate_json(raw)
+        try:
+            source, target = context.driver(record.source), context.driver(record.target)
+            target.check_identity()
+            done = undo(source, target, record.key, MoveId(move_id), Fingerprint.from_json(record.fingerprint))
+        except RebalanceError as exc:
+            log.debug("undo.postponed", node=record.target, object_key=record.key, error=str(exc))
+            continue
+        if done:
+            context.connection.hdel(context.keys.undos, move_id)
+            report.undone_late += 1
+        else:
+            log.warning("undo.left", node=record.target, object_key=record.key, move_id=move_id)
 
 
 def _manifest_of(context: FleetContext, move_id: str) -> manifests.ManifestEntry | None:

@@ -35,7 +35,8 @@ def resume(context: FleetContext, job_id: str, *, reason: str = OPERATOR) -> Con
     log.info("job.resume", job_id=job_id, reason=reason, code=code)
     if code == "resumed":
         wake(context, job_id)
-        admit(context, job_id)
+        if admit(context, job_id):
+            status = context.jobs.load(job_id).status  # a job that was paused before its first group runs now
     why = {
         "terminal": f"the job is {status} and cannot be resumed",
         "held": f"still paused by {', '.join(left)}",
@@ -88,8 +89,10 @@ def finalize(context: FleetContext, job_id: str) -> str:
     causes = ", ".join(f"{cause} {count}" for cause, count in sorted(job.failures.items()))
     error = f"no move could be carried out: {causes or 'no cause noted'}"
     code, status = context.jobs.finalize(job_id, imbalance_after=_spread(context, job_id), error=error)
-    if code == "finalized":
+    if code in {"finalized", "already"}:
+        # Also when somebody else closed it: they may have died before they could retire it.
         context.jobs.retire(job_id)
+    if code == "finalized":
         log.info("job.finalized", job_id=job_id, status=status)
     return code
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
 
 if TYPE_CHECKING:
@@ -25,7 +25,13 @@ class Fingerprint:
 
     def to_json(self) -> dict[str, Any]:
         """Return plain data."""
-        return asdict(self)
+        return {
+            "size_bytes": self.size_bytes,
+            "mtime_ns": self.mtime_ns,
+            "inode": self.inode,
+            "device": self.device,
+            "etag": self.etag,
+        }
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Self:

@@ -15,6 +15,7 @@ from rebalance_tasks.core.errors import (
     ChecksumMismatch,
     InvalidKey,
     MoveError,
+    NodeError,
     NodeFull,
     ObjectUnreadable,
     SourceChanged,
@@ -64,6 +65,11 @@ class Item:
     def here(self) -> bool:
         """Whether the item is still on its way in this batch."""
         return self.settlement is None and not self.again
+
+    @property
+    def copied(self) -> Fingerprint | None:
+        """The verified copy, aside or at its key, if there is one."""
+        return self.published or self.staged or self.entry.staged_fingerprint()
 
     @property
     def unpublished(self) -> bool:
@@ -122,7 +128,12 @@ class Batch:
         except SliceInterrupted as stop:
             self._interrupted(stop)
         self._journal_staged()
-        self._publish()
+        try:
+            self._publish()
+        except NodeError:
+            # What is published already is the only copy we can be sure of when it is the source that went away.
+            self._commit()
+            raise
         self._commit()
         left = self._settle()
         if self._stop is not None:
@@ -142,6 +153,10 @@ class Batch:
             elif staged is not None:
                 with self._guard(item):
                     self._find_copy(item, staged)
+
+        # Those that are past their copying are not begun again; their deaths must count all the same.
+        past = [item for item in self._items if item.here and not item.unpublished and item.entry.deaths]
+        self._c.store.write_journal({item.move.index: item.entry for item in past})
 
     def _find_copy(self, item: Item, staged: Fingerprint) -> None:
         at_key = self._c.target.stat(item.move.key)
@@ -325,7 +340,7 @@ class Batch:
         reached(Step.RETRACT)
         item.state = MoveState.PENDING
         published, item.published, item.staged = item.published, None, None
-        if published is not None and not unpublish(self._c.target, item.move, published):
+        if published and not unpublish(self._c.target, item.move.key, item.move.move_id, published):
             detail = f"both {self._c.source.node_id} and {self._c.target.node_id} were written to: compare them by hand"
             self._end(item, MoveState.FAILED, "conflict", detail)
 

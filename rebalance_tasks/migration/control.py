@@ -52,6 +52,7 @@ class SliceControl:
         beat: Callable[[], str],
         *,
         bucket: ByteBucket | None,
+        look_at_once: bool = False,
         slice_s: float = SLICE_S,
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
@@ -61,6 +62,7 @@ class SliceControl:
         Args:
             beat: renews the lease and reads the flags; returns ok, lost, cancel or paused.
             bucket: where bytes are leased from, ``None`` for no throttle.
+            look_at_once: ask ``beat`` before the first byte, because it knows more than the flags that came with the lease.
             slice_s: seconds until the slice hands back.
             clock: monotonic seconds.
             sleep: waits, in seconds.
@@ -71,7 +73,7 @@ class SliceControl:
         self._sleep = sleep
         self._deadline = clock() + slice_s
         # The lease and the flags were read a moment ago, and a new slice may write one lease's worth at once.
-        self._next_beat = clock() + BEAT_EVERY_S
+        self._next_beat = clock() + (0.0 if look_at_once else BEAT_EVERY_S)
         self._tokens = 0 if bucket is None else bucket.lease_bytes
 
     @property

@@ -17,6 +17,7 @@ from rebalance_tasks.core.states import MoveState
 from rebalance_tasks.migration.batch import Batch, BatchContext, Item
 from rebalance_tasks.migration.control import Interrupt, SliceInterrupted
 from rebalance_tasks.migration.faults import Step, reached
+from rebalance_tasks.migration.undo import undo
 from rebalance_tasks.store.moves import FREE_PENDING, Settlement
 from rebalance_tasks.store.records import JournalEntry
 from rebalance_tasks.telemetry import get_logger
@@ -52,6 +53,12 @@ class SliceOutcome(StrEnum):
     PARKED = "parked"
     #: nothing to do here: another runner holds the lease, the gate is closed, or the job is over
     DROPPED = "dropped"
+
+
+class WorkerDied(RebalanceError):
+    """Workers died on an object again and again."""
+
+    cause = "worker_died"
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +108,8 @@ class Slice:
             return SliceOutcome.TERMINAL
         if lease.group is None:
             return SliceOutcome.DROPPED
-        self._give_up(self._world.move_store(lease.group, lease.epoch), _items(lease), error)
+        drivers = self._world.drivers(lease.group)
+        self._give_up(self._world.move_store(lease.group, lease.epoch), drivers, _items(lease), error)
         return SliceOutcome.TERMINAL
 
     def _acquire(self) -> Lease:
@@ -116,6 +124,7 @@ class Slice:
         store = self._world.move_store(lease.group, lease.epoch)
         items = _items(lease)
         everything = list(items)
+        drivers = None
         try:
             drivers = self._world.drivers(lease.group)
             for driver in drivers:
@@ -123,7 +132,7 @@ class Slice:
             left = self._carry(self._world.context(lease, store, drivers), items, cancelled=lease.code == "cancel")
         except NodeError as exc:
             log.warning("slice.node_error", job_id=self._job_id, group_id=self._group_id, error=str(exc))
-            left = self._give_up(store, everything, exc)
+            left = self._give_up(store, drivers, everything, exc)
         except SliceInterrupted as stop:
             log.debug("slice.interrupted", job_id=self._job_id, group_id=self._group_id, why=stop.why)
             return self._release()
@@ -151,9 +160,8 @@ class Slice:
             if context.control.overdue:
                 break
             batch = _next_batch(items)
-            doomed = [item for item in batch if item.entry.deaths >= MAX_DEATHS and item.state is MoveState.PENDING]
-            if doomed and doomed[0].entry.staged is None:
-                left = self._fail_dead(context, doomed)
+            if batch[0].entry.deaths >= MAX_DEATHS:
+                left = self._fail_dead(context, batch)
                 continue
             try:
                 left = Batch(context, batch, number=number).run()
@@ -199,23 +207,22 @@ class Slice:
         )
 
     def _fail_dead(self, context: BatchContext, items: Iterable[Item]) -> int:
-        for item in items:
-            context.target.discard(item.move.move_id)
-        detail = f"{MAX_DEATHS} workers died while they moved it; look at their logs before you try again"
-        return self._settle(
-            context.store,
-            [Settlement(item.move, MoveState.FAILED, "worker_died", detail) for item in items],
-            left=0,
-        )
+        died = WorkerDied(f"{MAX_DEATHS} workers died while they moved it; look at their logs before you try again")
+        return self._give_up(context.store, (context.source, context.target), items, died)
 
-    def _give_up(self, store: MoveStore, items: Iterable[Item], error: RebalanceError) -> int:
-        """A node of the pair is unusable: what is not published has failed, what is flipped is where readers look."""
-        endings = [
-            Settlement(item.move, MoveState.COMPLETED, FREE_PENDING, str(error))
-            if item.state is MoveState.FLIPPED
-            else Settlement(item.move, MoveState.FAILED, error.cause, str(error))
-            for item in items
-        ]
+    def _give_up(
+        self, store: MoveStore, drivers: tuple[Driver, Driver] | None, items: Iterable[Item], error: RebalanceError
+    ) -> int:
+        """No further try will mend it: what is flipped is where readers look, the rest is undone and has failed."""
+        endings: list[Settlement] = []
+        for item in items:
+            if item.state is MoveState.FLIPPED:
+                endings.append(Settlement(item.move, MoveState.COMPLETED, FREE_PENDING, str(error)))
+            elif item.settlement is not None:
+                endings.append(item.settlement)
+            else:
+                _undo(store, drivers, item)
+                endings.append(Settlement(item.move, MoveState.FAILED, error.cause, str(error)))
         return self._settle(store, endings, left=0)
 
     @staticmethod
@@ -223,6 +230,19 @@ class Slice:
         for start in range(0, len(endings), SETTLE_CHUNK):
             left = store.settle(endings[start : start + SETTLE_CHUNK], purge_delay_ms=0)
         return left
+
+
+def _undo(store: MoveStore, drivers: tuple[Driver, Driver] | None, item: Item) -> None:
+    """Take back what a move left on its target; what cannot be reached now is the cleanup's (a copy aside goes with the job)."""
+    if drivers is None or (item.copied is None and item.copy is None and item.entry == JournalEntry()):
+        return
+    try:
+        done = undo(*drivers, item.move.key, item.move.move_id, item.copied)
+    except RebalanceError as exc:
+        log.warning("move.not_undone", move_id=item.move.move_id, object_key=item.move.key, error=str(exc))
+        done = False
+    if not done and item.copied is not None:
+        store.note_undo(item.move, item.copied)
 
 
 def _items(lease: Lease) -> deque[Item]:

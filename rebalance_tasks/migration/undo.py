@@ -1,6 +1,7 @@
 """Take back what a move that was not flipped left on its target: its copy aside, or the copy at its key.
 
-The source is the truth until the flip, so this loses nothing; a copy that a stranger wrote to meanwhile is left to them.
+Until the flip the source is the truth, so nothing is lost, as long as the source is there: that is looked at first. A
+copy that a stranger wrote to meanwhile is left to them.
 """
 
 from __future__ import annotations
@@ -12,32 +13,38 @@ from rebalance_tasks.migration.faults import Step, reached
 
 if TYPE_CHECKING:
     from rebalance_tasks.core.fingerprint import Fingerprint
+    from rebalance_tasks.core.ids import MoveId
     from rebalance_tasks.drivers.base import Driver
-    from rebalance_tasks.store.records import MoveRecord
 
 
-def unpublish(target: Driver, move: MoveRecord, published: Fingerprint) -> bool:
+def unpublish(target: Driver, key: str, move_id: MoveId, published: Fingerprint) -> bool:
     """Take a published copy off its key; False when somebody wrote to it there, and it stays."""
-    if target.free(move.key, move.move_id, published) is FreeOutcome.CHANGED:
+    if target.free(key, move_id, published) is FreeOutcome.CHANGED:
         return False
     reached(Step.UNPUBLISH)
-    target.purge(move.move_id, published)
+    target.purge(move_id, published)
     return True
 
 
-def undo(target: Driver, move: MoveRecord, copied: Fingerprint | None) -> bool:
-    """Remove whatever an unflipped move left on the target.
+def undo(source: Driver, target: Driver, key: str, move_id: MoveId, copied: Fingerprint | None) -> bool:
+    """Remove whatever an unflipped move left on its target.
 
     Args:
+        source: where the object still is.
         target: where it was going.
-        move: which move.
+        key: its key.
+        move_id: which move.
         copied: its verified copy, which may have been published; ``None`` when none was finished.
 
     Returns:
-        False when the copy is at its key and somebody wrote to it there.
+        False when a copy stays at the key: a stranger wrote to it, or the source holds no object any more.
+
+    Raises:
+        NodeError: one of the nodes is missing or cannot be written to.
     """
-    target.discard(move.move_id)
-    at_key = None if copied is None else target.stat(move.key)
+    target.discard(move_id)
+    at_key = None if copied is None else target.stat(key)
     if copied is None or at_key is None or not at_key.same_file(copied):
         return True
-    return unpublish(target, move, copied)
+    source.check_identity()
+    return source.stat(key) is not None and unpublish(target, key, move_id, copied)

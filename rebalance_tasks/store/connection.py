@@ -14,10 +14,11 @@ from redis.exceptions import NoScriptError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 from redis.retry import Retry
 
+from rebalance_tasks.store.lane import LaneClosedError, ScriptLane
+
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from redis.commands.core import Script
 
 Value: TypeAlias = str | bytes | int | float
 
@@ -58,27 +59,40 @@ class Connection:
     def __init__(self, client: redis.Redis) -> None:
         """Wrap a client created with ``decode_responses=False``."""
         self.client = client
-        self._scripts: dict[str, Script] = {}
+        self._lane = ScriptLane(client)
+        #: scripts that the server was given
+        self._sent: set[str] = set()
 
     def run(self, name: str, keys: Sequence[str], args: Sequence[Value] = ()) -> Any:  # noqa: ANN401  each script has a reply of its own
         """Run ``lua/<name>.lua`` (by hash; the server learns it on first use)."""
-        script = self._scripts.get(name)
-        if script is None:
-            script = self._scripts[name] = self.client.register_script(script_source(name))
-        return script(keys=list(keys), args=list(args))
+        return self.run_all([(name, keys, args)])[0]
 
     def run_all(self, calls: Sequence[tuple[str, Sequence[str], Sequence[Value]]]) -> list[Any]:
-        """Run several scripts in order, in one round trip; returns their replies."""
-        pipe = self.client.pipeline(transaction=False)
-        for name, keys, args in calls:
-            pipe.evalsha(script_hash(name), len(keys), *keys, *args)
-        replies = pipe.execute(raise_on_error=False)
-        for place, (reply, (name, keys, args)) in enumerate(zip(replies, calls, strict=True)):
+        """Run several scripts in order, in one round trip; returns their replies.
+
+        A script that the server does not know is sent along before it is called: were it sent after, the scripts that
+        follow it would have run before it. (A server that forgets its scripts later on runs them once out of order.)
+        """
+        new = [name for name, _, _ in calls if name not in self._sent]
+        commands: list[Sequence[Value]] = [("SCRIPT LOAD", script_source(name)) for name in new]
+        commands += [("EVALSHA", script_hash(name), len(keys), *keys, *args) for name, keys, args in calls]
+        try:
+            replies = self._lane.call(commands)[len(new) :]
+        except LaneClosedError:
+            self._sent.clear()
+            return [self._retried(*call) for call in calls]
+        self._sent.update(new)
+        for place, (reply, call) in enumerate(zip(replies, calls, strict=True)):
             if isinstance(reply, NoScriptError):
-                replies[place] = self.run(name, keys, args)
+                self._sent.discard(call[0])
+                replies[place] = self._retried(*call)
             elif isinstance(reply, Exception):
                 raise reply
         return replies
+
+    def _retried(self, name: str, keys: Sequence[str], args: Sequence[Value]) -> Any:  # noqa: ANN401
+        """Run a script through the client, which waits for a server that restarts."""
+        return self.client.eval(script_source(name), len(keys), *keys, *args)
 
     def get(self, key: str) -> bytes | None:
         """GET."""

@@ -109,6 +109,11 @@ class FleetKeys:
     def frees(self) -> str:  # noqa: D102
         return self.key("frees")
 
+    #: hash: move id -> JSON {source, target, key, fingerprint} of a copy to be taken off its target
+    @property
+    def undos(self) -> str:  # noqa: D102
+        return self.key("undos")
+
     #: hash: move id -> JSON {node, key, size, fingerprint}
     @property
     def trash(self) -> str:  # noqa: D102

@@ -7,10 +7,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, cast
 
 from rebalance_tasks.core.errors import StaleLease
+from rebalance_tasks.store.records import UndoRecord
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from rebalance_tasks.core.fingerprint import Fingerprint
     from rebalance_tasks.core.states import MoveState
     from rebalance_tasks.store.connection import Connection, Value
     from rebalance_tasks.store.keys import FleetKeys, JobKeys
@@ -190,6 +192,13 @@ class MoveStore:
         if int(counted) < 0:
             raise self._stale()
         return int(left)
+
+    def note_undo(self, move: MoveRecord, copied: Fingerprint) -> None:
+        """Leave it to the cleanup to take an unflipped copy off its target: a node cannot be reached now."""
+        record = UndoRecord(
+            source=self._group.source, target=self._group.target, key=move.key, fingerprint=copied.to_json()
+        )
+        self._redis.hset(self._fleet.undos, {move.move_id: record.model_dump_json()})
 
     def _location_keys(self) -> list[str]:
         fleet = self._fleet

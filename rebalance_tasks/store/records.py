@@ -100,6 +100,15 @@ class TrashRecord(Frozen):
     fingerprint: dict[str, Any]
 
 
+class UndoRecord(Frozen):
+    """A copy that was never flipped and could not be taken off its target when its move ended."""
+
+    source: Identifier
+    target: Identifier
+    key: KeyText
+    fingerprint: dict[str, Any]
+
+
 class CheckRecord(Frozen):
     """Why a check ran or skipped, and what it decided; the fleet keeps the newest ones."""
 

@@ -11,7 +11,8 @@ import pytest
 
 from rebalance_tasks import ConfigurationError, NodeMissing, NodeState, RebalanceStatus
 from rebalance_tasks.control import check as checks
-from rebalance_tasks.core.errors import NodeMissing, NodeNotWritable
+from rebalance_tasks.control.survey import survey
+from rebalance_tasks.core.errors import NodeNotWritable
 from rebalance_tasks.drivers.local import LocalDriver
 from tests.support.arena import context_of, objects, rebalancer_of, tree, wait_for
 from tests.support.fleets import NodeSpec
@@ -125,7 +126,6 @@ def test_of_two_checks_at_once_one_runs_and_the_other_records_why_it_did_not(
     fleet = fleet_config({"a": FULL, "b": EMPTY}, fleet={"mode": "observe"})
     first, second = rebalancer_of(fleet), rebalancer_of(fleet)
     surveying, go_on = threading.Event(), threading.Event()
-    survey = checks.survey
 
     def held(context: Any) -> Any:
         surveying.set()
@@ -151,7 +151,6 @@ def test_of_two_checks_at_once_one_runs_and_the_other_records_why_it_did_not(
 def test_a_check_that_lost_its_lock_keeps_no_plan(fleet_config: FleetFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     rebalancer = rebalancer_of(fleet_config({"a": FULL, "b": EMPTY}, fleet={"mode": "observe"}))
     context = context_of(rebalancer)
-    survey = checks.survey
 
     def overtaken(given: Any) -> Any:
         # As if this one had slept past its lock and another check had begun.
@@ -268,7 +267,7 @@ def test_a_root_that_cannot_be_written_to_stops_check_and_start(
 
         def read_only(driver: LocalDriver) -> NodeHealth:
             if driver.node_id == "b":
-                raise NodeNotWritable("b", f"{driver.root} is read-only; remount it, or correct its mode")
+                raise NodeNotWritable(driver.node_id, f"{driver.root} is read-only; remount it, or correct its mode")
             return probe(driver)
 
         monkeypatch.setattr(LocalDriver, "probe", read_only)
@@ -319,9 +318,7 @@ def test_two_nodes_with_one_url_are_refused(fleet_config: FleetFactory) -> None:
 
 
 @pytest.mark.parametrize("how", ["symbolic link", "nested"])
-def test_two_nodes_that_share_a_place_are_refused_by_check_plan_and_start(
-    fleet_config: FleetFactory, how: str
-) -> None:
+def test_two_nodes_that_share_a_place_are_refused_by_check_plan_and_start(fleet_config: FleetFactory, how: str) -> None:
     fleet = fleet_config({"a": FULL, "b": EMPTY})
     rebalancer = rebalancer_of(fleet)
     plan = rebalancer.plan()

@@ -29,11 +29,9 @@ SERVICE = Path(__file__).parents[2] / "docs" / "examples" / "enqueue_service.py"
 def arena(redis_server: EmbeddedServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Arena]:
     with arena_of(
         tmp_path_factory.mktemp("arena"),
-        redis_server.url,
         nodes=("a", "b"),
         capacity_bytes=50_000,
         fleet={"mode": "observe"},
-        concurrency=1,
     ) as made:
         yield made
 

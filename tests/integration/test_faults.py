@@ -14,13 +14,15 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from rebalance_tasks.control.sweep import run_sweep
 from rebalance_tasks.core.errors import NodeFull, NodeMissing, ObjectUnreadable
+from rebalance_tasks.core.ids import MoveId
 from rebalance_tasks.core.states import RebalanceStatus
 from rebalance_tasks.drivers.local import LocalDriver
 from rebalance_tasks.drivers.local_files import LocalSource, LocalWriter
 from rebalance_tasks.migration import batch as batches
 from rebalance_tasks.migration import control as controls
-from rebalance_tasks.migration import copying, faults
+from rebalance_tasks.migration import copying, faults, undo
 from rebalance_tasks.migration import slice as slices
 from rebalance_tasks.migration.batch import Batch
 from rebalance_tasks.migration.slice import SliceOutcome
@@ -29,7 +31,7 @@ from tests.support.engine import Engine, killed_carry, move, moves_between
 from tests.support.fleets import NodeSpec, made_up
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from tests.conftest import FleetFactory
@@ -460,7 +462,7 @@ def mount_again(root: Path) -> None:
 
 
 # -- deaths -----------------------------------------------------------------------------------------------------------
-@pytest.mark.parametrize("step", ["stage", "journal", "publish", "manifest", "flip", "free"])
+@pytest.mark.parametrize("step", ["begin", "stage", "verify", "journal", "sync_published", "manifest", "free"])
 def test_an_object_on_which_three_workers_died_is_given_up_and_the_job_goes_on(
     fleet: Fleet, engine: Engine, monkeypatch: pytest.MonkeyPatch, step: str
 ) -> None:
@@ -469,44 +471,141 @@ def test_an_object_on_which_three_workers_died_is_given_up_and_the_job_goes_on(
     engine.start(moves_between("n1", "n2", SIZES))
     deaths = 0
     with monkeypatch.context() as patch:
-        patch.setattr(slices, "BATCH_OBJECTS", 1)
-        patch.setattr(batches, "reached", deadly(step, fleet.roots, "a/one"))
-        while not engine.job().groups_done and deaths < 10:
+        deadly(patch, step, "a/two")
+        while engine.messages.queue:
             try:
                 engine.work()
-                break
             except WorkerDiedError:
                 deaths += 1
                 engine.hurry()
-                engine.messages.publish_group("j1", engine.context.jobs.groups("j1")["g0000"])
+                run_sweep(engine.context)
     job = engine.finish()
     assert deaths == 3
-    flipped = step in {"flip", "free"}
+    flipped = step == "free"
     assert job.failures == ({} if flipped else {"worker_died": 1})
     assert job.completed_moves == (5 if flipped else 4)
-    engine.cleanup()
-    check(fleet.roots, written, job)
+    engine.cleanup(later_ms=DAY_MS)
+    engine.cleanup(later_ms=DAY_MS)
+    check(fleet.roots, written, job, trash=True)
 
 
 class WorkerDiedError(BaseException):
     """Stands in for SIGKILL."""
 
 
-def deadly(step: str, roots: Mapping[str, Path], key: str) -> Callable[..., None]:
-    """Die at a step as long as it is reached for (or, for a whole batch, with) the object of index 0."""
+def deadly(patch: pytest.MonkeyPatch, step: str, key: str) -> None:
+    """Die at a step whenever it is reached with an object in the batch that has not been given up."""
+    in_hand: list[batches.Item] = []
+    before(patch, Batch, "run", lambda batch: in_hand.__setitem__(slice(None), batch._items), times=1000)
 
     def strike(reached: faults.Step, *_: Any) -> None:
-        if reached == step and any(is_at(roots, key)):
+        if reached == step and any(item.move.key == key and item.settlement is None for item in in_hand):
             raise WorkerDiedError
 
-    def is_at(roots: Mapping[str, Path], key: str) -> Iterator[bool]:
-        yield (roots["n1"] / key).exists() and not others_moved()
-        yield step == "free" and (roots["n1"] / ".rebalance/trash/j1.0").exists() and not others_moved()
+    patch.setattr(batches, "reached", strike)
 
-    def others_moved() -> bool:
-        return (roots["n2"] / "a/two").exists()
 
-    return strike
+@pytest.mark.parametrize("step", [faults.Step.RETRACT, faults.Step.UNPUBLISH])
+def test_a_death_while_a_flip_is_taken_back_leaves_the_source_the_truth(
+    fleet: Fleet, engine: Engine, monkeypatch: pytest.MonkeyPatch, step: faults.Step
+) -> None:
+    written = record(fleet.roots)
+    fresh: list[bytes] = []
+    before(monkeypatch, Batch, "_free", lambda *_: fresh.append(append(fleet.roots["n1"] / "a/one")))
+    engine.start(moves_between("n1", "n2", SIZES))
+
+    def strike(reached: faults.Step, *_: Any) -> None:
+        if reached is step:
+            raise WorkerDiedError
+
+    with monkeypatch.context() as patch, pytest.raises(WorkerDiedError):
+        patch.setattr(batches, "reached", strike)
+        patch.setattr(undo, "reached", strike)
+        engine.work()
+    job = engine.finish()
+    assert (job.completed_moves, job.failures) == (5, {})
+    engine.cleanup(later_ms=DAY_MS)
+    check(fleet.roots, written.changed("a/one", fresh[0]), job, trash=True)
+
+
+# -- stale workers ----------------------------------------------------------------------------------------------------
+def test_a_copy_that_a_stalled_worker_replaced_is_not_published(
+    fleet: Fleet, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It woke up between our verify and our publish and began its copy anew, under the same name."""
+    written = record(fleet.roots)
+
+    def stalled(_: Batch) -> None:
+        engine.context.driver("n2").stage(MoveId("j1.0")).close()
+
+    before(monkeypatch, Batch, "_publish", stalled)
+    engine.start(moves_between("n1", "n2", SIZES))
+    job = engine.finish()
+    assert (job.completed_moves, job.failures) == (5, {})
+    check(fleet.roots, written, job)
+
+
+def test_a_stalled_worker_that_lets_go_of_its_copy_does_not_cut_what_its_successor_wrote(fleet: Fleet) -> None:
+    driver = LocalDriver("n2", str(fleet.roots["n2"]))
+    driver.adopt()
+    stalled = driver.stage(MoveId("j1.0"), sparse=True)
+    stalled.write(memoryview(b"x" * 4096))
+    stalled.write(memoryview(bytes(4096)))  # a hole at the end, so that letting go settles the length
+    successor = driver.stage(MoveId("j1.0"), offset=4096, sparse=True)
+    successor.write(memoryview(b"y" * 8192))
+    stalled.close()
+    successor.close()
+    staged = driver.staged(MoveId("j1.0"))
+    driver.close()
+    assert staged is not None
+    assert staged.size_bytes == 12_288
+
+
+def test_a_staged_copy_that_is_shorter_than_its_journal_is_made_anew(
+    fleet: Fleet, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A host that lost power lost its page cache; Redis, elsewhere, did not."""
+    monkeypatch.setattr(copying, "PART_BYTES", 1024)
+    written = record(fleet.roots)
+    engine.start([move("b/three", "n1", "n2", 7000)])
+
+    def strike(reached: faults.Step, *_: Any) -> None:
+        if reached is faults.Step.PART and (tmp / "j1.0").stat().st_size >= 4096:
+            raise WorkerDiedError
+
+    tmp = fleet.roots["n2"] / ".rebalance/tmp"
+    with monkeypatch.context() as patch, pytest.raises(WorkerDiedError):
+        patch.setattr(batches, "reached", strike)
+        engine.work()
+    os.truncate(tmp / "j1.0", 1500)
+    job = engine.finish()
+    assert (job.completed_moves, job.failures) == (1, {})
+    check(fleet.roots, written, job)
+
+
+@pytest.mark.parametrize("step", ["manifest", "flip", "free", "settle"])
+def test_what_redis_forgot_of_its_last_seconds_is_found_again_in_the_manifest(
+    fleet: Fleet, engine: Engine, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    """The server comes back as it was before the batch: no journal, no flip, no count; the nodes did not go back."""
+    written = record(fleet.roots)
+    engine.start(moves_between("n1", "n2", SIZES))
+    redis = engine.context.connection.client
+    before_batch = {key: redis.dump(key) for key in redis.keys("rebalance:*")}
+
+    def strike(reached: faults.Step, *_: Any) -> None:
+        if reached == step:
+            raise WorkerDiedError
+
+    with monkeypatch.context() as patch, pytest.raises(WorkerDiedError):
+        patch.setattr(batches, "reached", strike)
+        engine.work()
+    redis.delete(*redis.keys("rebalance:*"))
+    for key, value in before_batch.items():
+        redis.restore(key, 0, value)
+    job = engine.finish()
+    assert (job.completed_moves, job.failures) == (5, {})
+    check(fleet.roots, written, job)
 
 
 # -- budgets ----------------------------------------------------------------------------------------------------------
@@ -656,7 +755,9 @@ def set_attributes(path: Path, attributes: dict[str, bytes]) -> dict[str, bytes]
     return attributes
 
 
-def test_a_sparse_file_keeps_its_holes(fleet: Fleet, engine: Engine) -> None:
+def test_a_sparse_file_keeps_its_holes(fleet_config: FleetFactory) -> None:
+    fleet = fleet_config({"n1": {}, "n2": NodeSpec(capacity_bytes=10**8)}, options={"throttle_bytes_per_sec": "none"})
+    engine = Engine()
     path = fleet.roots["n1"] / "sparse"
     with path.open("wb") as file:
         file.write(b"head" * 1024)

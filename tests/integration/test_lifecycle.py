@@ -7,7 +7,16 @@ from typing import TYPE_CHECKING
 import pytest
 
 from rebalance_tasks import JobNotFound, RebalanceStatus
-from tests.support.arena import Arena, arena_of, assert_counts_add_up, context_of, objects, rebalancer_of, tree, wait_for
+from tests.support.arena import (
+    Arena,
+    arena_of,
+    assert_counts_add_up,
+    context_of,
+    objects,
+    rebalancer_of,
+    tree,
+    wait_for,
+)
 from tests.support.fleets import NodeSpec
 
 if TYPE_CHECKING:
@@ -29,11 +38,9 @@ QUICK = {"a": objects(40, 1000)}
 def arena(redis_server: EmbeddedServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Arena]:
     with arena_of(
         tmp_path_factory.mktemp("arena"),
-        redis_server.url,
         nodes=("a", "b"),
         capacity_bytes=1_250_000,
         options={"throttle_bytes_per_sec": 400_000, "imbalance_threshold": 0.01, "target_imbalance": 0.0},
-        concurrency=1,
     ) as made:
         yield made
 

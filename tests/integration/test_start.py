@@ -36,7 +36,7 @@ FULL = {"a": objects(40, 1000)}
 @pytest.fixture(scope="module")
 def arena(redis_server: EmbeddedServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Arena]:
     folder = tmp_path_factory.mktemp("arena")
-    with arena_of(folder, redis_server.url, nodes=("a", "b", "c"), capacity_bytes=50_000, concurrency=1) as made:
+    with arena_of(folder, nodes=("a", "b", "c"), capacity_bytes=50_000) as made:
         yield made
 
 
@@ -240,7 +240,11 @@ def test_a_tampered_plan_does_no_harm(arena: Arena) -> None:
     }
     assert_counts_add_up(job)
     after = outside.stat()
-    assert (after.st_ino, after.st_mtime_ns, outside.read_bytes()) == (before.st_ino, before.st_mtime_ns, b"not an object")
+    assert (after.st_ino, after.st_mtime_ns, outside.read_bytes()) == (
+        before.st_ino,
+        before.st_mtime_ns,
+        b"not an object",
+    )
     assert list(arena.fleet.objects("b")) == [good.object_key]
     arena.assert_whole()
 

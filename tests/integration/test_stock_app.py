@@ -47,7 +47,7 @@ def stock_fleet(fleet_config: FleetFactory, url: str, backend: str) -> tuple[Fle
 def stock_worker(processes: ProcessFactory, url: str, env: Mapping[str, str]) -> Worker:
     path = os.pathsep.join(filter(None, [str(EXAMPLES), os.environ.get("PYTHONPATH", "")]))
     return processes.worker(
-        app="stock_app", log_level="INFO",
+        app="stock_app",
         concurrency=1,
         extra=QUEUES,
         broker_url=database(url, 1),
@@ -77,7 +77,7 @@ def test_a_stock_app_completes_a_job_beside_its_own_tasks(
 def test_without_a_result_backend_a_sweep_closes_the_job(
     fleet_config: FleetFactory, redis_url: str, processes: ProcessFactory
 ) -> None:
-    fleet, rebalancer = stock_fleet(fleet_config, redis_url, "disabled://")  # DBG
+    fleet, rebalancer = stock_fleet(fleet_config, redis_url, "disabled://")
     content = fleet.all_objects()
     stock_worker(processes, redis_url, {"STOCK_RESULT_BACKEND": "disabled://"})
     plan = rebalancer.plan()

@@ -17,6 +17,7 @@ from celery import Celery
 from rebalance_tasks import Rebalancer
 from rebalance_tasks.control.sweep import run_sweep
 from rebalance_tasks.core.states import RebalanceStatus
+from rebalance_tasks.embedded import start_server
 from rebalance_tasks.settings import load_settings
 from tests.support.fleets import Content, Fleet, NodeSpec, made_up, write_fleet
 from tests.support.wait import wait_until
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 
     from rebalance_tasks.control.context import FleetContext
     from rebalance_tasks.control.sweep import SweepReport
-    from rebalance_tasks.core.models import RebalanceJob, RebalancePlan
+    from rebalance_tasks.core.models import RebalanceJob
     from tests.support.workers import Worker
 
 QUEUES = ("rebalance.control", "rebalance.data")
@@ -179,6 +180,10 @@ class Arena:
         assert self.fleet.all_objects() == self.content
         assert self.fleet.leftovers() == []
 
+    def hash(self, key: str) -> dict[str, str]:
+        """A hash in Redis, as text."""
+        return {name: value.decode() for name, value in self.context.connection.hgetall(key).items()}
+
     def where(self) -> dict[str, str]:
         """Object key -> node, read from disk."""
         return {key: node_id for node_id in self.fleet.roots for key in self.fleet.objects(node_id)}
@@ -187,31 +192,30 @@ class Arena:
 @contextmanager
 def arena_of(
     directory: Path,
-    server_url: str,
     *,
     nodes: Sequence[str],
     capacity_bytes: int = 1_000_000,
     options: Mapping[str, Any] | None = None,
     fleet: Mapping[str, Any] | None = None,
-    concurrency: int = 2,
-    app: str = "rebalance_tasks",
+    concurrency: int = 1,
 ) -> Iterator[Arena]:
-    """Make an arena of empty nodes and start its worker; both end with the context."""
-    with redis.Redis.from_url(server_url) as client:
-        client.flushall()
+    """Make an arena of empty nodes and start its server and its worker; all end with the context.
+
+    The server is its own: tests of the same module that need no worker must not meet this one on theirs.
+    """
+    (directory / "redis").mkdir()
     specs = {node_id: NodeSpec(capacity_bytes=capacity_bytes) for node_id in nodes}
-    made = write_fleet(directory, redis_url=server_url, nodes=specs, options=options, fleet=fleet)
     env = {name: value for name, value in os.environ.items() if not name.startswith("REBALANCE_")}
-    factory = ProcessFactory(directory, server_url)
-    try:
-        worker = factory.worker(env={**env, "REBALANCE_CONFIG": str(made.config)}, concurrency=concurrency, app=app)
-        arena = Arena(directory, server_url, made, worker)
+    with start_server(directory / "redis") as server:
+        made = write_fleet(directory, redis_url=server.url, nodes=specs, options=options, fleet=fleet)
+        factory = ProcessFactory(directory, server.url)
         try:
+            worker = factory.worker(env={**env, "REBALANCE_CONFIG": str(made.config)}, concurrency=concurrency)
+            arena = Arena(directory, server.url, made, worker)
             yield arena
-        finally:
             arena.redis.close()
             arena.app.close()
-    finally:
-        factory.stop_all()
-        # Captured output of the teardown is part of a failing test's report only.
-        print(factory.logs())  # noqa: T201
+        finally:
+            factory.stop_all()
+            # Captured output of the teardown is part of a failing test's report only.
+            print(factory.logs())  # noqa: T201

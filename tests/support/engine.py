@@ -23,6 +23,7 @@ from rebalance_tasks.control.start import start_job
 from rebalance_tasks.control.sweep import run_sweep
 from rebalance_tasks.core.models import RebalanceMove, RebalancePlan
 from rebalance_tasks.migration import copying, faults
+from rebalance_tasks.migration.batch import Batch
 from rebalance_tasks.migration.copying import Copier
 from rebalance_tasks.migration.slice import SliceOutcome
 from rebalance_tasks.runtime import Runtime
@@ -163,7 +164,12 @@ def moves_between(source: str, target: str, sizes: Mapping[str, int]) -> list[Re
 
 # -- a process that is killed -----------------------------------------------------------------------------------------
 def carry(
-    environment: dict[str, str], job_id: str, part_bytes: int, counter: str, file_size_limit: int | None
+    environment: dict[str, str],
+    job_id: str,
+    part_bytes: int,
+    counter: str,
+    file_size_limit: int | None,
+    stranger: str | None,
 ) -> None:
     """What the killed process runs: every group that holds a permit, until there is nothing to do."""
     os.environ.update(environment)
@@ -173,6 +179,8 @@ def carry(
         resource.setrlimit(resource.RLIMIT_FSIZE, (file_size_limit, file_size_limit))
     small_parts(part_bytes)
     count_copied(Path(counter))
+    if stranger is not None:
+        write_before_free(Path(stranger))
     engine = Engine()
     lifecycle.wake(engine.context, job_id)
     engine.work()
@@ -185,8 +193,17 @@ def killed_carry(
     job_id: str = "j1",
     part_bytes: int = copying.PART_BYTES,
     file_size_limit: int | None = None,
+    stranger: str | None = None,
 ) -> bool:
     """Carry a job in a process of its own with faults registered; return whether it was killed.
+
+    Args:
+        tmp_path: gets the ledger of faults and the count of copied bytes.
+        faults_text: see `rebalance_tasks.migration.faults`.
+        job_id: which job.
+        part_bytes: objects above it are large ones.
+        file_size_limit: of the process, so that larger objects meet a full disk.
+        stranger: a file to which somebody appends right before objects are freed.
 
     Raises:
         AssertionError: it ended in any other way than killed or cleanly.
@@ -197,7 +214,8 @@ def killed_carry(
     environment |= {faults.ENVIRONMENT: faults_text, faults.LEDGER: str(ledger)}
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([__name__])
-    process = context.Process(target=carry, args=(environment, job_id, part_bytes, str(tmp_path / "copied"), file_size_limit))
+    arguments = (environment, job_id, part_bytes, str(tmp_path / "copied"), file_size_limit, stranger)
+    process = context.Process(target=carry, args=arguments)
     process.start()
     process.join(60)
     assert process.exitcode in {0, -signal.SIGKILL}, f"the process ended with {process.exitcode}"
@@ -207,6 +225,19 @@ def killed_carry(
 def small_parts(part_bytes: int) -> None:
     """Make objects above ``part_bytes`` large ones."""
     copying.PART_BYTES = part_bytes  # type: ignore[misc]  a constant, except for tests that cannot copy 64 MiB each
+
+
+def write_before_free(path: Path) -> None:
+    """Append to a file once, right before the first object of its node is freed."""
+    original = Batch._free
+
+    def free(self: Batch, item: Any) -> None:
+        with path.open("ab") as file:
+            file.write(b"from a stranger")
+        Batch._free = original  # type: ignore[method-assign]
+        original(self, item)
+
+    Batch._free = free  # type: ignore[method-assign]
 
 
 def count_copied(log: Path) -> None:

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-def wait_until(predicate: Callable[[], T], timeout_s: float, what: str, *, interval_s: float = 0.02) -> T:
+def wait_until(predicate: Callable[[], T | None], timeout_s: float, what: str, *, interval_s: float = 0.02) -> T:
     """Poll until the predicate returns something true, and return it.
 
     Raises:

@@ -9,7 +9,7 @@ if redis.call('SCARD', KEYS[4]) > 0 or redis.call('SCARD', KEYS[5]) > 0 then ret
 local t = redis.call('TIME')
 local now = t[1] * 1000 + math.floor(t[2] / 1000)
 local admitted = {}
-local free = tonumber(ARGV[2]) - redis.call('HLEN', KEYS[3])
+local free = tonumber(ARGV[2])
 while free > 0 do
   local popped = redis.call('ZPOPMIN', KEYS[2])
   if #popped == 0 then break end
@@ -20,8 +20,8 @@ while free > 0 do
   admitted[#admitted + 1] = redis.call('HGET', KEYS[6], id)
   free = free - 1
 end
-if #admitted > 0 and status == 'pending' then
-  redis.call('HSET', KEYS[1], 'status', 'running')
+if #admitted > 0 then
+  if status == 'pending' then redis.call('HSET', KEYS[1], 'status', 'running') end
   redis.call('HSETNX', KEYS[1], 'started_ms', now)
 end
 return admitted

@@ -25,5 +25,9 @@ redis.call('HSET', KEYS[1], 'status', status, 'completed_ms', now, 'completed', 
 if ARGV[2] ~= '' then redis.call('HSET', KEYS[1], 'imbalance_after', ARGV[2]) end
 if status == 'failed' then redis.call('HSETNX', KEYS[1], 'error', ARGV[3]) end
 if redis.call('GET', KEYS[2]) == ARGV[1] then redis.call('DEL', KEYS[2]) end
+-- In the same step, or a crash right here would leave the gate narrower for ever.
+for _, name in ipairs(redis.call('HKEYS', KEYS[5])) do
+  if string.sub(name, 1, #ARGV[1] + 1) == ARGV[1] .. '/' then redis.call('HDEL', KEYS[5], name) end
+end
 redis.call('HINCRBY', KEYS[6], 'epoch', 1)
 return {'finalized', status}

@@ -9,6 +9,5 @@ local lifted = redis.call('SREM', KEYS[2], ARGV[1])
 local left = redis.call('SUNION', KEYS[2], KEYS[3])
 if #left > 0 then return {'held', status, unpack(left)} end
 if status ~= 'paused' then return {'not_paused', status} end
-status = redis.call('HEXISTS', KEYS[1], 'started_ms') == 1 and 'running' or 'pending'
-redis.call('HSET', KEYS[1], 'status', status)
-return {'resumed', status}
+redis.call('HSET', KEYS[1], 'status', 'running')
+return {'resumed', 'running'}

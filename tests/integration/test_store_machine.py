@@ -1,0 +1,407 @@
+"""A stateful machine drives the job store against a model in plain Python.
+
+Everything a runner, an operator, a sweep or a dead worker may do to a job, in any order: the real store must answer as
+the model does, count as it does, give out no more permits than allowed, and change states only along the arrows of
+`core.states`.
+"""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
+
+from rebalance_tasks.core.errors import JobActive, StaleLease
+from rebalance_tasks.core.states import MOVE_TRANSITIONS, TERMINAL, TRANSITIONS, MoveState, RebalanceStatus
+from rebalance_tasks.store.moves import Settlement
+from tests.support.stores import SIZE, Stores, begin, flip
+
+if TYPE_CHECKING:
+    from rebalance_tasks.store.moves import MoveStore
+    from rebalance_tasks.store.records import GroupRecord, MoveRecord
+
+pytestmark = pytest.mark.integration
+
+#: The gate's limit in this machine; jobs have up to four groups, so that some must wait.
+LIMIT = 2
+P, L, C, F, S = MoveState.PENDING, MoveState.FLIPPED, MoveState.COMPLETED, MoveState.FAILED, MoveState.SKIPPED
+
+
+@dataclass
+class ModelGroup:
+    """What the model knows of a group."""
+
+    indices: range
+    status: RebalanceStatus = RebalanceStatus.PENDING
+    queued: bool = True
+    permit: bool = False
+    counted: bool = False
+    epoch: int = 0
+    owner: str = ""
+    held: bool = False
+
+
+@dataclass
+class ModelJob:
+    """What the model knows of a job."""
+
+    groups: dict[str, ModelGroup]
+    moves: list[MoveState]
+    status: RebalanceStatus = RebalanceStatus.PENDING
+    reasons: set[str] = field(default_factory=set)
+    cancel: bool = False
+    cancelled_moves: int = 0
+
+    def left(self, group: ModelGroup) -> int:
+        return sum(1 for index in group.indices if not self.moves[index].terminal)
+
+    def close_group(self, group: ModelGroup) -> None:
+        states = [self.moves[index] for index in group.indices]
+        if self.cancel and S in states:
+            group.status = RebalanceStatus.CANCELLED
+        else:
+            group.status = RebalanceStatus.COMPLETED if C in states else RebalanceStatus.FAILED
+        group.held, group.owner = False, ""
+
+
+class JobStoreMachine(RuleBasedStateMachine):
+    """The rules; `url` is set by the test."""
+
+    url: ClassVar[str]
+    fleets: ClassVar[Any] = itertools.count()
+
+    @initialize()
+    def begin_fleet(self) -> None:
+        self.stores = Stores(self.url, fleet=f"f{next(self.fleets)}")
+        self.numbers = itertools.count(1)
+        self.owners = itertools.count(1)
+        self.job_id = ""
+        self.model: ModelJob | None = None
+        #: runners that were given a lease once: (group id, store, moves, epoch, owner)
+        self.runners: list[tuple[str, MoveStore, list[MoveRecord], int, str]] = []
+        self.seen: dict[str, RebalanceStatus] = {}
+        self.seen_moves = ""
+
+    def teardown(self) -> None:
+        if hasattr(self, "stores"):
+            self.stores.close()
+
+    # -- the job --------------------------------------------------------------------------------------------------
+    @rule(sizes=st.lists(st.integers(1, 3), max_size=4))
+    def create(self, sizes: list[int]) -> None:
+        if self.model is not None and self.model.status not in TERMINAL:
+            with pytest.raises(JobActive):
+                self.stores.create("another", sizes)
+            assert not self.stores.create(self.job_id, sizes)
+            return
+        self.job_id = f"j{next(self.numbers)}"
+        assert self.stores.create(self.job_id, sizes)
+        groups: dict[str, ModelGroup] = {}
+        offset = 0
+        for number, size in enumerate(sizes):
+            groups[f"g{number}"] = ModelGroup(range(offset, offset + size))
+            offset += size
+        self.model = ModelJob(groups, [P] * offset)
+        self.runners, self.seen, self.seen_moves = [], {}, ""
+
+    @precondition(lambda self: self.model is not None)
+    @rule(reason=st.sampled_from(["operator", "quiet_hours"]))
+    def pause(self, reason: str) -> None:
+        job = self.known()
+        code, _ = self.stores.jobs.pause(self.job_id, reason=reason)
+        if job.status in TERMINAL:
+            assert code == "terminal"
+        elif job.cancel:
+            assert code == "cancelling"
+        else:
+            assert code == "paused"
+            job.status = RebalanceStatus.PAUSED
+            job.reasons.add(reason)
+
+    @precondition(lambda self: self.model is not None)
+    @rule(reason=st.sampled_from(["operator", "quiet_hours"]))
+    def resume(self, reason: str) -> None:
+        job = self.known()
+        code, _, left = self.stores.jobs.resume(self.job_id, reason=reason)
+        if job.status in TERMINAL:
+            assert code == "terminal"
+            return
+        job.reasons.discard(reason)
+        assert set(left) == job.reasons
+        if job.reasons:
+            assert code == "held"
+        elif job.status is RebalanceStatus.PAUSED:
+            assert code == "resumed"
+            job.status = RebalanceStatus.RUNNING
+        else:
+            assert code == "not_paused"
+
+    @precondition(lambda self: self.model is not None)
+    @rule()
+    def cancel(self) -> None:
+        job = self.known()
+        code, _, left = self.stores.jobs.cancel(self.job_id, by="test")
+        if job.status in TERMINAL:
+            assert code == "terminal"
+            return
+        assert code == ("already" if job.cancel else "requested")
+        job.cancel = True
+        for group in job.groups.values():
+            if group.queued:
+                for index in group.indices:
+                    job.moves[index] = S
+                    job.cancelled_moves += 1
+                group.status, group.queued, group.counted = RebalanceStatus.CANCELLED, False, True
+        assert left == sum(not group.counted for group in job.groups.values())
+
+    @precondition(lambda self: self.model is not None)
+    @rule()
+    def finalize(self) -> None:
+        job = self.known()
+        code, status = self.stores.jobs.finalize(self.job_id, imbalance_after=0.1, error="nothing moved")
+        if job.status in TERMINAL:
+            assert code == "already"
+        elif any(not move.terminal for move in job.moves):
+            assert code == "open"
+        else:
+            assert code == "finalized"
+            completed = job.moves.count(C)
+            if job.cancel and (job.cancelled_moves or not completed):
+                job.status = RebalanceStatus.CANCELLED
+            elif completed or not job.moves:
+                job.status = RebalanceStatus.COMPLETED
+            else:
+                job.status = RebalanceStatus.FAILED
+            for group in job.groups.values():
+                group.permit = False
+            assert status == job.status
+
+    # -- the gate -------------------------------------------------------------------------------------------------
+    @precondition(lambda self: self.model is not None)
+    @rule()
+    def admit(self) -> None:
+        job = self.known()
+        free = LIMIT - sum(group.permit for group in job.groups.values())
+        waiting = [name for name, group in job.groups.items() if group.queued]
+        closed = job.status in TERMINAL or job.cancel or job.reasons
+        expected = [] if closed else waiting[: max(0, free)]
+        assert [group.group_id for group in self.stores.jobs.admit(self.job_id, limit=LIMIT)] == expected
+        for name in expected:
+            group = job.groups[name]
+            group.queued, group.permit, group.status = False, True, RebalanceStatus.RUNNING
+        if expected and job.status is RebalanceStatus.PENDING:
+            job.status = RebalanceStatus.RUNNING
+
+    @precondition(lambda self: self.model and self.model.groups)
+    @rule(data=st.data())
+    def finish_group(self, data: st.DataObject) -> None:
+        job = self.known()
+        name = data.draw(st.sampled_from(sorted(job.groups)))
+        group = job.groups[name]
+        finished, admitted = self.stores.jobs.finish_group(self.job_id, name, limit=0)
+        assert admitted == []
+        if group.status not in TERMINAL:
+            assert finished.code == "open"
+        else:
+            assert finished.code == ("already" if group.counted else "finished")
+            group.counted, group.permit = True, False
+            assert finished.left == sum(not other.counted for other in job.groups.values())
+
+    # -- runners --------------------------------------------------------------------------------------------------
+    @precondition(lambda self: self.model and self.model.groups)
+    @rule(data=st.data())
+    def acquire(self, data: st.DataObject) -> None:
+        job = self.known()
+        name = data.draw(st.sampled_from(sorted(job.groups)))
+        group = job.groups[name]
+        owner = f"o{next(self.owners)}"
+        lease = self.stores.jobs.acquire_lease(self.job_id, name, owner=owner)
+        if job.status in TERMINAL:
+            assert lease.code == "gone"
+        elif group.status in TERMINAL:
+            assert lease.code == "terminal"
+        elif not group.permit:
+            assert lease.code == "waiting"
+        elif group.held:
+            assert lease.code == "busy"
+        elif job.reasons and not job.cancel:
+            assert lease.code == "paused"
+            group.status = RebalanceStatus.PAUSED
+        else:
+            assert lease.code == ("cancel" if job.cancel else "ok")
+            self.hand_out(name, group, lease.epoch, owner, lease.group, [move for move, _ in lease.moves])
+            assert [state for _, state in lease.moves] == [
+                job.moves[index] for index in group.indices if not job.moves[index].terminal
+            ]
+
+    def hand_out(
+        self,
+        name: str,
+        group: ModelGroup,
+        epoch: int,
+        owner: str,
+        record: GroupRecord | None,
+        moves: list[MoveRecord],
+    ) -> None:
+        assert epoch == group.epoch + 1
+        assert record is not None
+        group.epoch, group.owner, group.held, group.status = epoch, owner, True, RebalanceStatus.RUNNING
+        self.runners.append((name, self.stores.moves(self.job_id, record, epoch), moves, epoch, owner))
+
+    @precondition(lambda self: self.model and self.model.groups)
+    @rule(data=st.data())
+    def lease_expires(self, data: st.DataObject) -> None:
+        job = self.known()
+        name = data.draw(st.sampled_from(sorted(job.groups)))
+        if job.groups[name].status in TERMINAL:
+            return
+        self.stores.expire_lease(self.job_id, name)
+        job.groups[name].held = False
+
+    @precondition(lambda self: bool(self.runners))
+    @rule(data=st.data())
+    def beat(self, data: st.DataObject) -> None:
+        name, _, _, epoch, owner = self.runner(data)
+        group, job = self.known().groups[name], self.known()
+        code, _ = self.stores.jobs.beat(self.job_id, name, epoch=epoch)
+        if epoch != group.epoch or group.owner != owner:
+            assert code == "lost"
+            return
+        assert code == ("cancel" if job.cancel else "paused" if job.reasons else "ok")
+        group.held = True
+
+    @precondition(lambda self: bool(self.runners))
+    @rule(data=st.data())
+    def release(self, data: st.DataObject) -> None:
+        name, _, _, epoch, _ = self.runner(data)
+        group, job = self.known().groups[name], self.known()
+        code = self.stores.jobs.release_lease(self.job_id, name, epoch=epoch)
+        if epoch != group.epoch:
+            assert code == "stale"
+            return
+        group.held, group.owner = False, ""
+        if group.status in TERMINAL:
+            assert code == "done"
+        elif job.reasons and not job.cancel:
+            assert code == "parked"
+            group.status = RebalanceStatus.PAUSED
+        else:
+            assert code == "again"
+
+    @precondition(lambda self: bool(self.runners))
+    @rule(data=st.data(), what=st.sampled_from(["begin", "flip", "retract"]))
+    def write(self, data: st.DataObject, what: str) -> None:
+        name, store, moves, epoch, _ = self.runner(data)
+        job = self.known()
+        chosen = self.chosen(data, moves)
+        write = {
+            "begin": lambda: begin(store, chosen),
+            "flip": lambda: flip(store, chosen),
+            "retract": lambda: store.retract(chosen, keep_locations=True),
+        }[what]
+        if epoch != job.groups[name].epoch:
+            with pytest.raises(StaleLease):
+                write()
+            return
+        write()
+        before, after = {"begin": (P, P), "flip": (P, L), "retract": (L, P)}[what]
+        for move in chosen:
+            if job.moves[move.index] is before:
+                job.moves[move.index] = after
+
+    @precondition(lambda self: bool(self.runners))
+    @rule(data=st.data(), state=st.sampled_from([C, F, S]))
+    def settle(self, data: st.DataObject, state: MoveState) -> None:
+        name, store, moves, epoch, _ = self.runner(data)
+        job = self.known()
+        group = job.groups[name]
+        cause = {C: "", F: "broken", S: "cancelled" if job.cancel else "vanished"}[state]
+        chosen = self.chosen(data, moves)
+        endings = [Settlement(move, state, cause, cause) for move in chosen]
+        if epoch != group.epoch:
+            with pytest.raises(StaleLease):
+                store.settle(endings, purge_delay_ms=0)
+            return
+        was_open = job.left(group) > 0
+        for move in chosen:
+            if job.moves[move.index] is (L if state is C else P):
+                job.moves[move.index] = state
+                job.cancelled_moves += cause == "cancelled"
+        assert store.settle(endings, purge_delay_ms=0) == job.left(group)
+        if was_open and job.left(group) == 0:
+            job.close_group(group)
+
+    # -- what must always hold ------------------------------------------------------------------------------------
+    @precondition(lambda self: self.model is not None)
+    @invariant()
+    def counts_are_the_model_s(self) -> None:
+        job = self.known()
+        real = self.stores.jobs.load(self.job_id)
+        assert real.status is job.status
+        assert (real.completed_moves, real.failed_moves, real.skipped_moves) == (
+            job.moves.count(C),
+            job.moves.count(F),
+            job.moves.count(S),
+        )
+        assert real.bytes_moved == job.moves.count(C) * SIZE
+        assert sum(real.failures.values()) == real.failed_moves + real.skipped_moves
+        if real.status in TERMINAL:
+            assert real.completed_moves + real.failed_moves + real.skipped_moves == real.total_moves
+
+    @precondition(lambda self: self.model is not None)
+    @invariant()
+    def permits_are_never_more_than_the_limit(self) -> None:
+        job = self.known()
+        permits = self.stores.jobs.permits(self.job_id)
+        assert len(permits) <= LIMIT
+        assert permits == sorted(name for name, group in job.groups.items() if group.permit)
+
+    @precondition(lambda self: self.model is not None)
+    @invariant()
+    def states_change_along_the_arrows_only(self) -> None:
+        keys, redis = self.stores.keys.job(self.job_id), self.stores.connection
+        statuses = {"job": redis.hget(keys.base, "status")}
+        statuses |= {name: redis.hget(keys.group(name), "status") for name in self.known().groups}
+        for name, raw in statuses.items():
+            status = RebalanceStatus((raw or b"").decode())
+            before = self.seen.get(name, status)
+            assert status is before or status in TRANSITIONS[before], f"{name}: {before} → {status}"
+            self.seen[name] = status
+        moves = (redis.get(keys.states) or b"").decode()
+        for before_byte, byte in zip(self.seen_moves, moves, strict=False):
+            old, new = MoveState(before_byte), MoveState(byte)
+            assert new is old or new in MOVE_TRANSITIONS[old], f"{old} → {new}"
+        self.seen_moves = moves
+        assert moves == "".join(self.known().moves)
+
+    # -- choosing -------------------------------------------------------------------------------------------------
+    def known(self) -> ModelJob:
+        assert self.model is not None
+        return self.model
+
+    def runner(self, data: st.DataObject) -> tuple[str, MoveStore, list[MoveRecord], int, str]:
+        return data.draw(st.sampled_from(self.runners))
+
+    def chosen(self, data: st.DataObject, moves: list[MoveRecord]) -> list[MoveRecord]:
+        return data.draw(st.lists(st.sampled_from(moves), min_size=1, max_size=3, unique=True))
+
+
+def test_the_job_store_behaves_as_its_model_does(redis_url: str) -> None:
+    JobStoreMachine.url = redis_url
+    checks = [HealthCheck.too_slow, HealthCheck.filter_too_much]
+    run_state_machine_as_test(
+        JobStoreMachine,
+        settings=settings(max_examples=80, stateful_step_count=40, deadline=None, suppress_health_check=checks),
+    )
