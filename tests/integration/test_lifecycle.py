@@ -76,6 +76,7 @@ def test_paused_means_that_no_byte_moves_and_no_slot_is_held_until_it_is_resumed
         "reason": f"job_active: job {job_id} is still active",
         "plan_id": None,
     }
+    arena.redis.hset(arena.context.keys.job(job_id).group("g0000"), "redrive_at", 0)
     arena.sweep()
     assert arena.idle(), "a sweep must not wake a paused job"
     assert arena.active_tasks() == []

@@ -9,7 +9,7 @@ if redis.call('SCARD', KEYS[4]) > 0 or redis.call('SCARD', KEYS[5]) > 0 then ret
 local t = redis.call('TIME')
 local now = t[1] * 1000 + math.floor(t[2] / 1000)
 local admitted = {}
-local free = tonumber(ARGV[2])
+local free = tonumber(ARGV[2]) - redis.call('HLEN', KEYS[3])
 while free > 0 do
   local popped = redis.call('ZPOPMIN', KEYS[2])
   if #popped == 0 then break end
