@@ -6,11 +6,12 @@ task needs of them stands on the task as well, so that a stock app can include `
 
 from __future__ import annotations
 
+import gc
 import time
 from typing import TYPE_CHECKING, Any, Final
 
 from celery import Celery
-from celery.signals import heartbeat_sent, worker_ready
+from celery.signals import heartbeat_sent, worker_process_init, worker_ready
 from kombu.entity import Queue
 
 from rebalance_tasks.control.start import DATA_QUEUE
@@ -86,6 +87,13 @@ def make_app(settings: Settings) -> Celery:
         beat_max_loop_interval=5,
     )
     return app
+
+
+@worker_process_init.connect
+def _settle_memory(**_: object) -> None:
+    """Keep what was loaded before the fork out of every later collection (and out of copy-on-write)."""
+    gc.collect()
+    gc.freeze()
 
 
 class _DigestBeacon:

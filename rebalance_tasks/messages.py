@@ -30,17 +30,11 @@ class CeleryMessenger:
 
     def publish_group(self, job_id: str, group: GroupRecord) -> None:
         """Publish chain(migrate, monitor); the monitor is a header of the job's chord, whose body is finalize."""
-        monitor = self._signature("monitor", job_id, group.group_id, queue=CONTROL_QUEUE)
-        monitor.set(group_id=self._chord_id(job_id), chord=self._finalize(job_id))
+        monitor = self._monitor(job_id, group.group_id)
         # What `chain(migrate, monitor)` would put into the message, without cloning and freezing it each time.
         # Its id is new each time: one that was revoked must not take those that re-drive the group with it.
         migrate = self._task("migrate", {"job_id": job_id, "group_id": group.group_id}, queue=group.queue)
         migrate.apply_async(chain=[monitor])
-
-    def publish_monitor(self, job_id: str, group_id: str) -> None:
-        """Publish a group's monitor alone."""
-        monitor = self._signature("monitor", job_id, group_id, queue=CONTROL_QUEUE)
-        monitor.apply_async(group_id=self._chord_id(job_id), chord=self._finalize(job_id))
 
     def publish_finalize(self, job_id: str) -> None:
         """Publish the job's finalize."""
@@ -57,9 +51,16 @@ class CeleryMessenger:
     def _chord_id(self, job_id: str) -> str:
         return self._id(job_id, "groups")
 
-    def _signature(self, name: str, job_id: str, group_id: str, *, queue: str) -> Signature[Any]:
-        arguments = {"job_id": job_id, "group_id": group_id}
-        return self._task(name, arguments, queue=queue, task_id=self._id(job_id, group_id, name))
+    def _monitor(self, job_id: str, group_id: str) -> Signature[Any]:
+        """A header of the job's chord; its id is what the chord counts."""
+        return self._task(
+            "monitor",
+            {"job_id": job_id, "group_id": group_id},
+            queue=CONTROL_QUEUE,
+            task_id=self._id(job_id, group_id, "monitor"),
+            group_id=self._chord_id(job_id),
+            chord=self._finalize(job_id),
+        )
 
     def _finalize(self, job_id: str) -> Signature[Any]:
         """The chord's body; the same task is its errback, so that every way to the end leads there."""

@@ -16,9 +16,9 @@ from rebalance_tasks.core.errors import UnknownFleet, UnknownNode
 from rebalance_tasks.core.quiet_hours import in_quiet_hours
 from rebalance_tasks.drivers.registry import open_driver
 from rebalance_tasks.messages import CeleryMessenger
-from rebalance_tasks.migration.batch import BatchContext
 from rebalance_tasks.migration.control import SliceControl
 from rebalance_tasks.migration.copying import Copier
+from rebalance_tasks.migration.item import BatchContext
 from rebalance_tasks.migration.slice import Slice, SliceWorld
 from rebalance_tasks.settings import Settings, load_settings
 from rebalance_tasks.store.connection import Connection, connect

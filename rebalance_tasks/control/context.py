@@ -35,10 +35,6 @@ class Messenger(Protocol):
         """Publish a group's header: chain(migrate, monitor), with ids that are a function of job and group."""
         ...
 
-    def publish_monitor(self, job_id: str, group_id: str) -> None:
-        """Publish a group's monitor alone (its migrate is known to be done)."""
-        ...
-
     def publish_finalize(self, job_id: str) -> None:
         """Publish the job's finalize."""
         ...

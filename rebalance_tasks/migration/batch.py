@@ -7,7 +7,7 @@ fresh one. An item leaves the batch by a settlement (counted once in Redis) or b
 from __future__ import annotations
 
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -28,77 +28,21 @@ from rebalance_tasks.migration import manifests
 from rebalance_tasks.migration.control import Interrupt, SliceInterrupted
 from rebalance_tasks.migration.copying import StagedCopy
 from rebalance_tasks.migration.faults import Step, reached
+from rebalance_tasks.migration.item import unbooked_bytes
 from rebalance_tasks.migration.manifests import ManifestEntry
 from rebalance_tasks.migration.undo import unpublish
 from rebalance_tasks.store.moves import FREE_PENDING, Attempt, Settlement
-from rebalance_tasks.store.records import JournalEntry, MoveRecord, TrashRecord
+from rebalance_tasks.store.records import JournalEntry, TrashRecord
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
-    from datetime import datetime
+    from collections.abc import Iterator, Sequence
 
     from rebalance_tasks.core.fingerprint import Fingerprint
     from rebalance_tasks.drivers.base import Driver
-    from rebalance_tasks.migration.control import SliceControl
-    from rebalance_tasks.migration.copying import Copier
-    from rebalance_tasks.store.moves import Budgets, MoveStore
+    from rebalance_tasks.migration.item import BatchContext, Item
 
 #: A source that keeps changing, or a copy that never verifies, is given up after so many tries.
 MAX_TRIES: Final = 3
-
-
-@dataclass(slots=True)
-class Item:
-    """One move in a batch."""
-
-    move: MoveRecord
-    state: MoveState
-    entry: JournalEntry = field(default_factory=JournalEntry)
-    copy: StagedCopy | None = None
-    staged: Fingerprint | None = None
-    published: Fingerprint | None = None
-    settlement: Settlement | None = None
-    #: thrown back: to be tried again in a later batch
-    again: bool = False
-
-    @property
-    def here(self) -> bool:
-        """Whether the item is still on its way in this batch."""
-        return self.settlement is None and not self.again
-
-    @property
-    def copied(self) -> Fingerprint | None:
-        """The verified copy, aside or at its key, if there is one."""
-        return self.published or self.staged or self.entry.staged_fingerprint()
-
-    @property
-    def unpublished(self) -> bool:
-        """Whether nothing of it can be seen on the target."""
-        return self.here and self.state is MoveState.PENDING and self.published is None
-
-    def resize(self) -> None:
-        """Count what was copied, where the source is not the size it was planned at."""
-        if self.copy is not None and self.copy.source.size_bytes != self.move.size_bytes:
-            self.move = replace(self.move, size_bytes=self.copy.source.size_bytes)
-
-
-@dataclass(frozen=True, slots=True)
-class BatchContext:
-    """What a batch works with."""
-
-    source: Driver
-    target: Driver
-    store: MoveStore
-    copier: Copier
-    control: SliceControl
-    budgets: Budgets
-    cost_nano: Callable[[int], int]
-    now: Callable[[], datetime]
-    validate: bool
-    forwarding_ttl_ms: int
-    keep_locations: bool
-    purge_delay_ms: int
-    manifest_prefix: str
 
 
 class Batch:
@@ -178,7 +122,7 @@ class Batch:
             return
         attempts: list[Attempt] = []
         for item in fresh:
-            egress = _unbooked_bytes(item)
+            egress = unbooked_bytes(item)
             item.entry = self._entry(item, running=True).model_copy(update={"booked": item.move.size_bytes})
             attempts.append(Attempt(item.move, item.entry, egress_bytes=egress, cost_nano=self._c.cost_nano(egress)))
         codes = self._c.store.begin(attempts, budgets=self._c.budgets, day=self._c.now().strftime("%Y-%m-%d"))
@@ -436,16 +380,6 @@ _REFUSALS: Final = {
     "budget_cost": "the job's money budget is spent (max_cost_per_cycle)",
     "budget_cost_day": "today's money budget is spent (max_cost_per_day)",
 }
-
-
-def _unbooked_bytes(item: Item) -> int:
-    """Bytes still to be copied that no attempt has booked: what a pause left uncopied is paid for, a retry is not."""
-    if item.staged is not None:
-        return 0
-    copied = item.copy.staged_bytes if item.copy else 0
-    # A dead worker (its attempt is still open) may have copied all that it booked.
-    booked = 0 if item.entry.open else item.entry.booked
-    return max(0, item.move.size_bytes - max(copied, booked))
 
 
 def _staged_path(target: Driver, move_id: str) -> Path | None:

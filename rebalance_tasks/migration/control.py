@@ -11,12 +11,15 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Final
 
 from rebalance_tasks.core.errors import RebalanceError, StaleLease
+from rebalance_tasks.core.options import MIB
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from rebalance_tasks.store.throttle import ByteBucket
 
+#: Bytes between two looks at the flags; also the largest write.
+CHUNK_BYTES: Final = MIB
 #: Flags are looked at this often while bytes move (the promise is 100 ms).
 BEAT_EVERY_S: Final = 0.05
 #: Asking the bucket more often than this only spins.
@@ -75,6 +78,11 @@ class SliceControl:
         # The lease and the flags were read a moment ago, and a new slice may write one lease's worth at once.
         self._next_beat = clock() + (0.0 if look_at_once else BEAT_EVERY_S)
         self._tokens = 0 if bucket is None else bucket.lease_bytes
+
+    @property
+    def chunk_bytes(self) -> int:
+        """Most bytes to be spent at once: under a slow throttle one lease of the bucket, or a slice could not end in time."""
+        return CHUNK_BYTES if self._bucket is None else min(CHUNK_BYTES, self._bucket.lease_bytes)
 
     @property
     def overdue(self) -> bool:

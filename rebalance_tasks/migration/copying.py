@@ -6,6 +6,7 @@ shorter part, so that no byte is copied twice; verification reads the staged cop
 
 from __future__ import annotations
 
+import threading
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
@@ -13,7 +14,7 @@ import xxhash
 
 from rebalance_tasks.core.errors import ChecksumMismatch, SourceChanged
 from rebalance_tasks.core.options import MIB
-from rebalance_tasks.migration.control import SliceInterrupted
+from rebalance_tasks.migration.control import CHUNK_BYTES, Interrupt, SliceInterrupted
 from rebalance_tasks.store.records import Part
 
 if TYPE_CHECKING:
@@ -26,8 +27,6 @@ if TYPE_CHECKING:
 
 #: One part is what may have to be read again after a crash.
 PART_BYTES: Final = 64 * MIB
-#: Bytes between two looks at the flags; also the largest write.
-CHUNK_BYTES: Final = MIB
 
 
 @dataclass(slots=True)
@@ -61,7 +60,7 @@ class Copier:
     def __init__(self, control: SliceControl) -> None:
         """Bind to the slice that steers it."""
         self._control = control
-        self._buffer = memoryview(bytearray(CHUNK_BYTES))
+        self._buffer = _buffer()
         #: bytes written to targets so far
         self.copied_bytes = 0
 
@@ -145,7 +144,8 @@ class Copier:
         length = 0
         try:
             while length < PART_BYTES:
-                want = min(CHUNK_BYTES, PART_BYTES - length, copy.source.size_bytes - copy.staged_bytes - length)
+                left = copy.source.size_bytes - copy.staged_bytes - length
+                want = min(self._control.chunk_bytes, PART_BYTES - length, left)
                 if want == 0:
                     break
                 count = reader.readinto(self._buffer[:want])
@@ -170,7 +170,7 @@ class Copier:
 
         Raises:
             ChecksumMismatch: a part differs.
-            SliceInterrupted: paused or cancelled; ``copy.verified`` says how far it came.
+            SliceInterrupted: flags, or the deadline between two parts; ``copy.verified`` says how far it came.
         """
         with target.open_staged(move_id) as reader:
             reader.seek(sum(part.length for part in copy.parts[: copy.verified]))
@@ -187,8 +187,21 @@ class Copier:
                 if left or digest.hexdigest() != part.digest:
                     raise ChecksumMismatch(key, "the copy read back differs from what was read from the source")
                 copy.verified += 1
+                if self._control.overdue and copy.verified < len(copy.parts):
+                    raise SliceInterrupted(Interrupt.DEADLINE)
             if reader.readinto(self._buffer[:1]):
                 raise ChecksumMismatch(key, "the copy is longer than what was read from the source")
+
+
+_buffers = threading.local()
+
+
+def _buffer() -> memoryview:
+    """One buffer a thread, kept for all slices: a fresh megabyte costs more than a small object's copy."""
+    view = getattr(_buffers, "view", None)
+    if view is None:
+        view = _buffers.view = memoryview(bytearray(CHUNK_BYTES))
+    return view
 
 
 def _whole(staged: Fingerprint, source: Fingerprint) -> bool:

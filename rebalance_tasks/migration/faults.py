@@ -2,7 +2,8 @@
 
 In production nothing is registered and `reached` is one dictionary look-up. Tests set ``REBALANCE_FAULTS`` to
 ``"<step>=kill"`` (SIGKILL itself), ``"<step>=kill:<n>"`` (at the n-th time) or ``"stage=corrupt"`` (flip a byte of the
-staged copy), and name a ledger file in ``REBALANCE_FAULTS_LEDGER`` so that each fault strikes once over all processes.
+staged copy), and name a ledger folder in ``REBALANCE_FAULTS_LEDGER`` so that each fault strikes once over all processes;
+without one it strikes every time.
 """
 
 from __future__ import annotations

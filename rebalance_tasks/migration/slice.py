@@ -14,9 +14,11 @@ from typing import TYPE_CHECKING, Final
 from rebalance_tasks.core.errors import NodeError, RebalanceError, StaleLease
 from rebalance_tasks.core.options import MIB
 from rebalance_tasks.core.states import MoveState
-from rebalance_tasks.migration.batch import Batch, BatchContext, Item
+from rebalance_tasks.migration.batch import Batch
 from rebalance_tasks.migration.control import Interrupt, SliceInterrupted
 from rebalance_tasks.migration.faults import Step, reached
+from rebalance_tasks.migration.heartbeat import Heart
+from rebalance_tasks.migration.item import BatchContext, Item
 from rebalance_tasks.migration.undo import undo
 from rebalance_tasks.store.moves import FREE_PENDING, Settlement
 from rebalance_tasks.store.records import JournalEntry
@@ -40,6 +42,8 @@ BATCH_BYTES: Final = 64 * MIB
 MAX_DEATHS: Final = 3
 #: Moves settled per round trip where there is nothing to copy.
 SETTLE_CHUNK: Final = 1000
+#: One thread renews the leases of all slices of a process.
+HEART: Final = Heart()
 
 
 class SliceOutcome(StrEnum):
@@ -95,7 +99,8 @@ class Slice:
             case _:
                 return SliceOutcome.DROPPED
         try:
-            outcome = self._work(lease)
+            with HEART.keeping(self._beat):
+                outcome = self._work(lease)
         except StaleLease:
             return SliceOutcome.DROPPED
         reached(Step.RELEASE)
@@ -117,6 +122,9 @@ class Slice:
         log.debug("slice.acquire", job_id=self._job_id, group_id=self._group_id, code=lease.code, epoch=lease.epoch)
         self._epoch = lease.epoch
         return lease
+
+    def _beat(self) -> str:
+        return self._world.jobs.beat(self._job_id, self._group_id, epoch=self._epoch)[0]
 
     def _work(self, lease: Lease) -> SliceOutcome:
         if lease.group is None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from rebalance_tasks import JobNotFound, RebalanceStatus
+from rebalance_tasks.control.sweep import SweepReport
 from tests.support.arena import (
     Arena,
     arena_of,
@@ -77,8 +78,8 @@ def test_paused_means_that_no_byte_moves_and_no_slot_is_held_until_it_is_resumed
         "plan_id": None,
     }
     arena.redis.hset(arena.context.keys.job(job_id).group("g0000"), "redrive_at", 0)
-    arena.sweep()
-    assert arena.idle(), "a sweep must not wake a paused job"
+    assert arena.sweep() == SweepReport(), "a sweep must not wake a paused job"
+    assert arena.idle()
     assert arena.active_tasks() == []
     assert arena.scheduled_tasks() == []
     after = arena.rebalancer.status(job_id)

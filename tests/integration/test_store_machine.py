@@ -29,6 +29,8 @@ from rebalance_tasks.store.moves import Settlement
 from tests.support.stores import SIZE, Stores, begin, flip
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from rebalance_tasks.store.moves import MoveStore
     from rebalance_tasks.store.records import GroupRecord, MoveRecord
 
@@ -37,6 +39,13 @@ pytestmark = pytest.mark.integration
 #: The gate's limit in this machine; jobs have up to four groups, so that some must wait.
 LIMIT = 2
 P, L, C, F, S = MoveState.PENDING, MoveState.FLIPPED, MoveState.COMPLETED, MoveState.FAILED, MoveState.SKIPPED
+
+#: What a runner may write besides settling.
+WRITES: dict[str, Callable[[MoveStore, list[MoveRecord]], Any]] = {
+    "begin": begin,
+    "flip": flip,
+    "retract": lambda store, moves: store.retract(moves, keep_locations=True),
+}
 
 
 @dataclass
@@ -306,16 +315,11 @@ class JobStoreMachine(RuleBasedStateMachine):
         name, store, moves, epoch, _ = self.runner(data)
         job = self.known()
         chosen = self.chosen(data, moves)
-        write = {
-            "begin": lambda: begin(store, chosen),
-            "flip": lambda: flip(store, chosen),
-            "retract": lambda: store.retract(chosen, keep_locations=True),
-        }[what]
         if epoch != job.groups[name].epoch:
             with pytest.raises(StaleLease):
-                write()
+                WRITES[what](store, chosen)
             return
-        write()
+        WRITES[what](store, chosen)
         before, after = {"begin": (P, P), "flip": (P, L), "retract": (L, P)}[what]
         for move in chosen:
             if job.moves[move.index] is before:

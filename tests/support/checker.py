@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
@@ -24,26 +24,41 @@ CHUNK = 1 << 20
 class Counts(Protocol):
     """What a job says of itself."""
 
-    total_moves: int
-    completed_moves: int
-    failed_moves: int
-    skipped_moves: int
+    @property
+    def total_moves(self) -> int: ...
+    @property
+    def completed_moves(self) -> int: ...
+    @property
+    def failed_moves(self) -> int: ...
+    @property
+    def skipped_moves(self) -> int: ...
 
 
 @dataclass(frozen=True)
 class Written:
-    """What was written: key -> digest, and key -> the node it was written to."""
+    """What was written: key -> digest, and key -> the node it was written to.
+
+    Attributes:
+        also: key -> digests that are right as well (a stranger's write that raced with a move).
+        deletable: keys that a stranger deleted while they may have been on their way.
+    """
 
     digests: Mapping[str, str]
     origins: Mapping[str, str]
+    also: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    deletable: frozenset[str] = frozenset()
+
+    def right(self, key: str, digest: str) -> bool:
+        """Whether an object may have these bytes."""
+        return digest == self.digests[key] or digest in self.also.get(key, ())
 
     def changed(self, key: str, content: bytes) -> Written:
         """The same, after a stranger wrote to one object."""
-        return Written({**self.digests, key: hashlib.sha256(content).hexdigest()}, self.origins)
+        return replace(self, digests={**self.digests, key: hashlib.sha256(content).hexdigest()})
 
     def without(self, *keys: str) -> Written:
         """The same, after a stranger deleted objects."""
-        return Written({key: digest for key, digest in self.digests.items() if key not in keys}, self.origins)
+        return replace(self, digests={key: digest for key, digest in self.digests.items() if key not in keys})
 
 
 @dataclass
@@ -77,9 +92,9 @@ def look(roots: Mapping[str, Path]) -> Found:
     found = Found()
     for node, root in roots.items():
         for key, path in walk(root):
-            parts = key.split(os.sep)
-            if parts[0] == RESERVED:
-                found.ours.setdefault(parts[1], []).append(f"{node}:{key}")
+            folder, _, rest = key.partition("/")
+            if folder == RESERVED:
+                found.ours.setdefault(rest.partition("/")[0], []).append(f"{node}:{key}")
             else:
                 found.objects.setdefault(key, []).append((node, digest_of(path)))
     return found
@@ -98,13 +113,14 @@ def record(roots: Mapping[str, Path]) -> Written:
 
 def object_violations(found: Found, written: Written) -> list[str]:
     """Every object exactly once, with the right bytes, and nothing else."""
-    problems = [f"lost: {key!r}" for key in sorted(written.digests.keys() - found.objects.keys())]
+    missing = written.digests.keys() - found.objects.keys() - written.deletable
+    problems = [f"lost: {key!r}" for key in sorted(missing)]
     problems += [f"appeared: {key!r}" for key in sorted(found.objects.keys() - written.digests.keys())]
-    for key, digest in sorted(written.digests.items()):
+    for key in sorted(written.digests):
         places = found.objects.get(key, [])
         if len(places) > 1:
             problems.append(f"on several nodes: {key!r} on {', '.join(node for node, _ in places)}")
-        problems += [f"wrong bytes: {key!r} on {node}" for node, seen in places if seen != digest]
+        problems += [f"wrong bytes: {key!r} on {node}" for node, seen in places if not written.right(key, seen)]
     return problems
 
 

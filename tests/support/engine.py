@@ -59,9 +59,6 @@ class ListMessenger:
     def publish_group(self, job_id: str, group: GroupRecord) -> None:
         self._put(Message("migrate", job_id, group.group_id))
 
-    def publish_monitor(self, job_id: str, group_id: str) -> None:
-        self._put(Message("monitor", job_id, group_id))
-
     def publish_finalize(self, job_id: str) -> None:
         self._put(Message("finalize", job_id))
 
@@ -125,6 +122,9 @@ class Engine:
                 lifecycle.finish_group(self.context, message.job_id, message.group_id)
             case "finalize":
                 lifecycle.finalize(self.context, message.job_id)
+            case other:
+                msg = f"no task {other}"
+                raise AssertionError(msg)
 
     def finish(self, job_id: str = "j1", *, sweeps: int = 10) -> RebalanceJob:
         """Work and sweep (with the waiting times over) until the job is terminal."""
@@ -224,7 +224,8 @@ def killed_carry(
 
 def small_parts(part_bytes: int) -> None:
     """Make objects above ``part_bytes`` large ones."""
-    copying.PART_BYTES = part_bytes  # type: ignore[misc]  a constant, except for tests that cannot copy 64 MiB each
+    # A constant, except for tests that cannot copy 64 MiB each.
+    copying.PART_BYTES = part_bytes  # type: ignore[misc]
 
 
 def write_before_free(path: Path) -> None:

@@ -82,10 +82,15 @@ class Stores:
         """Let a lease run out now."""
         self.connection.hset(self.keys.job(job_id).group(group_id), {"lease_until": 0})
 
-    def dump(self) -> dict[bytes, bytes | None]:
+    def dump(self) -> dict[str, bytes]:
         """Everything of the fleet, byte for byte."""
-        client = self.connection.client
-        return {key: client.dump(key) for key in sorted(client.keys(f"{self.keys.prefix}*"))}
+        return dump(self.connection)
+
+
+def dump(connection: Connection) -> dict[str, bytes]:
+    """Everything of every fleet, byte for byte."""
+    keys = [key.decode() for key in connection.client.scan_iter("rebalance:*") if isinstance(key, bytes)]
+    return {key: connection.client.dump(key) or b"" for key in sorted(keys)}
 
 
 def begin(store: MoveStore, moves: Sequence[MoveRecord], budgets: Budgets | None = None) -> list[str]:

@@ -1,8 +1,20 @@
--- Become the one check of a fleet; the token fences the plan it writes.
--- KEYS  1 check lock  2 fence counter
--- ARGV  1 lock ttl ms
--- Returns the token, or 0 when another check runs
-if redis.call('EXISTS', KEYS[1]) == 1 then return 0 end
-local token = redis.call('INCR', KEYS[2])
-redis.call('SET', KEYS[1], token, 'PX', ARGV[1])
-return token
+-- Count a terminal group and give its permit back, once.
+-- KEYS  1 job  2 group  3 permits
+-- ARGV  1 "<job>/<group>"
+-- Returns {code, groups not yet counted, cancel requested}; code: open (not terminal) | gone | finished | already
+local status = redis.call('HGET', KEYS[2], 'status')
+if not status then return {'gone', 0, 0} end
+local cancel = redis.call('HGET', KEYS[1], 'cancel_requested') == '1' and 1 or 0
+local code = 'already'
+if status ~= 'completed' and status ~= 'failed' and status ~= 'cancelled' then
+  code = 'open'
+elseif redis.call('HGET', KEYS[2], 'counted') ~= '1' then
+  redis.call('HSET', KEYS[2], 'counted', 1)
+  redis.call('HINCRBY', KEYS[1], 'groups_done', 1)
+  if redis.call('HGET', KEYS[3], ARGV[1]) == redis.call('HGET', KEYS[2], 'permit') then
+    redis.call('HDEL', KEYS[3], ARGV[1])
+  end
+  code = 'finished'
+end
+local job = redis.call('HMGET', KEYS[1], 'groups_total', 'groups_done')
+return {code, tonumber(job[1] or 0) - tonumber(job[2] or 0), cancel}

@@ -1,0 +1,84 @@
+"""What a batch works on and with: one item a move, and the context that the composition root wires."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+from rebalance_tasks.core.states import MoveState
+from rebalance_tasks.store.records import JournalEntry
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from datetime import datetime
+
+    from rebalance_tasks.core.fingerprint import Fingerprint
+    from rebalance_tasks.drivers.base import Driver
+    from rebalance_tasks.migration.control import SliceControl
+    from rebalance_tasks.migration.copying import Copier, StagedCopy
+    from rebalance_tasks.store.moves import Budgets, MoveStore, Settlement
+    from rebalance_tasks.store.records import MoveRecord
+
+
+@dataclass(slots=True)
+class Item:
+    """One move in a batch."""
+
+    move: MoveRecord
+    state: MoveState
+    entry: JournalEntry = field(default_factory=JournalEntry)
+    copy: StagedCopy | None = None
+    staged: Fingerprint | None = None
+    published: Fingerprint | None = None
+    settlement: Settlement | None = None
+    #: thrown back: to be tried again in a later batch
+    again: bool = False
+
+    @property
+    def here(self) -> bool:
+        """Whether the item is still on its way in this batch."""
+        return self.settlement is None and not self.again
+
+    @property
+    def copied(self) -> Fingerprint | None:
+        """The verified copy, aside or at its key, if there is one."""
+        return self.published or self.staged or self.entry.staged_fingerprint()
+
+    @property
+    def unpublished(self) -> bool:
+        """Whether nothing of it can be seen on the target."""
+        return self.here and self.state is MoveState.PENDING and self.published is None
+
+    def resize(self) -> None:
+        """Count what was copied, where the source is not the size it was planned at."""
+        if self.copy is not None and self.copy.source.size_bytes != self.move.size_bytes:
+            self.move = replace(self.move, size_bytes=self.copy.source.size_bytes)
+
+
+@dataclass(frozen=True, slots=True)
+class BatchContext:
+    """What a batch works with."""
+
+    source: Driver
+    target: Driver
+    store: MoveStore
+    copier: Copier
+    control: SliceControl
+    budgets: Budgets
+    cost_nano: Callable[[int], int]
+    now: Callable[[], datetime]
+    validate: bool
+    forwarding_ttl_ms: int
+    keep_locations: bool
+    purge_delay_ms: int
+    manifest_prefix: str
+
+
+def unbooked_bytes(item: Item) -> int:
+    """Bytes still to be copied that no attempt has booked: what a pause left uncopied is paid for, a retry is not."""
+    if item.staged is not None:
+        return 0
+    copied = item.copy.staged_bytes if item.copy else 0
+    # A dead worker (its attempt is still open) may have copied all that it booked.
+    booked = 0 if item.entry.open else item.entry.booked
+    return max(0, item.move.size_bytes - max(copied, booked))

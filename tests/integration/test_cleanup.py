@@ -1,0 +1,91 @@
+"""What cleanup takes away, and what it must leave."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.support.checker import record, violations
+from tests.support.engine import Engine, move, moves_between
+from tests.support.hooks import (
+    DAY_MS,
+    SIZES,
+)
+
+if TYPE_CHECKING:
+    from tests.conftest import FleetFactory
+    from tests.support.fleets import Fleet
+
+pytestmark = pytest.mark.integration
+
+
+@pytest.fixture
+def fleet(fleet_config: FleetFactory) -> Fleet:
+    """Two nodes, five objects on the first."""
+    return fleet_config({"n1": SIZES, "n2": {"resident": 10}}, options={"throttle_bytes_per_sec": "none"})
+
+
+@pytest.fixture
+def engine(fleet: Fleet) -> Engine:
+    return Engine()
+
+
+# -- cleanup ----------------------------------------------------------------------------------------------------------
+def test_trash_is_purged_after_the_grace_and_not_before(fleet_config: FleetFactory) -> None:
+    fleet = fleet_config({"n1": SIZES, "n2": {}}, options={"grace": "10m", "throttle_bytes_per_sec": "none"})
+    engine = Engine()
+    engine.start(moves_between("n1", "n2", SIZES))
+    engine.finish()
+    assert engine.cleanup(later_ms=590_000).purged == 0
+    assert len(list((fleet.roots["n1"] / ".rebalance/trash").iterdir())) == 5
+    assert engine.context.fleet.awaiting() == {"n1": sum(SIZES.values())}
+    assert engine.cleanup(later_ms=10_000).purged == 5
+    assert engine.context.fleet.awaiting() == {"n1": 0}
+    assert violations(fleet.roots, record(fleet.roots), trash=True) == []
+
+
+def test_trash_that_somebody_still_writes_to_is_never_purged(fleet: Fleet, engine: Engine) -> None:
+    with (fleet.roots["n1"] / "a/one").open("ab") as stranger:
+        engine.start([move("a/one", "n1", "n2", 3000)])
+        engine.finish()
+        stranger.write(b"the end of a line that was begun before the move")
+    for _ in range(3):
+        assert engine.cleanup(later_ms=DAY_MS).purged == 0
+    trash = fleet.roots["n1"] / ".rebalance/trash/j1.0"
+    assert trash.read_bytes().endswith(b"before the move")
+
+
+def test_forwardings_are_forgotten_after_their_time(fleet_config: FleetFactory) -> None:
+    fleet_config({"n1": SIZES, "n2": {}}, options={"forwarding_ttl": "1h", "object_cooldown": "2h"})
+    engine = Engine()
+    engine.start(moves_between("n1", "n2", SIZES))
+    engine.finish()
+    keys, redis = engine.context.keys, engine.context.connection.client
+    assert redis.hlen(keys.forwarding) == 5
+    later(engine, minutes=119)
+    assert engine.cleanup().forgotten == 0
+    later(engine, minutes=2)
+    assert engine.cleanup().forgotten == 5
+    assert redis.hlen(keys.forwarding) == redis.zcard(keys.moved) == 0
+
+
+def later(engine: Engine, *, minutes: int) -> None:
+    """Let the moves have been made so much longer ago."""
+    for key in engine.context.locations.last_moved():
+        engine.context.connection.client.zincrby(engine.context.keys.moved, -minutes * 60_000, key)
+
+
+def test_staged_copies_of_ended_jobs_go_and_those_of_running_jobs_stay(fleet: Fleet, engine: Engine) -> None:
+    engine.start(moves_between("n1", "n2", SIZES))
+    tmp = fleet.roots["n2"] / ".rebalance/tmp"
+    (tmp / "j1.99").write_bytes(b"a stalled worker's")
+    (tmp / "unknown-job.1").write_bytes(b"who knows")
+    assert engine.cleanup().orphans == 0
+    engine.finish()
+    assert engine.cleanup().orphans == 1
+    assert [path.name for path in tmp.iterdir()] == ["unknown-job.1"]
+    os.utime(tmp / "unknown-job.1", (0, 0))
+    assert engine.cleanup().orphans == 1
+    assert fleet.leftovers() == []

@@ -1,0 +1,188 @@
+"""Workers that die on an object, workers that stall and wake up too late, and a Redis that forgot its last seconds."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from rebalance_tasks.control.sweep import run_sweep
+from rebalance_tasks.core.ids import MoveId
+from rebalance_tasks.drivers.local import LocalDriver
+from rebalance_tasks.migration import copying, faults
+from rebalance_tasks.migration import slice as slices
+from rebalance_tasks.migration.batch import Batch
+from rebalance_tasks.migration.heartbeat import Heart
+from rebalance_tasks.migration.slice import SliceOutcome
+from rebalance_tasks.store import jobs
+from tests.support.checker import check, record
+from tests.support.engine import Engine, move, moves_between
+from tests.support.hooks import (
+    DAY_MS,
+    SIZES,
+    WorkerDiedError,
+    append,
+    before,
+    deadly,
+    die_at,
+)
+from tests.support.stores import dump
+from tests.support.wait import wait_until
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from tests.conftest import FleetFactory
+    from tests.support.fleets import Fleet
+
+pytestmark = pytest.mark.integration
+
+
+@pytest.fixture
+def fleet(fleet_config: FleetFactory) -> Fleet:
+    """Two nodes, five objects on the first."""
+    return fleet_config({"n1": SIZES, "n2": {"resident": 10}}, options={"throttle_bytes_per_sec": "none"})
+
+
+@pytest.fixture
+def engine(fleet: Fleet) -> Engine:
+    return Engine()
+
+
+# -- deaths -----------------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("step", ["begin", "stage", "verify", "journal", "sync_published", "manifest", "free"])
+def test_an_object_on_which_three_workers_died_is_given_up_and_the_job_goes_on(
+    fleet: Fleet, engine: Engine, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    """The death is an exception that nothing catches: the journal stays as a SIGKILL would leave it."""
+    written = record(fleet.roots)
+    engine.start(moves_between("n1", "n2", SIZES))
+    deaths = 0
+    with monkeypatch.context() as patch:
+        deadly(patch, step, "a/two")
+        while engine.messages.queue:
+            try:
+                engine.work()
+            except WorkerDiedError:
+                deaths += 1
+                engine.hurry()
+                run_sweep(engine.context)
+    job = engine.finish()
+    assert deaths == 3
+    flipped = step == "free"
+    assert job.failures == ({} if flipped else {"worker_died": 1})
+    assert job.completed_moves == (5 if flipped else 4)
+    engine.cleanup(later_ms=DAY_MS)
+    engine.cleanup(later_ms=DAY_MS)
+    check(fleet.roots, written, job, trash=True)
+
+
+@pytest.mark.parametrize("step", [faults.Step.RETRACT, faults.Step.UNPUBLISH])
+def test_a_death_while_a_flip_is_taken_back_leaves_the_source_the_truth(
+    fleet: Fleet, engine: Engine, monkeypatch: pytest.MonkeyPatch, step: faults.Step
+) -> None:
+    written = record(fleet.roots)
+    fresh: list[bytes] = []
+    before(monkeypatch, Batch, "_free", lambda *_: fresh.append(append(fleet.roots["n1"] / "a/one")))
+    engine.start(moves_between("n1", "n2", SIZES))
+    work_until_death(engine, step)
+    job = engine.finish()
+    assert (job.completed_moves, job.failures) == (5, {})
+    engine.cleanup(later_ms=DAY_MS)
+    check(fleet.roots, written.changed("a/one", fresh[0]), job, trash=True)
+
+
+def work_until_death(engine: Engine, *steps: str, when: Callable[[], bool] = lambda: True) -> None:
+    """Work until a step is reached, and die there."""
+    with pytest.MonkeyPatch.context() as patch:
+        die_at(patch, *steps, when=when)
+        with pytest.raises(WorkerDiedError):
+            engine.work()
+
+
+# -- stale workers ----------------------------------------------------------------------------------------------------
+def test_a_copy_that_a_stalled_worker_replaced_is_not_published(
+    fleet: Fleet, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It woke up between our verify and our publish and began its copy anew, under the same name."""
+    written = record(fleet.roots)
+
+    def stalled(_: Batch) -> None:
+        engine.context.driver("n2").stage(MoveId("j1.0")).close()
+
+    before(monkeypatch, Batch, "_publish", stalled)
+    engine.start(moves_between("n1", "n2", SIZES))
+    job = engine.finish()
+    assert (job.completed_moves, job.failures) == (5, {})
+    check(fleet.roots, written, job)
+
+
+def test_a_runner_keeps_its_lease_through_a_sync_that_outlasts_it(
+    fleet: Fleet, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(jobs, "LEASE_MS", 300)
+    monkeypatch.setattr(slices, "HEART", Heart(every_s=0.05))
+    group_key = engine.context.keys.job("j1").group("g0000")
+
+    def lease_until() -> int:
+        return int(engine.context.connection.hget(group_key, "lease_until") or 0)
+
+    def outlast(*_: Any) -> None:
+        begun = lease_until()
+        wait_until(lambda: lease_until() > begun + 300, 10, "the lease was renewed beyond its first end")
+        assert engine.context.jobs.acquire_lease("j1", "g0000", owner="another").code == "busy"
+
+    before(monkeypatch, LocalDriver, "sync", outlast)
+    engine.start(moves_between("n1", "n2", SIZES))
+    assert engine.slice() is SliceOutcome.TERMINAL
+    assert engine.job().completed_moves == 5
+
+
+def test_a_stalled_worker_that_lets_go_of_its_copy_does_not_cut_what_its_successor_wrote(fleet: Fleet) -> None:
+    driver = LocalDriver("n2", str(fleet.roots["n2"]))
+    driver.adopt()
+    stalled = driver.stage(MoveId("j1.0"), sparse=True)
+    stalled.write(memoryview(b"x" * 4096))
+    stalled.write(memoryview(bytes(4096)))  # a hole at the end, so that letting go settles the length
+    successor = driver.stage(MoveId("j1.0"), offset=4096, sparse=True)
+    successor.write(memoryview(b"y" * 8192))
+    stalled.close()
+    successor.close()
+    staged = driver.staged(MoveId("j1.0"))
+    driver.close()
+    assert staged is not None
+    assert staged.size_bytes == 12_288
+
+
+def test_a_staged_copy_that_is_shorter_than_its_journal_is_made_anew(
+    fleet: Fleet, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A host that lost power lost its page cache; Redis, elsewhere, did not."""
+    monkeypatch.setattr(copying, "PART_BYTES", 1024)
+    written = record(fleet.roots)
+    engine.start([move("b/three", "n1", "n2", 7000)])
+    staged = fleet.roots["n2"] / ".rebalance/tmp/j1.0"
+    work_until_death(engine, "part", when=lambda: staged.stat().st_size >= 4096)
+    os.truncate(staged, 1500)
+    job = engine.finish()
+    assert (job.completed_moves, job.failures) == (1, {})
+    check(fleet.roots, written, job)
+
+
+@pytest.mark.parametrize("step", ["manifest", "flip", "free", "settle"])
+def test_what_redis_forgot_of_its_last_seconds_is_found_again_in_the_manifest(
+    fleet: Fleet, engine: Engine, step: str
+) -> None:
+    """The server comes back as it was before the batch: no journal, no flip, no count; the nodes did not go back."""
+    written = record(fleet.roots)
+    engine.start(moves_between("n1", "n2", SIZES))
+    redis = engine.context.connection.client
+    before_batch = dump(engine.context.connection)
+    work_until_death(engine, step)
+    redis.delete(*dump(engine.context.connection))
+    for key, value in before_batch.items():
+        redis.restore(key, 0, value)
+    job = engine.finish()
+    assert (job.completed_moves, job.failures) == (5, {})
+    check(fleet.roots, written, job)
