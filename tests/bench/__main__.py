@@ -17,7 +17,9 @@ BENCHES: Final = {"gate": "bench_gate", "pause": "bench_pause", "listing": "benc
 def main() -> int:
     """Run what was asked for, print the table, write the samples."""
     parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__)
-    parser.add_argument("names", nargs="*", choices=[*BENCHES, []], help=f"which (default: all of {', '.join(BENCHES)})")
+    parser.add_argument(
+        "names", nargs="*", choices=[*BENCHES, []], help=f"which (default: all of {', '.join(BENCHES)})"
+    )
     parser.add_argument("--json", type=Path, default=Path("build/bench/samples.json"), help="where the samples go")
     options = parser.parse_args()
     report = Report()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import statistics
+import sys
 import time
 import uuid
 from typing import TYPE_CHECKING, Final
@@ -17,6 +18,9 @@ from tests.bench.report import Figure
 from tests.support.fleets import NodeSpec
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
     from tests.bench.report import Report
 
 GROUPS: Final = 200
@@ -34,12 +38,11 @@ def run(report: Report, *, runs: int = RUNS) -> None:
     ours: list[float] = []
     bare: list[float] = []
     with worlds.world(nodes, options=options, app="tests.bench.chord_app") as (fleet, server):
-        from tests.bench import chord_app  # noqa: PLC0415  reads the configuration that `world` has just written
+        from tests.bench import chord_app  # reads the configuration that `world` has just written
 
         rebalancer = Rebalancer()
         rebalancer.adopt()
         client = redis.Redis.from_url(server.url)
-        chord_app.app.conf.update(broker_url=server.url, result_backend=server.url)
         for number in range(runs + 1):
             seconds = _chord(client, chord_app)
             plan = _plan(fleet.roots, f"bench-{number}-{uuid.uuid4().hex[:6]}")
@@ -48,7 +51,7 @@ def run(report: Report, *, runs: int = RUNS) -> None:
             while not (job := rebalancer.status(job.job_id)).status.terminal:
                 time.sleep(0.02)
             if job.completed_moves != GROUPS:
-                raise SystemExit(f"only {job.completed_moves} of {GROUPS} objects moved: {job.failures}")
+                sys.exit(f"only {job.completed_moves} of {GROUPS} objects moved: {job.failures}")
             if number:  # the first run warms up
                 bare.append(seconds)
                 ours.append(time.perf_counter() - begun)
@@ -71,11 +74,11 @@ def _chord(client: redis.Redis, chord_app: object) -> float:
     begun = time.perf_counter()
     chord_app.send(GROUPS, token)  # type: ignore[attr-defined]
     if client.blpop([chord_app.DONE], timeout=120) is None:  # type: ignore[attr-defined]
-        raise SystemExit("the bare chord never called back")
+        sys.exit("the bare chord never called back")
     return time.perf_counter() - begun
 
 
-def _plan(roots: dict, plan_id: str) -> RebalancePlan:
+def _plan(roots: Mapping[str, Path], plan_id: str) -> RebalancePlan:
     """One object for each of 200 pairs, freshly written."""
     pairs = list(itertools.islice(itertools.permutations(sorted(roots), 2), GROUPS))
     moves = []
@@ -85,4 +88,6 @@ def _plan(roots: dict, plan_id: str) -> RebalancePlan:
         path.parent.mkdir(exist_ok=True)
         path.write_bytes(b"x" * OBJECT_BYTES)
         moves.append(RebalanceMove(object_key=key, source_node=source, target_node=target, size_bytes=OBJECT_BYTES))
-    return RebalancePlan(plan_id=plan_id, fleet="test", moves=tuple(moves), estimated_egress_bytes=OBJECT_BYTES * GROUPS)
+    return RebalancePlan(
+        plan_id=plan_id, fleet="test", moves=tuple(moves), estimated_egress_bytes=OBJECT_BYTES * GROUPS
+    )

@@ -17,9 +17,13 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from rebalance_tasks.drivers.local import LocalDriver
+from tests.bench.report import Figure
+
+if TYPE_CHECKING:
+    from tests.bench.report import Report
 
 #: Files in one folder, and folders in one: a common shape of object trees.
 FAN_OUT: Final = 200
@@ -65,6 +69,28 @@ def measure(root: Path, files: int, rounds: int) -> dict[str, list[float]]:
         samples["list_objects_s"].append(ended - between)
     driver.close()
     return samples
+
+
+def run(report: Report, *, files: int = 200_000, rounds: int = 5) -> None:
+    """Measure for the common report."""
+    root = Path(tempfile.mkdtemp(prefix="rebalance-bench-"))
+    try:
+        fill(root, files)
+        samples = measure(root, files, rounds)
+    finally:
+        shutil.rmtree(root)
+    ours, bare = min(samples["list_objects_s"]), min(samples["scandir_stat_s"])
+    report.add(
+        Figure(
+            name=f"listing {files} local objects ÷ scandir + stat",
+            value=ours / bare,
+            unit="×",
+            limit=1.3,
+            command="python -m tests.bench listing",
+            samples=samples,
+            detail=f"{ours:.2f} s against {bare:.2f} s",
+        ),
+    )
 
 
 def main() -> int:

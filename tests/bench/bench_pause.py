@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import statistics
+import sys
 import time
 from typing import TYPE_CHECKING, Final
 
@@ -51,7 +52,10 @@ def run(report: Report, *, pauses: int = PAUSES) -> None:
             rebalancer.resume(job.job_id)
             starts.append(_grow(staged, size) - begun)
         rebalancer.cancel(job.job_id)
-    for name, samples, limit in (("pause to the last byte", stops, PAUSE_LIMIT_S), ("resume to the first byte", starts, RESUME_LIMIT_S)):
+    for name, samples, limit in (
+        ("pause to the last byte", stops, PAUSE_LIMIT_S),
+        ("resume to the first byte", starts, RESUME_LIMIT_S),
+    ):
         report.add(
             Figure(
                 name=f"{name}, worst of {pauses} (1 GiB object in flight)",
@@ -77,7 +81,7 @@ def _grow(path: Path, size: int) -> float:
     deadline = time.perf_counter() + 30
     while _size(path) <= size:
         if time.perf_counter() > deadline:
-            raise SystemExit(f"{path.name} did not grow within 30 s")
+            sys.exit(f"{path.name} did not grow within 30 s")
         time.sleep(0.001)
     return time.perf_counter()
 

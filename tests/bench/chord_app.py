@@ -26,5 +26,7 @@ def done(token: str) -> None:
 
 def send(headers: int, token: str) -> Any:
     """Publish a chord of ``headers`` chains of two tasks."""
-    header = group(chain(noop.si().set(queue="rebalance.data"), noop.si().set(queue="rebalance.control")) for _ in range(headers))
+    header = group(
+        chain(noop.si().set(queue="rebalance.data"), noop.si().set(queue="rebalance.control")) for _ in range(headers)
+    )
     return chord(header)(done.si(token).set(queue="rebalance.control"))

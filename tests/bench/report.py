@@ -51,7 +51,9 @@ class Report:
         """Keep a figure and say it."""
         self.figures.append(figure)
         limit = "" if figure.limit is None else f" (limit {figure.limit:g})"
-        self.console.print(f"{'✗' if figure.missed else '✓'} {figure.name}: {figure.value:.3g} {figure.unit}{limit}  {figure.detail}")
+        self.console.print(
+            f"{'✗' if figure.missed else '✓'} {figure.name}: {figure.value:.3g} {figure.unit}{limit}  {figure.detail}"
+        )
 
     def skip(self, name: str, why: str) -> None:
         """Say that a figure was not measured."""
@@ -64,7 +66,13 @@ class Report:
             table.add_column(column, overflow="fold")
         for figure in self.figures:
             limit = "–" if figure.limit is None else f"{figure.limit:g}"
-            table.add_row(figure.name, f"{figure.value:.3g} {figure.unit}", limit, "missed" if figure.missed else "ok", figure.command)
+            table.add_row(
+                figure.name,
+                f"{figure.value:.3g} {figure.unit}",
+                limit,
+                "missed" if figure.missed else "ok",
+                figure.command,
+            )
         return table
 
     def write(self, path: Path) -> None:

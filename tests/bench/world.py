@@ -43,7 +43,9 @@ def world(
             fleet = write_fleet(folder, redis_url=server.url, nodes=nodes, options=options)
             os.environ["REBALANCE_CONFIG"] = str(fleet.config)
             log_path = folder / "worker.log"
-            worker = CeleryWorker(broker_url=server.url, log_path=log_path, env=dict(os.environ), app=app, concurrency=concurrency)
+            worker = CeleryWorker(
+                broker_url=server.url, log_path=log_path, env=dict(os.environ), app=app, concurrency=concurrency
+            )
             try:
                 worker.wait_ready()
                 yield fleet, server
