@@ -77,4 +77,6 @@ class CeleryMessenger:
         # Nobody waits for these results; saying so spares the sender a subscription for each.
         options |= {"queue": queue, "serializer": "json", "ignore_result": True}
         kwargs = {**arguments, "fleet": self._fleet}
+        # What Flower shows; said here, it need not be worked out for each message.
+        options |= {"argsrepr": "()", "kwargsrepr": " ".join(f"{key}={value}" for key, value in kwargs.items())}
         return self._app.signature(f"rebalance.{name}", kwargs=kwargs, immutable=True, options=options)

@@ -84,7 +84,7 @@ def adopt(context: FleetContext, *, again: bool = False) -> list[str]:
         again: also those that carried one before (an operator's decision: the disk was replaced).
     """
     validate_roots(context.settings.nodes)
-    known = set() if again else context.fleet.adopted()
+    known = context.fleet.adopted()
     fresh: list[str] = []
     for node in context.nodes():
         if node.state is NodeState.MAINTENANCE:
@@ -92,7 +92,7 @@ def adopt(context: FleetContext, *, again: bool = False) -> list[str]:
         if not probe(context, node, adopted=known).adopted:
             context.driver(node.node_id).adopt()
             fresh.append(node.node_id)
-        context.fleet.note_adopted(node.node_id, now_ms=context.connection.now_ms())
+            context.fleet.note_adopted(node.node_id, now_ms=context.connection.now_ms())
     return fresh
 
 
