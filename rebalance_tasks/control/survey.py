@@ -89,7 +89,7 @@ def adopt(context: FleetContext, *, again: bool = False) -> list[str]:
     for node in context.nodes():
         if node.state is NodeState.MAINTENANCE:
             continue
-        if not probe(context, node, adopted=known).adopted:
+        if not probe(context, node, adopted=set() if again else known).adopted:
             context.driver(node.node_id).adopt()
             fresh.append(node.node_id)
             context.fleet.note_adopted(node.node_id, now_ms=context.connection.now_ms())

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 GROUPS: Final = 200
 #: 15 nodes make 210 pairs.
 NODES: Final = 15
-RUNS: Final = 5
+RUNS: Final = 9
 OBJECT_BYTES: Final = 1000
 LIMIT: Final = 1.6
 
