@@ -89,7 +89,7 @@ class SliceControl:
         """Whether the slice's time is up."""
         return self._clock() >= self._deadline
 
-    def check(self, *, force: bool = False) -> None:
+    def check(self) -> None:
         """Look at the flags if the last look is old.
 
         Raises:
@@ -97,7 +97,7 @@ class SliceControl:
             StaleLease: another runner has taken over.
         """
         now = self._clock()
-        if not force and now < self._next_beat:
+        if now < self._next_beat:
             return
         self._next_beat = now + BEAT_EVERY_S
         match self._beat():

@@ -21,17 +21,6 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.integration
 
 
-@pytest.fixture
-def fleet(fleet_config: FleetFactory) -> Fleet:
-    """Two nodes, five objects on the first."""
-    return fleet_config({"n1": SIZES, "n2": {"resident": 10}}, options={"throttle_bytes_per_sec": "none"})
-
-
-@pytest.fixture
-def engine(fleet: Fleet) -> Engine:
-    return Engine()
-
-
 # -- cleanup ----------------------------------------------------------------------------------------------------------
 def test_trash_is_purged_after_the_grace_and_not_before(fleet_config: FleetFactory) -> None:
     fleet = fleet_config({"n1": SIZES, "n2": {}}, options={"grace": "10m", "throttle_bytes_per_sec": "none"})

@@ -33,21 +33,9 @@ from tests.support.wait import wait_until
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from tests.conftest import FleetFactory
     from tests.support.fleets import Fleet
 
 pytestmark = pytest.mark.integration
-
-
-@pytest.fixture
-def fleet(fleet_config: FleetFactory) -> Fleet:
-    """Two nodes, five objects on the first."""
-    return fleet_config({"n1": SIZES, "n2": {"resident": 10}}, options={"throttle_bytes_per_sec": "none"})
-
-
-@pytest.fixture
-def engine(fleet: Fleet) -> Engine:
-    return Engine()
 
 
 # -- deaths -----------------------------------------------------------------------------------------------------------

@@ -34,21 +34,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from tests.conftest import FleetFactory
     from tests.support.fleets import Fleet
 
 pytestmark = pytest.mark.integration
-
-
-@pytest.fixture
-def fleet(fleet_config: FleetFactory) -> Fleet:
-    """Two nodes, five objects on the first."""
-    return fleet_config({"n1": SIZES, "n2": {"resident": 10}}, options={"throttle_bytes_per_sec": "none"})
-
-
-@pytest.fixture
-def engine(fleet: Fleet) -> Engine:
-    return Engine()
 
 
 # -- the plain way ----------------------------------------------------------------------------------------------------

@@ -38,17 +38,6 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.integration
 
 
-@pytest.fixture
-def fleet(fleet_config: FleetFactory) -> Fleet:
-    """Two nodes, five objects on the first."""
-    return fleet_config({"n1": SIZES, "n2": {"resident": 10}}, options={"throttle_bytes_per_sec": "none"})
-
-
-@pytest.fixture
-def engine(fleet: Fleet) -> Engine:
-    return Engine()
-
-
 #: The node that fills up.
 FULL = "n2"
 
