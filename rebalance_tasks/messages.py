@@ -36,6 +36,10 @@ class CeleryMessenger:
         migrate = self._task("migrate", {"job_id": job_id, "group_id": group.group_id}, queue=group.queue)
         migrate.apply_async(chain=[monitor])
 
+    def publish_monitor(self, job_id: str, group_id: str) -> None:
+        """Publish a group's monitor alone, for a group that was carried without a migrate message of its own."""
+        self._monitor(job_id, group_id).apply_async()
+
     def publish_finalize(self, job_id: str) -> None:
         """Publish the job's finalize."""
         self._finalize(job_id).apply_async()

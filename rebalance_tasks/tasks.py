@@ -2,7 +2,8 @@
 
 They are `shared_task`s whose delivery options are their own, so a stock Celery app can include this module. Arguments
 are keyword JSON and untrusted (invariant 13): they carry ids, never URLs or credentials. Headers of the chord
-(`migrate`, `monitor`) never raise: they return, or drop themselves with `Ignore`, and the sweep re-drives what stalls.
+(`migrate`, `monitor`) never raise: a `migrate` whose group is not ended returns without its chain, a `monitor` that came
+too early drops itself with `Ignore`, and the sweep re-drives what stalls.
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ from rebalance_tasks.control import cleanup as cleanups
 from rebalance_tasks.control import lifecycle
 from rebalance_tasks.control import start as starts
 from rebalance_tasks.control import sweep as sweeps
-from rebalance_tasks.core.errors import InvalidArgument, JobNotFound, PermanentError, RebalanceError
+from rebalance_tasks.control.relay import run_relay
+from rebalance_tasks.core.errors import InvalidArgument, PermanentError, RebalanceError
 from rebalance_tasks.core.models import ControlResult, Frozen, Identifier
 from rebalance_tasks.messages import CONTROL_QUEUE
 from rebalance_tasks.migration.slice import SliceOutcome
@@ -150,15 +152,19 @@ def migrate(self: Task[Any, Any], **given: Any) -> dict[str, Any]:  # noqa: ANN4
         try:
             arguments = _validated(GroupArguments, **given)
             runtime = _runtime(self, arguments)
-            outcome = _run_slice(runtime, arguments)
-            if outcome is SliceOutcome.AGAIN:
-                _publish_again(runtime, arguments)
+            outcome = run_relay(
+                runtime.context,
+                arguments.job_id,
+                arguments.group_id,
+                queue=self.request.delivery_info.get("routing_key", ""),
+                run_slice=lambda job_id, group_id: _run_slice(runtime, job_id, group_id),
+            )
         except Exception:
             log.exception("migrate.failed")
             outcome = SliceOutcome.DROPPED
         log.info("migrate.done", outcome=outcome)
         if outcome is not SliceOutcome.TERMINAL:
-            raise Ignore
+            self.request.chain = None
         return {"group_id": given.get("group_id"), "outcome": outcome}
 
 
@@ -219,21 +225,14 @@ def _answer(task: Task[Any, Any], job_id: str, verb: Callable[[], ControlResult]
         return result.model_dump(mode="json")
 
 
-def _run_slice(runtime: Runtime, arguments: GroupArguments) -> SliceOutcome:
-    work = runtime.slice(arguments.job_id, arguments.group_id, owner=uuid.uuid4().hex)
+def _run_slice(runtime: Runtime, job_id: str, group_id: str) -> SliceOutcome:
+    work = runtime.slice(job_id, group_id, owner=uuid.uuid4().hex)
     try:
         return work.run()
     except (RedisError, OSError):
         raise
     except Exception as exc:
-        if runtime.context.jobs.note_error(arguments.job_id, arguments.group_id) < MAX_GROUP_ERRORS:
+        if runtime.context.jobs.note_error(job_id, group_id) < MAX_GROUP_ERRORS:
             raise
         log.exception("migrate.given_up")
         return work.give_up(UnexpectedError(f"{type(exc).__name__}: {exc}"))
-
-
-def _publish_again(runtime: Runtime, arguments: GroupArguments) -> None:
-    group = runtime.context.jobs.group(arguments.job_id, arguments.group_id)
-    if group is None:
-        raise JobNotFound(arguments.job_id)
-    runtime.context.messenger.publish_group(arguments.job_id, group)

@@ -35,6 +35,10 @@ class Messenger(Protocol):
         """Publish a group's header: chain(migrate, monitor), with ids that are a function of job and group."""
         ...
 
+    def publish_monitor(self, job_id: str, group_id: str) -> None:
+        """Publish the monitor of a group that was ended without a message of its own."""
+        ...
+
     def publish_finalize(self, job_id: str) -> None:
         """Publish the job's finalize."""
         ...

@@ -53,6 +53,8 @@ class SliceOutcome(StrEnum):
     TERMINAL = "terminal"
     #: work is left: publish the header again
     AGAIN = "again"
+    #: every move is counted, and the monitor was told already
+    HANDED = "handed"
     #: paused: whoever lifts the pause publishes the header
     PARKED = "parked"
     #: nothing to do here: another runner holds the lease, the gate is closed, or the job is over

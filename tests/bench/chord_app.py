@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import redis
 from celery import chain, chord, group
 
 from rebalance_tasks.celery import app
+
+if TYPE_CHECKING:
+    from celery import Celery, Signature
 
 DONE = "bench:chord:done"
 
@@ -24,9 +27,14 @@ def done(token: str) -> None:
         client.rpush(DONE, token)
 
 
-def send(headers: int, token: str) -> Any:
-    """Publish a chord of ``headers`` chains of two tasks."""
+def send(sender: Celery, headers: int, token: str) -> Any:
+    """Publish a chord of ``headers`` chains of two tasks through an app of the sender's own."""
     header = group(
-        chain(noop.si().set(queue="rebalance.data"), noop.si().set(queue="rebalance.control")) for _ in range(headers)
+        chain(*(_signature(sender, "noop", queue=queue) for queue in ("rebalance.data", "rebalance.control")))
+        for _ in range(headers)
     )
-    return chord(header)(done.si(token).set(queue="rebalance.control"))
+    return chord(header, app=sender)(_signature(sender, "done", token, queue="rebalance.control"))
+
+
+def _signature(sender: Celery, name: str, *args: str, queue: str) -> Signature[Any]:
+    return sender.signature(f"bench.{name}", args=args, immutable=True, options={"queue": queue})

@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from rebalance_tasks.celery import make_app
 from rebalance_tasks.control import lifecycle
 from rebalance_tasks.control.cleanup import CleanupReport, run_cleanup
-from rebalance_tasks.control.start import start_job
+from rebalance_tasks.control.relay import run_relay
+from rebalance_tasks.control.start import DATA_QUEUE, start_job
 from rebalance_tasks.control.sweep import run_sweep
 from rebalance_tasks.core.models import RebalanceMove, RebalancePlan
 from rebalance_tasks.migration import copying, faults
@@ -58,6 +59,9 @@ class ListMessenger:
 
     def publish_group(self, job_id: str, group: GroupRecord) -> None:
         self._put(Message("migrate", job_id, group.group_id))
+
+    def publish_monitor(self, job_id: str, group_id: str) -> None:
+        self._put(Message("monitor", job_id, group_id))
 
     def publish_finalize(self, job_id: str) -> None:
         self._put(Message("finalize", job_id))
@@ -100,6 +104,13 @@ class Engine:
         """Run one slice."""
         return self.runtime.slice(job_id, group_id, owner=uuid.uuid4().hex).run()
 
+    def relay(
+        self, group_id: str = "g0000", job_id: str = "j1", *, queue: str = DATA_QUEUE, **more: Any
+    ) -> SliceOutcome:
+        """Run a slice and what the gate admits after it."""
+        run_slice = lambda job_id, group_id: self.slice(group_id, job_id)  # noqa: E731
+        return run_relay(self.context, job_id, group_id, queue=queue, run_slice=run_slice, **more)
+
     def work(self) -> None:
         """Take messages until there are none, as a worker's tasks would."""
         for _ in range(MOST_MESSAGES):
@@ -113,10 +124,7 @@ class Engine:
         """Do what the task of that name does."""
         match message.task:
             case "migrate":
-                outcome = self.slice(message.group_id, message.job_id)
-                if outcome is SliceOutcome.AGAIN:
-                    self.messages.queue.append(message)
-                elif outcome is SliceOutcome.TERMINAL:
+                if self.relay(message.group_id, message.job_id) is SliceOutcome.TERMINAL:
                     self.messages.queue.append(Message("monitor", message.job_id, message.group_id))
             case "monitor":
                 lifecycle.finish_group(self.context, message.job_id, message.group_id)

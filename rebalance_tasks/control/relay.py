@@ -1,0 +1,84 @@
+"""A runner that has ended a group goes on with the next one that the gate lets through, while its time lasts.
+
+Small groups would else cost two messages each, and the messages would cost more than the moves. Nothing depends on the
+relay: the next group holds its own permit and lease, and if the runner dies the sweep publishes that group's header
+within 15 s, as after any lost message (invariant 4). Each group that is ended here is handed to its own monitor.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Final
+
+from rebalance_tasks.core.errors import JobNotFound
+from rebalance_tasks.migration.slice import SliceOutcome
+from rebalance_tasks.telemetry import get_logger
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from rebalance_tasks.control.context import FleetContext
+    from rebalance_tasks.store.records import GroupRecord
+
+log = get_logger(__name__)
+
+#: No further group is begun after this long: with its slice of 20 s the task ends far below its time limit.
+RELAY_S: Final = 10.0
+
+
+def run_relay(
+    context: FleetContext,
+    job_id: str,
+    group_id: str,
+    *,
+    queue: str,
+    run_slice: Callable[[str, str], SliceOutcome],
+    clock: Callable[[], float] = time.monotonic,
+) -> SliceOutcome:
+    """Run a slice of the group that a message names, then of groups that the gate admits in its place.
+
+    Args:
+        context: the fleet.
+        job_id: the message's job.
+        group_id: the message's group.
+        queue: the queue that this worker evidently consumes; groups of others are left to theirs.
+        run_slice: runs one slice of (job, group).
+        clock: monotonic seconds.
+
+    Returns:
+        ``TERMINAL`` when the message's own group is ended and its chain is to go on to the monitor; ``HANDED`` when a
+        group after it is, whose monitor was told here; else what became of the last slice.
+    """
+    until = clock() + RELAY_S
+    current = group_id
+    while True:
+        outcome = run_slice(job_id, current)
+        if outcome is SliceOutcome.AGAIN:
+            _publish_again(context, job_id, current)
+        if outcome is not SliceOutcome.TERMINAL:
+            return outcome
+        following = None if clock() >= until else _next_group(context, job_id, current, queue=queue)
+        if following is None and current == group_id:
+            return outcome
+        context.messenger.publish_monitor(job_id, current)
+        if following is None:
+            return SliceOutcome.HANDED
+        log.info("relay.next", job_id=job_id, group_id=following.group_id)
+        current = following.group_id
+
+
+def _next_group(context: FleetContext, job_id: str, group_id: str, *, queue: str) -> GroupRecord | None:
+    """Give an ended group's permit back, as its monitor would; return the group to go on with, publish the others."""
+    _, admitted = context.jobs.finish_group(job_id, group_id, limit=context.settings.options.max_concurrent_migrations)
+    following = next((group for group in admitted if group.queue == queue), None)
+    for group in admitted:
+        if group is not following:
+            context.messenger.publish_group(job_id, group)
+    return following
+
+
+def _publish_again(context: FleetContext, job_id: str, group_id: str) -> None:
+    group = context.jobs.group(job_id, group_id)
+    if group is None:
+        raise JobNotFound(job_id)
+    context.messenger.publish_group(job_id, group)

@@ -1,0 +1,134 @@
+"""The relay: a runner that has ended a group goes on with the next one, and whatever stops it leaves nothing behind."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from rebalance_tasks.control import lifecycle
+from rebalance_tasks.control.relay import RELAY_S
+from rebalance_tasks.control.sweep import run_sweep
+from rebalance_tasks.core.states import RebalanceStatus
+from rebalance_tasks.migration.slice import Slice, SliceOutcome
+from tests.support.checker import check, record
+from tests.support.engine import Engine, move
+from tests.support.fleets import NodeSpec
+from tests.support.hooks import WorkerDiedError, deadly
+
+if TYPE_CHECKING:
+    from tests.conftest import FleetFactory
+    from tests.support.fleets import Fleet
+
+pytestmark = pytest.mark.integration
+
+SIZE = 1000
+FAR = {"queue": "far"}
+
+
+@pytest.fixture
+def fleet(fleet_config: FleetFactory) -> Fleet:
+    """One group at a time: two of the common queue, one of a queue of its own, one more of the common one."""
+    options = {"throttle_bytes_per_sec": "none", "max_concurrent_migrations": 1}
+    nodes = {
+        "a": NodeSpec({"1": SIZE, "2": SIZE, "4": SIZE}),
+        "b": NodeSpec(),
+        "c": NodeSpec(),
+        "d": NodeSpec(),
+        "x": NodeSpec({"3": SIZE}, settings=FAR),
+        "y": NodeSpec(settings=FAR),
+    }
+    return fleet_config(nodes, options=options)
+
+
+@pytest.fixture
+def engine(fleet: Fleet) -> Engine:
+    """A job of four groups whose first header was published and taken."""
+    engine = Engine()
+    ways = [("1", "a", "b"), ("2", "a", "c"), ("3", "x", "y"), ("4", "a", "d")]
+    engine.start([move(key, source, target, SIZE, priority=-int(key)) for key, source, target in ways])
+    engine.messages.queue.clear()
+    return engine
+
+
+def told(engine: Engine, task: str) -> list[str]:
+    return [message.group_id for message in engine.messages.published if message.task == task]
+
+
+def test_one_message_carries_the_groups_of_its_queue_and_each_has_its_monitor(engine: Engine) -> None:
+    assert engine.relay() is SliceOutcome.HANDED
+    assert engine.job().groups_done == 2
+    # The third group is of another queue: its own workers are told.
+    assert told(engine, "migrate") == ["g0000", "g0002"]
+    assert told(engine, "monitor") == ["g0000", "g0001"]
+    assert engine.finish().status is RebalanceStatus.COMPLETED
+
+
+def test_a_group_with_nothing_after_it_is_left_to_its_chain(engine: Engine) -> None:
+    engine.relay()
+    engine.messages.published.clear()
+    assert engine.relay("g0002", queue="rebalance.data.far") is SliceOutcome.TERMINAL
+    assert (told(engine, "migrate"), told(engine, "monitor")) == (["g0003"], [])
+
+
+def test_no_further_group_is_begun_when_the_time_is_up(engine: Engine) -> None:
+    times = iter((0.0, RELAY_S))
+    assert engine.relay(clock=lambda: next(times)) is SliceOutcome.TERMINAL
+    # Its permit is given back by the monitor.
+    assert (engine.job().completed_moves, engine.job().groups_done) == (1, 0)
+    lifecycle.finish_group(engine.context, "j1", "g0000")
+    assert told(engine, "migrate") == ["g0000", "g0001"]
+
+
+def test_a_pause_between_two_groups_parks_the_second(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = Slice.run
+
+    def run_and_pause(self: Slice) -> SliceOutcome:
+        outcome = run(self)
+        lifecycle.pause(engine.context, "j1")
+        return outcome
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Slice, "run", run_and_pause)
+        engine.relay()
+    assert engine.job().completed_moves == 1
+    engine.messages.queue.clear()
+    lifecycle.resume(engine.context, "j1")
+    assert engine.finish().completed_moves == 4
+
+
+@pytest.mark.parametrize("step", ["begin", "journal", "flip", "free"])
+def test_a_runner_that_dies_in_its_second_group_is_followed(
+    fleet: Fleet, engine: Engine, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    written = record(fleet.roots)
+    with monkeypatch.context() as patch:
+        deadly(patch, step, "2")
+        with pytest.raises(WorkerDiedError):
+            engine.relay()
+    engine.messages.queue.clear()
+    engine.hurry()
+    assert run_sweep(engine.context).redriven + engine.job().groups_done >= 1
+    job = engine.finish()
+    assert (job.status, job.completed_moves) == (RebalanceStatus.COMPLETED, 4)
+    check(fleet.roots, written)
+
+
+def test_a_runner_that_dies_between_two_groups_is_followed(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second group was admitted, no message says so, and nobody ever took its lease."""
+    run = Slice.run
+
+    def run_first(self: Slice) -> SliceOutcome:
+        if self._group_id != "g0000":
+            raise WorkerDiedError
+        return run(self)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Slice, "run", run_first)
+        with pytest.raises(WorkerDiedError):
+            engine.relay()
+    engine.messages.queue.clear()
+    assert run_sweep(engine.context).redriven == 0  # its header is not overdue yet
+    engine.hurry()
+    assert run_sweep(engine.context).redriven == 1
+    assert engine.finish().completed_moves == 4
