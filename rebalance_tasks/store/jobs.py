@@ -5,16 +5,17 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import TYPE_CHECKING, Final, cast
 
 from rebalance_tasks.core.errors import JobActive, JobNotFound
-from rebalance_tasks.core.models import RebalanceJob
-from rebalance_tasks.core.states import TERMINAL, RebalanceStatus, origins
-from rebalance_tasks.store.records import GroupRecord, JournalEntry, from_ms, pack_keys, unfinished_moves
+from rebalance_tasks.core.states import RebalanceStatus, origins
+from rebalance_tasks.store.job_view import job_view
+from rebalance_tasks.store.records import GroupRecord, JournalEntry, pack_keys, unfinished_moves
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from rebalance_tasks.core.models import RebalanceJob
     from rebalance_tasks.core.states import MoveState
     from rebalance_tasks.store.connection import Connection, Value
     from rebalance_tasks.store.keys import FleetKeys
@@ -205,7 +206,7 @@ class JobStore:
             raise JobNotFound(job_id)
         fields = {name.decode(): value for name, value in raw.items()}
         seconds, micros = now
-        return _job(
+        return job_view(
             self._keys.fleet,
             job_id,
             fields,
@@ -363,56 +364,3 @@ class JobStore:
 
 def _groups(reply: Sequence[bytes]) -> list[GroupRecord]:
     return [GroupRecord.model_validate_json(entry) for entry in reply]
-
-
-def _job(
-    fleet: str,
-    job_id: str,
-    fields: Mapping[str, bytes],
-    *,
-    now: datetime,
-    reasons: set[str],
-    causes: Mapping[str, int],
-) -> RebalanceJob:
-    def number(name: str) -> int:
-        return int(fields.get(name, b"0"))
-
-    def ratio(name: str) -> float | None:
-        return float(fields[name]) if name in fields else None
-
-    def text(name: str) -> str:
-        return fields.get(name, b"").decode()
-
-    status = RebalanceStatus(text("status"))
-    created, started, completed = (from_ms(fields.get(f"{name}_ms")) for name in ("created", "started", "completed"))
-    moved, total = number("bytes_moved"), number("total_bytes")
-    elapsed = ((completed or now) - started).total_seconds() if started else 0.0
-    throughput = moved / elapsed if elapsed > 0 else 0.0
-    running = status is RebalanceStatus.RUNNING
-    values: dict[str, Any] = {
-        "job_id": job_id,
-        "plan_id": text("plan_id"),
-        "fleet": fleet,
-        "status": status,
-        "created_utc": created,
-        "started_utc": started,
-        "completed_utc": completed,
-        "total_moves": number("total"),
-        "completed_moves": number("completed"),
-        "failed_moves": number("failed"),
-        "skipped_moves": number("skipped"),
-        "total_bytes": total,
-        "bytes_moved": moved,
-        "throughput": throughput,
-        "eta": max(0, total - moved) / throughput if running and throughput > 0 else None,
-        "imbalance_before": ratio("imbalance_before"),
-        "imbalance_after": ratio("imbalance_after"),
-        "error": text("error") or None,
-        "requested_by": text("requested_by"),
-        "cancel_requested": text("cancel_requested") == "1",
-        "paused_reasons": () if status in TERMINAL else tuple(reasons),
-        "failures": dict(causes),
-        "groups_total": number("groups_total"),
-        "groups_done": number("groups_done"),
-    }
-    return RebalanceJob.model_validate(values)
