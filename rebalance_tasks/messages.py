@@ -36,6 +36,11 @@ class CeleryMessenger:
         migrate = self._task("migrate", {"job_id": job_id, "group_id": group.group_id}, queue=group.queue)
         migrate.apply_async(chain=[monitor])
 
+    def publish_extra(self, job_id: str, group: GroupRecord) -> None:
+        """Publish one more slice of a busy pair: a plain message, no header of the chord."""
+        arguments = {"job_id": job_id, "group_id": group.group_id, "extra": True}
+        self._task("migrate", arguments, queue=group.queue).apply_async()
+
     def publish_monitor(self, job_id: str, group_id: str) -> None:
         """Publish a group's monitor alone, for a group that was carried without a migrate message of its own."""
         self._monitor(job_id, group_id).apply_async()

@@ -99,18 +99,18 @@ class Runtime:
             messenger=CeleryMessenger(self._app, fleet=self.settings.fleet),
         )
 
-    def slice(self, job_id: str, group_id: str, *, owner: str) -> Slice:
-        """Return a slice of one group, ready to run; ``owner`` names this very attempt."""
+    def slice(self, job_id: str, group_id: str, *, owner: str, extra: bool = False) -> Slice:
+        """Return a slice of one group, ready to run; ``owner`` names this very attempt, see `Slice`."""
+        context = self.context
         world = SliceWorld(
-            jobs=self.context.jobs,
-            move_store=lambda group, epoch: self._move_store(job_id, group, epoch),
+            jobs=context.jobs,
+            limit=self.settings.options.max_concurrent_migrations,
+            move_store=lambda lease: MoveStore(self.connection, context.keys, job_id=job_id, lease=lease),
             drivers=lambda group: (self._drivers(group.source), self._drivers(group.target)),
-            context=lambda lease, store, drivers: self._batch_context(job_id, lease, store, drivers),
+            context=lambda lease, store, drivers, slice_s: self._batch_context(job_id, lease, store, drivers, slice_s),
+            spread=lambda group: context.messenger.publish_extra(job_id, group),
         )
-        return Slice(world, job_id=job_id, group_id=group_id, owner=owner)
-
-    def _move_store(self, job_id: str, group: GroupRecord, epoch: int) -> MoveStore:
-        return MoveStore(self.connection, self.context.keys, job_id=job_id, group=group, epoch=epoch)
+        return Slice(world, job_id=job_id, group_id=group_id, owner=owner, extra=extra)
 
     def _batch_context(
         self,
@@ -118,16 +118,17 @@ class Runtime:
         lease: Lease,
         store: MoveStore,
         drivers: tuple[Driver, Driver],
+        slice_s: float,
     ) -> BatchContext:
         group = lease.group
         if group is None:
             msg = f"a lease with code {lease.code} has no group to work on"
             raise ValueError(msg)
         options = self.settings.options
-        beat = _Beat(self.context, job_id, group.group_id, lease.epoch)
+        beat = _Beat(self.context, job_id, group.group_id, lease.stretch, lease.epoch)
         # Quiet hours are no flag in Redis before somebody has seen the clock.
         looks = options.quiet_hours is not None
-        control = SliceControl(beat, bucket=self._bucket(job_id, group), look_at_once=looks)
+        control = SliceControl(beat, bucket=self._bucket(job_id, group), look_at_once=looks, slice_s=slice_s)
         per_gb = Decimal(group.cost_per_gb)
         begun = time.monotonic()
         source, target = drivers
@@ -172,10 +173,11 @@ class _Beat:
     context: FleetContext
     job_id: str
     group_id: str
+    stretch: int
     epoch: int
 
     def __call__(self) -> str:
-        code, now_ms = self.context.jobs.beat(self.job_id, self.group_id, epoch=self.epoch)
+        code, now_ms = self.context.jobs.beat(self.job_id, self.group_id, self.stretch, epoch=self.epoch)
         options = self.context.settings.options
         if code == "ok" and options.quiet_hours is not None:
             now = _from_ms(now_ms)

@@ -13,7 +13,6 @@ from datetime import timedelta
 from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, TypeAlias, cast
-from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, ConfigDict, Field, field_serializer
 
@@ -21,6 +20,7 @@ from rebalance_tasks.core.errors import UnknownNode
 from rebalance_tasks.core.masking import has_credentials, masked, masked_url
 from rebalance_tasks.core.models import Frozen, Identifier, Money, NodeDescriptor
 from rebalance_tasks.core.options import RebalancerOptions
+from rebalance_tasks.settings_redis import check_celery_url, check_redis_url
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -31,27 +31,8 @@ Locator: TypeAlias = Literal["union", "crush", "catalogue"]
 DEFAULT_REDIS_URL: Final = "redis://127.0.0.1:6379/0"
 #: The URLs of the ``[fleet]`` table; the two others default to the first.
 FLEET_URLS: Final = ("redis_url", "broker_url", "result_backend")
-_REDIS_SCHEMES: Final = ("redis", "rediss", "unix")
-
-
-def _check_url(url: str) -> str:
-    if "://" not in url:
-        msg = "is not a URL; write for example redis://127.0.0.1:6379/0"
-        raise ValueError(msg)
-    return url
-
-
-def _check_redis_url(url: str) -> str:
-    scheme, _, rest = url.partition("://")
-    if scheme not in _REDIS_SCHEMES or not rest:
-        msg = "is not a Redis URL; write redis://[:password@]host[:port][/db], rediss://… (TLS) or unix:///path"
-        raise ValueError(msg)
-    try:
-        _ = urlsplit(url).port
-    except ValueError:
-        msg = "has no valid port; a password with special characters must be percent-encoded (@ is %40, / is %2F)"
-        raise ValueError(msg) from None
-    return url
+#: A first part of keys, or none: no separator at its end (one is put there), nothing that a pattern would read.
+_PREFIX_PATTERN: Final = r"^([A-Za-z0-9][A-Za-z0-9._-]{0,63})?$"
 
 
 def _check_node(node: NodeDescriptor) -> NodeDescriptor:
@@ -103,13 +84,15 @@ class Service(Frozen):
 
     mode: Mode = "observe"
     locator: Locator = "union"
-    redis_url: Annotated[str, AfterValidator(_check_redis_url)] = Field(default=DEFAULT_REDIS_URL, repr=False)
-    broker_url: Annotated[str, AfterValidator(_check_url)] = Field(
+    redis_url: Annotated[str, AfterValidator(check_redis_url)] = Field(default=DEFAULT_REDIS_URL, repr=False)
+    broker_url: Annotated[str, AfterValidator(check_celery_url)] = Field(
         default_factory=lambda given: given["redis_url"], repr=False, validate_default=False
     )
-    result_backend: Annotated[str, AfterValidator(_check_url)] = Field(
+    result_backend: Annotated[str, AfterValidator(check_celery_url)] = Field(
         default_factory=lambda given: given["redis_url"], repr=False, validate_default=False
     )
+    key_prefix: str = Field(default="rebalance", min_length=1, pattern=_PREFIX_PATTERN)
+    message_prefix: str = Field(default="", pattern=_PREFIX_PATTERN)
 
 
 class Contents(Frozen):
@@ -142,6 +125,8 @@ class Settings(Service, Contents):
         mode: ``observe`` plans and moves nothing; ``auto`` carries its plans out.
         locator: how readers find an object.
         redis_url: where the truth lives; ``broker_url`` and ``result_backend`` default to it.
+        key_prefix: first part of every key of the state.
+        message_prefix: first part of every key that Celery makes on the broker and the result backend; none by default.
         prices: egress prices between regions.
         config_path: the file that was read, if any.
     """

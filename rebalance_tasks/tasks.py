@@ -85,6 +85,12 @@ class GroupArguments(JobArguments):
     group_id: Identifier
 
 
+class MigrateArguments(GroupArguments):
+    """Arguments of migrate; ``extra`` marks one more slice of a busy pair."""
+
+    extra: bool = False
+
+
 A = TypeVar("A", bound=FleetArguments)
 
 
@@ -150,14 +156,15 @@ def migrate(self: Task[Any, Any], **given: Any) -> dict[str, Any]:  # noqa: ANN4
     """Carry a group's moves on for one slice (job_id, group_id); to the monitor it goes only when the group is terminal."""
     with bound_ids(task_id=self.request.id, job_id=given.get("job_id"), group_id=given.get("group_id")):
         try:
-            arguments = _validated(GroupArguments, **given)
+            arguments = _validated(MigrateArguments, **given)
             runtime = _runtime(self, arguments)
             outcome = run_relay(
                 runtime.context,
                 arguments.job_id,
                 arguments.group_id,
                 queue=self.request.delivery_info.get("routing_key", ""),
-                run_slice=lambda job_id, group_id: _run_slice(runtime, job_id, group_id),
+                run_slice=lambda job_id, group_id, extra: _run_slice(runtime, job_id, group_id, extra=extra),
+                extra=arguments.extra,
             )
         except Exception:
             log.exception("migrate.failed")
@@ -225,8 +232,8 @@ def _answer(task: Task[Any, Any], job_id: str, verb: Callable[[], ControlResult]
         return result.model_dump(mode="json")
 
 
-def _run_slice(runtime: Runtime, job_id: str, group_id: str) -> SliceOutcome:
-    work = runtime.slice(job_id, group_id, owner=uuid.uuid4().hex)
+def _run_slice(runtime: Runtime, job_id: str, group_id: str, *, extra: bool) -> SliceOutcome:
+    work = runtime.slice(job_id, group_id, owner=uuid.uuid4().hex, extra=extra)
     try:
         return work.run()
     except (RedisError, OSError):

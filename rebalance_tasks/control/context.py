@@ -35,6 +35,10 @@ class Messenger(Protocol):
         """Publish a group's header: chain(migrate, monitor), with ids that are a function of job and group."""
         ...
 
+    def publish_extra(self, job_id: str, group: GroupRecord) -> None:
+        """Publish one more slice of a busy pair: a plain message, no header of the chord."""
+        ...
+
     def publish_monitor(self, job_id: str, group_id: str) -> None:
         """Publish the monitor of a group that was ended without a message of its own."""
         ...

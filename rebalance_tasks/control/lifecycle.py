@@ -12,6 +12,8 @@ from rebalance_tasks.telemetry import get_logger
 
 if TYPE_CHECKING:
     from rebalance_tasks.control.context import FleetContext
+    from rebalance_tasks.store.jobs import Finished
+    from rebalance_tasks.store.records import GroupRecord
 
 log = get_logger(__name__)
 
@@ -68,16 +70,37 @@ def wake(context: FleetContext, job_id: str) -> None:
 
 def finish_group(context: FleetContext, job_id: str, group_id: str) -> bool:
     """Count a terminal group, give its permit to the next one; False while the group is not terminal."""
-    limit = context.settings.options.max_concurrent_migrations
-    finished, admitted = context.jobs.finish_group(job_id, group_id, limit=limit)
+    finished, _ = pass_on(context, job_id, group_id)
+    return finished.code not in {"open", "gone"}
+
+
+def pass_on(
+    context: FleetContext, job_id: str, group_id: str, *, take_from: str = ""
+) -> tuple[Finished, GroupRecord | None]:
+    """Count a terminal group, let the next ones through the gate and publish them.
+
+    Args:
+        context: the fleet.
+        job_id: the job.
+        group_id: the terminal group.
+        take_from: the data queue from which the caller goes on with a group at once.
+
+    Returns:
+        What finishing came to, and the group to go on with.
+    """
+    options = context.settings.options
+    finished, following, admitted = context.jobs.finish_group(
+        job_id,
+        group_id,
+        limit=options.max_concurrent_migrations,
+        take_from=take_from,
+    )
     for group in admitted:
         context.messenger.publish_group(job_id, group)
-    if finished.code in {"open", "gone"}:
-        return False
-    if finished.left == 0 and finished.cancel_requested:
+    if finished.code in {"finished", "already"} and finished.left == 0 and finished.cancel_requested:
         # Groups that never started sent no message, so the chord cannot count to its end.
         context.messenger.publish_finalize(job_id)
-    return True
+    return finished, following
 
 
 def finalize(context: FleetContext, job_id: str) -> str:

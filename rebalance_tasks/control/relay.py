@@ -10,15 +10,17 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Final
 
+from rebalance_tasks.control import lifecycle
+from rebalance_tasks.control.start import admit
 from rebalance_tasks.core.errors import JobNotFound
 from rebalance_tasks.migration.slice import SliceOutcome
+from rebalance_tasks.store.jobs import AHEAD
 from rebalance_tasks.telemetry import get_logger
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from rebalance_tasks.control.context import FleetContext
-    from rebalance_tasks.store.records import GroupRecord
 
 log = get_logger(__name__)
 
@@ -32,7 +34,8 @@ def run_relay(
     group_id: str,
     *,
     queue: str,
-    run_slice: Callable[[str, str], SliceOutcome],
+    run_slice: Callable[[str, str, bool], SliceOutcome],
+    extra: bool = False,
     clock: Callable[[], float] = time.monotonic,
 ) -> SliceOutcome:
     """Run a slice of the group that a message names, then of groups that the gate admits in its place.
@@ -42,43 +45,42 @@ def run_relay(
         job_id: the message's job.
         group_id: the message's group.
         queue: the queue that this worker evidently consumes; groups of others are left to theirs.
-        run_slice: runs one slice of (job, group).
+        run_slice: runs one slice of (job, group, extra).
+        extra: the message is an extra slice of a busy pair, with no monitor chained to it.
         clock: monotonic seconds.
 
     Returns:
         ``TERMINAL`` when the message's own group is ended and its chain is to go on to the monitor; ``HANDED`` when a
-        group after it is, whose monitor was told here; else what became of the last slice.
+        group is ended whose monitor was told here; else what became of the last slice.
     """
     until = clock() + RELAY_S
-    current = group_id
+    current, chained = group_id, not extra
+    if context.settings.options.max_concurrent_migrations > AHEAD:
+        # Its message is off the broker's queue, so another one may be put there.
+        admit(context, job_id)
     while True:
-        outcome = run_slice(job_id, current)
+        outcome = run_slice(job_id, current, extra)
         if outcome is SliceOutcome.AGAIN:
-            _publish_again(context, job_id, current)
+            _publish_again(context, job_id, current, extra=extra)
         if outcome is not SliceOutcome.TERMINAL:
             return outcome
-        following = None if clock() >= until else _next_group(context, job_id, current, queue=queue)
-        if following is None and current == group_id:
+        following = None
+        if clock() < until:
+            _, following = lifecycle.pass_on(context, job_id, current, take_from=queue)
+        if following is None and chained:
             return outcome
         context.messenger.publish_monitor(job_id, current)
         if following is None:
             return SliceOutcome.HANDED
         log.info("relay.next", job_id=job_id, group_id=following.group_id)
-        current = following.group_id
+        current, chained, extra = following.group_id, False, False
 
 
-def _next_group(context: FleetContext, job_id: str, group_id: str, *, queue: str) -> GroupRecord | None:
-    """Give an ended group's permit back, as its monitor would; return the group to go on with, publish the others."""
-    _, admitted = context.jobs.finish_group(job_id, group_id, limit=context.settings.options.max_concurrent_migrations)
-    following = next((group for group in admitted if group.queue == queue), None)
-    for group in admitted:
-        if group is not following:
-            context.messenger.publish_group(job_id, group)
-    return following
-
-
-def _publish_again(context: FleetContext, job_id: str, group_id: str) -> None:
+def _publish_again(context: FleetContext, job_id: str, group_id: str, *, extra: bool) -> None:
     group = context.jobs.group(job_id, group_id)
     if group is None:
         raise JobNotFound(job_id)
-    context.messenger.publish_group(job_id, group)
+    if extra:
+        context.messenger.publish_extra(job_id, group)
+    else:
+        context.messenger.publish_group(job_id, group)

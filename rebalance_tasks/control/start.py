@@ -17,7 +17,8 @@ from rebalance_tasks.core.keys import validate_key
 from rebalance_tasks.core.models import Identifier, NodeState, RebalancePlan
 from rebalance_tasks.core.states import MoveState
 from rebalance_tasks.drivers.registry import validate_roots
-from rebalance_tasks.store.jobs import NewGroup, NewJob
+from rebalance_tasks.migration.slice import BATCH_BYTES, BATCH_OBJECTS
+from rebalance_tasks.store.jobs import NewGroup, NewJob, Stretch
 from rebalance_tasks.store.records import GroupRecord
 from rebalance_tasks.telemetry import get_logger
 
@@ -117,8 +118,8 @@ def _freeze(context: FleetContext, plan: RebalancePlan, *, job_id: str, requeste
         left = states[offset:].count(MoveState.PENDING)
         if left:
             record = _record(nodes, f"g{number:04d}", moves, offset=offset)
-            keys = [(move.object_key, move.size_bytes) for move in moves]
-            groups.append(NewGroup(record, score=float(number), left=left, keys=keys))
+            stretches = _stretches(moves, states[offset:], first=offset)
+            groups.append(NewGroup(record, score=float(number), left=left, stretches=stretches))
     return NewJob(
         job_id=job_id,
         plan_id=plan.plan_id,
@@ -130,6 +131,23 @@ def _freeze(context: FleetContext, plan: RebalancePlan, *, job_id: str, requeste
         skipped=dict(skipped),
         capacities=_capacities(context),
     )
+
+
+def _stretches(moves: Sequence[RebalanceMove], states: Sequence[str], *, first: int) -> list[Stretch]:
+    """Cut a group's moves into what one runner takes at a time: a batch's worth, so that several runners share a group."""
+    cut: list[Stretch] = []
+    begin = size = 0
+    for place, move in enumerate(moves):
+        size += move.size_bytes
+        if place > begin and (place - begin == BATCH_OBJECTS or size > BATCH_BYTES):
+            cut.append(_stretch(moves, first, begin, place))
+            begin, size = place, move.size_bytes
+    cut.append(_stretch(moves, first, begin, len(moves)))
+    return [s for s in cut if MoveState.PENDING in states[s.first - first : s.first - first + len(s.keys)]]
+
+
+def _stretch(moves: Sequence[RebalanceMove], first: int, begin: int, end: int) -> Stretch:
+    return Stretch(first + begin, [(move.object_key, move.size_bytes) for move in moves[begin:end]])
 
 
 def _record(

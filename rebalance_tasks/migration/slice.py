@@ -1,11 +1,13 @@
-"""A slice: one runner, under one lease, carries a group's moves on for about 20 seconds.
+"""A slice: one runner carries stretches of a group's moves on for about 20 seconds, each under a lease of its own.
 
-It ends in one of the outcomes below and never raises for what is wrong with an object, a node or Redis: a Celery header
-that raises would end its chord (docs/architecture.md).
+A busy pair has several slices at once; each takes the next stretch that nobody holds, so that they never meet. A slice
+ends in one of the outcomes below and never raises for what is wrong with an object, a node or Redis: a Celery header that
+raises would end its chord (docs/architecture.md).
 """
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from dataclasses import dataclass
 from enum import StrEnum
@@ -15,7 +17,7 @@ from rebalance_tasks.core.errors import NodeError, RebalanceError, StaleLease
 from rebalance_tasks.core.options import MIB
 from rebalance_tasks.core.states import MoveState
 from rebalance_tasks.migration.batch import Batch
-from rebalance_tasks.migration.control import Interrupt, SliceInterrupted
+from rebalance_tasks.migration.control import SLICE_S, Interrupt, SliceInterrupted
 from rebalance_tasks.migration.faults import Step, reached
 from rebalance_tasks.migration.heartbeat import Heart
 from rebalance_tasks.migration.item import BatchContext, Item
@@ -69,69 +71,89 @@ class WorkerDied(RebalanceError):
 
 @dataclass(frozen=True, slots=True)
 class SliceWorld:
-    """What a slice is given by the composition root."""
+    """What a slice is given by the composition root.
+
+    Attributes:
+        jobs: where leases come from.
+        limit: of the gate, for when it was lowered while the job runs.
+        move_store: writes under a lease.
+        drivers: source and target of a group.
+        context: what a batch works with, for a lease and so many seconds.
+        spread: publishes an extra slice of a group.
+    """
 
     jobs: JobStore
-    move_store: Callable[[GroupRecord, int], MoveStore]
+    limit: int
+    move_store: Callable[[Lease], MoveStore]
     drivers: Callable[[GroupRecord], tuple[Driver, Driver]]
-    context: Callable[[Lease, MoveStore, tuple[Driver, Driver]], BatchContext]
+    context: Callable[[Lease, MoveStore, tuple[Driver, Driver], float], BatchContext]
+    spread: Callable[[GroupRecord], None]
 
 
 class Slice:
     """Runs one slice of one group."""
 
-    def __init__(self, world: SliceWorld, *, job_id: str, group_id: str, owner: str) -> None:
-        """Bind to a group; ``owner`` names this very attempt."""
+    def __init__(self, world: SliceWorld, *, job_id: str, group_id: str, owner: str, extra: bool = False) -> None:
+        """Bind to a group; ``owner`` names this very attempt, ``extra`` is one of a busy pair besides the lead."""
         self._world = world
         self._job_id = job_id
         self._group_id = group_id
         self._owner = owner
-        self._epoch = 0
+        self._extra = extra
+        self._until = time.monotonic() + SLICE_S
 
     def run(self) -> SliceOutcome:
-        """Take the lease, carry moves on, give the lease back."""
-        lease = self._acquire()
-        match lease.code:
-            case "terminal":
-                return SliceOutcome.TERMINAL
-            case "paused":
-                return SliceOutcome.PARKED
-            case "ok" | "cancel":
-                reached(Step.ACQUIRE)
-            case _:
+        """Take stretches, carry their moves on, until none is left to take or the time is up."""
+        while True:
+            lease = self._acquire()
+            match lease.code:
+                case "terminal":
+                    # Whoever counted its last move tells the monitor; only the lead's own message may say it again.
+                    return SliceOutcome.DROPPED if self._extra else SliceOutcome.TERMINAL
+                case "paused":
+                    return SliceOutcome.PARKED
+                case "ok" | "cancel":
+                    reached(Step.ACQUIRE)
+                case _:
+                    return SliceOutcome.DROPPED
+            try:
+                with HEART.keeping(lambda lease=lease: self._beat(lease)):  # type: ignore[misc]
+                    outcome = self._work(lease)
+            except StaleLease:
                 return SliceOutcome.DROPPED
-        try:
-            with HEART.keeping(self._beat):
-                outcome = self._work(lease)
-        except StaleLease:
-            return SliceOutcome.DROPPED
-        reached(Step.RELEASE)
-        return outcome
+            reached(Step.RELEASE)
+            if outcome is not None:
+                return outcome
 
     def give_up(self, error: RebalanceError) -> SliceOutcome:
         """Count what is left of the group as failed, for a reason that no further try will mend."""
-        lease = self._acquire()
-        if lease.code == "terminal":
-            return SliceOutcome.TERMINAL
-        if lease.group is None:
-            return SliceOutcome.DROPPED
-        drivers = self._world.drivers(lease.group)
-        self._give_up(self._world.move_store(lease.group, lease.epoch), drivers, _items(lease), error)
-        return SliceOutcome.TERMINAL
+        while True:
+            lease = self._acquire()
+            if lease.code == "terminal":
+                return SliceOutcome.TERMINAL
+            if lease.group is None:
+                return SliceOutcome.DROPPED
+            drivers = self._world.drivers(lease.group)
+            if self._give_up(self._world.move_store(lease), drivers, _items(lease), error) == 0:
+                return SliceOutcome.TERMINAL
 
     def _acquire(self) -> Lease:
-        lease = self._world.jobs.acquire_lease(self._job_id, self._group_id, owner=self._owner)
+        lease = self._world.jobs.acquire_lease(
+            self._job_id, self._group_id, owner=self._owner, limit=self._world.limit, extra=self._extra
+        )
         log.debug("slice.acquire", job_id=self._job_id, group_id=self._group_id, code=lease.code, epoch=lease.epoch)
-        self._epoch = lease.epoch
+        if lease.more and lease.group is not None:
+            self._world.spread(lease.group)
         return lease
 
-    def _beat(self) -> str:
-        return self._world.jobs.beat(self._job_id, self._group_id, epoch=self._epoch)[0]
+    def _beat(self, lease: Lease) -> str:
+        return self._world.jobs.beat(self._job_id, self._group_id, lease.stretch, epoch=lease.epoch)[0]
 
-    def _work(self, lease: Lease) -> SliceOutcome:
+    def _work(self, lease: Lease) -> SliceOutcome | None:
+        """Carry one stretch on; ``None`` when it is done and there may be another to take."""
         if lease.group is None:
             return SliceOutcome.DROPPED
-        store = self._world.move_store(lease.group, lease.epoch)
+        store = self._world.move_store(lease)
         items = _items(lease)
         everything = list(items)
         drivers = None
@@ -139,17 +161,24 @@ class Slice:
             drivers = self._world.drivers(lease.group)
             for driver in drivers:
                 driver.check_identity()
-            left = self._carry(self._world.context(lease, store, drivers), items, cancelled=lease.code == "cancel")
+            context = self._world.context(lease, store, drivers, self._until - time.monotonic())
+            left = self._carry(context, items, cancelled=lease.code == "cancel")
         except NodeError as exc:
             log.warning("slice.node_error", job_id=self._job_id, group_id=self._group_id, error=str(exc))
             left = self._give_up(store, drivers, everything, exc)
         except SliceInterrupted as stop:
             log.debug("slice.interrupted", job_id=self._job_id, group_id=self._group_id, why=stop.why)
-            return self._release()
-        return self._release() if left else SliceOutcome.TERMINAL
+            return self._release(lease)
+        if left == 0:
+            return SliceOutcome.TERMINAL
+        if items or time.monotonic() >= self._until:
+            return self._release(lease)
+        return None
 
-    def _release(self) -> SliceOutcome:
-        match self._world.jobs.release_lease(self._job_id, self._group_id, epoch=self._epoch):
+    def _release(self, lease: Lease) -> SliceOutcome:
+        match self._world.jobs.release_lease(
+            self._job_id, self._group_id, lease.stretch, epoch=lease.epoch, extra=self._extra
+        ):
             case "parked":
                 return SliceOutcome.PARKED
             case "again":
@@ -161,12 +190,14 @@ class Slice:
 
     # -- choosing what to do --------------------------------------------------------------------------------------
     def _carry(self, context: BatchContext, items: deque[Item], *, cancelled: bool) -> int:
-        left = len(items)
+        left = len(items) or context.store.settle([], purge_delay_ms=0)
         number = 0
         while items:
             cancelled = cancelled or self._cancelled(context)
             if cancelled:
-                return self._wind_up(context, items)
+                left = self._wind_up(context, items)
+                items.clear()
+                break
             if context.control.overdue:
                 break
             batch = _next_batch(items)

@@ -25,8 +25,26 @@ if TYPE_CHECKING:
 LEASE_MS: Final = 10_000
 #: A header that was published should be picked up by then, or the sweep publishes it again.
 REDRIVE_MS: Final = 15_000
+#: The gate's limit where nobody states one.
+UNLIMITED_GROUPS: Final = 10**9
+#: Headers of one data queue that are out and not picked up yet: more would only make the broker's queue longer, while
+#: those that run go on with the next group by themselves.
+AHEAD: Final = 8
 #: Finished jobs are remembered that long.
 JOB_RETENTION: Final = timedelta(days=7)
+
+
+@dataclass(frozen=True, slots=True)
+class Stretch:
+    """Moves of a group that one runner takes under one lease.
+
+    Attributes:
+        first: index of the first one.
+        keys: (object key, size in bytes) of each, in order of their indexes.
+    """
+
+    first: int
+    keys: Sequence[tuple[str, int]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,35 +54,43 @@ class NewGroup:
     Attributes:
         score: order at the gate, lowest first.
         left: moves still to do (the rest were skipped when the plan was re-verified).
-        keys: (object key, size in bytes) of each of its moves, in order.
+        stretches: what runners take, one at a time; they leave out only moves that were skipped.
     """
 
     record: GroupRecord
     score: float
     left: int
-    keys: Sequence[tuple[str, int]]
+    stretches: Sequence[Stretch]
 
 
 @dataclass(frozen=True, slots=True)
 class Lease:
-    """What taking (or not getting) a group's lease came to, with all that its runner needs.
+    """What taking (or not getting) a lease in a group came to, with all that its runner needs.
 
     Attributes:
         code: ok, cancel (run only to wind up), terminal, gone, waiting, busy or paused.
         epoch: fences every write of the runner.
         now_ms: Redis' clock.
-        moves: the group's moves that are not terminal yet, with their states, in order.
+        stretch: number of the stretch that the lease is for.
+        first: index of its first move.
+        size: number of its moves.
+        moves: those of them that are not terminal yet, with their states, in order.
         journal: progress of those in flight, by index.
         capacities: bytes by node when the job started.
+        more: stretches are left for another runner, and no message says so.
     """
 
     code: str
     epoch: int = 0
     now_ms: int = 0
     group: GroupRecord | None = None
+    stretch: int = 0
+    first: int = 0
+    size: int = 0
     moves: Sequence[tuple[MoveRecord, MoveState]] = ()
     journal: Mapping[int, JournalEntry] = field(default_factory=dict)
     capacities: Mapping[str, int] = field(default_factory=dict)
+    more: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,9 +163,9 @@ class JobStore:
         for name, value in fields.items():
             args += [name, value]
         chunks = [
-            (f"{group.record.group_id}:{number}", chunk)
+            (f"{group.record.group_id}:{number}", pack_keys(stretch.first, stretch.keys))
             for group in job.groups
-            for number, chunk in enumerate(pack_keys(group.keys))
+            for number, stretch in enumerate(group.stretches)
         ]
         args.append(len(chunks))
         for name, chunk in chunks:
@@ -155,6 +181,10 @@ class JobStore:
                 record.offset,
                 record.size,
                 record.size - group.left,
+                len(group.stretches),
+                record.queue,
+                record.source,
+                record.target,
             ]
         script_keys = [
             keys.base,
@@ -238,17 +268,45 @@ class JobStore:
         )
 
     # -- the gate and leases --------------------------------------------------------------------------------------
-    def admit(self, job_id: str, *, limit: int) -> list[GroupRecord]:
-        """Grant permits up to ``limit`` fleet-wide; return the groups whose headers are now to be published."""
-        return _groups(self._redis.run(*self._admission(job_id, limit)))
+    def admit(self, job_id: str, *, limit: int, per_node: int | None = None) -> list[GroupRecord]:
+        """Grant permits; return the groups whose headers are now to be published.
 
-    def _admission(self, job_id: str, limit: int) -> tuple[str, list[str], list[Value]]:
+        Args:
+            job_id: the job.
+            limit: groups with a permit, fleet-wide; a limit set at run time wins.
+            per_node: groups with a permit that touch one node.
+        """
+        _, *groups = self._redis.run(*self._admission(job_id, limit, per_node))
+        return _groups(groups)
+
+    def _admission(
+        self, job_id: str, limit: int, per_node: int | None, take_from: str = ""
+    ) -> tuple[str, list[str], list[Value]]:
         keys = self._keys.job(job_id)
-        script_keys = [keys.base, keys.queue, self._keys.permits, keys.paused, self._keys.paused, keys.groups]
-        return "gate_admit", script_keys, [job_id, limit, REDRIVE_MS]
+        script_keys = [
+            keys.base,
+            keys.queue,
+            self._keys.permits,
+            keys.paused,
+            self._keys.paused,
+            keys.groups,
+            self._keys.info,
+            keys.waiting,
+        ]
+        return "gate_admit", script_keys, [job_id, limit, REDRIVE_MS, AHEAD, per_node or 0, take_from]
 
-    def acquire_lease(self, job_id: str, group_id: str, *, owner: str) -> Lease:
-        """Become the group's runner."""
+    def acquire_lease(
+        self, job_id: str, group_id: str, *, owner: str, limit: int | None = None, extra: bool = False
+    ) -> Lease:
+        """Become the runner of one of the group's stretches.
+
+        Args:
+            job_id: the job.
+            group_id: the group.
+            owner: names this very attempt; asking again under the same name gives the same stretch.
+            limit: of the gate; a group beyond it goes back to wait.
+            extra: called by an extra slice of a busy pair.
+        """
         keys = self._keys.job(job_id)
         script_keys = [
             keys.base,
@@ -260,38 +318,51 @@ class JobStore:
             keys.states,
             keys.moves,
             keys.journal,
+            keys.queue,
+            self._keys.info,
+            keys.waiting,
         ]
-        args: list[Value] = [f"{job_id}/{group_id}", owner, LEASE_MS, group_id]
+        most = UNLIMITED_GROUPS if limit is None else limit
+        args: list[Value] = [f"{job_id}/{group_id}", owner, LEASE_MS, group_id, most, int(extra), REDRIVE_MS]
         code, epoch, now, *rest = self._redis.run("lease_acquire", script_keys, args)
         if not rest:
             return Lease(code.decode(), int(epoch), int(now))
-        record, capacities, states, journal, chunks = rest
-        group = GroupRecord.model_validate_json(record)
+        record, capacities, stretch, first, states, packed, journal, more = rest
         return Lease(
             code.decode(),
             int(epoch),
             int(now),
-            group,
-            unfinished_moves(job_id, group.offset, states.decode(), chunks),
+            GroupRecord.model_validate_json(record),
+            int(stretch),
+            int(first),
+            len(states),
+            unfinished_moves(job_id, int(first), states.decode(), packed),
             {
                 int(index): JournalEntry.model_validate_json(entry)
                 for index, entry in zip(journal[::2], journal[1::2], strict=True)
             },
             {str(node): int(value) for node, value in json.loads(capacities).items()},
+            bool(more),
         )
 
-    def beat(self, job_id: str, group_id: str, *, epoch: int) -> tuple[str, int]:
-        """Renew the lease and read the flags; return (code, now in ms), see ``lease_beat.lua``."""
+    def beat(self, job_id: str, group_id: str, stretch: int, *, epoch: int) -> tuple[str, int]:
+        """Renew a lease and read the flags; return (code, now in ms), see ``lease_beat.lua``."""
         keys = self._keys.job(job_id)
-        script_keys = [keys.base, keys.group(group_id), keys.paused, self._keys.paused]
+        script_keys = [keys.base, keys.lease(group_id, stretch), keys.paused, self._keys.paused]
         code, now = self._redis.run("lease_beat", script_keys, [epoch, LEASE_MS])
         return code.decode(), int(now)
 
-    def release_lease(self, job_id: str, group_id: str, *, epoch: int) -> str:
-        """End the lease; see ``lease_release.lua`` for what it returns."""
+    def release_lease(self, job_id: str, group_id: str, stretch: int, *, epoch: int, extra: bool = False) -> str:
+        """End a lease; see ``lease_release.lua`` for what it returns."""
         keys = self._keys.job(job_id)
-        script_keys = [keys.base, keys.group(group_id), keys.paused, self._keys.paused]
-        return cast("bytes", self._redis.run("lease_release", script_keys, [epoch])).decode()
+        script_keys = [
+            keys.base,
+            keys.group(group_id),
+            keys.lease(group_id, stretch),
+            keys.paused,
+            self._keys.paused,
+        ]
+        return cast("bytes", self._redis.run("lease_release", script_keys, [epoch, int(extra), REDRIVE_MS])).decode()
 
     def redrive(self, job_id: str, group_id: str) -> str:
         """Ask whether a group's header must be published again; see ``group_redrive.lua``."""
@@ -301,13 +372,29 @@ class JobStore:
             "bytes", self._redis.run("group_redrive", script_keys, [f"{job_id}/{group_id}", REDRIVE_MS])
         ).decode()
 
-    def finish_group(self, job_id: str, group_id: str, *, limit: int) -> tuple[Finished, list[GroupRecord]]:
-        """Count a terminal group, give its permit back and admit the next; return also the groups to publish."""
+    def finish_group(
+        self, job_id: str, group_id: str, *, limit: int, per_node: int | None = None, take_from: str = ""
+    ) -> tuple[Finished, GroupRecord | None, list[GroupRecord]]:
+        """Count a terminal group, give its permit back and admit the next ones.
+
+        Args:
+            job_id: the job.
+            group_id: the terminal group.
+            limit: see `admit`.
+            per_node: see `admit`.
+            take_from: the data queue from which a runner goes on with a group at once.
+
+        Returns:
+            What finishing came to, the group to go on with, and the groups to publish.
+        """
         keys = self._keys.job(job_id)
-        script_keys = [keys.base, keys.group(group_id), self._keys.permits]
-        finish = ("group_finish", script_keys, [f"{job_id}/{group_id}"])
-        (code, left, cancel), admitted = self._redis.run_all([finish, self._admission(job_id, limit)])
-        return Finished(code.decode(), int(left), bool(cancel)), _groups(admitted)
+        script_keys = [keys.base, keys.group(group_id), self._keys.permits, keys.waiting]
+        finish = ("group_finish", script_keys, [f"{job_id}/{group_id}", group_id])
+        (code, left, cancel), (taken, *groups) = self._redis.run_all(
+            [finish, self._admission(job_id, limit, per_node, take_from)]
+        )
+        following = GroupRecord.model_validate_json(taken) if taken else None
+        return Finished(code.decode(), int(left), bool(cancel)), following, _groups(groups)
 
     def note_error(self, job_id: str, group_id: str) -> int:
         """Count an unexpected error of a group's runner; return how many there were."""
@@ -347,7 +434,9 @@ class JobStore:
         group_ids = list(self._redis.hgetall(keys.groups))
         expiry = int(JOB_RETENTION.total_seconds())
         pipe = self._redis.client.pipeline(transaction=False)
-        pipe.delete(keys.journal, keys.queue, keys.paused, *(keys.throttle(group_id) for group_id in group_ids))
+        pipe.delete(
+            keys.journal, keys.queue, keys.waiting, keys.paused, *(keys.throttle(group_id) for group_id in group_ids)
+        )
         if group_ids:
             pipe.hdel(self._keys.permits, *(f"{job_id}/{group_id}" for group_id in group_ids))
         for key in (*keys.all_fixed(), *(keys.group(group_id) for group_id in group_ids)):

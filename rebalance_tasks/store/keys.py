@@ -7,18 +7,27 @@ server without meeting.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Final
+
+#: First part of every key, unless ``key_prefix`` says otherwise.
+DEFAULT_ROOT: Final = "rebalance"
 
 
 @dataclass(frozen=True, slots=True)
 class FleetKeys:
-    """Keys of one fleet."""
+    """Keys of one fleet.
+
+    Attributes:
+        root: first part of every key (the setting ``key_prefix``), so that a shared server can tell its users apart.
+    """
 
     fleet: str
+    root: str = DEFAULT_ROOT
     prefix: str = field(init=False)
 
     def __post_init__(self) -> None:
         """Derive the prefix."""
-        object.__setattr__(self, "prefix", f"rebalance:{{{self.fleet}}}:")
+        object.__setattr__(self, "prefix", f"{self.root}:{{{self.fleet}}}:")
 
     def key(self, name: str) -> str:
         """Return the fleet's key of that name."""
@@ -172,6 +181,11 @@ class JobKeys:
     def queue(self) -> str:  # noqa: D102
         return self.base + ":queue"
 
+    #: hash: group whose header is out and was not picked up yet -> its data queue
+    @property
+    def waiting(self) -> str:  # noqa: D102
+        return self.base + ":waiting"
+
     #: hash: move index -> JSON of its progress, in flight only
     @property
     def journal(self) -> str:  # noqa: D102
@@ -193,8 +207,12 @@ class JobKeys:
         return self.base + ":paused"
 
     def group(self, group_id: str) -> str:
-        """Hash: status, permit, epoch, lease_until, owner, left, counts."""
+        """Hash: status, permit, last epoch, open stretches, left, counts."""
         return f"{self.base}:g:{group_id}"
+
+    def lease(self, group_id: str, stretch: int) -> str:
+        """Hash: epoch, owner, lease_until of a stretch that was begun and is not done."""
+        return f"{self.group(group_id)}:l:{stretch}"
 
     def throttle(self, group_id: str) -> str:
         """Hash: tokens, at (µs)."""
@@ -208,6 +226,7 @@ class JobKeys:
             self.moves,
             self.groups,
             self.queue,
+            self.waiting,
             self.journal,
             self.outcomes,
             self.causes,

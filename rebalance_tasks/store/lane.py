@@ -50,6 +50,11 @@ class ScriptLane:
             connection.disconnect()
             raise
 
+    def close(self) -> None:
+        """Drop this thread's connection; the next call makes a new one, to wherever the name leads then."""
+        if getattr(self._local, "pid", None) == os.getpid():
+            self._local.connection.disconnect()
+
     @staticmethod
     def _reply(connection: Any) -> Any:  # noqa: ANN401  redis-py's connections and replies are untyped
         try:

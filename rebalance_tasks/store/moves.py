@@ -15,8 +15,9 @@ if TYPE_CHECKING:
     from rebalance_tasks.core.fingerprint import Fingerprint
     from rebalance_tasks.core.states import MoveState
     from rebalance_tasks.store.connection import Connection, Value
+    from rebalance_tasks.store.jobs import Lease
     from rebalance_tasks.store.keys import FleetKeys, JobKeys
-    from rebalance_tasks.store.records import GroupRecord, JournalEntry, MoveRecord, TrashRecord
+    from rebalance_tasks.store.records import JournalEntry, MoveRecord, TrashRecord
 
 #: No limit, in the scripts' language.
 UNLIMITED: Final = -1
@@ -60,16 +61,21 @@ class Settlement:
 
 
 class MoveStore:
-    """The moves of one group, written under one lease."""
+    """The moves of one stretch of a group, written under its lease."""
 
-    def __init__(self, connection: Connection, keys: FleetKeys, *, job_id: str, group: GroupRecord, epoch: int) -> None:
-        """Bind to a group and the epoch of the lease that writes."""
+    def __init__(self, connection: Connection, keys: FleetKeys, *, job_id: str, lease: Lease) -> None:
+        """Bind to the lease that writes. Raises: ValueError when it was not granted."""
+        if lease.group is None:
+            msg = f"a lease with code {lease.code} has nothing to write"
+            raise ValueError(msg)
         self._redis = connection
         self._fleet = keys
         self._job: JobKeys = keys.job(job_id)
-        self._job_id = job_id
-        self._group = group
-        self._epoch = epoch
+        self._group = lease.group
+        self._lease = lease
+        self._lease_key = self._job.lease(lease.group.group_id, lease.stretch)
+        #: under which room is reserved
+        self._name = f"{job_id}/{lease.group.group_id}/{lease.stretch}"
 
     def begin(self, attempts: Sequence[Attempt], *, budgets: Budgets, day: str) -> list[str]:
         """Reserve room, book the budgets and journal the attempts of a batch, each move for itself.
@@ -84,15 +90,15 @@ class MoveStore:
         target = self._group.target
         keys = [
             self._job.base,
-            self._job.group(self._group.group_id),
+            self._lease_key,
             self._job.journal,
             self._fleet.reserved(target),
             self._fleet.usage,
             self._fleet.spend(day),
         ]
         args: list[Value] = [
-            self._epoch,
-            f"{self._job_id}/{self._group.group_id}",
+            self._lease.epoch,
+            self._name,
             target,
             budgets.target_bytes,
             budgets.egress_bytes,
@@ -116,10 +122,10 @@ class MoveStore:
         """Keep the progress of moves in flight. Raises: StaleLease."""
         if not entries:
             return
-        args: list[Value] = [self._epoch]
+        args: list[Value] = [self._lease.epoch]
         for index, entry in entries.items():
             args += [index, entry.model_dump_json(exclude_defaults=True)]
-        keys = [self._job.group(self._group.group_id), self._job.journal]
+        keys = [self._lease_key, self._job.journal]
         if self._redis.run("journal_write", keys, args) == b"stale":
             raise self._stale()
 
@@ -141,12 +147,12 @@ class MoveStore:
             StaleLease: another runner has taken over.
         """
         args: list[Value] = [
-            self._epoch,
+            self._lease.epoch,
             self._group.source,
             self._group.target,
             forwarding_ttl_ms,
             int(keep_locations),
-            f"{self._job_id}/{self._group.group_id}",
+            self._name,
         ]
         for move in moves:
             args += [move.index, move.key, move.size_bytes, move.move_id]
@@ -156,7 +162,7 @@ class MoveStore:
 
     def retract(self, moves: Sequence[MoveRecord], *, keep_locations: bool) -> None:
         """Take flips back: the sources are the truth again. Raises: StaleLease."""
-        args: list[Value] = [self._epoch, self._group.source, self._group.target, int(keep_locations)]
+        args: list[Value] = [self._lease.epoch, self._group.source, self._group.target, int(keep_locations)]
         for move in moves:
             args += [move.index, move.key, move.size_bytes]
         if int(self._redis.run("moves_retract", self._location_keys(), args)) < 0:
@@ -176,12 +182,17 @@ class MoveStore:
             self._fleet.trash_due,
             self._fleet.awaiting,
             self._fleet.reserved(self._group.target),
+            self._lease_key,
         ]
+        lease = self._lease
         args: list[Value] = [
-            self._epoch,
-            f"{self._job_id}/{self._group.group_id}",
+            lease.epoch,
+            self._name,
             self._group.source,
             purge_delay_ms,
+            lease.stretch,
+            lease.first,
+            lease.first + lease.size - 1,
         ]
         for item in settlements:
             move = item.move
@@ -203,7 +214,7 @@ class MoveStore:
     def _location_keys(self) -> list[str]:
         fleet = self._fleet
         return [
-            self._job.group(self._group.group_id),
+            self._lease_key,
             self._job.states,
             fleet.forwarding,
             fleet.moved,
@@ -213,4 +224,4 @@ class MoveStore:
         ]
 
     def _stale(self) -> StaleLease:
-        return StaleLease(f"group {self._group.group_id} of job {self._job_id} has a newer runner; this one stops")
+        return StaleLease(f"stretch {self._name} has a newer runner; this one stops")

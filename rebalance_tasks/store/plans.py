@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from rebalance_tasks.core.errors import PlanNotFound, StaleLease
 from rebalance_tasks.core.models import RebalancePlan
 from rebalance_tasks.store.records import pack_moves, unpack_moves
+from rebalance_tasks.store.versions import STAMP, VERSIONS, upgraded
 
 if TYPE_CHECKING:
     from rebalance_tasks.store.connection import Connection
@@ -39,7 +40,7 @@ class PlanStore:
         Raises:
             StaleLease: another check has taken over.
         """
-        meta = plan.model_dump_json(exclude={"moves"})
+        meta = json.dumps({STAMP: VERSIONS["plan"], **plan.model_dump(mode="json", exclude={"moves"})})
         args: list[str | bytes | int | float] = [
             "" if fence is None else fence,
             plan.plan_id,
@@ -53,13 +54,16 @@ class PlanStore:
             raise StaleLease(msg)
 
     def load(self, plan_id: str) -> RebalancePlan:
-        """Read a plan back. Raises: PlanNotFound (also when what is stored is no plan)."""
+        """Read a plan back. Raises: NewerVersion; PlanNotFound (also when what is stored is no plan)."""
         raw = self._redis.hgetall(self._keys.plan(plan_id))
         if "meta" not in raw:
             raise PlanNotFound(plan_id)
         try:
             chunks = [raw[f"moves:{n}"] for n in range(int(raw["chunks"]))]
-            return RebalancePlan.model_validate({**json.loads(raw["meta"]), "moves": unpack_moves(chunks)})
+            stored = {**json.loads(raw["meta"]), "moves": unpack_moves(chunks)}
+            plan = upgraded("plan", stored)
+            del plan[STAMP]
+            return RebalancePlan.model_validate(plan)
         except (KeyError, ValueError, ValidationError, zlib.error) as exc:
             raise PlanNotFound(plan_id) from exc
 

@@ -6,7 +6,7 @@ import json
 import zlib
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Self
 
 from pydantic import AwareDatetime, Field, NonNegativeInt, TypeAdapter
 
@@ -14,6 +14,7 @@ from rebalance_tasks.core.fingerprint import Fingerprint
 from rebalance_tasks.core.ids import MoveId
 from rebalance_tasks.core.models import Frozen, Identifier, KeyText, RebalanceMove
 from rebalance_tasks.core.states import MoveState
+from rebalance_tasks.store.versions import upgraded
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -91,8 +92,27 @@ class JournalEntry(Frozen):
         return None if self.staged is None else Fingerprint.from_json(self.staged)
 
 
-class TrashRecord(Frozen):
+class Stamped(Frozen):
+    """A record that stands alone in Redis as JSON: it says in ``v`` in which form it was written.
+
+    Reading brings an older form up to date and refuses a newer one (`rebalance_tasks.store.versions`).
+    """
+
+    kind: ClassVar[str]
+
+    v: int = 1
+
+    @classmethod
+    def model_validate_json(cls, json_data: str | bytes | bytearray, **options: Any) -> Self:  # noqa: ANN401  pydantic's
+        """Read what was stored. Raises: NewerVersion, ValidationError."""
+        data = json.loads(json_data)
+        return cls.model_validate(upgraded(cls.kind, data) if isinstance(data, dict) else data, **options)
+
+
+class TrashRecord(Stamped):
     """A freed source that can still be brought back."""
+
+    kind = "trash"
 
     node: Identifier
     key: KeyText
@@ -100,8 +120,10 @@ class TrashRecord(Frozen):
     fingerprint: dict[str, Any]
 
 
-class UndoRecord(Frozen):
+class UndoRecord(Stamped):
     """A copy that was never flipped and could not be taken off its target when its move ended."""
+
+    kind = "undo"
 
     source: Identifier
     target: Identifier
@@ -109,8 +131,10 @@ class UndoRecord(Frozen):
     fingerprint: dict[str, Any]
 
 
-class CheckRecord(Frozen):
+class CheckRecord(Stamped):
     """Why a check ran or skipped, and what it decided; the fleet keeps the newest ones."""
+
+    kind = "check"
 
     at: AwareDatetime
     verdict: str
@@ -133,30 +157,19 @@ def unpack_moves(chunks: Iterable[bytes]) -> tuple[RebalanceMove, ...]:
     return tuple(move for chunk in chunks for move in _MOVES.validate_json(zlib.decompress(chunk)))
 
 
-def pack_keys(moves: Sequence[tuple[str, int]]) -> list[bytes]:
-    """Pack (key, size) pairs, all that a slice needs of a move, into compressed chunks."""
+def pack_keys(first: int, moves: Sequence[tuple[str, int]]) -> bytes:
+    """Pack a stretch's (key, size) pairs, all that a slice needs of a move; ``"<first> <count>"`` stands before them."""
+    packed = zlib.compress(json.dumps(moves, separators=(",", ":")).encode(), level=6)
+    return f"{first} {len(moves)}\n".encode() + packed
+
+
+def unfinished_moves(job_id: str, first: int, states: str, packed: bytes) -> list[tuple[MoveRecord, MoveState]]:
+    """Pair a stretch's keys (without the line before them) with their states; return those that are not terminal yet."""
     return [
-        zlib.compress(json.dumps(moves[start : start + CHUNK_MOVES], separators=(",", ":")).encode(), level=6)
-        for start in range(0, len(moves), CHUNK_MOVES)
-    ]
-
-
-def unpack_keys(chunk: bytes) -> list[tuple[str, int]]:
-    """Read one chunk that `pack_keys` wrote."""
-    return [(str(key), int(size)) for key, size in json.loads(zlib.decompress(chunk))]
-
-
-def unfinished_moves(
-    job_id: str,
-    offset: int,
-    states: str,
-    chunks: Iterable[bytes],
-) -> list[tuple[MoveRecord, MoveState]]:
-    """Pair a group's keys with the bytes of its moves; return those that are not terminal yet, in order."""
-    pairs = (pair for chunk in chunks for pair in unpack_keys(chunk))
-    return [
-        (MoveRecord(index, MoveId(f"{job_id}.{index}"), key, size), MoveState(byte))
-        for index, (byte, (key, size)) in enumerate(zip(states, pairs, strict=True), start=offset)
+        (MoveRecord(index, MoveId(f"{job_id}.{index}"), str(key), int(size)), MoveState(byte))
+        for index, (byte, (key, size)) in enumerate(
+            zip(states, json.loads(zlib.decompress(packed)), strict=True), first
+        )
         if not MoveState(byte).terminal
     ]
 

@@ -111,10 +111,10 @@ def test_a_runner_keeps_its_lease_through_a_sync_that_outlasts_it(
 ) -> None:
     monkeypatch.setattr(jobs, "LEASE_MS", 300)
     monkeypatch.setattr(slices, "HEART", Heart(every_s=0.05))
-    group_key = engine.context.keys.job("j1").group("g0000")
+    lease_key = engine.context.keys.job("j1").lease("g0000", 0)
 
     def lease_until() -> int:
-        return int(engine.context.connection.hget(group_key, "lease_until") or 0)
+        return int(engine.context.connection.hget(lease_key, "lease_until") or 0)
 
     def outlast(*_: Any) -> None:
         begun = lease_until()

@@ -19,6 +19,7 @@ from rebalance_tasks import Rebalancer
 from rebalance_tasks.control.sweep import run_sweep
 from rebalance_tasks.core.models import RebalancePlan
 from rebalance_tasks.core.states import RebalanceStatus
+from tests.support import engine
 from tests.support.arena import context_of, wait_for
 from tests.support.checker import check, record
 from tests.support.engine import moves_between
@@ -64,8 +65,7 @@ def start_moves(moves: list[RebalanceMove]) -> tuple[Rebalancer, FleetContext]:
 
 def hurry(context: FleetContext) -> None:
     """Let the leases of dead runners and the waiting times of lost messages be over, and sweep."""
-    for group_id in context.jobs.groups("j1"):
-        context.connection.hset(context.keys.job("j1").group(group_id), {"lease_until": 0, "redrive_at": 0})
+    engine.hurry(context.connection, context.keys.job("j1"), context.jobs.groups("j1"))
     run_sweep(context)
 
 

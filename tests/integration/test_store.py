@@ -67,15 +67,15 @@ def test_a_stale_runner_can_neither_renew_nor_release_the_lease_of_its_successor
     stores.expire_lease("j1", "g0")
     stores.lease("j1", "g0", "successor")
     before = stores.dump()
-    assert stores.jobs.beat("j1", "g0", epoch=stale.epoch)[0] == "lost"
-    assert stores.jobs.release_lease("j1", "g0", epoch=stale.epoch) == "stale"
+    assert stores.jobs.beat("j1", "g0", 0, epoch=stale.epoch)[0] == "lost"
+    assert stores.jobs.release_lease("j1", "g0", 0, epoch=stale.epoch) == "stale"
     assert stores.dump() == before
 
 
 def test_a_beat_that_arrives_after_the_release_does_not_take_the_lease_again(stores: Stores) -> None:
     lease, _ = stores.lease("j1", "g0")
-    assert stores.jobs.release_lease("j1", "g0", epoch=lease.epoch) == "again"
-    assert stores.jobs.beat("j1", "g0", epoch=lease.epoch)[0] == "lost"
+    assert stores.jobs.release_lease("j1", "g0", 0, epoch=lease.epoch) == "again"
+    assert stores.jobs.beat("j1", "g0", 0, epoch=lease.epoch)[0] == "lost"
     assert stores.jobs.acquire_lease("j1", "g0", owner="next").code == "ok"
 
 

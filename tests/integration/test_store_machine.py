@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -31,8 +31,9 @@ from tests.support.stores import SIZE, Stores, begin, flip
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from rebalance_tasks.store.jobs import Lease
     from rebalance_tasks.store.moves import MoveStore
-    from rebalance_tasks.store.records import GroupRecord, MoveRecord
+    from rebalance_tasks.store.records import MoveRecord
 
 pytestmark = pytest.mark.integration
 
@@ -49,6 +50,16 @@ WRITES: dict[str, Callable[[MoveStore, list[MoveRecord]], Any]] = {
 
 
 @dataclass
+class ModelStretch:
+    """What the model knows of a stretch."""
+
+    indices: range
+    epoch: int = 0
+    owner: str = ""
+    held: bool = False
+
+
+@dataclass
 class ModelGroup:
     """What the model knows of a group."""
 
@@ -58,8 +69,15 @@ class ModelGroup:
     permit: bool = False
     counted: bool = False
     epoch: int = 0
-    owner: str = ""
-    held: bool = False
+    #: by number; those that are done drop out
+    stretches: dict[int, ModelStretch] = field(default_factory=dict)
+
+    def free(self) -> int | None:
+        """The stretch that the next runner gets."""
+        for number, stretch in self.stretches.items():
+            if not stretch.held:
+                return number
+        return None
 
 
 @dataclass
@@ -82,7 +100,19 @@ class ModelJob:
             group.status = RebalanceStatus.CANCELLED
         else:
             group.status = RebalanceStatus.COMPLETED if C in states else RebalanceStatus.FAILED
-        group.held, group.owner = False, ""
+
+
+class Runner(NamedTuple):
+    """One that was given a lease once."""
+
+    group_id: str
+    lease: Lease
+    store: MoveStore
+    owner: str
+
+    @property
+    def moves(self) -> list[MoveRecord]:
+        return [move for move, _ in self.lease.moves]
 
 
 class JobStoreMachine(RuleBasedStateMachine):
@@ -98,8 +128,8 @@ class JobStoreMachine(RuleBasedStateMachine):
         self.owners = itertools.count(1)
         self.job_id = ""
         self.model: ModelJob | None = None
-        #: runners that were given a lease once: (group id, store, moves, epoch, owner)
-        self.runners: list[tuple[str, MoveStore, list[MoveRecord], int, str]] = []
+        #: runners that were given a lease once
+        self.runners: list[Runner] = []
         self.seen: dict[str, RebalanceStatus] = {}
         self.seen_moves = ""
 
@@ -108,19 +138,25 @@ class JobStoreMachine(RuleBasedStateMachine):
             self.stores.close()
 
     # -- the job --------------------------------------------------------------------------------------------------
-    @rule(sizes=st.lists(st.integers(1, 3), max_size=4))
-    def create(self, sizes: list[int]) -> None:
+    @rule(sizes=st.lists(st.integers(1, 4), max_size=4), stretch=st.integers(1, 4))
+    def create(self, sizes: list[int], stretch: int) -> None:
         if self.model is not None and self.model.status not in TERMINAL:
             with pytest.raises(JobActive):
                 self.stores.create("another", sizes)
             assert not self.stores.create(self.job_id, sizes)
             return
         self.job_id = f"j{next(self.numbers)}"
-        assert self.stores.create(self.job_id, sizes)
+        assert self.stores.create(self.job_id, sizes, stretch=stretch)
         groups: dict[str, ModelGroup] = {}
         offset = 0
         for number, size in enumerate(sizes):
-            groups[f"g{number}"] = ModelGroup(range(offset, offset + size))
+            groups[f"g{number}"] = ModelGroup(
+                range(offset, offset + size),
+                stretches={
+                    n: ModelStretch(range(offset + at, offset + min(at + stretch, size)))
+                    for n, at in enumerate(range(0, size, stretch))
+                },
+            )
             offset += size
         self.model = ModelJob(groups, [P] * offset)
         self.runners, self.seen, self.seen_moves = [], {}, ""
@@ -219,8 +255,8 @@ class JobStoreMachine(RuleBasedStateMachine):
         job = self.known()
         name = data.draw(st.sampled_from(sorted(job.groups)))
         group = job.groups[name]
-        finished, admitted = self.stores.jobs.finish_group(self.job_id, name, limit=0)
-        assert admitted == []
+        finished, following, admitted = self.stores.jobs.finish_group(self.job_id, name, limit=0)
+        assert (following, admitted) == (None, [])
         if group.status not in TERMINAL:
             assert finished.code == "open"
         else:
@@ -243,64 +279,59 @@ class JobStoreMachine(RuleBasedStateMachine):
             assert lease.code == "terminal"
         elif not group.permit:
             assert lease.code == "waiting"
-        elif group.held:
+        elif (number := group.free()) is None:
             assert lease.code == "busy"
         elif job.reasons and not job.cancel:
             assert lease.code == "paused"
             group.status = RebalanceStatus.PAUSED
         else:
             assert lease.code == ("cancel" if job.cancel else "ok")
-            self.hand_out(name, group, lease.epoch, owner, lease.group, [move for move, _ in lease.moves])
-            assert [state for _, state in lease.moves] == [
-                job.moves[index] for index in group.indices if not job.moves[index].terminal
-            ]
+            self.hand_out(name, group, number, lease, owner)
 
-    def hand_out(
-        self,
-        name: str,
-        group: ModelGroup,
-        epoch: int,
-        owner: str,
-        record: GroupRecord | None,
-        moves: list[MoveRecord],
-    ) -> None:
-        assert epoch == group.epoch + 1
-        assert record is not None
-        group.epoch, group.owner, group.held, group.status = epoch, owner, True, RebalanceStatus.RUNNING
-        self.runners.append((name, self.stores.moves(self.job_id, record, epoch), moves, epoch, owner))
+    def hand_out(self, name: str, group: ModelGroup, number: int, lease: Lease, owner: str) -> None:
+        group.epoch += 1
+        stretch = group.stretches[number]
+        assert (lease.stretch, lease.epoch, lease.first) == (number, group.epoch, stretch.indices.start)
+        stretch.epoch, stretch.owner, stretch.held = group.epoch, owner, True
+        group.status = RebalanceStatus.RUNNING
+        assert [(move.index, state) for move, state in lease.moves] == [
+            (index, self.known().moves[index]) for index in stretch.indices if not self.known().moves[index].terminal
+        ]
+        self.runners.append(Runner(name, lease, self.stores.moves(self.job_id, lease), owner))
 
     @precondition(lambda self: self.model and self.model.groups)
     @rule(data=st.data())
     def lease_expires(self, data: st.DataObject) -> None:
         job = self.known()
         name = data.draw(st.sampled_from(sorted(job.groups)))
-        if job.groups[name].status in TERMINAL:
-            return
         self.stores.expire_lease(self.job_id, name)
-        job.groups[name].held = False
+        for stretch in job.groups[name].stretches.values():
+            stretch.held = False
 
     @precondition(lambda self: bool(self.runners))
     @rule(data=st.data())
     def beat(self, data: st.DataObject) -> None:
-        name, _, _, epoch, owner = self.runner(data)
-        group, job = self.known().groups[name], self.known()
-        code, _ = self.stores.jobs.beat(self.job_id, name, epoch=epoch)
-        if epoch != group.epoch or group.owner != owner:
+        runner, job = self.runner(data), self.known()
+        stretch = self.stretch_of(runner)
+        code, _ = self.stores.jobs.beat(self.job_id, runner.group_id, runner.lease.stretch, epoch=runner.lease.epoch)
+        if stretch is None or stretch.owner != runner.owner:
             assert code == "lost"
             return
         assert code == ("cancel" if job.cancel else "paused" if job.reasons else "ok")
-        group.held = True
+        stretch.held = True
 
     @precondition(lambda self: bool(self.runners))
     @rule(data=st.data())
     def release(self, data: st.DataObject) -> None:
-        name, _, _, epoch, _ = self.runner(data)
-        group, job = self.known().groups[name], self.known()
-        code = self.stores.jobs.release_lease(self.job_id, name, epoch=epoch)
-        if epoch != group.epoch:
+        runner, job = self.runner(data), self.known()
+        lease, group = runner.lease, job.groups[runner.group_id]
+        code = self.stores.jobs.release_lease(self.job_id, runner.group_id, lease.stretch, epoch=lease.epoch)
+        stretch = self.stretch_of(runner)
+        if stretch is None and lease.stretch in group.stretches:
             assert code == "stale"
             return
-        group.held, group.owner = False, ""
+        if stretch is not None:
+            stretch.held, stretch.owner = False, ""
         if group.status in TERMINAL:
             assert code == "done"
         elif job.reasons and not job.cancel:
@@ -312,14 +343,13 @@ class JobStoreMachine(RuleBasedStateMachine):
     @precondition(lambda self: bool(self.runners))
     @rule(data=st.data(), what=st.sampled_from(["begin", "flip", "retract"]))
     def write(self, data: st.DataObject, what: str) -> None:
-        name, store, moves, epoch, _ = self.runner(data)
-        job = self.known()
-        chosen = self.chosen(data, moves)
-        if epoch != job.groups[name].epoch:
+        runner, job = self.runner(data), self.known()
+        chosen = self.chosen(data, runner.moves)
+        if self.stretch_of(runner) is None:
             with pytest.raises(StaleLease):
-                WRITES[what](store, chosen)
+                WRITES[what](runner.store, chosen)
             return
-        WRITES[what](store, chosen)
+        WRITES[what](runner.store, chosen)
         before, after = {"begin": (P, P), "flip": (P, L), "retract": (L, P)}[what]
         for move in chosen:
             if job.moves[move.index] is before:
@@ -328,15 +358,19 @@ class JobStoreMachine(RuleBasedStateMachine):
     @precondition(lambda self: bool(self.runners))
     @rule(data=st.data(), state=st.sampled_from([C, F, S]))
     def settle(self, data: st.DataObject, state: MoveState) -> None:
-        name, store, moves, epoch, _ = self.runner(data)
-        job = self.known()
-        group = job.groups[name]
+        runner, job = self.runner(data), self.known()
+        group, store = job.groups[runner.group_id], runner.store
         cause = {C: "", F: "broken", S: "cancelled" if job.cancel else "vanished"}[state]
-        chosen = self.chosen(data, moves)
+        chosen = self.chosen(data, runner.moves)
         endings = [Settlement(move, state, cause, cause) for move in chosen]
-        if epoch != group.epoch:
-            with pytest.raises(StaleLease):
-                store.settle(endings, purge_delay_ms=0)
+        stretch = self.stretch_of(runner)
+        if stretch is None:
+            if runner.lease.stretch in group.stretches:
+                with pytest.raises(StaleLease):
+                    store.settle(endings, purge_delay_ms=0)
+            else:
+                # The answer may have been lost: said again, it counts nothing and is no error.
+                assert store.settle(endings, purge_delay_ms=0) == job.left(group)
             return
         was_open = job.left(group) > 0
         for move in chosen:
@@ -344,6 +378,8 @@ class JobStoreMachine(RuleBasedStateMachine):
                 job.moves[move.index] = state
                 job.cancelled_moves += cause == "cancelled"
         assert store.settle(endings, purge_delay_ms=0) == job.left(group)
+        if all(job.moves[index].terminal for index in stretch.indices):
+            del group.stretches[runner.lease.stretch]
         if was_open and job.left(group) == 0:
             job.close_group(group)
 
@@ -395,8 +431,13 @@ class JobStoreMachine(RuleBasedStateMachine):
         assert self.model is not None
         return self.model
 
-    def runner(self, data: st.DataObject) -> tuple[str, MoveStore, list[MoveRecord], int, str]:
+    def runner(self, data: st.DataObject) -> Runner:
         return data.draw(st.sampled_from(self.runners))
+
+    def stretch_of(self, runner: Runner) -> ModelStretch | None:
+        """The stretch that a runner may write, ``None`` when it has lost it."""
+        stretch = self.known().groups[runner.group_id].stretches.get(runner.lease.stretch)
+        return stretch if stretch is not None and stretch.epoch == runner.lease.epoch else None
 
     def chosen(self, data: st.DataObject, moves: list[MoveRecord]) -> list[MoveRecord]:
         return data.draw(st.lists(st.sampled_from(moves), min_size=1, max_size=3, unique=True))

@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 
     from rebalance_tasks.control.context import FleetContext
     from rebalance_tasks.core.models import RebalanceJob
+    from rebalance_tasks.store.connection import Connection
+    from rebalance_tasks.store.keys import JobKeys
     from rebalance_tasks.store.records import GroupRecord
 
 #: More messages than any test's job can need: a loop is a failure, not a hang.
@@ -59,6 +61,9 @@ class ListMessenger:
 
     def publish_group(self, job_id: str, group: GroupRecord) -> None:
         self._put(Message("migrate", job_id, group.group_id))
+
+    def publish_extra(self, job_id: str, group: GroupRecord) -> None:
+        self._put(Message("extra", job_id, group.group_id))
 
     def publish_monitor(self, job_id: str, group_id: str) -> None:
         self._put(Message("monitor", job_id, group_id))
@@ -100,15 +105,18 @@ class Engine:
         return "" if raw is None else raw.decode()
 
     # -- what a worker does ---------------------------------------------------------------------------------------
-    def slice(self, group_id: str = "g0000", job_id: str = "j1") -> SliceOutcome:
+    def slice(self, group_id: str = "g0000", job_id: str = "j1", *, extra: bool = False) -> SliceOutcome:
         """Run one slice."""
-        return self.runtime.slice(job_id, group_id, owner=uuid.uuid4().hex).run()
+        return self.runtime.slice(job_id, group_id, owner=uuid.uuid4().hex, extra=extra).run()
 
     def relay(
         self, group_id: str = "g0000", job_id: str = "j1", *, queue: str = DATA_QUEUE, **more: Any
     ) -> SliceOutcome:
         """Run a slice and what the gate admits after it."""
-        run_slice = lambda job_id, group_id: self.slice(group_id, job_id)  # noqa: E731
+
+        def run_slice(job_id: str, group_id: str, extra: bool) -> SliceOutcome:
+            return self.slice(group_id, job_id, extra=extra)
+
         return run_relay(self.context, job_id, group_id, queue=queue, run_slice=run_slice, **more)
 
     def work(self) -> None:
@@ -126,6 +134,8 @@ class Engine:
             case "migrate":
                 if self.relay(message.group_id, message.job_id) is SliceOutcome.TERMINAL:
                     self.messages.queue.append(Message("monitor", message.job_id, message.group_id))
+            case "extra":
+                self.relay(message.group_id, message.job_id, extra=True)
             case "monitor":
                 lifecycle.finish_group(self.context, message.job_id, message.group_id)
             case "finalize":
@@ -148,9 +158,7 @@ class Engine:
     # -- time travel ----------------------------------------------------------------------------------------------
     def hurry(self, job_id: str = "j1") -> None:
         """Let leases and waiting times of a job run out now."""
-        for group_id in self.context.jobs.groups(job_id):
-            key = self.context.keys.job(job_id).group(group_id)
-            self.context.connection.hset(key, {"lease_until": 0, "redrive_at": 0})
+        hurry(self.context.connection, self.context.keys.job(job_id), self.context.jobs.groups(job_id))
 
     def cleanup(self, *, later_ms: int = 0) -> CleanupReport:
         """Clean up as if ``later_ms`` had passed since the objects were freed."""
@@ -158,6 +166,14 @@ class Engine:
         for move_id in list(self.context.connection.zrange_due(trash_due, 2**52, 10_000)):
             self.context.connection.client.zincrby(trash_due, -later_ms, move_id)
         return run_cleanup(self.context)
+
+
+def hurry(connection: Connection, keys: JobKeys, groups: Iterable[str]) -> None:
+    """Let leases and waiting times of groups run out now."""
+    for group_id in groups:
+        connection.hset(keys.group(group_id), {"redrive_at": 0, "extra_until": 0})
+        for stretch in (connection.hget(keys.group(group_id), "open") or b"").split():
+            connection.hset(keys.lease(group_id, int(stretch)), {"lease_until": 0})
 
 
 def move(key: str, source: str, target: str, size: int, **more: Any) -> RebalanceMove:

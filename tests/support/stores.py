@@ -6,10 +6,11 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from rebalance_tasks.store.connection import Connection, connect
-from rebalance_tasks.store.jobs import JobStore, NewGroup, NewJob
+from rebalance_tasks.store.jobs import JobStore, NewGroup, NewJob, Stretch
 from rebalance_tasks.store.keys import FleetKeys
 from rebalance_tasks.store.moves import Attempt, Budgets, MoveStore
 from rebalance_tasks.store.records import GroupRecord, JournalEntry
+from tests.support.engine import hurry
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -39,8 +40,8 @@ class Stores:
     def close(self) -> None:
         self.connection.client.close()
 
-    def create(self, job_id: str, sizes: Sequence[int], *, target: str = "b") -> bool:
-        """Create a job with a group of so many moves for each entry."""
+    def create(self, job_id: str, sizes: Sequence[int], *, target: str = "b", stretch: int = 1000) -> bool:
+        """Create a job with a group of so many moves for each entry, cut into stretches."""
         groups: list[NewGroup] = []
         offset = 0
         for number, size in enumerate(sizes):
@@ -54,7 +55,8 @@ class Stores:
                 queue="rebalance.data",
             )
             keys = [(f"{job_id}/{index}", SIZE) for index in range(offset, offset + size)]
-            groups.append(NewGroup(record, score=float(number), left=size, keys=keys))
+            stretches = [Stretch(offset + at, keys[at : at + stretch]) for at in range(0, size, stretch)]
+            groups.append(NewGroup(record, score=float(number), left=size, stretches=stretches))
             offset += size
         job = NewJob(
             job_id=job_id,
@@ -73,14 +75,14 @@ class Stores:
         """Take a group's lease; return it with the store that writes under it."""
         lease = self.jobs.acquire_lease(job_id, group_id, owner=owner)
         assert lease.group is not None, lease.code
-        return lease, self.moves(job_id, lease.group, lease.epoch)
+        return lease, self.moves(job_id, lease)
 
-    def moves(self, job_id: str, group: GroupRecord, epoch: int) -> MoveStore:
-        return MoveStore(self.connection, self.keys, job_id=job_id, group=group, epoch=epoch)
+    def moves(self, job_id: str, lease: Lease) -> MoveStore:
+        return MoveStore(self.connection, self.keys, job_id=job_id, lease=lease)
 
     def expire_lease(self, job_id: str, group_id: str) -> None:
-        """Let a lease run out now."""
-        self.connection.hset(self.keys.job(job_id).group(group_id), {"lease_until": 0})
+        """Let all leases in a group run out now."""
+        hurry(self.connection, self.keys.job(job_id), [group_id])
 
     def dump(self) -> dict[str, bytes]:
         """Everything of the fleet, byte for byte."""

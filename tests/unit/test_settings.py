@@ -157,6 +157,8 @@ GIVEN: Final[Mapping[str, tuple[str, Any]]] = {
     "REBALANCE_REDIS_URL": ("redis://x:1/2", "redis://x:1/2"),
     "REBALANCE_BROKER_URL": ("amqp://mq//", "amqp://mq//"),
     "REBALANCE_RESULT_BACKEND": ("rpc://", "rpc://"),
+    "REBALANCE_KEY_PREFIX": ("acme.rebalance", "acme.rebalance"),
+    "REBALANCE_MESSAGE_PREFIX": ("acme", "acme"),
     "REBALANCE_CHECK_INTERVAL": ("2m", timedelta(minutes=2)),
     "REBALANCE_IMBALANCE_THRESHOLD": ("0.25", 0.25),
     "REBALANCE_TARGET_IMBALANCE": ("0.05", 0.05),

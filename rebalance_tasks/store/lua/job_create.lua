@@ -1,7 +1,8 @@
 -- Create a job with all its groups, once.
 -- KEYS  1 job  2 active  3 jobs  4 states  5 groups  6 queue  7 moves
 -- ARGV  1 job id  2 states (one byte a move)  3 number of field pairs  4.. field, value …
---       then number of chunks, ("<group>:<n>", chunk) …   then number of groups, (id, static JSON, score, moves left, offset, size, skipped) …
+--       then number of chunks, ("<group>:<n>", chunk) …   then number of groups,
+--       (id, static JSON, score, moves left, offset, size, skipped, stretches, data queue, source, target) …
 -- Returns {'created'} | {'exists'} | {'busy', active job id}
 if redis.call('EXISTS', KEYS[1]) == 1 then return {'exists'} end
 local active = redis.call('GET', KEYS[2])
@@ -33,8 +34,9 @@ for _ = 1, groups_n do
   redis.call('ZADD', KEYS[6], ARGV[at + 2], id)
   redis.call('DEL', g)
   redis.call('HSET', g, 'status', 'pending', 'left', ARGV[at + 3], 'offset', ARGV[at + 4], 'size', ARGV[at + 5],
-    'epoch', 0, 'lease_until', 0, 'completed', 0, 'failed', 0, 'skipped', ARGV[at + 6], 'bytes', 0)
-  at = at + 7
+    'epoch', 0, 'completed', 0, 'failed', 0, 'skipped', ARGV[at + 6], 'bytes', 0, 'score', ARGV[at + 2],
+    'next', 0, 'stretches', ARGV[at + 7], 'queue', ARGV[at + 8], 'source', ARGV[at + 9], 'target', ARGV[at + 10])
+  at = at + 11
 end
 redis.call('SET', KEYS[2], ARGV[1])
 redis.call('ZADD', KEYS[3], now, ARGV[1])

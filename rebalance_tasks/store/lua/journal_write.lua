@@ -1,5 +1,5 @@
 -- Journal the progress of moves in flight.
--- KEYS  1 group  2 journal
+-- KEYS  1 lease  2 journal
 -- ARGV  1 epoch  2.. move index, journal JSON …
 -- Returns ok | stale
 if redis.call('HGET', KEYS[1], 'epoch') ~= ARGV[1] then return 'stale' end

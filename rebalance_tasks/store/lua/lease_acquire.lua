@@ -1,44 +1,80 @@
--- Become the one runner of a group: a lease with a new epoch, which fences every later write.
--- KEYS  1 job  2 group  3 job's pause reasons  4 fleet's pause reasons  5 permits  6 groups  7 states  8 moves  9 journal
--- ARGV  1 "<job>/<group>"  2 owner  3 lease ms  4 group id
+-- Become the one runner of a stretch of a group's moves: a lease with a new epoch, which fences every later write.
+-- KEYS  1 job  2 group (a stretch's lease is <group>:l:<n>)  3 job's pause reasons  4 fleet's pause reasons  5 permits
+--       6 groups  7 states  8 moves  9 journal  10 queue  11 fleet info  12 waiting
+-- ARGV  1 "<job>/<group>"  2 owner  3 lease ms  4 group id  5 limit of the gate  6 1 = called by an extra slice
+--       7 ms within which an extra slice's message should have been picked up
 -- Returns {code, epoch, now ms}; code: ok | cancel (run only to wind up) | terminal | gone | waiting | busy | paused.
 --         With ok and cancel also all that the slice needs, so that it costs one round trip:
---         {…, group JSON, capacities JSON, states of its moves, {index, journal JSON, …}, {chunk of moves, …}}
+--         {…, group JSON, capacities JSON, stretch number, its first index, states of its moves, its packed keys,
+--          {index, journal JSON, …}, 1 = publish an extra slice: stretches are left and no message says so}
 local t = redis.call('TIME')
 local now = t[1] * 1000 + math.floor(t[2] / 1000)
+if ARGV[6] == '1' then redis.call('HDEL', KEYS[2], 'extra_until') end
 local status = redis.call('HGET', KEYS[1], 'status')
 if not status or status == 'completed' or status == 'failed' or status == 'cancelled' then return {'gone', 0, now} end
-local g = redis.call('HMGET', KEYS[2], 'status', 'lease_until', 'owner', 'left')
+local g = redis.call('HMGET', KEYS[2], 'status', 'open', 'next', 'stretches', 'extra_until')
 if not g[1] then return {'gone', 0, now} end
 if g[1] == 'completed' or g[1] == 'failed' or g[1] == 'cancelled' then return {'terminal', 0, now} end
 if redis.call('HEXISTS', KEYS[5], ARGV[1]) == 0 then return {'waiting', 0, now} end
-if tonumber(g[2]) > now and g[3] ~= ARGV[2] then return {'busy', 0, now} end
+
+-- What is free: a stretch whose lease was given back or ran out before one that nobody has begun.
+local taken, live = nil, 0
+for n in string.gmatch(g[2] or '', '%d+') do
+  local l = redis.call('HMGET', KEYS[2] .. ':l:' .. n, 'lease_until', 'owner')
+  if tonumber(l[1] or '0') > now and l[2] ~= ARGV[2] then
+    live = live + 1
+  else
+    taken = taken or n
+  end
+end
+local next, stretches = tonumber(g[3]), tonumber(g[4])
+if not taken and next >= stretches then return {'busy', 0, now} end
+
 local code = 'ok'
 if redis.call('HGET', KEYS[1], 'cancel_requested') == '1' then
   code = 'cancel'
 elseif redis.call('SCARD', KEYS[3]) > 0 or redis.call('SCARD', KEYS[4]) > 0 then
   redis.call('HSET', KEYS[2], 'status', 'paused')
   return {'paused', 0, now}
+else
+  -- The limit was lowered: this group waits again as soon as none of its stretches is being worked on.
+  local limit = tonumber(redis.call('HGET', KEYS[11], 'max_concurrent_migrations') or ARGV[5])
+  if redis.call('HLEN', KEYS[5]) > limit then
+    if live > 0 then return {'busy', 0, now} end
+    redis.call('HDEL', KEYS[5], ARGV[1])
+    redis.call('ZADD', KEYS[10], redis.call('HGET', KEYS[2], 'score'), ARGV[4])
+    redis.call('HSET', KEYS[2], 'status', 'pending')
+    return {'waiting', 0, now}
+  end
+end
+
+if not taken then
+  taken = tostring(next)
+  next = redis.call('HINCRBY', KEYS[2], 'next', 1)
+  redis.call('HSET', KEYS[2], 'open', (g[2] or '') .. ' ' .. taken)
 end
 local epoch = redis.call('HINCRBY', KEYS[2], 'epoch', 1)
-redis.call('HSET', KEYS[2], 'status', 'running', 'owner', ARGV[2], 'lease_until', now + tonumber(ARGV[3]))
-local place = redis.call('HMGET', KEYS[2], 'offset', 'size')
-local first, size = tonumber(place[1]), tonumber(place[2])
-local chunks = {}
-local chunk = redis.call('HGET', KEYS[8], ARGV[4] .. ':0')
-while chunk do
-  chunks[#chunks + 1] = chunk
-  chunk = redis.call('HGET', KEYS[8], ARGV[4] .. ':' .. #chunks)
+redis.call('HSET', KEYS[2], 'status', 'running')
+redis.call('HSET', KEYS[2] .. ':l:' .. taken, 'epoch', epoch, 'owner', ARGV[2], 'lease_until', now + tonumber(ARGV[3]))
+redis.call('HDEL', KEYS[12], ARGV[4])
+local more = 0
+if code == 'ok' and next < stretches and tonumber(g[5] or '0') <= now then
+  redis.call('HSET', KEYS[2], 'extra_until', now + tonumber(ARGV[7]))
+  more = 1
 end
-local journal, all = {}, redis.call('HGETALL', KEYS[9])
-for i = 1, #all, 2 do
-  local index = tonumber(all[i])
-  if index >= first and index < first + size then
-    journal[#journal + 1] = all[i]
-    journal[#journal + 1] = all[i + 1]
+local first, size, keys = string.match(redis.call('HGET', KEYS[8], ARGV[4] .. ':' .. taken), '^(%d+) (%d+)\n(.*)$')
+local journal = {}
+for from = first, first + size - 1, 500 do
+  local indexes = {}
+  for index = from, math.min(from + 499, first + size - 1) do indexes[#indexes + 1] = string.format('%d', index) end
+  for i, entry in ipairs(redis.call('HMGET', KEYS[9], unpack(indexes))) do
+    if entry then
+      journal[#journal + 1] = indexes[i]
+      journal[#journal + 1] = entry
+    end
   end
 end
 return {
   code, epoch, now, redis.call('HGET', KEYS[6], ARGV[4]), redis.call('HGET', KEYS[1], 'capacities') or '{}',
-  redis.call('GETRANGE', KEYS[7], first, first + size - 1), journal, chunks,
+  tonumber(taken), tonumber(first), redis.call('GETRANGE', KEYS[7], first, first + size - 1), keys, journal, more,
 }

@@ -1,12 +1,12 @@
 -- Renew a lease and read the flags, in one round trip.
--- KEYS  1 job  2 group  3 job's pause reasons  4 fleet's pause reasons
+-- KEYS  1 job  2 lease  3 job's pause reasons  4 fleet's pause reasons
 -- ARGV  1 epoch  2 lease ms
 -- Returns {code, now ms}; code: ok | lost | cancel | paused
 local t = redis.call('TIME')
 local now = t[1] * 1000 + math.floor(t[2] / 1000)
-local g = redis.call('HMGET', KEYS[2], 'epoch', 'owner')
+local l = redis.call('HMGET', KEYS[2], 'epoch', 'owner')
 -- A beat that was under way while its own runner released must not take the lease again.
-if g[1] ~= ARGV[1] or g[2] == '' then return {'lost', now} end
+if l[1] ~= ARGV[1] or l[2] == '' then return {'lost', now} end
 redis.call('HSET', KEYS[2], 'lease_until', now + tonumber(ARGV[2]))
 if redis.call('HGET', KEYS[1], 'cancel_requested') == '1' then return {'cancel', now} end
 if redis.call('SCARD', KEYS[3]) > 0 or redis.call('SCARD', KEYS[4]) > 0 then return {'paused', now} end

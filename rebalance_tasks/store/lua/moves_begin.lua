@@ -1,7 +1,7 @@
 -- Before the first byte of a batch: reserve room on the target, book bytes on the budgets, journal the attempts.
 -- Each move is judged for itself, in order: what no longer fits is refused, and a smaller one after it may still fit.
--- KEYS  1 job  2 group  3 journal  4 reserved on the target  5 usage  6 spend of the day
--- ARGV  1 epoch  2 "<job>/<group>"  3 target node  4 most bytes the target may hold (-1: unknown)
+-- KEYS  1 job  2 lease  3 journal  4 reserved on the target  5 usage  6 spend of the day
+-- ARGV  1 epoch  2 "<job>/<group>/<stretch>"  3 target node  4 most bytes the target may hold (-1: unknown)
 --       5 egress limit of the job (-1)  6 cost limit of the job (nano, -1)  7 cost limit of the day (nano, -1)
 --       8.. move index, journal JSON, bytes to reserve, bytes to book as egress, cost to book (nano) …
 -- Returns {'stale'}, or for each move ok | target_full | budget_egress | budget_cost | budget_cost_day

@@ -1,7 +1,7 @@
 -- The commit point of a batch: from here on readers are sent to the target.
--- KEYS  1 group  2 states  3 forwarding  4 moved  5 locations  6 frees  7 usage  8 reserved on the target
+-- KEYS  1 lease  2 states  3 forwarding  4 moved  5 locations  6 frees  7 usage  8 reserved on the target
 -- ARGV  1 epoch  2 source node  3 target node  4 forwarding ttl ms (0: none)  5 1 = keep locations (crush, catalogue)
---       6 "<job>/<group>"  7.. move index, object key, size, move id …
+--       6 "<job>/<group>/<stretch>"  7.. move index, object key, size, move id …
 -- Returns number of moves flipped now, or -1 when the lease is stale. A move that is not pending is left as it is.
 if redis.call('HGET', KEYS[1], 'epoch') ~= ARGV[1] then return -1 end
 local t = redis.call('TIME')

@@ -1,5 +1,5 @@
 -- Take a flip back: the source changed after it was copied, so the source is the truth again.
--- KEYS  1 group  2 states  3 forwarding  4 moved  5 locations  6 frees  7 usage
+-- KEYS  1 lease  2 states  3 forwarding  4 moved  5 locations  6 frees  7 usage
 -- ARGV  1 epoch  2 source node  3 target node  4 1 = keep locations  5.. move index, object key, size …
 -- Returns number of moves taken back, or -1 when the lease is stale
 if redis.call('HGET', KEYS[1], 'epoch') ~= ARGV[1] then return -1 end

@@ -1,17 +1,24 @@
--- Count moves, each once only: pending → failed or skipped, flipped → completed. The last one closes the group.
+-- Count moves, each once only: pending → failed or skipped, flipped → completed. The last one of its stretch ends the
+-- lease, the last one of all closes the group.
 -- KEYS  1 job  2 group  3 states  4 journal  5 outcomes  6 causes  7 frees  8 trash  9 trash due  10 awaiting
---       11 reserved on the target
--- ARGV  1 epoch  2 "<job>/<group>"  3 source node  4 purge delay ms
---       5.. move index, state (c f s), size, object key, move id, outcome JSON or '', cause or '', trash JSON or '' …
+--       11 reserved on the target  12 lease
+-- ARGV  1 epoch  2 "<job>/<group>/<stretch>"  3 source node  4 purge delay ms  5 stretch number  6 its first index
+--       7 its last index  8.. move index, state (c f s), size, object key, move id, outcome JSON or '', cause or '', trash JSON or '' …
 -- A completed move with the cause 'free_pending' keeps its entry in frees: cleanup frees the source later.
 -- Returns {moves counted now, moves left in the group} or {-1, 0} when the lease is stale
-if redis.call('HGET', KEYS[2], 'epoch') ~= ARGV[1] then return {-1, 0} end
+local function done() return not string.find(redis.call('GETRANGE', KEYS[3], ARGV[6], ARGV[7]), '[pl]') end
+local epoch = redis.call('HGET', KEYS[12], 'epoch')
+if epoch ~= ARGV[1] then
+  -- Asked again because the answer was lost: this very call has ended the stretch before.
+  if not epoch and done() then return {0, tonumber(redis.call('HGET', KEYS[2], 'left') or '0')} end
+  return {-1, 0}
+end
 local t = redis.call('TIME')
 local now = t[1] * 1000 + math.floor(t[2] / 1000)
 local names = { c = 'completed', f = 'failed', s = 'skipped' }
 local from = { c = 'l', f = 'p', s = 'p' }
 local counts, bytes, awaiting = { c = 0, f = 0, s = 0 }, 0, 0
-for i = 5, #ARGV, 8 do
+for i = 8, #ARGV, 8 do
   local index, state = tonumber(ARGV[i]), ARGV[i + 1]
   if redis.call('GETRANGE', KEYS[3], index, index) == from[state] then
     redis.call('SETRANGE', KEYS[3], index, state)
@@ -46,6 +53,15 @@ if bytes > 0 then
 end
 if awaiting > 0 then redis.call('HINCRBY', KEYS[10], ARGV[3], string.format('%.0f', awaiting)) end
 local left = redis.call('HINCRBY', KEYS[2], 'left', -counted)
+if done() then
+  redis.call('DEL', KEYS[12])
+  redis.call('HDEL', KEYS[11], ARGV[2])
+  local open = ''
+  for n in string.gmatch(redis.call('HGET', KEYS[2], 'open') or '', '%d+') do
+    if n ~= ARGV[5] then open = open .. ' ' .. n end
+  end
+  redis.call('HSET', KEYS[2], 'open', open)
+end
 if left == 0 then
   local g = redis.call('HMGET', KEYS[2], 'completed', 'failed', 'skipped')
   local status = 'completed'
@@ -54,7 +70,6 @@ if left == 0 then
   elseif tonumber(g[1]) == 0 then
     status = 'failed'
   end
-  redis.call('HSET', KEYS[2], 'status', status, 'lease_until', 0, 'owner', '')
-  redis.call('HDEL', KEYS[11], ARGV[2])
+  redis.call('HSET', KEYS[2], 'status', status)
 end
 return {counted, left}
