@@ -55,7 +55,7 @@ def test_a_sentinel_url_names_sentinels_master_and_database() -> None:
     assert address.sentinels == (("h1", 1), ("h2", 26379), ("::1", 3))
     assert (address.master, address.db, address.username, address.password) == ("mymaster", 2, "user", "p@ss")
     assert address.sentinel_kwargs["username"] == "s"
-    assert address.sentinel_kwargs["password"] == "q&r"
+    assert address.sentinel_kwargs["password"] == "q&r"  # noqa: S105  made up
     assert read_address("sentinel://h/m").db == 0
 
 
