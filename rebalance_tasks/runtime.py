@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from celery import Celery
 
     from rebalance_tasks.drivers.base import Driver
-    from rebalance_tasks.store.jobs import Lease
+    from rebalance_tasks.store.leases import Lease
     from rebalance_tasks.store.records import GroupRecord
 
 #: Money is counted in 10⁻⁹ of the currency, so that Redis adds it up exactly.

@@ -30,7 +30,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from rebalance_tasks.drivers.base import Driver
-    from rebalance_tasks.store.jobs import JobStore, Lease
+    from rebalance_tasks.store.jobs import JobStore
+    from rebalance_tasks.store.leases import Lease
     from rebalance_tasks.store.moves import MoveStore
     from rebalance_tasks.store.records import GroupRecord
 

@@ -3,30 +3,22 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Final, cast
 
 from rebalance_tasks.core.errors import JobActive, JobNotFound
 from rebalance_tasks.core.states import RebalanceStatus, origins
 from rebalance_tasks.store.job_view import job_view
-from rebalance_tasks.store.records import GroupRecord, JournalEntry, pack_keys, unfinished_moves
+from rebalance_tasks.store.leases import REDRIVE_MS, LeaseStore
+from rebalance_tasks.store.records import GroupRecord, pack_keys
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from rebalance_tasks.core.models import RebalanceJob
-    from rebalance_tasks.core.states import MoveState
-    from rebalance_tasks.store.connection import Connection, Value
-    from rebalance_tasks.store.keys import FleetKeys
-    from rebalance_tasks.store.records import MoveRecord
+    from rebalance_tasks.store.connection import Value
 
-#: A lease outlives three missed heartbeats of 3 s.
-LEASE_MS: Final = 10_000
-#: A header that was published should be picked up by then, or the sweep publishes it again.
-REDRIVE_MS: Final = 15_000
-#: The gate's limit where nobody states one.
-UNLIMITED_GROUPS: Final = 10**9
 #: Headers of one data queue that are out and not picked up yet: more would only make the broker's queue longer, while
 #: those that run go on with the next group by themselves.
 AHEAD: Final = 8
@@ -64,36 +56,6 @@ class NewGroup:
 
 
 @dataclass(frozen=True, slots=True)
-class Lease:
-    """What taking (or not getting) a lease in a group came to, with all that its runner needs.
-
-    Attributes:
-        code: ok, cancel (run only to wind up), terminal, gone, waiting, busy or paused.
-        epoch: fences every write of the runner.
-        now_ms: Redis' clock.
-        stretch: number of the stretch that the lease is for.
-        first: index of its first move.
-        size: number of its moves.
-        moves: those of them that are not terminal yet, with their states, in order.
-        journal: progress of those in flight, by index.
-        capacities: bytes by node when the job started.
-        more: stretches are left for another runner, and no message says so.
-    """
-
-    code: str
-    epoch: int = 0
-    now_ms: int = 0
-    group: GroupRecord | None = None
-    stretch: int = 0
-    first: int = 0
-    size: int = 0
-    moves: Sequence[tuple[MoveRecord, MoveState]] = ()
-    journal: Mapping[int, JournalEntry] = field(default_factory=dict)
-    capacities: Mapping[str, int] = field(default_factory=dict)
-    more: bool = False
-
-
-@dataclass(frozen=True, slots=True)
 class NewJob:
     """A job about to be created, with everything its workers will need."""
 
@@ -123,13 +85,8 @@ class Finished:
     cancel_requested: bool
 
 
-class JobStore:
-    """Jobs of a fleet."""
-
-    def __init__(self, connection: Connection, keys: FleetKeys) -> None:
-        """Bind to a fleet's keys."""
-        self._redis = connection
-        self._keys = keys
+class JobStore(LeaseStore):
+    """Jobs of a fleet, and the leases in their groups."""
 
     # -- creation -------------------------------------------------------------------------------------------------
     def create(self, job: NewJob) -> bool:
@@ -267,7 +224,7 @@ class JobStore:
             name.removeprefix(prefix) for name in self._redis.hgetall(self._keys.permits) if name.startswith(prefix)
         )
 
-    # -- the gate and leases --------------------------------------------------------------------------------------
+    # -- the gate -------------------------------------------------------------------------------------------------
     def admit(self, job_id: str, *, limit: int, per_node: int | None = None) -> list[GroupRecord]:
         """Grant permits; return the groups whose headers are now to be published.
 
@@ -295,83 +252,6 @@ class JobStore:
         ]
         return "gate_admit", script_keys, [job_id, limit, REDRIVE_MS, AHEAD, per_node or 0, take_from]
 
-    def acquire_lease(
-        self, job_id: str, group_id: str, *, owner: str, limit: int | None = None, extra: bool = False
-    ) -> Lease:
-        """Become the runner of one of the group's stretches.
-
-        Args:
-            job_id: the job.
-            group_id: the group.
-            owner: names this very attempt; asking again under the same name gives the same stretch.
-            limit: of the gate; a group beyond it goes back to wait.
-            extra: called by an extra slice of a busy pair.
-        """
-        keys = self._keys.job(job_id)
-        script_keys = [
-            keys.base,
-            keys.group(group_id),
-            keys.paused,
-            self._keys.paused,
-            self._keys.permits,
-            keys.groups,
-            keys.states,
-            keys.moves,
-            keys.journal,
-            keys.queue,
-            self._keys.info,
-            keys.waiting,
-        ]
-        most = UNLIMITED_GROUPS if limit is None else limit
-        args: list[Value] = [f"{job_id}/{group_id}", owner, LEASE_MS, group_id, most, int(extra), REDRIVE_MS]
-        code, epoch, now, *rest = self._redis.run("lease_acquire", script_keys, args)
-        if not rest:
-            return Lease(code.decode(), int(epoch), int(now))
-        record, capacities, stretch, first, states, packed, journal, more = rest
-        return Lease(
-            code.decode(),
-            int(epoch),
-            int(now),
-            GroupRecord.model_validate_json(record),
-            int(stretch),
-            int(first),
-            len(states),
-            unfinished_moves(job_id, int(first), states.decode(), packed),
-            {
-                int(index): JournalEntry.model_validate_json(entry)
-                for index, entry in zip(journal[::2], journal[1::2], strict=True)
-            },
-            {str(node): int(value) for node, value in json.loads(capacities).items()},
-            bool(more),
-        )
-
-    def beat(self, job_id: str, group_id: str, stretch: int, *, epoch: int) -> tuple[str, int]:
-        """Renew a lease and read the flags; return (code, now in ms), see ``lease_beat.lua``."""
-        keys = self._keys.job(job_id)
-        script_keys = [keys.base, keys.lease(group_id, stretch), keys.paused, self._keys.paused]
-        code, now = self._redis.run("lease_beat", script_keys, [epoch, LEASE_MS])
-        return code.decode(), int(now)
-
-    def release_lease(self, job_id: str, group_id: str, stretch: int, *, epoch: int, extra: bool = False) -> str:
-        """End a lease; see ``lease_release.lua`` for what it returns."""
-        keys = self._keys.job(job_id)
-        script_keys = [
-            keys.base,
-            keys.group(group_id),
-            keys.lease(group_id, stretch),
-            keys.paused,
-            self._keys.paused,
-        ]
-        return cast("bytes", self._redis.run("lease_release", script_keys, [epoch, int(extra), REDRIVE_MS])).decode()
-
-    def redrive(self, job_id: str, group_id: str) -> str:
-        """Ask whether a group's header must be published again; see ``group_redrive.lua``."""
-        keys = self._keys.job(job_id)
-        script_keys = [keys.base, keys.group(group_id), self._keys.permits, keys.paused, self._keys.paused]
-        return cast(
-            "bytes", self._redis.run("group_redrive", script_keys, [f"{job_id}/{group_id}", REDRIVE_MS])
-        ).decode()
-
     def finish_group(
         self, job_id: str, group_id: str, *, limit: int, per_node: int | None = None, take_from: str = ""
     ) -> tuple[Finished, GroupRecord | None, list[GroupRecord]]:
@@ -395,10 +275,6 @@ class JobStore:
         )
         following = GroupRecord.model_validate_json(taken) if taken else None
         return Finished(code.decode(), int(left), bool(cancel)), following, _groups(groups)
-
-    def note_error(self, job_id: str, group_id: str) -> int:
-        """Count an unexpected error of a group's runner; return how many there were."""
-        return self._redis.client.hincrby(self._keys.job(job_id).group(group_id), "errors", 1)
 
     # -- flags and the end ----------------------------------------------------------------------------------------
     def pause(self, job_id: str, *, reason: str) -> tuple[str, str]:

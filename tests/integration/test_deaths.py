@@ -15,7 +15,7 @@ from rebalance_tasks.migration import slice as slices
 from rebalance_tasks.migration.batch import Batch
 from rebalance_tasks.migration.heartbeat import Heart
 from rebalance_tasks.migration.slice import SliceOutcome
-from rebalance_tasks.store import jobs
+from rebalance_tasks.store import leases
 from tests.support.checker import check, record
 from tests.support.engine import Engine, move, moves_between
 from tests.support.hooks import (
@@ -109,7 +109,7 @@ def test_a_copy_that_a_stalled_worker_replaced_is_not_published(
 def test_a_runner_keeps_its_lease_through_a_sync_that_outlasts_it(
     fleet: Fleet, engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(jobs, "LEASE_MS", 300)
+    monkeypatch.setattr(leases, "LEASE_MS", 300)
     monkeypatch.setattr(slices, "HEART", Heart(every_s=0.05))
     lease_key = engine.context.keys.job("j1").lease("g0000", 0)
 

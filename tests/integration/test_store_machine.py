@@ -31,7 +31,7 @@ from tests.support.stores import SIZE, Stores, begin, flip
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from rebalance_tasks.store.jobs import Lease
+    from rebalance_tasks.store.leases import Lease
     from rebalance_tasks.store.moves import MoveStore
     from rebalance_tasks.store.records import MoveRecord
 

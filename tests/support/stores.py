@@ -15,7 +15,7 @@ from tests.support.engine import hurry
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from rebalance_tasks.store.jobs import Lease
+    from rebalance_tasks.store.leases import Lease
     from rebalance_tasks.store.records import MoveRecord
 
 #: Size of every object of these jobs.
