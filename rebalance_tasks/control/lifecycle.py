@@ -93,6 +93,7 @@ def pass_on(
         job_id,
         group_id,
         limit=options.max_concurrent_migrations,
+        per_node=options.max_concurrent_per_node,
         take_from=take_from,
     )
     for group in admitted:

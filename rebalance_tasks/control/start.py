@@ -84,8 +84,10 @@ def _identifier(job_id: str) -> str:
 
 def admit(context: FleetContext, job_id: str) -> int:
     """Let waiting groups through the gate and publish their headers; return how many."""
-    limit = context.settings.options.max_concurrent_migrations
-    admitted = context.jobs.admit(job_id, limit=limit)
+    options = context.settings.options
+    admitted = context.jobs.admit(
+        job_id, limit=options.max_concurrent_migrations, per_node=options.max_concurrent_per_node
+    )
     for group in admitted:
         context.messenger.publish_group(job_id, group)
     return len(admitted)

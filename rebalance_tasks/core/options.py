@@ -104,6 +104,7 @@ class RebalancerOptions(Frozen):
         imbalance_threshold: a check plans when max − min utilisation reaches it.
         target_imbalance: what a plan aims at; ``None`` is half the threshold.
         max_concurrent_migrations: groups that transfer at once, fleet-wide.
+        max_concurrent_per_node: of these, groups that touch one node; ``None`` is no limit.
         throttle_bytes_per_sec: per group; ``None`` is no limit.
         quiet_hours: ``(start_hour, end_hour)``, start inclusive, end exclusive, wrapping midnight; equal means none.
         grace: how long a freed source stays in the trash.
@@ -115,6 +116,7 @@ class RebalancerOptions(Frozen):
     imbalance_threshold: Unit = 0.10
     target_imbalance: Unit | None = None
     max_concurrent_migrations: PositiveInt = 3
+    max_concurrent_per_node: PositiveInt | None = None
     max_moves_per_cycle: NonNegativeInt = 1000
     max_egress_bytes_per_cycle: Size = 10 * GIB
     max_cost_per_cycle: Money = Decimal("100.00")

@@ -29,6 +29,7 @@ def test_defaults_are_those_of_the_design() -> None:
         "imbalance_threshold": 0.10,
         "target_imbalance": None,
         "max_concurrent_migrations": 3,
+        "max_concurrent_per_node": None,
         "max_moves_per_cycle": 1000,
         "max_egress_bytes_per_cycle": 10 * 2**30,
         "max_cost_per_cycle": Decimal("100.00"),

@@ -167,6 +167,7 @@ GIVEN: Final[Mapping[str, tuple[str, Any]]] = {
     "REBALANCE_MAX_EGRESS_BYTES_PER_CYCLE": ("1GiB", 2**30),
     "REBALANCE_MAX_COST_PER_CYCLE": ("0.10", Decimal("0.10")),
     "REBALANCE_MAX_COST_PER_DAY": ("7.5", Decimal("7.5")),
+    "REBALANCE_MAX_CONCURRENT_PER_NODE": ("2", 2),
     "REBALANCE_GRAVITY_PROTECTION_THRESHOLD": ("0.5", 0.5),
     "REBALANCE_THROTTLE_BYTES_PER_SEC": ("none", None),
     "REBALANCE_ENABLE_READ_FORWARDING": ("false", False),
