@@ -57,8 +57,8 @@ unit: install ## tests that start no server
 integration: install ## tests with a real server and real workers
 	$(PYTEST) -m integration
 
-chaos: install ## kills, doubles, delays, corruption: many rounds (CHAOS_ROUNDS=n)
-	CHAOS_ROUNDS=$${CHAOS_ROUNDS:-20} $(PYTEST) -m chaos
+chaos: install ## kills, lost tails, a bad network, strangers: until CHAOS_KILLS=500 kills; CHAOS_SEED=n plays a round again
+	$(BIN)/python -m tests.chaos
 
 bench: install ## measure; tables on stdout, samples in build/bench; exits 1 on a missed figure
 	$(BIN)/python -m tests.bench $(ARGS)

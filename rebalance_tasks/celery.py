@@ -11,11 +11,13 @@ import time
 from typing import TYPE_CHECKING, Any, Final
 
 from celery import Celery
-from celery.signals import heartbeat_sent, worker_process_init, worker_ready
+from celery.signals import heartbeat_sent, worker_init, worker_process_init, worker_ready, worker_shutting_down
 from kombu.entity import Queue
+from kombu.utils.objects import cached_property
 
 from rebalance_tasks.control.start import DATA_QUEUE
 from rebalance_tasks.messages import CONTROL_QUEUE
+from rebalance_tasks.migration.shutdown import SHUTTING_DOWN
 from rebalance_tasks.settings import Settings, load_settings
 from rebalance_tasks.telemetry import get_logger
 
@@ -24,9 +26,11 @@ if TYPE_CHECKING:
 
 log = get_logger(__name__)
 
-#: Lease 10 s, sweep 5 s: a dead worker's group runs again within 15 s.
-SWEEP_EVERY_S: Final = 5.0
+#: Lease 10 s, sweep 4 s, and a second for messages: a dead worker's group runs again within 15 s.
+SWEEP_EVERY_S: Final = 4.0
 CLEANUP_EVERY_S: Final = 60.0
+#: Beat looks at its schedule at least this often; a redbeat that waits for the lock asks for it as often.
+BEAT_LOOP_S: Final = 5
 #: Workers renew the digest of their configuration this often; it counts for 30 s.
 DIGEST_EVERY_S: Final = 10.0
 
@@ -48,9 +52,18 @@ def beat_schedule(options: RebalancerOptions) -> dict[str, dict[str, Any]]:
     }
 
 
+class RebalanceCelery(Celery):
+    """A Celery app whose workers end as soon as their slices have handed back."""
+
+    @cached_property
+    def Worker(self) -> Any:  # noqa: ANN401, N802  Celery's own name and type
+        """The worker program; imported when a worker is started, since nobody else needs it."""
+        return self.subclass_with_self("rebalance_tasks.worker:SoftWorker")
+
+
 def make_app(settings: Settings) -> Celery:
     """Build the app for one configuration."""
-    app = Celery("rebalance", set_as_current=False, include=["rebalance_tasks.tasks"])
+    app = RebalanceCelery("rebalance", set_as_current=False, include=["rebalance_tasks.tasks"])
     app.rebalance_settings = settings
     transport = {
         "visibility_timeout": 300,
@@ -84,7 +97,12 @@ def make_app(settings: Settings) -> Celery:
         timezone="UTC",
         enable_utc=True,
         beat_schedule=beat_schedule(settings.options),
-        beat_max_loop_interval=5,
+        beat_max_loop_interval=BEAT_LOOP_S,
+        # Read by redbeat alone (`beat -S redbeat.RedBeatScheduler`), which else guesses from the broker's settings.
+        redbeat_redis_url=settings.redis_url,
+        redbeat_redis_options={"socket_timeout": 30},
+        redbeat_key_prefix=f"rebalance:{{{settings.fleet}}}:redbeat:",
+        redbeat_lock_timeout=5 * BEAT_LOOP_S,
     )
     return app
 
@@ -94,6 +112,18 @@ def _settle_memory(**_: object) -> None:
     """Keep what was loaded before the fork out of every later collection (and out of copy-on-write)."""
     gc.collect()
     gc.freeze()
+
+
+@worker_init.connect
+def _begin(**_: object) -> None:
+    """A worker begins; one that is embedded in a test or a program may not be the first of its process."""
+    SHUTTING_DOWN.clear()
+
+
+@worker_shutting_down.connect
+def _hand_back(**_: object) -> None:
+    """Tell the slices in all processes of this worker; sent in the main process, from a signal handler."""
+    SHUTTING_DOWN.set()
 
 
 class _DigestBeacon:

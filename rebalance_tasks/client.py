@@ -8,9 +8,11 @@ import time
 from typing import TYPE_CHECKING, Any, Final
 
 from rebalance_tasks.celery import make_app
+from rebalance_tasks.control import causes, fleetwide, lifecycle
 from rebalance_tasks.control import check as checks
-from rebalance_tasks.control import lifecycle
 from rebalance_tasks.control import locate as locations
+from rebalance_tasks.control import reindex as reindexes
+from rebalance_tasks.control import retry as retries
 from rebalance_tasks.control import start as starts
 from rebalance_tasks.control import survey as surveys
 from rebalance_tasks.control.survey import NodeReport
@@ -20,10 +22,12 @@ from rebalance_tasks.runtime import Runtime
 from rebalance_tasks.settings import Settings, load_settings
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from rebalance_tasks.control.locate import Location
-    from rebalance_tasks.core.models import CheckResult, ControlResult, RebalanceJob, RebalancePlan
+    from rebalance_tasks.control.reindex_report import ReindexReport
+    from rebalance_tasks.core.models import CheckResult, ControlResult, FailureGroup, RebalanceJob, RebalancePlan
+    from rebalance_tasks.store.fleet import ChoreRecord
 
 __all__ = ["NodeReport", "Rebalancer"]
 
@@ -110,6 +114,23 @@ class Rebalancer:
                 found.append(job)
         return found
 
+    def retry_failed(self, job_id: str, *, skipped: bool = False) -> RebalanceJob:
+        """Start the failed moves of an ended job again, as a job ``<job>-retry1``; asked twice, it is one retry.
+
+        Args:
+            job_id: the job that ended.
+            skipped: also what was skipped for a cause that passes: budgets, a source that was written to, a cancel.
+
+        Raises:
+            JobNotFound, JobActive, NodeMissing.
+            InvalidArgument: the job has not ended, nothing failed, or nothing of it is left to move.
+        """
+        return retries.retry_failed(self._context, job_id, skipped=skipped, requested_by=self._who())
+
+    def failures(self, job_id: str) -> list[FailureGroup]:
+        """Failed and skipped moves by cause, each cause with an example and the way out. Raises: JobNotFound."""
+        return causes.failure_groups(self._context, self.status(job_id))
+
     def watch(self, job_id: str) -> Iterator[RebalanceJob]:
         """Yield the job whenever it has changed, the last time at its terminal status. Raises: JobNotFound."""
         shown: RebalanceJob | None = None
@@ -121,6 +142,43 @@ class Rebalancer:
             if job.status.terminal:
                 return
             time.sleep(WATCH_EVERY_S)
+
+    # -- the whole fleet ------------------------------------------------------------------------------------------
+    def pause_all(self) -> ControlResult:
+        """Pause the fleet: the active job (if any; else ``job_id`` is empty), and every check and job to come."""
+        return fleetwide.pause_all(self._context)
+
+    def resume_all(self) -> ControlResult:
+        """Lift the pause of the fleet and wake the active job, unless it is held for another reason."""
+        return fleetwide.resume_all(self._context)
+
+    def limit(self) -> int:
+        """How many groups may transfer at once: what was set at run time, else `max_concurrent_migrations`."""
+        return fleetwide.limit_in_force(self._context)
+
+    def set_limit(self, limit: int | None) -> int:
+        """Set how many groups may transfer at once, also for the running job; ``None`` goes by the configuration again.
+
+        Raises:
+            InvalidArgument: below 1.
+        """
+        return fleetwide.set_limit(self._context, limit)
+
+    def reindex(self, *, force: bool = False, progress: Callable[[int, int, str], None] | None = None) -> ReindexReport:
+        """Rebuild locations, usage, forwardings, pending frees and trash records from the nodes, after Redis was lost.
+
+        Args:
+            force: also while a job is active; its moves are left to it.
+            progress: called with (steps done, steps in all, what comes next).
+
+        Raises:
+            JobActive: a job moves objects about. RetryableError: a check is running.
+        """
+        return reindexes.reindex(self._context, force=force, progress=progress)
+
+    def last_chore(self, name: str) -> ChoreRecord | None:
+        """When the last ``sweep`` or ``cleanup`` ran and what it did; ``None`` when none ever ran."""
+        return self._context.fleet.last_chore(name)
 
     # -- the fleet ------------------------------------------------------------------------------------------------
     def plan(self) -> RebalancePlan:

@@ -9,15 +9,16 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from rebalance_tasks.cli import output, session
+from rebalance_tasks.cli import output, session, upkeep
 from rebalance_tasks.cli.output import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USAGE, emit
+from rebalance_tasks.cli.parameters import All, Job, Json
 from rebalance_tasks.core.masking import masked_url
 from rebalance_tasks.core.states import RebalanceStatus
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from rebalance_tasks.core.models import ControlResult, RebalanceJob
+    from rebalance_tasks.core.models import ControlResult
 
 app = typer.Typer(
     name="rebalance",
@@ -28,10 +29,6 @@ app = typer.Typer(
 )
 
 Preset = Literal["default", "aggressive", "conservative"]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of tables.")]
-Job = Annotated[
-    str | None, typer.Argument(metavar="JOB", help="Job id; may be left out when exactly one job is active.")
-]
 
 
 def run(argv: Sequence[str]) -> int:
@@ -60,7 +57,10 @@ def run(argv: Sequence[str]) -> int:
 
 def _command(argv: Sequence[str]) -> str:
     """Return the command that was meant, for the hint at its help."""
-    known = {command.name or getattr(command.callback, "__name__", "") for command in app.registered_commands}
+    known = {
+        command.name or getattr(command.callback, "__name__", "").replace("_", "-")
+        for command in app.registered_commands
+    }
     return next((f"{word} " for word in argv if word in known), "")
 
 
@@ -175,14 +175,21 @@ def status(job: Job = None, as_json: Json = False) -> None:
 
     client = session.open_client()
     found = client.status(session.chosen_job(client, job))
-    emit(found, as_json=as_json, render=lambda: tables.job_details(found))
+    groups = client.failures(found.job_id)
+    deadline = session.deadline_of(client, found)
+    data = {
+        **output.jsonable(found),
+        "failure_groups": output.jsonable(groups),
+        "deadline_utc": output.jsonable(deadline),
+    }
+    emit(data, as_json=as_json, render=lambda: tables.job_page(found, groups, deadline=deadline))
 
 
 @app.command(epilog="Example: rebalance watch")
 def watch(job: Job = None, as_json: Json = False) -> None:
     """Follow a job to its end (Ctrl-C stops watching, not the job). With --json: the job as it ended."""
     client = session.open_client()
-    _finish(session.chosen_job(client, job), as_json=as_json)
+    session.follow_to_end(session.chosen_job(client, job), as_json=as_json)
 
 
 @app.command(epilog="Example: rebalance doctor")
@@ -258,25 +265,35 @@ def start(
     as_json: Json = False,
 ) -> None:
     """Carry out a plan in the background, by the Celery workers."""
+    from rebalance_tasks.cli import tables  # noqa: PLC0415
+
     client = session.open_client()
     started = client.start(client.plan() if plan_id is None else plan_id, job_id=job_id)
     if follow:
-        _finish(started.job_id, as_json=as_json)
+        session.follow_to_end(started.job_id, as_json=as_json)
         return
-    emit(started, as_json=as_json, render=lambda: _started_text(started))
+    emit(started, as_json=as_json, render=lambda: tables.started_text(started))
 
 
 @app.command(epilog="Example: rebalance pause")
-def pause(job: Job = None, as_json: Json = False) -> None:
-    """Hold a job: what is being copied stops within a quarter of a second."""
+def pause(job: Job = None, everything: All = False, as_json: Json = False) -> None:
+    """Hold a job: what is being copied stops within a quarter of a second. With --all: the fleet, and all checks."""
     client = session.open_client()
+    if everything:
+        session.refuse_job(job)
+        _controlled(client.pause_all(), as_json=as_json, fleet="the fleet is paused; `rebalance resume --all` lifts it")
+        return
     _controlled(client.pause(session.chosen_job(client, job)), as_json=as_json)
 
 
 @app.command(epilog="Example: rebalance resume")
-def resume(job: Job = None, as_json: Json = False) -> None:
-    """Let a paused job go on where it stopped."""
+def resume(job: Job = None, everything: All = False, as_json: Json = False) -> None:
+    """Let a paused job go on where it stopped. With --all: lift the pause of the fleet."""
     client = session.open_client()
+    if everything:
+        session.refuse_job(job)
+        _controlled(client.resume_all(), as_json=as_json, fleet="the fleet is not paused any more")
+        return
     _controlled(client.resume(session.chosen_job(client, job)), as_json=as_json)
 
 
@@ -287,32 +304,30 @@ def cancel(job: Job = None, as_json: Json = False) -> None:
     _controlled(client.cancel(session.chosen_job(client, job)), as_json=as_json)
 
 
-def _started_text(job: RebalanceJob) -> str:
-    if job.status.terminal:
-        return f"job {job.job_id} is {job.status.value}: {job.completed_moves} of {job.total_moves} moves"
-    return f"job {job.job_id} is {job.status.value}: {job.total_moves} moves; `rebalance watch {job.job_id}` follows it"
+def _controlled(result: ControlResult, *, as_json: bool, fleet: str = "") -> None:
+    """Print what a control verb came to; a reason means that it did not do what was asked.
 
-
-def _finish(job_id: str, *, as_json: bool) -> None:
-    """Follow a job and let its end decide the exit code."""
-    from rebalance_tasks.cli.watching import follow  # noqa: PLC0415
-
-    ended = follow(session.open_client(), job_id, quiet=as_json)
-    if as_json:
-        output.print_json(ended)
-    if ended.status is not RebalanceStatus.COMPLETED:
-        raise typer.Exit(EXIT_FAILED)
-
-
-def _controlled(result: ControlResult, *, as_json: bool) -> None:
-    """Print what a control verb came to; a reason means that it did not do what was asked."""
+    Args:
+        result: of the verb.
+        as_json: print the result as it is.
+        fleet: what a verb for the whole fleet did; without an active job there is no job to speak of.
+    """
     state = result.status.value if result.status is not None else "unknown"
+    job = f"job {result.job_id} is {state}" if result.job_id else "no job is active"
     if as_json:
         output.print_json(result)
     elif not result.reason:
-        typer.echo(f"job {result.job_id} is {state}")
+        typer.echo(f"{fleet}\n{job}" if fleet else job)
     if result.reason:
-        output.console(stderr=True).print(
-            f"error: job {result.job_id}: {result.reason} (it is {state})", style="red", markup=False
-        )
+        told = f"job {result.job_id}: {result.reason} (it is {state})" if result.job_id else result.reason
+        output.console(stderr=True).print(f"error: {told}", style="red", markup=False)
         raise typer.Exit(EXIT_FAILED)
+
+
+# -- upkeep: commands with a file of their own ---------------------------------------------------------------------
+
+app.command(name="retry-failed", epilog="Example: rebalance retry-failed rebal-20240131-7f3a --watch")(
+    upkeep.retry_failed
+)
+app.command(epilog="Example: rebalance limit 6")(upkeep.limit)
+app.command(epilog="Example: rebalance reindex")(upkeep.reindex)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from rich.text import Text
 
-from rebalance_tasks.cli.tables import table
+from rebalance_tasks.cli.tables import seconds, table
 from rebalance_tasks.core.masking import masked_url
 
 if TYPE_CHECKING:
@@ -16,12 +17,15 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from rebalance_tasks.client import NodeReport, Rebalancer
+    from rebalance_tasks.store.fleet import ChoreRecord
 
 Verdict = Literal["ok", "warn", "fail"]
 STYLES: Final = {"ok": "green", "warn": "yellow", "fail": "bold red"}
 #: Redis must answer at once or not at all: a doctor does not hang.
 REDIS_TIMEOUT_S: Final = 3.0
 PING_TIMEOUT_S: Final = 1.5
+#: The chores that beat starts, and how long ago each may have run at most: several turns missed, not one.
+CHORES: Final = {"sweep": timedelta(minutes=1), "cleanup": timedelta(minutes=10)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +49,7 @@ def examine(client: Rebalancer) -> list[Finding]:
     return [
         *redis_findings,
         *_guarded("workers", lambda: [examine_workers(seen_workers())]),
+        *_guarded("sweep", lambda: [examine_chore(name, client.last_chore(name)) for name in CHORES]),
         *_guarded("nodes", lambda: examine_nodes(client.nodes())),
         *_guarded("configuration", lambda: [examine_digest(client.checks(limit=1))]),
     ]
@@ -137,6 +142,17 @@ def examine_digest(checks: Sequence[Any]) -> Finding:
     if "digest" in reason or "config" in reason:
         return Finding("configuration", "fail", f"the last check refused to plan: {reason}")
     return Finding("checks", "ok", f"last: {checks[0].get('verdict', '?')} ({reason})")
+
+
+def examine_chore(name: str, record: ChoreRecord | None, *, now: datetime | None = None) -> Finding:
+    """When a periodic chore last ran, and what it did."""
+    beat = "is beat running (`celery -A beat_schedule beat`), and a worker for rebalance.control?"
+    if record is None:
+        return Finding(name, "warn", f"it never ran; {beat}")
+    age = (now or datetime.now(tz=UTC)) - record.at
+    did = ", ".join(f"{what} {count}" for what, count in sorted(record.did.items())) or "nothing to do"
+    told = f"ran {seconds(max(0.0, age.total_seconds()))} ago: {did}"
+    return Finding(name, "warn", f"{told}; {beat}") if age > CHORES[name] else Finding(name, "ok", told)
 
 
 def findings_table(findings: Iterable[Finding]) -> RenderableType:

@@ -1,4 +1,4 @@
-"""What every command starts from: the client of the configured fleet, and the job that is meant."""
+"""What commands share: the client of the configured fleet, the job that is meant, following it to its end."""
 
 from __future__ import annotations
 
@@ -6,8 +6,14 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from rebalance_tasks.cli import output
+from rebalance_tasks.core.states import RebalanceStatus
+
 if TYPE_CHECKING:
+    from datetime import datetime
+
     from rebalance_tasks.client import Rebalancer
+    from rebalance_tasks.core.models import RebalanceJob
 
 
 def open_client() -> Rebalancer:
@@ -34,3 +40,27 @@ def chosen_job(client: Rebalancer, job_id: str | None) -> str:
         case _:
             msg = f"several jobs are active ({', '.join(active)}), so name one"
     raise typer.BadParameter(msg, param_hint="JOB")
+
+
+def refuse_job(job_id: str | None) -> None:
+    """A verb for the whole fleet takes no job. Raises: typer.BadParameter."""
+    if job_id is not None:
+        msg = f"--all is for the whole fleet; leave out {job_id!r}, or --all"
+        raise typer.BadParameter(msg, param_hint="JOB")
+
+
+def deadline_of(client: Rebalancer, job: RebalanceJob) -> datetime | None:
+    """When the sweep will cancel the job; ``None`` when it has ended or there is no deadline."""
+    deadline = client.settings.options.job_deadline
+    return None if deadline is None or job.status.terminal else job.created_utc + deadline
+
+
+def follow_to_end(job_id: str, *, as_json: bool) -> None:
+    """Follow a job and let its end decide the exit code."""
+    from rebalance_tasks.cli.watching import follow  # noqa: PLC0415
+
+    ended = follow(open_client(), job_id, quiet=as_json)
+    if as_json:
+        output.print_json(ended)
+    if ended.status is not RebalanceStatus.COMPLETED:
+        raise typer.Exit(output.EXIT_FAILED)

@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from rebalance_tasks.client import NodeReport
-    from rebalance_tasks.core.models import RebalanceJob, RebalanceMove, RebalancePlan
+    from rebalance_tasks.control.reindex_report import ReindexReport
+    from rebalance_tasks.core.models import FailureGroup, RebalanceJob, RebalanceMove, RebalancePlan
 
 #: Moves listed before "... and more": a screenful; ``--explain`` lists all.
 MOVES_SHOWN: Final = 20
@@ -107,6 +108,7 @@ def jobs_table(jobs: Sequence[RebalanceJob]) -> RenderableType:
         "SKIPPED",
         "BYTES",
         "CREATED (UTC)",
+        "MOSTLY BECAUSE",
         right=("MOVED", "FAILED", "SKIPPED", "BYTES"),
     )
     for job in jobs:
@@ -118,12 +120,39 @@ def jobs_table(jobs: Sequence[RebalanceJob]) -> RenderableType:
             str(job.skipped_moves),
             size(job.bytes_moved),
             moment(job.created_utc),
+            _main_cause(job),
         )
     return made
 
 
-def job_details(job: RebalanceJob) -> RenderableType:
-    """Everything known of one job."""
+def _main_cause(job: RebalanceJob) -> str:
+    """The most frequent cause of failed and skipped moves, or the error."""
+    if not job.failures:
+        return job.error or ""
+    cause, count = max(job.failures.items(), key=lambda item: (item[1], item[0]))
+    others = len(job.failures) - 1
+    return f"{cause} {count}" + (f", {others} more" if others else "")
+
+
+def job_page(job: RebalanceJob, groups: Sequence[FailureGroup], *, deadline: datetime | None = None) -> RenderableType:
+    """Everything known of one job, and what to do about what failed."""
+    parts: list[RenderableType] = [job_details(job, deadline=deadline, causes=not groups)]
+    if groups:
+        made = table("CAUSE", "MOVES", "FOR EXAMPLE", "WHAT TO DO", right=("MOVES",))
+        for group in groups:
+            made.add_row(group.cause, f"{group.moves:,}", Text(_example(group)), Text(group.hint))
+        parts += [Text(), made]
+    return Group(*parts)
+
+
+def _example(group: FailureGroup) -> str:
+    if not group.object_key:
+        return group.detail or "-"
+    return f"{printable(group.object_key)} ({group.source_node} → {group.target_node}): {printable(group.detail)}"
+
+
+def job_details(job: RebalanceJob, *, deadline: datetime | None = None, causes: bool = True) -> RenderableType:
+    """The facts of one job; ``causes`` lists how many moves failed or were skipped for which cause."""
     lines = Table.grid(padding=(0, 2))
     lines.add_column(style="bold")
     lines.add_column(overflow="fold")
@@ -149,9 +178,14 @@ def job_details(job: RebalanceJob) -> RenderableType:
     ]
     if job.eta is not None and not job.status.terminal:
         rows.append(("time left", seconds(job.eta)))
+    if deadline is not None:
+        rows.append(("deadline", moment(deadline)))
     if job.requested_by:
         rows.append(("requested by", job.requested_by))
-    rows.extend((f"  {cause}", str(count)) for cause, count in sorted(job.failures.items()))
+    if job.cancelled_by:
+        rows.append(("cancelled by", job.cancelled_by))
+    if causes:
+        rows.extend((f"  {cause}", str(count)) for cause, count in sorted(job.failures.items()))
     if job.error:
         rows.append(("error", Text(job.error, style="red")))
     for name, value in rows:
@@ -164,6 +198,53 @@ def job_line(job: RebalanceJob) -> str:
     done = job.completed_moves + job.failed_moves + job.skipped_moves
     line = f"{job.job_id} {job.status.value} {done}/{job.total_moves} moves {size(job.bytes_moved)} {size(job.throughput)}/s"
     return line + (f" eta {seconds(job.eta)}" if job.eta is not None and not job.status.terminal else "")
+
+
+def started_text(job: RebalanceJob) -> str:
+    """What a started job is, and how to follow it."""
+    if job.status.terminal:
+        return f"job {job.job_id} is {job.status.value}: {job.completed_moves} of {job.total_moves} moves"
+    return f"job {job.job_id} is {job.status.value}: {job.total_moves} moves; `rebalance watch {job.job_id}` follows it"
+
+
+# -- reindex -------------------------------------------------------------------------------------------------------
+
+
+def reindex_page(report: ReindexReport) -> RenderableType:
+    """What a reindex did, and what it leaves to an operator."""
+    lines = Table.grid(padding=(0, 2))
+    lines.add_column(style="bold")
+    lines.add_column(overflow="fold")
+    rows: list[tuple[str, str]] = [
+        ("nodes read", ", ".join(report.nodes) or "none"),
+        ("objects", f"{report.objects:,} ({size(report.bytes)})"),
+        ("in manifests", f"{report.manifest_entries:,}"),
+        ("locations written", f"{report.locations:,}"),
+        ("forwardings written", f"{report.forwardings:,}"),
+        ("sources still to be freed", f"{report.frees:,}"),
+        ("trash put on record", f"{report.trash:,}"),
+        ("half-made copies removed", f"{report.staged:,}"),
+    ]
+    for name, value in rows:
+        lines.add_row(name, value)
+    parts: list[RenderableType] = [lines]
+    parts += _left_alone("ambiguous (on several nodes; keep one)", report.ambiguous, report.ambiguous_keys)
+    parts += _left_alone(
+        "trash that nothing explains (look at it)", report.unexplained_trash, report.unexplained_trash_names
+    )
+    parts += [
+        Text(f"node {node} was left out: {why}; run `rebalance reindex` again when it is back", style="red")
+        for node, why in report.missing.items()
+    ]
+    return Group(*parts)
+
+
+def _left_alone(what: str, count: int, names: Sequence[str]) -> list[RenderableType]:
+    if not count:
+        return []
+    shown = [Text(f"  {printable(name)}") for name in names[:MOVES_SHOWN]]
+    more = [Text(f"  … and {count - len(shown)} more", style="dim")] if count > len(shown) else []
+    return [Text(f"{count:,} {what}:", style="yellow"), *shown, *more]
 
 
 # -- plans ---------------------------------------------------------------------------------------------------------

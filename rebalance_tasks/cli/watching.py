@@ -10,7 +10,7 @@ from rich.live import Live
 from rich.text import Text
 
 from rebalance_tasks.cli.output import console
-from rebalance_tasks.cli.tables import bar, job_details, job_line, percent
+from rebalance_tasks.cli.tables import bar, job_details, job_line, job_page, percent
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -38,6 +38,7 @@ def follow(client: Rebalancer, job_id: str, *, quiet: bool = False) -> Rebalance
             for job in client.watch(job_id):
                 latest = job
                 live.update(_view(job))
+            live.update(job_page(latest, client.failures(job_id)))
         return latest
     printed: tuple[float, object] = (0.0, None)
     for job in client.watch(job_id):
@@ -46,7 +47,7 @@ def follow(client: Rebalancer, job_id: str, *, quiet: bool = False) -> Rebalance
         if job.status is not printed[1] or now - printed[0] >= LINE_INTERVAL_S:
             out.print(job_line(job), markup=False)
             printed = (now, job.status)
-    out.print(job_details(latest))
+    out.print(job_page(latest, client.failures(job_id)))
     return latest
 
 

@@ -1,13 +1,14 @@
 """Cleanup: purge what was freed and whose grace is over, forget old forwardings, remove orphans.
 
 Purging is the only step that cannot be taken back, so it waits for three things: the grace, a flip that is on Redis'
-disk, and a trash that still is the version that was copied.
+disk, and a trash that still is the version that was copied. Each run is bounded; the next one goes on.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from datetime import timedelta
+from itertools import islice
 from typing import TYPE_CHECKING, Final
 
 from rebalance_tasks.core.errors import JobNotFound, NodeError, RebalanceError
@@ -17,11 +18,13 @@ from rebalance_tasks.core.models import NodeState
 from rebalance_tasks.drivers.base import FreeOutcome
 from rebalance_tasks.migration import manifests
 from rebalance_tasks.migration.undo import undo
-from rebalance_tasks.store.jobs import JOB_RETENTION
 from rebalance_tasks.store.records import TrashRecord, UndoRecord
+from rebalance_tasks.store.versions import NewerVersion
 from rebalance_tasks.telemetry import get_logger
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from rebalance_tasks.control.context import FleetContext
     from rebalance_tasks.drivers.base import Driver
 
@@ -37,11 +40,23 @@ MANIFESTS_EVERY_S: Final = 3600
 DURABLE_WAIT_MS: Final = 3000
 #: Look again later at trash on a missing node, or that somebody wrote to.
 POSTPONE_MS: Final = 15 * 60 * 1000
+#: A freed source stays in the trash at least so long, whatever the grace: longer than an append-only file can lag.
+MIN_PURGE_DELAY: Final = timedelta(seconds=5)
 
 
 @dataclass(slots=True)
 class CleanupReport:
-    """What a cleanup did."""
+    """What a cleanup did.
+
+    Attributes:
+        purged: freed sources deleted for good.
+        forgotten: moved keys whose forwarding and cooldown are over.
+        orphans: temp files and trash that no move needs.
+        manifests: manifests that nothing can need any more.
+        freed_late: sources freed whose node was away when their move was committed.
+        undone_late: copies taken off targets that were away when their move was given up.
+        reservations: room on targets that was promised to jobs which are over.
+    """
 
     purged: int = 0
     forgotten: int = 0
@@ -49,6 +64,7 @@ class CleanupReport:
     manifests: int = 0
     freed_late: int = 0
     undone_late: int = 0
+    reservations: int = 0
 
 
 def run_cleanup(context: FleetContext) -> CleanupReport:
@@ -61,19 +77,60 @@ def run_cleanup(context: FleetContext) -> CleanupReport:
     report.forgotten = context.locations.expire(keep_ms=int(keep.total_seconds() * 1000), limit=LIMIT)
     _free_late(context, report)
     _undo_late(context, report)
+    jobs = _Jobs(context)
+    _reservations(context, jobs, report)
+    for driver in _reachable(context):
+        try:
+            _staged_orphans(context, jobs, driver, report)
+            _trash_orphans(context, jobs, driver, report)
+            _old_manifests(context, jobs, driver, report)
+        except NodeError as exc:
+            log.debug("cleanup.node_left_out", node=driver.node_id, error=str(exc))
+    if report != CleanupReport():
+        log.info("cleanup.done", **{what: count for what, count in asdict(report).items() if count})
+    context.fleet.record_chore("cleanup", asdict(report), now_ms=context.connection.now_ms())
+    return report
+
+
+@dataclass(slots=True)
+class _Jobs:
+    """Asks once per run whether a job has ended: a node may hold thousands of files of one job."""
+
+    context: FleetContext
+    _over: dict[str, bool | None] = field(default_factory=dict)
+
+    def over(self, move_id: str) -> bool | None:
+        """Whether the job of a move has ended; ``None`` when Redis does not know the job."""
+        job_id = job_of(move_id)
+        if job_id not in self._over:
+            try:
+                self._over[job_id] = self.context.jobs.load(job_id).status.terminal
+            except JobNotFound:
+                self._over[job_id] = None
+            except NewerVersion:  # theirs to say
+                self._over[job_id] = False
+        return self._over[job_id]
+
+
+def job_of(move_id: str) -> str:
+    """The job of a move."""
+    return move_id.rpartition(".")[0]
+
+
+def _reachable(context: FleetContext) -> list[Driver]:
+    """Drivers of the nodes that are there and are themselves."""
+    found: list[Driver] = []
     for node in context.nodes():
         if node.state is NodeState.MAINTENANCE:
             continue
         try:
             driver = context.driver(node.node_id)
             driver.check_identity()
-            _orphans(context, driver, report)
-            _old_manifests(context, driver, report)
         except NodeError as exc:
             log.debug("cleanup.node_left_out", node=node.node_id, error=str(exc))
-    if report != CleanupReport():
-        log.info("cleanup.done", purged=report.purged, forgotten=report.forgotten, orphans=report.orphans)
-    return report
+        else:
+            found.append(driver)
+    return found
 
 
 def _durable(context: FleetContext) -> bool:
@@ -106,27 +163,34 @@ def _free_late(context: FleetContext, report: CleanupReport) -> None:
     pending = list(context.locations.pending_frees().items())[:LIMIT]
     # Asked after: what is pending for a job that started in between is that job's own to free.
     active = context.jobs.active()
+    pending = [(place, move_id) for place, move_id in pending if job_of(move_id) != active]
+    entries = entries_of(context, {move_id for _, move_id in pending})
     for (node, key), move_id in pending:
-        job_id, _, _ = move_id.rpartition(".")
-        if job_id == active:
+        entry = entries.get(move_id)
+        if entry is None:
+            log.warning("free.left", node=node, object_key=key, move_id=move_id, why="no manifest lists its copy")
             continue
         try:
             source = context.driver(node)
             source.check_identity()
-            entry = _manifest_of(context, move_id)
-            copied = None if entry is None else entry.copied_fingerprint()
-            outcome = None if copied is None else source.free(key, MoveId(move_id), copied)
-            if copied is None or outcome is FreeOutcome.CHANGED:
-                log.warning("free.left", node=node, object_key=key, move_id=move_id)
-                continue
-            if outcome is FreeOutcome.FREED:
-                record = TrashRecord(node=node, key=key, size=copied.size_bytes, fingerprint=copied.to_json())
-                context.trash.add(move_id, record, delay_ms=POSTPONE_MS)
+            copied = entry.copied_fingerprint()
+            outcome = source.free(key, MoveId(move_id), copied)
         except RebalanceError as exc:
             log.debug("free.postponed", node=node, object_key=key, error=str(exc))
             continue
-        context.connection.hdel(context.keys.frees, f"{node}\0{key}")
+        if outcome is FreeOutcome.CHANGED:
+            log.warning("free.left", node=node, object_key=key, move_id=move_id, why="it was written to")
+            continue
+        if outcome is FreeOutcome.FREED and not context.trash.known(move_id):
+            record = TrashRecord(node=node, key=key, size=copied.size_bytes, fingerprint=copied.to_json())
+            context.trash.add(move_id, record, delay_ms=purge_delay_ms(context))
+        context.locations.freed(node, key)
         report.freed_late += 1
+
+
+def purge_delay_ms(context: FleetContext) -> int:
+    """How long what is freed now stays in the trash."""
+    return int(max(context.settings.options.grace, MIN_PURGE_DELAY).total_seconds() * 1000)
 
 
 def _undo_late(context: FleetContext, report: CleanupReport) -> None:
@@ -134,15 +198,15 @@ def _undo_late(context: FleetContext, report: CleanupReport) -> None:
     pending = context.connection.hgetall(context.keys.undos)
     active = context.jobs.active()
     for move_id, raw in list(pending.items())[:LIMIT]:
-        if move_id.rpartition(".")[0] == active:
+        if job_of(move_id) == active:
             continue
-        record = UndoRecord.model_validate_json(raw)
         try:
+            record = UndoRecord.model_validate_json(raw)
             source, target = context.driver(record.source), context.driver(record.target)
             target.check_identity()
             done = undo(source, target, record.key, MoveId(move_id), Fingerprint.from_json(record.fingerprint))
         except RebalanceError as exc:
-            log.debug("undo.postponed", node=record.target, object_key=record.key, error=str(exc))
+            log.debug("undo.postponed", move_id=move_id, error=str(exc))
             continue
         if done:
             context.connection.hdel(context.keys.undos, move_id)
@@ -151,57 +215,89 @@ def _undo_late(context: FleetContext, report: CleanupReport) -> None:
             log.warning("undo.left", node=record.target, object_key=record.key, move_id=move_id)
 
 
-def _manifest_of(context: FleetContext, move_id: str) -> manifests.ManifestEntry | None:
+def _reservations(context: FleetContext, jobs: _Jobs, report: CleanupReport) -> None:
+    """Give back room that was promised to groups of jobs that are over, or that Redis does not know."""
     for node in context.nodes():
-        if node.state is NodeState.MAINTENANCE:
-            continue
-        entry = manifests.find(context.driver(node.node_id), move_id)
-        if entry is not None:
-            return entry
-    return None
+        key = context.keys.reserved(node.node_id)
+        dead = [name for name in islice(context.connection.hgetall(key), LIMIT) if _holder_over(jobs, name)]
+        report.reservations += context.connection.hdel(key, *dead)
 
 
-def _orphans(context: FleetContext, driver: Driver, report: CleanupReport) -> None:
-    """Remove staged copies and trash that no running move needs."""
-    now_ns = context.connection.now_ms() * 1_000_000
-    old_ns = now_ns - int(ORPHAN_AGE.total_seconds()) * 10**9
-    for move_id, staged in driver.list_staged():
-        if _job_over(context, move_id) or (_job_over(context, move_id) is None and staged.mtime_ns < old_ns):
+def _holder_over(jobs: _Jobs, reservation: str) -> bool:
+    """Whether the job of a reservation "<job>/…" is over."""
+    return jobs.over(f"{reservation.partition('/')[0]}.") is not False
+
+
+# -- orphans ----------------------------------------------------------------------------------------------------------
+def _staged_orphans(context: FleetContext, jobs: _Jobs, driver: Driver, report: CleanupReport) -> None:
+    """Remove staged copies that no running move needs."""
+    old_ns = _orphan_before_ns(context)
+    for move_id, staged in islice(driver.list_staged(), LIMIT):
+        over = jobs.over(move_id)
+        if over or (over is None and staged.mtime_ns < old_ns):
             driver.discard(move_id)
             report.orphans += 1
-    for move_id, held, trashed_at_ns in driver.list_trash():
-        known = context.trash.known(move_id) or _job_over(context, move_id) is False
-        if not known and trashed_at_ns < old_ns and _stands_elsewhere(context, move_id, held):
+
+
+def _trash_orphans(context: FleetContext, jobs: _Jobs, driver: Driver, report: CleanupReport) -> None:
+    """Remove trash that is not on record, if what it held stands at the place that a manifest names."""
+    old_ns = _orphan_before_ns(context)
+    known = context.trash.known_ids()
+    unknown = {
+        move_id: held
+        for move_id, held, trashed_at_ns in driver.list_trash()
+        if move_id not in known and trashed_at_ns < old_ns and jobs.over(move_id) is not False
+    }
+    unknown = dict(islice(unknown.items(), LIMIT))
+    entries = entries_of(context, unknown)
+    for move_id, held in unknown.items():
+        entry = entries.get(move_id)
+        if entry is not None and entry.copied_fingerprint() == held and _stands(context, entry):
             driver.purge(move_id, held)
             report.orphans += 1
 
 
-def _old_manifests(context: FleetContext, driver: Driver, report: CleanupReport) -> None:
-    """Remove manifests that neither a resumed job nor a reindex can need any more."""
-    if not context.fleet.due(f"manifests:{driver.node_id}", every_s=MANIFESTS_EVERY_S):
-        return
-    keep_s = (JOB_RETENTION + ORPHAN_AGE).total_seconds()
-    newest: dict[str, float] = {}
-    for name, entry in manifests.entries(driver):
-        newest[name] = max(newest.get(name, 0.0), entry.at.timestamp())
-    for name, at_s in newest.items():
-        if at_s < context.now().timestamp() - keep_s:
-            driver.remove_manifest(name)
-            report.manifests += 1
+def _orphan_before_ns(context: FleetContext) -> int:
+    return (context.connection.now_ms() - int(ORPHAN_AGE.total_seconds() * 1000)) * 1_000_000
 
 
-def _job_over(context: FleetContext, move_id: str) -> bool | None:
-    """Whether the job of a move has ended; ``None`` when Redis does not know the job."""
-    try:
-        return context.jobs.load(move_id.rpartition(".")[0]).status.terminal
-    except JobNotFound:
-        return None
-
-
-def _stands_elsewhere(context: FleetContext, move_id: str, held: Fingerprint) -> bool:
-    """Whether a manifest says where the trashed object went, and it stands there whole."""
-    entry = _manifest_of(context, move_id)
-    if entry is None or entry.copied_fingerprint() != held:
-        return False
+def _stands(context: FleetContext, entry: manifests.ManifestEntry) -> bool:
+    """Whether what a manifest lists stands there whole."""
     found = context.driver(entry.target).stat(entry.key)
     return found is not None and found.same_file(entry.published_fingerprint())
+
+
+def entries_of(context: FleetContext, wanted: Collection[str]) -> dict[str, manifests.ManifestEntry]:
+    """Manifest entries of these moves, read in one pass over the nodes that can be reached."""
+    found: dict[str, manifests.ManifestEntry] = {}
+    if not wanted:
+        return found
+    for driver in _reachable(context):
+        for _, entry in manifests.entries(driver):
+            if entry.move_id in wanted:
+                found[entry.move_id] = entry
+    return found
+
+
+# -- manifests --------------------------------------------------------------------------------------------------------
+def _old_manifests(context: FleetContext, jobs: _Jobs, driver: Driver, report: CleanupReport) -> None:
+    """Remove manifests that nothing can need any more.
+
+    A manifest is needed by a job that is taken up again (until that job is over), by a pending free or trash of one of its
+    moves, and by a reindex for forwardings and cooldowns. The longest of these times, and a day, is kept.
+    """
+    if not context.fleet.due(f"manifests:{driver.node_id}", every_s=MANIFESTS_EVERY_S):
+        return
+    options = context.settings.options
+    longest = max(options.job_retention, options.forwarding_ttl, options.object_cooldown, options.grace)
+    before = context.now() - longest - ORPHAN_AGE
+    needed = context.trash.known_ids() | set(context.locations.pending_frees().values())
+    needed |= context.connection.hgetall(context.keys.undos).keys()
+    needed |= {move_id for move_id, _, _ in driver.list_trash()}
+    keep: dict[str, bool] = {}
+    for name, entry in manifests.entries(driver):
+        young = entry.at > before or entry.move_id in needed or jobs.over(entry.move_id) is False
+        keep[name] = keep.get(name, False) or young
+    for name in islice((name for name, kept in keep.items() if not kept), LIMIT):
+        driver.remove_manifest(name)
+        report.manifests += 1

@@ -7,6 +7,8 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Protocol
 
 from rebalance_tasks.core.errors import UnknownNode
+from rebalance_tasks.store.outcomes import OutcomeStore
+from rebalance_tasks.store.progress import ProgressStore
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -66,6 +68,16 @@ class FleetContext:
     trash: TrashStore
     driver: Callable[[str], Driver]
     messenger: Messenger
+
+    @property
+    def outcomes(self) -> OutcomeStore:
+        """Why moves of a job failed or were skipped."""
+        return OutcomeStore(self.connection, self.keys)
+
+    @property
+    def progress(self) -> ProgressStore:
+        """Samples of how far the running job is."""
+        return ProgressStore(self.connection, self.keys)
 
     def now(self) -> datetime:
         """Redis' clock, aware UTC."""

@@ -1,72 +1,189 @@
 """The sweep re-drives what stalls: lost messages, dead workers, missed wake-ups, quiet hours, jobs nobody closed.
 
 Redis holds the truth and messages are hints (invariant 4): everything here is decided from Redis alone, each step is
-idempotent, and running two sweeps at once is harmless.
+idempotent, and running two sweeps at once is harmless. What one run does is bounded; the next one goes on.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import asdict, dataclass
+from itertools import islice
+from typing import TYPE_CHECKING, Final
 
 from rebalance_tasks.control import lifecycle
+from rebalance_tasks.control.fleetwide import GLOBAL
 from rebalance_tasks.control.start import admit
+from rebalance_tasks.core.errors import JobNotFound
 from rebalance_tasks.core.quiet_hours import in_quiet_hours
+from rebalance_tasks.store.abandon import abandon, lost_part
+from rebalance_tasks.store.job_view import DEADLINE
+from rebalance_tasks.store.versions import NewerVersion
 from rebalance_tasks.telemetry import get_logger
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from rebalance_tasks.control.context import FleetContext
+    from rebalance_tasks.core.models import RebalanceJob
 
 log = get_logger(__name__)
+
+#: Groups published again or finished in one run; the next one goes on with the others.
+GROUPS_PER_RUN: Final = 1_000
+#: Ended jobs looked at for what their end left undone, and how often: nothing waits for it.
+JOBS_PER_RUN: Final = 1_000
+TIDY_EVERY_S: Final = 60
+#: An ended job that noted more is packed (at most `DETAILS_KEPT` of each of some ten causes stay).
+MANY_OUTCOMES: Final = 2_000
 
 
 @dataclass(slots=True)
 class SweepReport:
-    """What a sweep did."""
+    """What a sweep did.
+
+    Attributes:
+        redriven: groups whose header was published again.
+        finished: terminal groups that were counted.
+        admitted: waiting groups that got a permit.
+        finalized: jobs closed.
+        deadlines: jobs cancelled because they were past their deadline.
+        abandoned: jobs closed because Redis had lost a part of them.
+        retired: ended jobs that got their expiry only now.
+        compacted: ended jobs whose many outcomes were packed.
+        permits: permits of jobs that are over, given back.
+    """
 
     redriven: int = 0
     finished: int = 0
     admitted: int = 0
     finalized: int = 0
+    deadlines: int = 0
+    abandoned: int = 0
+    retired: int = 0
+    compacted: int = 0
+    permits: int = 0
 
 
 def run_sweep(context: FleetContext) -> SweepReport:
-    """Sweep the fleet's active job, if there is one."""
+    """Sweep the fleet once: its active job, if there is one, and what ended jobs left undone."""
     report = SweepReport()
     job_id = context.jobs.active()
-    if job_id is None:
-        return report
-    if not context.jobs.exists(job_id):
-        log.warning("sweep.job_lost", job_id=job_id)
-        context.jobs.clear_active(job_id)
-        return report
-    _quiet_hours(context, job_id)
-    for group_id, group in context.jobs.groups(job_id).items():
+    if job_id is not None:
+        _sweep_job(context, job_id, report)
+    if context.fleet.due("tidy", every_s=TIDY_EVERY_S):
+        _tidy(context, report)
+    if report != SweepReport():
+        log.info("sweep.done", job_id=job_id, **{what: count for what, count in asdict(report).items() if count})
+    context.fleet.record_chore("sweep", asdict(report), now_ms=context.connection.now_ms())
+    return report
+
+
+def _sweep_job(context: FleetContext, job_id: str, report: SweepReport) -> None:
+    lost = lost_part(context.connection, context.keys, job_id)
+    if lost:
+        _give_up(context, job_id, lost, report)
+        return
+    _flags(context, context.jobs.load(job_id), report)
+    _redrive(context, job_id, context.jobs.permits(job_id), report)
+    report.admitted = admit(context, job_id)
+    job = context.jobs.load(job_id)
+    if job.groups_done < job.groups_total and not context.jobs.permits(job_id):
+        # Nothing runs though work is left: a group that is over may hide behind a permit that is gone.
+        _redrive(context, job_id, context.jobs.groups(job_id), report)
+        job = context.jobs.load(job_id)
+    context.progress.note(job_id)
+    if job.groups_done == job.groups_total and lifecycle.finalize(context, job_id) == "finalized":
+        report.finalized = 1
+
+
+def _give_up(context: FleetContext, job_id: str, lost: str, report: SweepReport) -> None:
+    """Close a job that Redis remembers only in part, or forget that one was active that is gone altogether."""
+    log.warning("sweep.job_lost", job_id=job_id, lost=lost)
+    if lost != "job":
+        why = f"Redis has lost the job's {lost}; `rebalance reindex` finds every object again, then check anew"
+        abandon(context.connection, context.keys, job_id, why=why, now_ms=context.connection.now_ms())
+        context.jobs.retire(job_id)
+        report.abandoned += 1
+    context.jobs.clear_active(job_id)
+    if context.jobs.active() == job_id and _over(context, job_id):
+        context.connection.client.delete(context.keys.active)
+
+
+def _redrive(context: FleetContext, job_id: str, group_ids: Iterable[str], report: SweepReport) -> None:
+    """Publish again or finish what stalls. All are looked at, so that none is always too late; few are acted on."""
+    acted = 0
+    for group_id in group_ids:
+        if acted == GROUPS_PER_RUN:
+            return
         match context.jobs.redrive(job_id, group_id):
             case "publish":
-                context.messenger.publish_group(job_id, group)
-                report.redriven += 1
+                group = context.jobs.group(job_id, group_id)
+                if group is not None:
+                    context.messenger.publish_group(job_id, group)
+                    report.redriven += 1
             case "finish":
                 lifecycle.finish_group(context, job_id, group_id)
                 report.finished += 1
             case _:
-                pass
-    report.admitted = admit(context, job_id)
-    job = context.jobs.load(job_id)
-    if job.groups_done == job.groups_total and lifecycle.finalize(context, job_id) == "finalized":
-        report.finalized = 1
-    if report != SweepReport():
-        log.info(
-            "sweep.done", job_id=job_id, redriven=report.redriven, finished=report.finished, admitted=report.admitted
+                continue
+        acted += 1
+
+
+# -- the flags of a job that the clock or the fleet sets ------------------------------------------------------------------
+def _flags(context: FleetContext, job: RebalanceJob, report: SweepReport) -> None:
+    if job.cancel_requested or job.status.terminal:
+        return
+    deadline = context.settings.options.job_deadline
+    if deadline is not None and context.now() >= job.created_utc + deadline:
+        log.warning("sweep.deadline", job_id=job.job_id, deadline=str(deadline))
+        lifecycle.cancel(
+            context, job.job_id, requested_by=f"{DEADLINE}: cancelled, since it was older than job_deadline {deadline}"
         )
-    return report
-
-
-def _quiet_hours(context: FleetContext, job_id: str) -> None:
-    job = context.jobs.load(job_id)
+        report.deadlines += 1
+        return
     quiet = in_quiet_hours(context.settings.options, now=context.now())
-    held = lifecycle.QUIET_HOURS in job.paused_reasons
-    if quiet and not held and not job.cancel_requested:
-        lifecycle.pause(context, job_id, reason=lifecycle.QUIET_HOURS)
-    elif held and not quiet:
-        lifecycle.resume(context, job_id, reason=lifecycle.QUIET_HOURS)
+    _hold(context, job, lifecycle.QUIET_HOURS, wanted=quiet)
+    # The fleet's own set of reasons holds its runners at once; the job's says so in its status, and wakes it when lifted.
+    _hold(context, job, GLOBAL, wanted=GLOBAL in context.fleet.paused_reasons())
+
+
+def _hold(context: FleetContext, job: RebalanceJob, reason: str, *, wanted: bool) -> None:
+    """Let a job carry a reason to pause exactly as long as it holds."""
+    held = reason in context.connection.smembers(context.keys.job(job.job_id).paused)
+    if wanted and not held:
+        lifecycle.pause(context, job.job_id, reason=reason)
+    elif held and not wanted:
+        lifecycle.resume(context, job.job_id, reason=reason)
+
+
+# -- what ended jobs left undone ------------------------------------------------------------------------------------------
+def _tidy(context: FleetContext, report: SweepReport) -> None:
+    """Retire jobs whose closer died before it could, and give back permits that nobody will."""
+    job_ids = context.jobs.ids()[:JOBS_PER_RUN]
+    pipe = context.connection.client.pipeline(transaction=False)
+    for job_id in job_ids:
+        pipe.ttl(context.keys.job(job_id).base)
+        pipe.hlen(context.keys.job(job_id).outcomes)
+    found = pipe.execute()
+    for job_id, ttl, outcomes in zip(job_ids, found[::2], found[1::2], strict=True):
+        if ttl == -1 and _over(context, job_id):
+            context.jobs.retire(job_id)
+            report.retired += 1
+        if outcomes > MANY_OUTCOMES and _over(context, job_id):
+            report.compacted += 1 if context.outcomes.compact(job_id) else 0
+    permits = list(islice(context.connection.hgetall(context.keys.permits), GROUPS_PER_RUN))
+    holders = {permit.rpartition("/")[0] for permit in permits}
+    over = {job_id for job_id in holders if _over(context, job_id)}
+    report.permits += context.connection.hdel(
+        context.keys.permits, *(permit for permit in permits if permit.rpartition("/")[0] in over)
+    )
+
+
+def _over(context: FleetContext, job_id: str) -> bool:
+    """Whether a job has ended, or is not known any more."""
+    try:
+        return context.jobs.load(job_id).status.terminal
+    except JobNotFound:
+        return True
+    except NewerVersion:  # theirs to say
+        return False

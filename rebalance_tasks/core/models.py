@@ -213,10 +213,12 @@ class RebalanceJob(Frozen):
     """One execution of a plan, as Redis knows it at this instant.
 
     Attributes:
-        throughput: bytes a second since the start (0 before).
+        throughput: bytes a second: of the last minute while it runs, 0 while it does not, over the whole run when it has
+            ended; pauses do not count.
         eta: seconds to the end at that rate; ``None`` while unknown.
         paused_reasons: who holds it (``operator``, ``quiet_hours``, ``node:<id>``, ``global``).
         failures: cause → number of failed or skipped moves.
+        cancelled_by: who asked for the cancel, or ``deadline: …`` when the sweep did.
     """
 
     job_id: Identifier
@@ -239,6 +241,7 @@ class RebalanceJob(Frozen):
     error: str | None = None
     requested_by: str = ""
     cancel_requested: bool = False
+    cancelled_by: str = ""
     paused_reasons: tuple[str, ...] = ()
     failures: Mapping[str, int] = Field(default_factory=dict)
     groups_total: NonNegativeInt = 0
@@ -248,6 +251,26 @@ class RebalanceJob(Frozen):
     @classmethod
     def _sorted(cls, value: Iterable[str]) -> tuple[str, ...]:
         return tuple(sorted(value))
+
+
+class FailureGroup(Frozen):
+    """Moves of a job that failed, or were skipped, for one cause; with one of them as an example.
+
+    Attributes:
+        cause: the stable word.
+        moves: how many.
+        hint: what to do about it.
+        object_key: of the example; empty where nothing was noted (moves skipped before they began).
+        detail: what was said of the example.
+    """
+
+    cause: str
+    moves: NonNegativeInt
+    hint: str
+    object_key: str = ""
+    source_node: str = ""
+    target_node: str = ""
+    detail: str = ""
 
 
 class CheckResult(Frozen):

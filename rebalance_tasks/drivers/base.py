@@ -19,11 +19,12 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING, Protocol, Self
 
+from rebalance_tasks.core.errors import MoveError, PermanentError
 from rebalance_tasks.core.fingerprint import Fingerprint
 from rebalance_tasks.core.keys import RESERVED
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Collection, Iterable, Iterator, Mapping
     from types import TracebackType
 
     import numpy as np
@@ -36,17 +37,19 @@ __all__ = [
     "Driver",
     "Fingerprint",
     "FreeOutcome",
+    "Hold",
     "Listing",
     "NodeHealth",
     "ObjectMetadata",
+    "ObjectTooLarge",
     "SourceHandle",
     "StagedWriter",
 ]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class ObjectMetadata:
-    """What travels with an object's bytes."""
+    """What travels with an object's bytes; made once, never changed (a frozen one takes three times as long to make)."""
 
     mode: int | None = None
     mtime_ns: int | None = None
@@ -94,11 +97,21 @@ class FreeOutcome(StrEnum):
     GONE = "gone"
 
 
+class ObjectTooLarge(MoveError, PermanentError):
+    """The target's file system, or a limit of the worker's process, holds no object of this size; others still fit."""
+
+    cause = "too_large"
+
+
 class SourceHandle(Protocol):
     """An object open for reading, pinned to the version whose fingerprint it carries."""
 
     fingerprint: Fingerprint
-    metadata: ObjectMetadata
+
+    @property
+    def metadata(self) -> ObjectMetadata:
+        """What travels with the bytes."""
+        ...
 
     def readinto(self, buffer: memoryview) -> int:
         """Fill the buffer from the current position; return the number of bytes, 0 at the end."""
@@ -127,19 +140,36 @@ class StagedWriter(Protocol):
     """A copy being made aside; invisible at any key until `Driver.publish`."""
 
     def write(self, data: memoryview) -> None:
-        """Append bytes. Raises: NodeFull when the target has no room."""
+        """Append bytes. Raises: NodeFull when the target has no room, ObjectTooLarge when it takes no object of this size."""
         ...
 
     def sync(self) -> None:
         """Make what was written so far durable (used between the parts of a large object)."""
         ...
 
-    def finish(self, metadata: ObjectMetadata) -> Fingerprint:
+    def finish(self, metadata: ObjectMetadata) -> None:
         """Apply the metadata (mtime last, so that a staged file with the source's mtime is whole) and close."""
         ...
 
     def close(self) -> None:
         """Close and keep what is there (a later attempt may resume it)."""
+        ...
+
+
+class Hold(Protocol):
+    """A context in which a driver keeps folders open between calls; `Driver.hold`."""
+
+    #: moves whose publishing or freeing was taken back at the end, because their folder had been renamed under our hands.
+    strays: set[MoveId]
+
+    def __enter__(self) -> Self:
+        """Return itself."""
+        ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Look whether the folders are still in their places; let go."""
         ...
 
 
@@ -181,9 +211,22 @@ class Driver(Protocol):
         """
         ...
 
+    # -- bursts ---------------------------------------------------------------------------------------------------
+    def hold(self, fresh: Collection[MoveId] = ()) -> Hold:
+        """Let this thread's next calls share what is costly to open, until the context ends; holds do not nest.
+
+        Args:
+            fresh: moves that were never attempted before: nothing is staged and nothing is in the trash under them.
+        """
+        ...
+
     # -- reading --------------------------------------------------------------------------------------------------
     def stat(self, key: str) -> Fingerprint | None:
         """Fingerprint of the object at ``key``, ``None`` when there is none. Raises: InvalidKey, ObjectUnreadable."""
+        ...
+
+    def unchanged(self, key: str, version: Fingerprint) -> bool:
+        """Tell whether the object at ``key`` is still that version. Raises: InvalidKey, ObjectUnreadable."""
         ...
 
     def open_source(self, key: str) -> SourceHandle:

@@ -8,6 +8,7 @@ is treated is in docs/reference/local-driver.md. Invariants it keeps: no torn ob
 
 from __future__ import annotations
 
+import errno
 import os
 from typing import TYPE_CHECKING, Final
 
@@ -16,6 +17,7 @@ from rebalance_tasks.core.ids import MoveId, NodeId
 from rebalance_tasks.drivers.base import Fingerprint, FreeOutcome, Listing, NodeHealth
 from rebalance_tasks.drivers.linux import Syscalls, fsync, native
 from rebalance_tasks.drivers.local_entries import (
+    READ_BACK_FLAGS,
     READ_FLAGS,
     STAGE_FLAGS,
     allow_writing,
@@ -26,15 +28,22 @@ from rebalance_tasks.drivers.local_entries import (
     source_from,
     write_text,
 )
-from rebalance_tasks.drivers.local_errors import node_error, source_error, validate_local_key, validate_name
-from rebalance_tasks.drivers.local_files import LocalSource, LocalWriter, fingerprint_of
+from rebalance_tasks.drivers.local_errors import (
+    node_error,
+    source_error,
+    target_error,
+    validate_local_key,
+    validate_name,
+)
+from rebalance_tasks.drivers.local_files import LocalSource, LocalWriter, fingerprint_of, is_version
 from rebalance_tasks.drivers.local_folders import probe_writable, require_writable_parent
+from rebalance_tasks.drivers.local_hold import LocalHold, Renamed
 from rebalance_tasks.drivers.local_listing import LocalLister, key_filter
 from rebalance_tasks.drivers.local_trash import LocalTrash
 from rebalance_tasks.drivers.local_tree import LocalTree
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Collection, Iterable, Iterator
 
 #: Folders may vanish between a look and an act; a third time is not bad luck.
 _ATTEMPTS: Final = 3
@@ -127,6 +136,15 @@ class LocalDriver:
         """Fingerprint of the regular file at ``key``, else None. Raises: InvalidKey, ObjectUnreadable."""
         return self._tree.find(validate_local_key(key))
 
+    def unchanged(self, key: str, version: Fingerprint) -> bool:
+        """Tell whether the object at ``key`` is still that version. Raises: InvalidKey, ObjectUnreadable."""
+        status = self._tree.stat(validate_local_key(key))
+        return status is not None and is_version(status, version)
+
+    def hold(self, fresh: Collection[MoveId] = ()) -> LocalHold:
+        """Keep folders open for this thread's next calls, and see at the end whether one was renamed meanwhile."""
+        return self._tree.hold(fresh)
+
     def open_source(self, key: str) -> LocalSource:
         """Open for reading. Raises: InvalidKey, SourceVanished, ObjectUnreadable."""
         validate_local_key(key)
@@ -135,14 +153,20 @@ class LocalDriver:
         except OSError as exc:
             raise source_error(key, exc, "open its folder") from exc
         try:
-            require_writable_parent(key, parent)
+            hold = self._tree.held
+            if hold is None or parent not in hold.writable:
+                require_writable_parent(key, parent)
+                if hold is not None and parent in hold.descriptors:
+                    hold.writable.add(parent)
             # Looked at first: opening a device can act on it.
             require_object(key, os.stat(name, dir_fd=parent, follow_symlinks=False))
             fd = os.open(name, READ_FLAGS, dir_fd=parent)
         except OSError as exc:
+            if exc.errno == errno.ENOENT and self._tree.lost(key):
+                return self.open_source(key)
             raise source_error(key, exc, "open") from exc
         finally:
-            os.close(parent)
+            self._tree.release(parent)
         return source_from(fd, key)
 
     # -- copy aside, verify, publish ------------------------------------------------------------------------------
@@ -168,6 +192,7 @@ class LocalDriver:
             fd,
             self.node_id,
             self.root,
+            f"staged:{move_id}",
             offset=offset,
             sparse=sparse,
             durable_on_finish=self._tree.calls.syncfs is None,
@@ -196,7 +221,7 @@ class LocalDriver:
 
     def staged(self, move_id: MoveId) -> Fingerprint | None:
         """Fingerprint of a staged copy, None when there is none."""
-        return self._tree.held("tmp", validate_name(move_id, "move id"))
+        return self._tree.in_work("tmp", validate_name(move_id, "move id"))
 
     def open_staged(self, move_id: MoveId) -> LocalSource:
         """Open a staged copy for reading it back. Raises: SourceVanished, ObjectUnreadable."""
@@ -205,8 +230,7 @@ class LocalDriver:
         folder = self._tree.work_fd("tmp")
         try:
             try:
-                # NOATIME: reading back must not undo the access time that `finish` carried over.
-                fd = os.open(move_id, READ_FLAGS | getattr(os, "O_NOATIME", 0), dir_fd=folder)
+                fd = os.open(move_id, READ_BACK_FLAGS, dir_fd=folder)
             except PermissionError:
                 fd = os.open(move_id, READ_FLAGS, dir_fd=folder)
         except OSError as exc:
@@ -233,9 +257,13 @@ class LocalDriver:
         validate_local_key(key)
         validate_name(move_id, "move id")
         for _ in range(_ATTEMPTS):
-            staged = self._tree.held("tmp", move_id)
-            if expected is not None and staged != expected:
+            there = self._tree.look("tmp", move_id)
+            if expected is None:
+                staged = None if there is None else fingerprint_of(there)
+            elif there is None or not is_version(there, expected):
                 raise ChecksumMismatch(key, f"the copy staged under move {move_id!r} is not the one that was verified")
+            else:
+                staged = expected
             if staged is None:
                 message = f"nothing is staged under move {move_id!r}; it was published or discarded before"
                 raise InvalidArgument(message)
@@ -243,11 +271,12 @@ class LocalDriver:
             try:
                 return self._publish_into(parent, name, move_id, staged, key)
             except FileNotFoundError:  # the folder was removed in between; make it again
+                self._tree.lost(key)
                 continue
             except OSError as exc:
-                raise self._tree.target_error(key, exc, "publish") from exc
+                raise target_error(self._tree.node_id, self._tree.root, key, exc, "publish") from exc
             finally:
-                os.close(parent)
+                self._tree.release(parent)
         raise NodeMissing(
             self.node_id,
             f"the folder of {key!a} below {self.root} vanishes as often as it is made; try again later",
@@ -265,6 +294,9 @@ class LocalDriver:
                 ) from exc
             # link-then-unlink was cut off between its two steps: it is ours already.
             os.unlink(move_id, dir_fd=folder)
+        hold = self._tree.held
+        if hold is not None:
+            hold.note(Renamed(parent, name, folder, move_id, staged, freed=False))
         self._tree.touched_key(key)
         return staged
 
@@ -309,7 +341,7 @@ class LocalDriver:
         validate_name(name, "manifest name")
         folder = self._tree.work_fd("manifests")
         try:
-            write_text(name, folder, "".join(f"{line}\n" for line in lines))
+            write_text(name, folder, "".join(f"{line}\n" for line in lines), aside=self._tree.work_fd("tmp"))
             fsync(folder)
         except OSError as exc:
             raise node_error(self.node_id, self.root, exc, "write a manifest") from exc

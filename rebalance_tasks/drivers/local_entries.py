@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import stat as st_modes
-import threading
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
@@ -20,7 +19,10 @@ if TYPE_CHECKING:
 
 #: NONBLOCK: opening a FIFO that took the object's place must not wait for its other end.
 READ_FLAGS: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+#: NOATIME: reading back must not undo the access time that a copy was given.
+READ_BACK_FLAGS: Final = READ_FLAGS | getattr(os, "O_NOATIME", 0)
 STAGE_FLAGS: Final = os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC
+CREATE_FLAGS: Final = STAGE_FLAGS | os.O_CREAT | os.O_EXCL
 #: Nobody reads a copy or a manifest under it but us; a copy gets its own mode when it is whole.
 PRIVATE_MODE: Final = 0o600
 
@@ -67,10 +69,11 @@ def source_from(fd: int, key: str) -> LocalSource:
 def create_staged(name: str, folder: int) -> int:
     """Create a fresh, empty file; an old one is unlinked, never truncated: a publish cut off half-way may share its inode."""
     while True:
-        with suppress(FileExistsError):
-            return os.open(name, STAGE_FLAGS | os.O_CREAT | os.O_EXCL, PRIVATE_MODE, dir_fd=folder)
-        with suppress(FileNotFoundError):
-            os.unlink(name, dir_fd=folder)
+        try:
+            return os.open(name, CREATE_FLAGS, PRIVATE_MODE, dir_fd=folder)
+        except FileExistsError:
+            with suppress(FileNotFoundError):
+                os.unlink(name, dir_fd=folder)
 
 
 def allow_writing(name: str, folder: int) -> None:
@@ -82,20 +85,22 @@ def allow_writing(name: str, folder: int) -> None:
         os.close(fd)
 
 
-def write_text(name: str, folder: int, text: str) -> None:
-    """Write a small file so that it is there whole or not at all; the caller syncs the folder."""
-    temporary = f".{name}.{os.getpid()}.{threading.get_ident()}"
-    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
+def write_text(name: str, folder: int, text: str, *, aside: int) -> None:
+    """Write a small file so that it is there whole or not at all; the caller syncs the folder.
+
+    It is written in the folder of staged copies (``aside``): what a kill leaves there, cleanup removes.
+    """
+    temporary = f"writing-{os.urandom(8).hex()}"
     try:
-        fd = os.open(temporary, flags, PRIVATE_MODE, dir_fd=folder)
+        fd = os.open(temporary, CREATE_FLAGS, PRIVATE_MODE, dir_fd=aside)
         with os.fdopen(fd, "wb") as file:
             file.write(text.encode("utf-8", "surrogatepass"))
             file.flush()
             fsync(fd)
-        os.rename(temporary, name, src_dir_fd=folder, dst_dir_fd=folder)
+        os.rename(temporary, name, src_dir_fd=aside, dst_dir_fd=folder)
     except BaseException:
         with suppress(OSError):
-            os.unlink(temporary, dir_fd=folder)
+            os.unlink(temporary, dir_fd=aside)
         raise
 
 

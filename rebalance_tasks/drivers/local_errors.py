@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import re
+from functools import lru_cache
 from typing import Final
 
 from rebalance_tasks.core.errors import (
@@ -18,10 +19,13 @@ from rebalance_tasks.core.errors import (
     NodeMissing,
     NodeNotWritable,
     ObjectUnreadable,
+    RebalanceError,
     RetryableError,
     SourceVanished,
+    TargetExists,
 )
 from rebalance_tasks.core.keys import validate_key
+from rebalance_tasks.drivers.base import ObjectTooLarge
 
 #: NAME_MAX of every file system in common use.
 MAX_COMPONENT_BYTES: Final = 255
@@ -30,7 +34,7 @@ _NAME: Final = re.compile(r"[A-Za-z0-9_:-][A-Za-z0-9._:-]{0,199}")
 #: A name with the suffixes we give it.
 _FOUND_NAME: Final = re.compile(r"[A-Za-z0-9_:-][A-Za-z0-9._:-]{0,254}")
 
-_FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+_FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
 _MISSING: Final = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ESTALE, errno.ENODEV, errno.ENXIO})
 #: The process is short of something, not the node.
 _EXHAUSTED: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN})
@@ -38,6 +42,8 @@ _EXHAUSTED: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.E
 UNFIT_NAME: Final = frozenset({errno.ENAMETOOLONG, errno.EINVAL, errno.EILSEQ, errno.EXDEV})
 
 
+# Each verb checks the key and the id it is given, so one object asks for the same answer a dozen times.
+@lru_cache(maxsize=4096)
 def validate_local_key(key: str) -> str:
     """Return ``key`` if each of its components also fits into a file name. Raises: InvalidKey."""
     validate_key(key)
@@ -51,6 +57,7 @@ def validate_local_key(key: str) -> str:
     return key
 
 
+@lru_cache(maxsize=4096)
 def validate_name(name: str, what: str) -> str:
     """Return a move id or manifest name that is safe as a file name. Raises: InvalidArgument."""
     if not _NAME.fullmatch(name):
@@ -86,6 +93,27 @@ def node_error(node_id: str, root: str, exc: OSError, doing: str) -> NodeError |
         )
     message = f"{doing}: {exc.strerror} below {root!r}; let the worker's user write there (chown, chmod, remount rw)"
     return NodeNotWritable(node_id, message)
+
+
+def copy_error(node_id: str, root: str, label: str, exc: OSError, doing: str) -> RebalanceError:
+    """Say what an error under a copy that is being written means; ``label`` names the copy."""
+    if exc.errno == errno.EFBIG:
+        why = f"{doing}: {exc.strerror} below {root!r}; the file system or the worker's limit (ulimit -f) takes no file this large"
+        return ObjectTooLarge(label, why)
+    return node_error(node_id, root, exc, doing)
+
+
+def target_error(node_id: str, root: str, key: str, exc: OSError, doing: str) -> RebalanceError:
+    """Say what an error under a target's key means."""
+    if exc.errno in {errno.ENOTDIR, errno.ELOOP}:
+        return TargetExists(key, "a folder of this key is a file or a symbolic link on the target")
+    if exc.errno == errno.EXDEV:
+        return InvalidKey(
+            key, f"its folder lies on another file system mounted below {root}; make that a node of its own"
+        )
+    if exc.errno in UNFIT_NAME:
+        return InvalidKey(key, f"the file system of {root} cannot hold this name ({exc.strerror})")
+    return node_error(node_id, root, exc, doing)
 
 
 def source_error(key: str, exc: OSError, doing: str) -> MoveError | RetryableError:

@@ -16,7 +16,7 @@ import numpy as np
 
 from rebalance_tasks.drivers.base import Fingerprint, ObjectMetadata
 from rebalance_tasks.drivers.linux import fdatasync, fsync
-from rebalance_tasks.drivers.local_errors import node_error, source_error
+from rebalance_tasks.drivers.local_errors import copy_error, source_error
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -37,6 +37,18 @@ def fingerprint_of(status: os.stat_result) -> Fingerprint:
     return Fingerprint(status.st_size, status.st_mtime_ns, status.st_ino, status.st_dev)
 
 
+def is_version(status: os.stat_result, version: Fingerprint) -> bool:
+    """Tell whether this is a regular file with that fingerprint."""
+    return (
+        status.st_ino == version.inode
+        and status.st_mtime_ns == version.mtime_ns
+        and status.st_size == version.size_bytes
+        and status.st_dev == version.device
+        and not version.etag
+        and st_modes.S_ISREG(status.st_mode)
+    )
+
+
 def read_metadata(fd: int, status: os.stat_result) -> ObjectMetadata:
     """Return what travels with an open file's bytes."""
     return ObjectMetadata(
@@ -51,13 +63,17 @@ def read_metadata(fd: int, status: os.stat_result) -> ObjectMetadata:
 
 
 def _read_xattrs(fd: int) -> Mapping[str, bytes]:
+    if sys.platform != "linux":
+        return {}
+    try:
+        names = os.listxattr(fd)
+    except OSError:  # best effort: not every file system keeps them
+        return {}
     found: dict[str, bytes] = {}
-    if sys.platform == "linux":
-        with suppress(OSError):  # best effort: not every file system keeps them
-            for name in os.listxattr(fd):
-                if name.startswith("user.") or name in {_ACL_XATTR, _CAPABILITY_XATTR}:
-                    with suppress(OSError):
-                        found[name] = os.getxattr(fd, name)
+    for name in names:
+        if name.startswith("user.") or name in {_ACL_XATTR, _CAPABILITY_XATTR}:
+            with suppress(OSError):
+                found[name] = os.getxattr(fd, name)
     return found
 
 
@@ -78,7 +94,8 @@ def apply_metadata(fd: int, metadata: ObjectMetadata) -> None:
         with suppress(OSError):  # root squashed by NFS, or a file system without owners
             os.fchown(fd, *wanted)
             owned = True
-    _write_xattrs(fd, metadata.xattrs)
+    if metadata.xattrs:
+        _write_xattrs(fd, metadata.xattrs)
     if metadata.mode is not None:
         with suppress(PermissionError, NotImplementedError):  # FAT and some FUSE file systems keep no modes
             # A set-id bit under another owner would hand out that owner's rights.
@@ -91,19 +108,29 @@ def apply_metadata(fd: int, metadata: ObjectMetadata) -> None:
 class LocalSource:
     """An open file; `SourceHandle` of the local driver."""
 
-    __slots__ = ("_fd", "_key", "fingerprint", "metadata")
+    __slots__ = ("_fd", "_key", "_metadata", "_status", "fingerprint")
 
     def __init__(self, fd: int, key: str, status: os.stat_result) -> None:
         """Own ``fd``, whose fstat is ``status``; ``key`` names it in errors."""
         self._fd = fd
         self._key = key
+        self._status = status
+        self._metadata: ObjectMetadata | None = None
         self.fingerprint = fingerprint_of(status)
-        self.metadata = read_metadata(fd, status)
+
+    @property
+    def metadata(self) -> ObjectMetadata:
+        """What travels with the bytes; a copy that is read back needs none."""
+        if self._metadata is None:
+            self._metadata = read_metadata(self._fd, self._status)
+        return self._metadata
 
     def readinto(self, buffer: memoryview) -> int:
         """Fill the buffer; return the number of bytes, less than its length only at the end of the file."""
-        filled = 0
         try:
+            filled = os.readv(self._fd, [buffer])
+            if filled == 0:
+                return 0
             while filled < len(buffer):
                 count = os.readv(self._fd, [buffer[filled:]])
                 if count == 0:
@@ -159,15 +186,18 @@ def data_runs(data: memoryview, position: int) -> Iterator[tuple[int, int]]:
 class LocalWriter:
     """A staged file open for appending; `StagedWriter` of the local driver."""
 
-    __slots__ = ("_durable_on_finish", "_fd", "_length", "_node_id", "_position", "_root", "_sparse")
+    __slots__ = ("_durable_on_finish", "_fd", "_label", "_length", "_node_id", "_position", "_root", "_sparse")
 
-    def __init__(self, fd: int, node_id: str, root: str, *, offset: int, sparse: bool, durable_on_finish: bool) -> None:
+    def __init__(
+        self, fd: int, node_id: str, root: str, label: str, *, offset: int, sparse: bool, durable_on_finish: bool
+    ) -> None:
         """Own an open file.
 
         Args:
             fd: its descriptor, closed by `finish` or `close`.
             node_id: whose it is, for errors.
             root: that node's root, for errors.
+            label: names the copy in errors.
             offset: how long it is.
             sparse: leave holes where whole blocks are zero.
             durable_on_finish: fsync before closing, where the driver has no syncfs for the whole batch.
@@ -175,6 +205,7 @@ class LocalWriter:
         self._fd = fd
         self._node_id = node_id
         self._root = root
+        self._label = label
         self._position = offset
         self._length = offset
         self._sparse = sparse
@@ -189,7 +220,7 @@ class LocalWriter:
                 for start, end in data_runs(data, self._position):
                     self._put(data[start:end], self._position + start)
         except OSError as exc:
-            raise node_error(self._node_id, self._root, exc, "write") from exc
+            raise copy_error(self._node_id, self._root, self._label, exc, "write") from exc
         self._position += len(data)
 
     def _put(self, data: memoryview, offset: int) -> None:
@@ -213,18 +244,17 @@ class LocalWriter:
             self._settle_length()
             fdatasync(self._fd)
         except OSError as exc:
-            raise node_error(self._node_id, self._root, exc, "sync") from exc
+            raise copy_error(self._node_id, self._root, self._label, exc, "sync") from exc
 
-    def finish(self, metadata: ObjectMetadata) -> Fingerprint:
+    def finish(self, metadata: ObjectMetadata) -> None:
         """Apply the metadata, mtime last, and close. Raises: NodeFull, NodeNotWritable."""
         try:
             self._settle_length()
             apply_metadata(self._fd, metadata)
             if self._durable_on_finish:
                 fsync(self._fd)
-            return fingerprint_of(os.fstat(self._fd))
         except OSError as exc:
-            raise node_error(self._node_id, self._root, exc, "finish a copy") from exc
+            raise copy_error(self._node_id, self._root, self._label, exc, "finish a copy") from exc
         finally:
             self._release()
 

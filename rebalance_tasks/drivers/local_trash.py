@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import errno
 import os
-import stat as st_modes
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
@@ -17,9 +16,10 @@ from rebalance_tasks.core.errors import NodeMissing, SourceVanished, TargetExist
 from rebalance_tasks.core.ids import MoveId
 from rebalance_tasks.drivers.base import Fingerprint, FreeOutcome
 from rebalance_tasks.drivers.linux import fsync
-from rebalance_tasks.drivers.local_entries import look, read_text, write_text
-from rebalance_tasks.drivers.local_errors import source_error, validate_local_key, validate_name
-from rebalance_tasks.drivers.local_files import fingerprint_of
+from rebalance_tasks.drivers.local_entries import read_text, write_text
+from rebalance_tasks.drivers.local_errors import source_error, target_error, validate_local_key, validate_name
+from rebalance_tasks.drivers.local_files import fingerprint_of, is_version
+from rebalance_tasks.drivers.local_hold import Renamed
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -51,34 +51,42 @@ class LocalTrash:
         validate_local_key(key)
         validate_name(move_id, "move id")
         trash = self._tree.work_fd("trash")
-        held = self._in_trash(move_id)
+        hold = self._tree.held
+        first = hold is not None and move_id in hold.fresh
+        held = None if first else self._in_trash(move_id)
         if held is None or self._is_second_link(key, move_id, held):
             outcome = self._rename_to_trash(key, move_id, trash, expected)
-            if outcome is not None:
+            if outcome is not None and not first:
                 return outcome
-            held = self._in_trash(move_id)
+            now = self._tree.look("trash", move_id)
+            if now is not None and is_version(now, expected):
+                return FreeOutcome.FREED
+            held = None if now is None else fingerprint_of(now)
+            if outcome is not None and held is None:
+                return outcome
         return FreeOutcome.GONE if held is None else self._settle(key, move_id, held, expected)
 
     def _rename_to_trash(self, key: str, move_id: MoveId, trash: int, expected: Fingerprint) -> FreeOutcome | None:
         """Rename the object into the trash; an outcome says why not."""
-        parent = -1
         try:
             parent, name = self._tree.open_parent(key)
-            found = look(name, parent)
-            if found is None:
-                return FreeOutcome.GONE
-            if not st_modes.S_ISREG(found.st_mode) or fingerprint_of(found) != expected:
-                return FreeOutcome.CHANGED
-            with suppress(FileExistsError):  # a stale worker frees under the same move: settle what it put there
+            try:
+                found = os.stat(name, dir_fd=parent, follow_symlinks=False)
+                if not is_version(found, expected):
+                    return FreeOutcome.CHANGED
                 self._tree.calls.rename_aside(name, move_id, parent, trash)
+                hold = self._tree.held
+                if hold is not None:
+                    hold.note(Renamed(parent, name, trash, move_id, expected, freed=True))
                 self._tree.touched_key(key)
+            finally:
+                self._tree.release(parent)
+        except FileExistsError:
+            pass  # a stale worker frees under the same move: settle what it put there
         except OSError as exc:
-            if exc.errno in {errno.ENOENT, errno.ENOTDIR, errno.ELOOP}:
-                return FreeOutcome.GONE
-            raise source_error(key, exc, "free") from exc
-        finally:
-            if parent >= 0:
-                os.close(parent)
+            if exc.errno not in {errno.ENOENT, errno.ENOTDIR, errno.ELOOP}:
+                raise source_error(key, exc, "free") from exc
+            return self._rename_to_trash(key, move_id, trash, expected) if self._tree.lost(key) else FreeOutcome.GONE
         return None
 
     def _in_trash(self, move_id: MoveId) -> Fingerprint | None:
@@ -111,7 +119,7 @@ class LocalTrash:
         kept, trash = self._tree.work_fd("kept"), self._tree.work_fd("trash")
         name = f"{move_id}.{held.inode}"
         try:
-            write_text(f"{name}{_NOTE}", kept, key)
+            write_text(f"{name}{_NOTE}", kept, key, aside=self._tree.work_fd("tmp"))
             os.rename(move_id, name, src_dir_fd=trash, dst_dir_fd=kept)
             fsync(kept)
         except OSError as exc:
@@ -129,7 +137,7 @@ class LocalTrash:
 
     def held(self, move_id: MoveId) -> Fingerprint | None:
         """Fingerprint of what the trash holds for a move."""
-        return self._tree.held("trash", validate_name(move_id, "move id"))
+        return self._tree.in_work("trash", validate_name(move_id, "move id"))
 
     def restore(self, move_id: MoveId, key: str) -> bool:
         """Bring a trashed object back without overwriting.
@@ -156,14 +164,15 @@ class LocalTrash:
             except FileExistsError:
                 return self._is_second_link(key, move_id, held)
             except FileNotFoundError:
+                self._tree.lost(key)
                 continue
             except OSError as exc:
-                raise self._tree.target_error(key, exc, "restore") from exc
+                raise target_error(self._tree.node_id, self._tree.root, key, exc, "restore") from exc
             else:
                 self._tree.touched_key(key)
                 return True
             finally:
-                os.close(parent)
+                self._tree.release(parent)
         raise NodeMissing(
             self._tree.node_id,
             f"the folder of {key!a} below {self._tree.root} vanishes as often as it is made; try again later",
@@ -171,7 +180,7 @@ class LocalTrash:
 
     def purge(self, move_id: MoveId, expected: Fingerprint | None) -> bool:
         """Delete from the trash, with ``expected`` only that version; True when nothing is left of it."""
-        held = self._tree.held("trash", validate_name(move_id, "move id"))
+        held = self._tree.in_work("trash", validate_name(move_id, "move id"))
         if held is not None:
             if expected is not None and held != expected:
                 return False

@@ -2,8 +2,9 @@
 
 Every path below the root is opened through `Syscalls.open_beneath`, so no symbolic link and no mount is ever crossed, also
 when somebody swaps folders while we walk. No descriptor of a folder outlives one call, so a folder that was renamed
-cannot be written to under its old name; only the root and the working folders stay open, and `check_identity` opens
-the root anew by its path, so that a disk that was unmounted or mounted over is noticed.
+cannot be written to under its old name, but within a `hold`, which looks at its end whether one was. Only the root and the
+working folders stay open, and `check_identity` opens the root anew by its path, so that a disk that was unmounted or
+mounted over is noticed.
 """
 
 from __future__ import annotations
@@ -15,17 +16,19 @@ import threading
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final, Literal
 
-from rebalance_tasks.core.errors import InvalidKey, NodeMissing, TargetExists
+from rebalance_tasks.core.errors import NodeMissing
 from rebalance_tasks.core.keys import RESERVED
 from rebalance_tasks.drivers.linux import DIR_PATH_FLAGS, DIR_READ_FLAGS, Syscalls, fsync
-from rebalance_tasks.drivers.local_entries import entries, look, regular
-from rebalance_tasks.drivers.local_errors import UNFIT_NAME, node_error, source_error
+from rebalance_tasks.drivers.local_entries import entries, look
+from rebalance_tasks.drivers.local_errors import UNFIT_NAME, node_error, source_error, target_error
 from rebalance_tasks.drivers.local_files import fingerprint_of
 from rebalance_tasks.drivers.local_folders import make_folder, make_folder_like_parent
+from rebalance_tasks.drivers.local_hold import LocalHold
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Collection, Iterator
 
+    from rebalance_tasks.core.ids import MoveId
     from rebalance_tasks.drivers.base import Fingerprint
 
 WorkFolder = Literal["tmp", "manifests", "trash", "kept"]
@@ -44,6 +47,11 @@ _NOT_THERE: Final = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP}) | UNFI
 _ATTEMPTS: Final = 3
 
 
+class _Thread(threading.local):
+    #: what each thread holds
+    hold: LocalHold | None = None
+
+
 class LocalTree:
     """Descriptors of one root; safe to use from several threads."""
 
@@ -59,6 +67,7 @@ class LocalTree:
         self._retired: list[int] = []
         #: folders whose entries changed since the last sync; only kept where there is no syncfs.
         self._touched: set[str] = set()
+        self._thread = _Thread()
 
     # -- identity -------------------------------------------------------------------------------------------------
     def open_root(self) -> int:
@@ -173,19 +182,53 @@ class LocalTree:
         """Open a folder below the root (``"."``: the root). Raises: OSError, NodeMissing."""
         return self.calls.open_beneath(self.root_fd(), path, flags)
 
+    @property
+    def held(self) -> LocalHold | None:
+        """What this thread holds."""
+        return self._thread.hold
+
+    def hold(self, fresh: Collection[MoveId] = ()) -> LocalHold:
+        """Let the folders that this thread opens stay open while the context lasts; holds of one root do not nest."""
+
+        def ended() -> None:
+            self._thread.hold = None
+
+        hold = self._thread.hold = LocalHold(self.open_folder, self.calls.rename_noreplace, ended, fresh)
+        return hold
+
     def open_parent(self, key: str, *, create: bool = False) -> tuple[int, str]:
-        """Return (descriptor of the folder that holds ``key``, its last component); the caller closes it. Raises: OSError."""
+        """Return (descriptor of the folder that holds ``key``, its last component); end with `release`. Raises: OSError."""
         folder, _, name = key.rpartition("/")
         folder = folder or "."
+        hold = self._thread.hold
+        if hold is not None:
+            held = hold.folders.get(folder)
+            if held is not None:
+                return held, name
+        fd = self._open_or_make(folder, create=create)
+        if hold is not None:
+            hold.offer(folder, fd)
+        return fd, name
+
+    def release(self, fd: int) -> None:
+        """Close what `open_parent` gave, unless it is held."""
+        hold = self._thread.hold
+        if hold is None or fd not in hold.descriptors:
+            os.close(fd)
+
+    def lost(self, key: str) -> bool:
+        """Drop the held folder of a key under which nothing was found; True: look again, by the whole path."""
+        hold = self._thread.hold
+        return hold is not None and hold.folders.pop(key.rpartition("/")[0] or ".", None) is not None
+
+    def _open_or_make(self, folder: str, *, create: bool) -> int:
         for _ in range(_ATTEMPTS):
             try:
-                fd = self.open_folder(folder)
+                return self.open_folder(folder)
             except FileNotFoundError:
                 if not create:
                     raise
                 self._make_folders(folder)
-                continue
-            return fd, name
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), folder)
 
     def open_target_parent(self, key: str) -> tuple[int, str]:
@@ -199,35 +242,26 @@ class LocalTree:
         try:
             return self.open_parent(key, create=True)
         except OSError as exc:
-            raise self.target_error(key, exc, "make its folder") from exc
-
-    def target_error(self, key: str, exc: OSError, doing: str) -> Exception:
-        """Say what an error under a target's key means."""
-        if exc.errno in {errno.ENOTDIR, errno.ELOOP}:
-            return TargetExists(key, "a folder of this key is a file or a symbolic link on the target")
-        if exc.errno == errno.EXDEV:
-            return InvalidKey(
-                key, f"its folder lies on another file system mounted below {self.root}; make that a node of its own"
-            )
-        if exc.errno in UNFIT_NAME:
-            return InvalidKey(key, f"the file system of {self.root} cannot hold this name ({exc.strerror})")
-        return node_error(self.node_id, self.root, exc, doing)
+            raise target_error(self.node_id, self.root, key, exc, "make its folder") from exc
 
     # -- single names ---------------------------------------------------------------------------------------------
     def find(self, key: str) -> Fingerprint | None:
         """Fingerprint of the regular file at a valid key, else None. Raises: ObjectUnreadable."""
+        status = self.stat(key)
+        return fingerprint_of(status) if status is not None and st_modes.S_ISREG(status.st_mode) else None
+
+    def stat(self, key: str) -> os.stat_result | None:
+        """What is at a valid key, links not followed. Raises: ObjectUnreadable."""
         try:
             parent, name = self.open_parent(key)
+            try:
+                return os.stat(name, dir_fd=parent, follow_symlinks=False)
+            finally:
+                self.release(parent)
         except OSError as exc:
-            if exc.errno in _NOT_THERE:
-                return None
-            raise source_error(key, exc, "look") from exc
-        try:
-            return regular(name, parent)
-        except OSError as exc:
-            raise source_error(key, exc, "look") from exc
-        finally:
-            os.close(parent)
+            if exc.errno not in _NOT_THERE:
+                raise source_error(key, exc, "look") from exc
+        return self.stat(key) if self.lost(key) else None
 
     def look(self, folder: WorkFolder, name: str) -> os.stat_result | None:
         """Return what a working folder holds under a valid name."""
@@ -236,7 +270,7 @@ class LocalTree:
         except OSError as exc:
             raise node_error(self.node_id, self.root, exc, f"look into {RESERVED}/{folder}") from exc
 
-    def held(self, folder: WorkFolder, name: str) -> Fingerprint | None:
+    def in_work(self, folder: WorkFolder, name: str) -> Fingerprint | None:
         """Fingerprint of the regular file that a working folder holds under a valid name."""
         status = self.look(folder, name)
         return fingerprint_of(status) if status is not None and st_modes.S_ISREG(status.st_mode) else None

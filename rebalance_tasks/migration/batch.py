@@ -6,7 +6,7 @@ fresh one. An item leaves the batch by a settlement (counted once in Redis) or b
 
 from __future__ import annotations
 
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -18,6 +18,7 @@ from rebalance_tasks.core.errors import (
     NodeError,
     NodeFull,
     ObjectUnreadable,
+    RebalanceError,
     SourceChanged,
     SourceVanished,
     TargetExists,
@@ -28,8 +29,7 @@ from rebalance_tasks.migration import manifests
 from rebalance_tasks.migration.control import Interrupt, SliceInterrupted
 from rebalance_tasks.migration.copying import StagedCopy
 from rebalance_tasks.migration.faults import Step, reached
-from rebalance_tasks.migration.item import unbooked_bytes
-from rebalance_tasks.migration.manifests import ManifestEntry
+from rebalance_tasks.migration.item import journal_entry, unbooked_bytes
 from rebalance_tasks.migration.undo import unpublish
 from rebalance_tasks.store.moves import FREE_PENDING, Attempt, Settlement
 from rebalance_tasks.store.records import JournalEntry, TrashRecord
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from rebalance_tasks.core.fingerprint import Fingerprint
+    from rebalance_tasks.core.ids import MoveId
     from rebalance_tasks.drivers.base import Driver
     from rebalance_tasks.migration.item import BatchContext, Item
 
@@ -86,7 +87,8 @@ class Batch:
 
     # -- what an earlier attempt left -----------------------------------------------------------------------------
     def _recognise(self) -> None:
-        for item in self._items:
+        known = [item for item in self._items if not item.fresh]
+        for item in known:
             entry = item.entry
             source, staged = entry.fingerprint(), entry.staged_fingerprint()
             if source is not None:
@@ -95,11 +97,13 @@ class Batch:
             if item.state is MoveState.FLIPPED:
                 item.published = staged
             elif staged is not None:
-                with self._guard(item):
+                try:
                     self._find_copy(item, staged)
+                except RebalanceError as exc:
+                    self._trouble(item, exc)
 
         # Those that are past their copying are not begun again; their deaths must count all the same.
-        past = [item for item in self._items if item.here and not item.unpublished and item.entry.deaths]
+        past = [item for item in known if item.here and not item.unpublished and item.entry.deaths]
         self._c.store.write_journal({item.move.index: item.entry for item in past})
 
     def _find_copy(self, item: Item, staged: Fingerprint) -> None:
@@ -123,7 +127,7 @@ class Batch:
         attempts: list[Attempt] = []
         for item in fresh:
             egress = unbooked_bytes(item)
-            item.entry = self._entry(item, running=True).model_copy(update={"booked": item.move.size_bytes})
+            item.entry = journal_entry(item, running=True, booked=item.move.size_bytes)
             attempts.append(Attempt(item.move, item.entry, egress_bytes=egress, cost_nano=self._c.cost_nano(egress)))
         codes = self._c.store.begin(attempts, budgets=self._c.budgets, day=self._c.now().strftime("%Y-%m-%d"))
         reached(Step.BEGIN)
@@ -134,38 +138,52 @@ class Batch:
                 self._end(item, state, code, _REFUSALS[code])
 
     def _stage(self) -> None:
-        for item in self._items:
-            if not item.unpublished or item.staged is not None:
-                continue
-            self._c.control.check()
-            with self._guard(item):
-                item.copy = self._c.copier.stage(
-                    self._c.source,
-                    self._c.target,
-                    item.move.key,
-                    item.move.move_id,
-                    size_bytes=item.move.size_bytes,
-                    resume=item.copy,
-                    progress=lambda copy, item=item: self._journal_parts(item, copy),  # type: ignore[misc]
-                )
-                reached(Step.STAGE, lambda item=item: _staged_path(self._c.target, item.move.move_id))  # type: ignore[misc]
+        with self._c.source.hold():
+            for item in self._items:
+                if item.unpublished and item.staged is None:
+                    self._c.control.check()
+                    try:
+                        self._copy_aside(item)
+                    except RebalanceError as exc:
+                        self._trouble(item, exc)
         if any(item.unpublished for item in self._items):
             self._c.target.sync()
             reached(Step.SYNC_STAGED)
 
+    def _copy_aside(self, item: Item) -> None:
+        move = item.move
+        item.copy = self._c.copier.stage(
+            self._c.source,
+            self._c.target,
+            move.key,
+            move.move_id,
+            size_bytes=move.size_bytes,
+            resume=item.copy,
+            progress=lambda copy: self._journal_parts(item, copy),
+            fresh=item.fresh,
+        )
+        reached(Step.STAGE, lambda: _staged_path(self._c.target, move.move_id))
+
     def _verify(self) -> None:
         for item in self._items:
-            if not item.unpublished or item.staged is not None or item.copy is None:
+            if item.copy is None or item.staged is not None or not item.unpublished:
                 continue
-            with self._guard(item):
-                if self._c.validate:
-                    self._c.copier.verify(self._c.target, item.move.key, item.move.move_id, item.copy)
-                staged = self._c.target.staged(item.move.move_id)
-                if staged is None or staged.size_bytes != item.copy.staged_bytes:
-                    raise ChecksumMismatch(item.move.key, "the staged copy has another length than what was read")
-                item.staged = staged
+            try:
+                item.staged = self._verified(item, item.copy)
+            except RebalanceError as exc:
+                self._trouble(item, exc)
+            else:
                 item.resize()
         reached(Step.VERIFY)
+
+    def _verified(self, item: Item, copy: StagedCopy) -> Fingerprint:
+        """Fingerprint of the very file that was read back."""
+        if self._c.validate:
+            return self._c.copier.verify(self._c.target, item.move.key, item.move.move_id, copy)
+        staged = self._c.target.staged(item.move.move_id)
+        if staged is None or staged.size_bytes != copy.staged_bytes:
+            raise ChecksumMismatch(item.move.key, "the staged copy has another length than what was read")
+        return staged
 
     def _interrupted(self, stop: SliceInterrupted) -> None:
         """Stop here: undo what a cancel leaves unpublished, keep what a pause or the deadline leaves."""
@@ -178,18 +196,21 @@ class Batch:
                 self._end(item, MoveState.SKIPPED, "cancelled", "an operator cancelled the job")
             elif stop.why is Interrupt.PAUSED or item.staged is None:
                 item.again = True
-                item.entry = self._entry(item, running=False)
+                item.fresh = False
+                item.entry = journal_entry(item, running=False)
         self._c.store.write_journal({item.move.index: item.entry for item in self._items if item.again})
 
     def _journal_parts(self, item: Item, copy: StagedCopy) -> None:
         item.copy = copy
         if copy.parts:
-            self._c.store.write_journal({item.move.index: self._entry(item, running=True)})
+            self._c.store.write_journal({item.move.index: journal_entry(item, running=True)})
             reached(Step.PART)
 
     def _journal_staged(self) -> None:
         ready = {
-            item.move.index: self._entry(item, running=True) for item in self._items if item.unpublished and item.staged
+            item.move.index: journal_entry(item, running=True)
+            for item in self._items
+            if item.unpublished and item.staged
         }
         self._c.store.write_journal(ready)
         if ready:
@@ -197,14 +218,30 @@ class Batch:
 
     # -- publish and commit ---------------------------------------------------------------------------------------
     def _publish(self) -> None:
-        for item in self._items:
-            if not item.unpublished or item.staged is None or item.copy is None:
-                continue
-            with self._guard(item):
-                if self._c.source.stat(item.move.key) != item.copy.source:
-                    raise SourceChanged(item.move.key, "the source changed after it was copied")
-                item.published = self._c.target.publish(item.move.move_id, item.move.key, expected=item.staged)
-                reached(Step.PUBLISH)
+        ready = [item for item in self._items if item.staged is not None and item.unpublished]
+        if not ready:
+            return
+        strays: set[MoveId] = set()
+        try:
+            with self._c.source.hold(), self._c.target.hold() as hold:
+                strays = hold.strays
+                for item in ready:
+                    try:
+                        self._give_key(item)
+                    except RebalanceError as exc:
+                        self._trouble(item, exc)
+        finally:
+            for item in ready if strays else ():
+                if item.move.move_id in strays:
+                    item.published = None
+                    self._again(item, SourceChanged(item.move.key, "a folder of its key was renamed on the target"))
+
+    def _give_key(self, item: Item) -> None:
+        move, copy = item.move, item.copy
+        if copy is None or not self._c.source.unchanged(move.key, copy.source):
+            raise SourceChanged(move.key, "the source changed after it was copied")
+        item.published = self._c.target.publish(move.move_id, move.key, expected=item.staged)
+        reached(Step.PUBLISH)
 
     def _commit(self) -> None:
         """Sync, manifest, flip: from pending to flipped. Then free: from flipped to completed."""
@@ -214,7 +251,7 @@ class Batch:
             reached(Step.SYNC_PUBLISHED)
             self._c.target.write_manifest(
                 f"{self._c.manifest_prefix}-{self._number}.jsonl",
-                [self._manifest_entry(item).model_dump_json() for item in fresh],
+                self._manifest(fresh),
             )
             reached(Step.MANIFEST)
             self._c.store.flip(
@@ -225,26 +262,27 @@ class Batch:
             for item in fresh:
                 item.state = MoveState.FLIPPED
             reached(Step.FLIP)
-        for item in self._items:
-            if item.here and item.state is MoveState.FLIPPED:
-                self._free(item)
+        self._free_all([item for item in self._items if item.here and item.state is MoveState.FLIPPED])
 
-    def _manifest_entry(self, item: Item) -> ManifestEntry:
-        copy, published = item.copy, item.published
-        if copy is None or published is None:
-            msg = f"move {item.move.move_id} was published without a copy"
-            raise AssertionError(msg)
-        return ManifestEntry(
-            move_id=item.move.move_id,
-            key=item.move.key,
-            source=self._c.source.node_id,
-            target=self._c.target.node_id,
-            size=item.move.size_bytes,
-            checksum=copy.checksum,
-            published=published.to_json(),
-            source_fingerprint=copy.source.to_json(),
-            at=self._c.now(),
-        )
+    def _manifest(self, items: Sequence[Item]) -> Iterator[str]:
+        source, target, at = self._c.source.node_id, self._c.target.node_id, self._c.now()
+        for item in items:
+            copy, published = item.copy, item.published
+            if copy is None or published is None:
+                msg = f"move {item.move.move_id} was published without a copy"
+                raise AssertionError(msg)
+            yield manifests.line(item.move, source, target, copy, published, at)
+
+    def _free_all(self, items: Sequence[Item]) -> None:
+        if not items:
+            return
+        with self._c.source.hold({item.move.move_id for item in items if item.fresh}) as hold:
+            for item in items:
+                self._free(item)
+        for item in items if hold.strays else ():
+            if item.move.move_id in hold.strays:
+                # Its folder was renamed while it was freed: it was put back there, and nothing is at its key.
+                self._end(item, MoveState.COMPLETED)
 
     def _free(self, item: Item) -> None:
         expected = item.copy.source if item.copy else None
@@ -314,6 +352,7 @@ class Batch:
             self._end(item, state, exc.cause, f"{exc}; given up after {tries} tries")
             return
         item.entry = JournalEntry(tries=tries, deaths=item.entry.deaths)
+        item.fresh = False
         with suppress(MoveError):
             # The next try books what is there now.
             found = self._c.source.stat(item.move.key)
@@ -344,34 +383,20 @@ class Batch:
             return
         self._end(item, MoveState.FAILED, exc.cause, str(exc))
 
-    @contextmanager
-    def _guard(self, item: Item) -> Iterator[None]:
-        """Turn what goes wrong with one object into its outcome; the batch goes on."""
-        try:
-            yield
-        except SourceVanished as exc:
-            self._vanished(item, exc)
-        except (SourceChanged, ChecksumMismatch) as exc:
-            self._again(item, exc)
-        except TargetExists as exc:
-            self._taken(item, exc)
-        except (MoveError, InvalidKey, NodeFull) as exc:
-            self._c.target.discard(item.move.move_id)
-            self._end(item, MoveState.FAILED, exc.cause, str(exc))
-
-    @staticmethod
-    def _entry(item: Item, *, running: bool) -> JournalEntry:
-        copy = item.copy
-        return JournalEntry(
-            open=running,
-            deaths=item.entry.deaths,
-            tries=item.entry.tries,
-            booked=item.entry.booked,
-            source=copy.source.to_json() if copy else None,
-            parts=tuple(copy.parts) if copy else (),
-            verified=copy.verified if copy else 0,
-            staged=item.staged.to_json() if item.staged else None,
-        )
+    def _trouble(self, item: Item, error: RebalanceError) -> None:
+        """Turn what went wrong with one object into its outcome, and the batch goes on; raise what is not about one object."""
+        match error:
+            case SourceVanished():
+                self._vanished(item, error)
+            case SourceChanged() | ChecksumMismatch():
+                self._again(item, error)
+            case TargetExists():
+                self._taken(item, error)
+            case MoveError() | InvalidKey() | NodeFull():
+                self._c.target.discard(item.move.move_id)
+                self._end(item, MoveState.FAILED, error.cause, str(error))
+            case _:
+                raise error
 
 
 _REFUSALS: Final = {

@@ -1,7 +1,7 @@
-"""What steers a slice while it works: pause and cancel flags, the lease, the deadline, the throttle.
+"""What steers a slice while it works: pause and cancel flags, the worker's shutdown, the lease, the deadline, the throttle.
 
 Every byte passes through `SliceControl.spend`, which looks at the flags at least every 100 ms (invariant 6) and renews
-the lease with the same round trip.
+the lease with the same round trip. The worker's shutdown is a look at memory, and so is looked at each time.
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Final
 
 from rebalance_tasks.core.errors import RebalanceError, StaleLease
 from rebalance_tasks.core.options import MIB
+from rebalance_tasks.migration.shutdown import SHUTTING_DOWN
+from rebalance_tasks.store.throttle import LEASE_VALID_S
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -24,6 +26,10 @@ CHUNK_BYTES: Final = MIB
 BEAT_EVERY_S: Final = 0.05
 #: Asking the bucket more often than this only spins.
 LEAST_WAIT_S: Final = 0.01
+#: A lowered throttle may let a chunk of the old size wait for so many leases of a tenth of a second.
+CHUNKS_OF_LEASES: Final = 10
+#: Without a throttle, the bucket is asked this often whether there is one now.
+RATE_EVERY_S: Final = 0.5
 #: A slice hands back after this long, well under the task's time limit and the broker's visibility timeout.
 SLICE_S: Final = 20.0
 
@@ -34,6 +40,7 @@ class Interrupt(StrEnum):
     PAUSED = "paused"
     CANCELLED = "cancelled"
     DEADLINE = "deadline"
+    SHUTDOWN = "shutdown"
 
 
 class SliceInterrupted(RebalanceError):
@@ -48,7 +55,7 @@ class SliceInterrupted(RebalanceError):
 
 
 class SliceControl:
-    """Flags, lease, deadline and throttle of one slice."""
+    """Flags, lease, deadline and throttle of one slice; used by one thread."""
 
     def __init__(
         self,
@@ -57,6 +64,7 @@ class SliceControl:
         bucket: ByteBucket | None,
         look_at_once: bool = False,
         slice_s: float = SLICE_S,
+        stopping: Callable[[], bool] = SHUTTING_DOWN,
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
@@ -64,25 +72,35 @@ class SliceControl:
 
         Args:
             beat: renews the lease and reads the flags; returns ok, lost, cancel or paused.
-            bucket: where bytes are leased from, ``None`` for no throttle.
+            bucket: where bytes are leased from, ``None`` for no throttle at all.
             look_at_once: ask ``beat`` before the first byte, because it knows more than the flags that came with the lease.
             slice_s: seconds until the slice hands back.
+            stopping: whether the worker is to end.
             clock: monotonic seconds.
             sleep: waits, in seconds.
         """
         self._beat = beat
         self._bucket = bucket
+        self._stopping = stopping
         self._clock = clock
         self._sleep = sleep
         self._deadline = clock() + slice_s
-        # The lease and the flags were read a moment ago, and a new slice may write one lease's worth at once.
+        # The lease and the flags were read a moment ago.
         self._next_beat = clock() + (0.0 if look_at_once else BEAT_EVERY_S)
-        self._tokens = 0 if bucket is None else bucket.lease_bytes
+        #: leased bytes, and when the last of them were
+        self._tokens = 0
+        self._leased_at: float | None = None
 
     @property
     def chunk_bytes(self) -> int:
         """Most bytes to be spent at once: under a slow throttle one lease of the bucket, or a slice could not end in time."""
-        return CHUNK_BYTES if self._bucket is None else min(CHUNK_BYTES, self._bucket.lease_bytes)
+        if self._bucket is None:
+            return CHUNK_BYTES
+        if self._leased_at is None:
+            # What is in force is known with the first lease; a chunk of another rate's size might have to wait for ever.
+            self._lease(self._bucket)
+        lease_bytes = self._bucket.lease_bytes
+        return CHUNK_BYTES if lease_bytes is None else min(CHUNK_BYTES, lease_bytes)
 
     @property
     def overdue(self) -> bool:
@@ -90,12 +108,14 @@ class SliceControl:
         return self._clock() >= self._deadline
 
     def check(self) -> None:
-        """Look at the flags if the last look is old.
+        """Look whether the worker is to end, and at the flags if the last look is old.
 
         Raises:
-            SliceInterrupted: paused or cancelled.
+            SliceInterrupted: shutdown, paused or cancelled.
             StaleLease: another runner has taken over.
         """
+        if self._stopping():
+            raise SliceInterrupted(Interrupt.SHUTDOWN)
         now = self._clock()
         if now < self._next_beat:
             return
@@ -112,16 +132,40 @@ class SliceControl:
                 raise StaleLease(msg)
 
     def spend(self, size_bytes: int) -> None:
-        """Ask for leave to write so many bytes; waits for the throttle, looks at the flags and the deadline."""
+        """Ask for leave to write so many bytes; waits for the throttle, looks at the flags and the deadline.
+
+        Raises:
+            SliceInterrupted: shutdown, paused, cancelled, or the slice's time is up (also when the throttle was lowered so
+                far that these bytes would not go through in time: the next slice asks for fewer at once).
+            StaleLease: another runner has taken over.
+        """
         self.check()
         if self.overdue:
             raise SliceInterrupted(Interrupt.DEADLINE)
-        if self._bucket is None:
-            return
-        while self._tokens < size_bytes:
-            granted, wait_ms = self._bucket.take()
-            self._tokens += granted
-            if self._tokens < size_bytes:
+        if self._bucket is not None:
+            self._wait_for(self._bucket, size_bytes)
+
+    def _wait_for(self, bucket: ByteBucket, size_bytes: int) -> None:
+        wait_ms = self._renewed(bucket)
+        while bucket.lease_bytes is not None and self._tokens < size_bytes:
+            if size_bytes > CHUNKS_OF_LEASES * bucket.lease_bytes:
+                raise SliceInterrupted(Interrupt.DEADLINE)
+            if wait_ms is not None:
                 self._sleep(min(max(wait_ms / 1000, LEAST_WAIT_S), BEAT_EVERY_S))
-            self.check()
-        self._tokens -= size_bytes
+                self.check()
+            wait_ms = self._lease(bucket)
+        self._tokens -= min(self._tokens, size_bytes)
+
+    def _renewed(self, bucket: ByteBucket) -> int | None:
+        """Exchange an old lease for a new one; return the ms to wait, ``None`` if the bucket was not asked."""
+        age = float("inf") if self._leased_at is None else self._clock() - self._leased_at
+        if not (age > RATE_EVERY_S if bucket.lease_bytes is None else self._tokens and age > LEASE_VALID_S):
+            return None
+        back, self._tokens = self._tokens, 0
+        return self._lease(bucket, back=back)
+
+    def _lease(self, bucket: ByteBucket, *, back: int = 0) -> int:
+        granted, wait_ms = bucket.take(back=back)
+        self._tokens += granted
+        self._leased_at = self._clock()
+        return wait_ms

@@ -35,18 +35,24 @@ class StagedCopy:
 
     Attributes:
         source: the version that is copied.
-        parts: what is there, in order.
+        parts: what is there, in order; grows by `add` only.
         verified: number of parts read back and found right.
+        staged_bytes: bytes that are there.
     """
 
     source: Fingerprint
     parts: list[Part] = field(default_factory=list)
     verified: int = 0
+    staged_bytes: int = field(init=False)
 
-    @property
-    def staged_bytes(self) -> int:
-        """Bytes that are there."""
-        return sum(part.length for part in self.parts)
+    def __post_init__(self) -> None:
+        """Sum up what an earlier attempt left."""
+        self.staged_bytes = sum(part.length for part in self.parts)
+
+    def add(self, length: int, digest: str) -> None:
+        """Note a part that is there."""
+        self.parts.append(Part(length=length, digest=digest))
+        self.staged_bytes += length
 
     @property
     def checksum(self) -> str:
@@ -64,7 +70,7 @@ class Copier:
         #: bytes written to targets so far
         self.copied_bytes = 0
 
-    def stage(
+    def stage(  # noqa: PLR0913  all that one copy is about, by name
         self,
         source: Driver,
         target: Driver,
@@ -74,6 +80,7 @@ class Copier:
         size_bytes: int,
         resume: StagedCopy | None,
         progress: Callable[[StagedCopy], None],
+        fresh: bool = False,
     ) -> StagedCopy:
         """Copy an object aside on the target, going on from ``resume`` if the source is still that version.
 
@@ -85,6 +92,7 @@ class Copier:
             size_bytes: what was reserved and booked for it.
             resume: what an earlier attempt left.
             progress: called with the copy after each part (to journal it).
+            fresh: nothing was ever staged under this move, so nothing is looked for.
 
         Raises:
             SliceInterrupted: flags or deadline; ``progress`` has been called with what is there.
@@ -94,13 +102,14 @@ class Copier:
             if reader.fingerprint.size_bytes != size_bytes:
                 raise SourceChanged(key, f"the source has {reader.fingerprint.size_bytes} bytes, not {size_bytes}")
             copy = StagedCopy(source=reader.fingerprint)
-            left = target.staged(move_id)
+            left = None if fresh else target.staged(move_id)
             # A host that lost its page cache may hold less than the journal says.
             if left and resume and resume.source == reader.fingerprint and left.size_bytes >= resume.staged_bytes:
                 copy = resume
             if left is not None and _whole(left, reader.fingerprint):
                 return self._adopt(reader, copy, key)
-            reader.seek(copy.staged_bytes)
+            if copy.staged_bytes:
+                reader.seek(copy.staged_bytes)
             writer = target.stage(move_id, offset=copy.staged_bytes, sparse=reader.metadata.sparse)
             self._write(reader, writer, copy, key, progress)
         return copy
@@ -120,15 +129,17 @@ class Copier:
         key: str,
         progress: Callable[[StagedCopy], None],
     ) -> None:
-        large = copy.source.size_bytes > PART_BYTES
+        size = copy.source.size_bytes
+        large = size > PART_BYTES
         whole = False
         try:
-            while copy.staged_bytes < copy.source.size_bytes:
+            while copy.staged_bytes < size:
                 self._part(reader, writer.write, copy, key)
                 if large:
                     writer.sync()
                     progress(copy)
-            if reader.readinto(self._buffer[:1]):
+            # A small source that grew shows before it is published, a large one would be read back for nothing.
+            if large and reader.readinto(self._buffer[:1]):
                 raise SourceChanged(key, "the source grew while it was copied")
             writer.finish(reader.metadata)
             whole = True
@@ -160,37 +171,50 @@ class Copier:
                 length += count
         except SliceInterrupted:
             if length:
-                copy.parts.append(Part(length=length, digest=digest.hexdigest()))
+                copy.add(length, digest.hexdigest())
             raise
         if length:
-            copy.parts.append(Part(length=length, digest=digest.hexdigest()))
+            copy.add(length, digest.hexdigest())
 
-    def verify(self, target: Driver, key: str, move_id: MoveId, copy: StagedCopy) -> None:
+    def verify(self, target: Driver, key: str, move_id: MoveId, copy: StagedCopy) -> Fingerprint:
         """Read the staged copy back and compare it part by part, going on after ``copy.verified``.
 
+        Returns:
+            Fingerprint of what was read back; only that very file may be published.
+
         Raises:
-            ChecksumMismatch: a part differs.
+            ChecksumMismatch: a part differs, or the length.
             SliceInterrupted: flags, or the deadline between two parts; ``copy.verified`` says how far it came.
         """
         with target.open_staged(move_id) as reader:
-            reader.seek(sum(part.length for part in copy.parts[: copy.verified]))
+            if reader.fingerprint.size_bytes != copy.staged_bytes:
+                raise ChecksumMismatch(key, "the copy has another length than what was read from the source")
+            if copy.verified:
+                reader.seek(sum(part.length for part in copy.parts[: copy.verified]))
             for part in copy.parts[copy.verified :]:
-                digest = xxhash.xxh3_128()
-                left = part.length
-                while left:
-                    self._control.check()
-                    count = reader.readinto(self._buffer[: min(CHUNK_BYTES, left)])
-                    if count == 0:
-                        break
-                    digest.update(self._buffer[:count])
-                    left -= count
-                if left or digest.hexdigest() != part.digest:
+                if self._read_back(reader, part.length) != part.digest:
                     raise ChecksumMismatch(key, "the copy read back differs from what was read from the source")
                 copy.verified += 1
-                if self._control.overdue and copy.verified < len(copy.parts):
+                if copy.verified < len(copy.parts) and self._control.overdue:
                     raise SliceInterrupted(Interrupt.DEADLINE)
-            if reader.readinto(self._buffer[:1]):
-                raise ChecksumMismatch(key, "the copy is longer than what was read from the source")
+            return reader.fingerprint
+
+    def _read_back(self, reader: SourceHandle, length: int) -> str:
+        """Digest of the next ``length`` bytes; of fewer, where there are no more."""
+        digest = None
+        left = length
+        while left:
+            self._control.check()
+            want = min(CHUNK_BYTES, left)
+            count = reader.readinto(self._buffer[:want])
+            if count == length:
+                return xxhash.xxh3_128_hexdigest(self._buffer[:count])
+            if count == 0:
+                break
+            digest = digest or xxhash.xxh3_128()
+            digest.update(self._buffer[:count])
+            left -= count
+        return (digest or xxhash.xxh3_128()).hexdigest()
 
 
 _buffers = threading.local()

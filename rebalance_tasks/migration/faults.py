@@ -1,14 +1,16 @@
 """Fault points: the named places between two steps at which a test may kill the process or spoil a copy.
 
 In production nothing is registered and `reached` is one dictionary look-up. Tests set ``REBALANCE_FAULTS`` to
-``"<step>=kill"`` (SIGKILL itself), ``"<step>=kill:<n>"`` (at the n-th time) or ``"stage=corrupt"`` (flip a byte of the
-staged copy), and name a ledger folder in ``REBALANCE_FAULTS_LEDGER`` so that each fault strikes once over all processes;
-without one it strikes every time.
+``"<step>=kill"`` (SIGKILL itself), ``"<step>=kill:<n>"`` (at the n-th time), ``"<step>=maybe:<n>"`` (one time in n, by
+chance) or ``"stage=corrupt"`` (flip a byte of the staged copy); ``*`` is every step. They name a ledger folder in
+``REBALANCE_FAULTS_LEDGER`` so that each fault strikes once over all processes; without one it strikes every time. Deaths by
+chance are counted in the ledger's file ``strikes`` and end when there is a file ``calm``.
 """
 
 from __future__ import annotations
 
 import os
+import random
 import signal
 from collections import Counter
 from enum import StrEnum
@@ -55,7 +57,8 @@ def _registered() -> dict[str, tuple[str, int]]:
     for item in filter(None, os.environ.get(ENVIRONMENT, "").split(",")):
         step, _, action = item.partition("=")
         kind, _, nth = action.partition(":")
-        table[Step(step)] = (kind, int(nth or "1"))
+        for each in Step if step == "*" else (Step(step),):
+            table[each] = (kind, int(nth or "1"))
     return table
 
 
@@ -65,6 +68,9 @@ def reached(step: Step, staged: Callable[[], Path | None] | None = None) -> None
     if fault is None:
         return
     kind, nth = fault
+    if kind == "maybe":
+        _maybe(step, nth)
+        return
     _seen[step] += 1
     if _seen[step] < nth or not _first_strike(f"{step}={kind}"):
         return
@@ -73,6 +79,17 @@ def reached(step: Step, staged: Callable[[], Path | None] | None = None) -> None
     path = staged() if kind == "corrupt" and staged is not None else None
     if path is not None:
         corrupt(path)
+
+
+def _maybe(step: Step, one_in: int) -> None:
+    """Die by chance; every worker has dice of its own, so that the same one does not die at the same place each time."""
+    ledger = Path(os.environ.get(LEDGER, os.devnull))
+    if random.randrange(one_in) or (ledger / "calm").exists():  # noqa: S311  no secret
+        return
+    if ledger.is_dir():
+        with (ledger / "strikes").open("a") as file:
+            file.write(f"{step}\n")
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 def corrupt(staged: Path) -> None:

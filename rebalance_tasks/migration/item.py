@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from rebalance_tasks.core.states import MoveState
 from rebalance_tasks.store.records import JournalEntry
@@ -20,19 +20,29 @@ if TYPE_CHECKING:
     from rebalance_tasks.store.records import MoveRecord
 
 
+#: The journal of a move that was never attempted; entries never change, so all items share it.
+NEVER: Final = JournalEntry()
+
+
 @dataclass(slots=True)
 class Item:
     """One move in a batch."""
 
     move: MoveRecord
     state: MoveState
-    entry: JournalEntry = field(default_factory=JournalEntry)
+    entry: JournalEntry = field(default_factory=lambda: NEVER)
+    #: never attempted before this batch: nothing was staged or freed under its id
+    fresh: bool = field(init=False)
     copy: StagedCopy | None = None
     staged: Fingerprint | None = None
     published: Fingerprint | None = None
     settlement: Settlement | None = None
     #: thrown back: to be tried again in a later batch
     again: bool = False
+
+    def __post_init__(self) -> None:
+        """Remember whether there was an attempt."""
+        self.fresh = self.entry is NEVER
 
     @property
     def here(self) -> bool:
@@ -47,7 +57,7 @@ class Item:
     @property
     def unpublished(self) -> bool:
         """Whether nothing of it can be seen on the target."""
-        return self.here and self.state is MoveState.PENDING and self.published is None
+        return self.published is None and self.settlement is None and not self.again and self.state is MoveState.PENDING
 
     def resize(self) -> None:
         """Count what was copied, where the source is not the size it was planned at."""
@@ -82,3 +92,24 @@ def unbooked_bytes(item: Item) -> int:
     # A dead worker (its attempt is still open) may have copied all that it booked.
     booked = 0 if item.entry.open else item.entry.booked
     return max(0, item.move.size_bytes - max(copied, booked))
+
+
+def journal_entry(item: Item, *, running: bool, booked: int | None = None) -> JournalEntry:
+    """What the journal is to say of an item.
+
+    Args:
+        item: which.
+        running: an attempt goes on.
+        booked: bytes that this attempt books, where it is a new one.
+    """
+    copy = item.copy
+    return JournalEntry(
+        open=running,
+        deaths=item.entry.deaths,
+        tries=item.entry.tries,
+        booked=item.entry.booked if booked is None else booked,
+        source=copy.source.to_json() if copy else None,
+        parts=tuple(copy.parts) if copy else (),
+        verified=copy.verified if copy else 0,
+        staged=item.staged.to_json() if item.staged else None,
+    )

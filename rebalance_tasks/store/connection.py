@@ -179,6 +179,7 @@ class Connection:
 
         A script that the server does not know is sent along before it is called: were it sent after, the scripts that
         follow it would have run before it. (A server that forgets its scripts later on runs them once out of order.)
+        When the answers are lost the scripts are sent again: each one must bear being repeated.
         """
         new = [name for name, _, _ in calls if name not in self._sent]
         commands: list[Sequence[Value]] = [("SCRIPT LOAD", script_source(name)) for name in new]

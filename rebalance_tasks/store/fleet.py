@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from rebalance_tasks.core.models import NodeState
@@ -18,6 +20,20 @@ if TYPE_CHECKING:
 CHECKS_KEPT: Final = 200
 #: A digest older than this belongs to a worker that is gone (workers renew every 10 s).
 DIGEST_TTL_MS: Final = 30_000
+#: Field of the fleet's info hash that the gate reads.
+LIMIT_FIELD: Final = "max_concurrent_migrations"
+
+
+@dataclass(frozen=True, slots=True)
+class ChoreRecord:
+    """What a run of a periodic chore did.
+
+    Attributes:
+        did: what → how often; what it found nothing of is left out.
+    """
+
+    at: datetime
+    did: Mapping[str, int]
 
 
 class FleetStore:
@@ -122,6 +138,34 @@ class FleetStore:
     def resume(self, reason: str) -> None:
         """Lift a fleet-wide reason to pause."""
         self._redis.client.srem(self._keys.paused, reason)
+
+    # -- limits set at run time -----------------------------------------------------------------------------------
+    def limit(self) -> int | None:
+        """Concurrency limit set at run time, which wins over `max_concurrent_migrations`; ``None`` when none is set."""
+        raw = self._redis.hget(self._keys.info, LIMIT_FIELD)
+        return None if raw is None else int(raw)
+
+    def set_limit(self, limit: int | None) -> None:
+        """Set the concurrency limit of the fleet, or with ``None`` go by the configuration again."""
+        if limit is None:
+            self._redis.hdel(self._keys.info, LIMIT_FIELD)
+        else:
+            self._redis.hset(self._keys.info, {LIMIT_FIELD: limit})
+
+    # -- chores ---------------------------------------------------------------------------------------------------
+    def record_chore(self, name: str, report: Mapping[str, int], *, now_ms: int) -> None:
+        """Keep what the last run of a chore (``sweep``, ``cleanup``) did."""
+        did = {what: count for what, count in report.items() if count}
+        self._redis.hset(self._keys.info, {f"last_{name}": json.dumps({"at_ms": now_ms, "did": did})})
+
+    def last_chore(self, name: str) -> ChoreRecord | None:
+        """What the last run of a chore did; ``None`` when it never ran."""
+        raw = self._redis.hget(self._keys.info, f"last_{name}")
+        if raw is None:
+            return None
+        data = json.loads(raw)
+        at = datetime.fromtimestamp(int(data["at_ms"]) / 1000, tz=UTC)
+        return ChoreRecord(at, {str(what): int(count) for what, count in data["did"].items()})
 
     def due(self, what: str, *, every_s: int) -> bool:
         """Whether a rare chore is due; the one who is told so is the one who does it."""

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from rebalance_tasks.core.errors import PlanNotFound, StaleLease
 from rebalance_tasks.core.models import RebalancePlan
 from rebalance_tasks.store.records import pack_moves, unpack_moves
-from rebalance_tasks.store.versions import STAMP, VERSIONS, upgraded
+from rebalance_tasks.store.versions import STAMP, VERSIONS, require_known, upgraded
 
 if TYPE_CHECKING:
     from rebalance_tasks.store.connection import Connection
@@ -59,12 +59,17 @@ class PlanStore:
         if "meta" not in raw:
             raise PlanNotFound(plan_id)
         try:
+            meta = json.loads(raw["meta"])
+            # Before the moves are looked at: a newer form may pack them in another way.
+            current = require_known("plan", meta.get(STAMP)) == VERSIONS["plan"]
             chunks = [raw[f"moves:{n}"] for n in range(int(raw["chunks"]))]
-            stored = {**json.loads(raw["meta"]), "moves": unpack_moves(chunks)}
-            plan = upgraded("plan", stored)
+            moves = (
+                unpack_moves(chunks) if current else [m for chunk in chunks for m in json.loads(zlib.decompress(chunk))]
+            )
+            plan = upgraded("plan", {**meta, "moves": moves})
             del plan[STAMP]
             return RebalancePlan.model_validate(plan)
-        except (KeyError, ValueError, ValidationError, zlib.error) as exc:
+        except (KeyError, ValueError, AttributeError, ValidationError, zlib.error) as exc:
             raise PlanNotFound(plan_id) from exc
 
     def exists(self, plan_id: str) -> bool:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final, cast
 
 from rebalance_tasks.store.records import TrashRecord
+from rebalance_tasks.store.versions import NewerVersion
 
 if TYPE_CHECKING:
     from rebalance_tasks.store.connection import Connection
     from rebalance_tasks.store.keys import FleetKeys
+
+#: Trash that a newer release has put on record stands aside for so long, so that it does not fill every batch.
+NEWER_AGAIN_MS: Final = 15 * 60 * 1000
 
 
 class TrashStore:
@@ -26,8 +30,11 @@ class TrashStore:
             raw = self._redis.hget(self._keys.trash, move_id)
             if raw is None:
                 self._redis.client.zrem(self._keys.trash_due, move_id)
-            else:
+                continue
+            try:
                 result.append((move_id, TrashRecord.model_validate_json(raw)))
+            except NewerVersion:  # a newer release's cleanup purges it
+                self.postpone(move_id, delay_ms=NEWER_AGAIN_MS)
         return result
 
     def add(self, move_id: str, record: TrashRecord, *, delay_ms: int) -> None:
@@ -41,6 +48,10 @@ class TrashStore:
     def known(self, move_id: str) -> bool:
         """Whether the trash of a move is on record."""
         return bool(self._redis.client.hexists(self._keys.trash, move_id))
+
+    def known_ids(self) -> set[str]:
+        """Move ids of all trash on record."""
+        return {name.decode() for name in cast("list[bytes]", self._redis.client.hkeys(self._keys.trash))}
 
     def purged(self, move_id: str, record: TrashRecord) -> None:
         """Forget trash that is gone from its node."""

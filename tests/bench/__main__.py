@@ -11,7 +11,16 @@ from typing import Final
 from tests.bench.report import Report
 
 #: name -> module with a ``run(report)``
-BENCHES: Final = {"gate": "bench_gate", "pause": "bench_pause", "listing": "bench_listing"}
+BENCHES: Final = {
+    "gate": "bench_gate",
+    "pause": "bench_pause",
+    "throttle": "bench_throttle",
+    "recovery": "bench_recovery",
+    "listing": "bench_listing",
+    "retention": "bench_retention",
+    "copy": "bench_copy",
+    "memory": "bench_memory",
+}
 
 
 def main() -> int:

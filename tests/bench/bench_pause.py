@@ -19,12 +19,12 @@ if TYPE_CHECKING:
 
     from tests.bench.report import Report
 
-PAUSES: Final = 20
+PAUSES: Final = 50
 OBJECT_BYTES: Final = 1 << 30
 #: Slow enough that the object outlasts all pauses.
 RATE: Final = 40 * 2**20
 PAUSE_LIMIT_S: Final = 0.25
-RESUME_LIMIT_S: Final = 1.0
+RESUME_LIMIT_S: Final = 0.5
 #: After this long without a byte the copy stands still.
 STILL_S: Final = 0.5
 
@@ -43,7 +43,9 @@ def run(report: Report, *, pauses: int = PAUSES) -> None:
         job = rebalancer.start(RebalancePlan(plan_id="pauses", fleet="test", moves=(move,)))
         staged = fleet.roots["b"] / ".rebalance" / "tmp" / f"{job.job_id}.0"
         _grow(staged, 0)
-        for _ in range(pauses):
+        for number in range(pauses):
+            # In the middle of steady copying, at another phase of the throttle and of the looks at the flags each time.
+            time.sleep(0.1 + number * 0.037 % 0.2)
             begun = time.perf_counter()
             rebalancer.pause(job.job_id)
             last, size = _last_growth(staged)

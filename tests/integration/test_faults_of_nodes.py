@@ -113,13 +113,13 @@ def test_a_target_that_fills_up_after_publishing_takes_its_unflipped_copies_back
     assert not list((fleet.roots["n2"] / ".rebalance/trash").iterdir())
 
 
-def test_a_real_file_size_limit_is_a_full_target(fleet: Fleet, tmp_path: Path) -> None:
+def test_a_file_size_limit_concerns_the_object_and_not_the_target(fleet: Fleet, tmp_path: Path) -> None:
     written = record(fleet.roots)
     engine = Engine()
     engine.start(moves_between("n1", "n2", SIZES))
     assert not killed_carry(tmp_path, faults_text="", file_size_limit=6000)
     job = engine.finish()
-    assert (job.completed_moves, job.failures) == (4, {"target_full": 1})
+    assert (job.completed_moves, job.failures) == (4, {"too_large": 1})
     check(fleet.roots, written, job)
 
 

@@ -126,6 +126,14 @@ class Sentinels:
         """A URL whose first Sentinel is dead."""
         return f"sentinel://{HOST}:{free_port()},{HOST}:{self.port}/{self.NAME}/0"
 
+    def switch(self) -> None:
+        """Have the Sentinel make the replica the master and the master, which lives on, a replica."""
+        with redis.Redis(host=HOST, port=self.port) as client:
+            client.execute_command("SENTINEL", "FAILOVER", self.NAME)
+        self.wait_failover()
+        # The Sentinel would come to it after ten seconds.
+        self.master.client().replicaof(HOST, self.replica.port)
+
     def wait_failover(self) -> None:
         """Wait until the replica has become the master."""
         wait_until(lambda: self.replica.client().info("replication")["role"] == "master", 20, "the replica is master")
@@ -182,8 +190,8 @@ class Line:
             for way in ways:
                 way.cancel()
             await asyncio.gather(*ways, return_exceptions=True)
-            forth.close()
-            writer.close()
+            forth.transport.abort()
+            writer.transport.abort()
             self._tasks.discard(task)
 
     @staticmethod
@@ -207,6 +215,9 @@ class Line:
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        # Transports close in the loop's next rounds.
+        for _ in range(3):
+            await asyncio.sleep(0)
 
     def __enter__(self) -> Self:
         return self

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import itertools
 import os
+import sys
 from typing import TYPE_CHECKING, Any
 
-from rebalance_tasks.demo.processes import CeleryBeat, CeleryWorker
+from rebalance_tasks.demo.processes import SOURCE_ROOT, CeleryBeat, CeleryWorker, ManagedProcess
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -27,7 +28,7 @@ class ProcessFactory:
     def __init__(self, log_dir: Path, broker_url: str) -> None:
         self.log_dir = log_dir
         self.broker_url = broker_url
-        self.started: list[CeleryWorker | CeleryBeat] = []
+        self.started: list[ManagedProcess] = []
         self._numbers = itertools.count(1)
 
     def worker(self, *, wait: bool = True, env: Mapping[str, str] | None = None, **options: Any) -> Worker:
@@ -42,12 +43,29 @@ class ProcessFactory:
         return worker.wait_ready() if wait else worker
 
     def beat(self, *, env: Mapping[str, str] | None = None, **options: Any) -> CeleryBeat:
-        """Start a beat."""
+        """Start a beat; each has a schedule file of its own, as beats on several hosts would."""
+        state_dir = self.log_dir / f"beat-{next(self._numbers)}"
+        state_dir.mkdir()
         beat = CeleryBeat(
-            state_dir=self.log_dir,
-            log_path=self.log_dir / f"beat-{next(self._numbers)}.log",
+            state_dir=state_dir,
+            log_path=state_dir.with_suffix(".log"),
             env={**os.environ, **(env or {})},
             **options,
+        )
+        self.started.append(beat)
+        return beat
+
+    def redbeat(self, *, app: str, env: Mapping[str, str] | None = None, log_level: str = "INFO") -> ManagedProcess:
+        """Start a redbeat (``celery -A APP beat -S redbeat.RedBeatScheduler``)."""
+        python_path = os.pathsep.join(filter(None, [str(SOURCE_ROOT), os.environ.get("PYTHONPATH", "")]))
+        beat = ManagedProcess(
+            "redbeat",
+            [
+                *(sys.executable, "-m", "celery", "-A", app, "beat", "-S", "redbeat.RedBeatScheduler"),
+                *("--pidfile", "", "-l", log_level),
+            ],
+            log_path=self.log_dir / f"redbeat-{next(self._numbers)}.log",
+            env={**os.environ, "PYTHONPATH": python_path, **(env or {})},
         )
         self.started.append(beat)
         return beat

@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
@@ -16,16 +16,20 @@ import redis
 
 from rebalance_tasks.cli import doctor, output, session, tables
 from rebalance_tasks.cli.app import app, run
+from rebalance_tasks.control.reindex_report import ReindexReport
 from rebalance_tasks.core.errors import ConfigurationError, JobNotFound, NodeMissing, ObjectNotFound
 from rebalance_tasks.core.models import (
     CheckResult,
     ControlResult,
+    FailureGroup,
     NodeDescriptor,
     RebalanceJob,
     RebalanceMove,
     RebalancePlan,
 )
 from rebalance_tasks.core.states import RebalanceStatus
+from rebalance_tasks.settings import Settings
+from rebalance_tasks.store.fleet import ChoreRecord
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -90,6 +94,15 @@ class FakeClient:
     reason: str = ""
     ends_as: RebalanceStatus = RebalanceStatus.COMPLETED
     error: Exception | None = None
+    active: str = "rebal-1"
+    failed: list[FailureGroup] = field(
+        default_factory=lambda: [
+            FailureGroup(cause="target_exists", moves=3, hint="compare", object_key="k", detail="there"),
+            FailureGroup(cause="cancelled", moves=2, hint="retry"),
+        ]
+    )
+    reindexed: ReindexReport = field(default_factory=lambda: ReindexReport(nodes=["n1"], objects=7, frees=2))
+    settings: Settings = field(default_factory=Settings)
 
     def jobs(self, status: RebalanceStatus | None = None) -> list[RebalanceJob]:
         if self.error is not None:
@@ -118,6 +131,31 @@ class FakeClient:
 
     def cancel(self, job_id: str) -> ControlResult:
         return self._control("cancel", job_id, RebalanceStatus.CANCELLED)
+
+    def pause_all(self) -> ControlResult:
+        return self._control("pause --all", self.active, RebalanceStatus.PAUSED)
+
+    def resume_all(self) -> ControlResult:
+        return self._control("resume --all", self.active, RebalanceStatus.RUNNING)
+
+    def failures(self, job_id: str) -> list[FailureGroup]:
+        return self.failed
+
+    def retry_failed(self, job_id: str, *, skipped: bool = False) -> RebalanceJob:
+        self.calls.append(("retry-failed", job_id, skipped))
+        self.known.append(job(f"{job_id}-retry1"))
+        return self.known[-1]
+
+    def limit(self) -> int:
+        return 5
+
+    def set_limit(self, limit: int | None) -> int:
+        self.calls.append(("limit", limit))
+        return limit or 3
+
+    def reindex(self, *, force: bool = False, progress: Any = None) -> ReindexReport:
+        self.calls.append(("reindex", force))
+        return self.reindexed
 
     def start(self, plan: RebalancePlan | str, job_id: str | None = None) -> RebalanceJob:
         self.calls.append(("start", plan, job_id))
@@ -189,6 +227,15 @@ DATA_COMMANDS = [
     ["nodes"],
     ["nodes", "--adopt"],
     ["locate", "a"],
+    ["pause", "--all"],
+    ["resume", "--all"],
+    ["retry-failed", "rebal-1"],
+    ["retry-failed", "rebal-1", "--skipped", "--watch"],
+    ["limit"],
+    ["limit", "4"],
+    ["limit", "none"],
+    ["reindex"],
+    ["reindex", "--force"],
 ]
 
 
@@ -216,13 +263,14 @@ def test_every_command_has_help_with_an_example(capsys: Captured) -> None:
     for command in app.registered_commands:
         assert command.callback is not None
         assert command.callback.__doc__
-        assert (command.epilog or "").startswith(f"Example: rebalance {command.callback.__name__}")
+        name = command.callback.__name__.replace("_", "-")
+        assert (command.epilog or "").startswith(f"Example: rebalance {name}")
 
 
 def test_the_commands_are_those_of_the_design() -> None:
     names = {command.callback.__name__ for command in app.registered_commands if command.callback}
     expected = {"demo", "check", "plan", "start", "pause", "resume", "cancel", "jobs", "status", "watch"}
-    assert names == expected | {"nodes", "locate", "doctor"}
+    assert names == expected | {"nodes", "locate", "doctor", "retry_failed", "limit", "reindex"}
 
 
 # -- shapes ----------------------------------------------------------------------------------------------------------
@@ -445,6 +493,89 @@ def test_help_and_version_load_no_celery_redis_or_pyarrow() -> None:
         assert "rebalance" in done.stdout
 
 
+# -- when something went wrong ----------------------------------------------------------------------------------------
+
+
+def test_status_groups_failures_by_cause_with_an_example_and_the_way_out(client: FakeClient, capsys: Captured) -> None:
+    run(["status", "rebal-1"])
+    shown = capsys.readouterr().out
+    for expected in ("target_exists", "k (", "there", "compare", "cancelled", "WHAT TO DO"):
+        assert expected in shown
+    run(["status", "rebal-1", "--json"])
+    told = document(capsys)
+    assert [group["cause"] for group in told["failure_groups"]] == ["target_exists", "cancelled"]
+    assert told["job_id"] == "rebal-1"
+
+
+def test_jobs_name_the_most_frequent_cause(client: FakeClient, capsys: Captured) -> None:
+    client.known = [job(failures={"target_exists": 3, "unreadable": 1})]
+    run(["jobs"])
+    assert "target_exists 3, 1 more" in capsys.readouterr().out
+
+
+def test_status_shows_the_deadline_of_a_job_that_runs(client: FakeClient, capsys: Captured) -> None:
+    client.settings = Settings(options={"job_deadline": "2h"})
+    run(["status", "--json"])
+    assert document(capsys)["deadline_utc"] == "2024-01-31T14:00:00+00:00"
+    client.known = [job(status=RebalanceStatus.COMPLETED)]
+    run(["status", "rebal-1", "--json"])
+    assert document(capsys)["deadline_utc"] is None
+
+
+@pytest.mark.parametrize("verb", ["pause", "resume"])
+def test_a_verb_for_the_whole_fleet_needs_no_job_and_takes_none(
+    client: FakeClient, capsys: Captured, verb: str
+) -> None:
+    client.active = ""
+    client.known = []
+    assert run([verb, "--all"]) == 0
+    assert "no job is active" in capsys.readouterr().out
+    assert client.calls == [(f"{verb} --all", "")]
+    assert run([verb, "rebal-1", "--all"]) == 2
+    client.reason = "the fleet is not paused"
+    assert run([verb, "--all"]) == 1
+    assert "the fleet is not paused" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("word", "limit"), [("4", 4), ("none", None), ("OFF", None)])
+def test_limit_reaches_the_fleet(client: FakeClient, word: str, limit: int | None) -> None:
+    assert run(["limit", word]) == 0
+    assert client.calls == [("limit", limit)]
+
+
+@pytest.mark.parametrize("word", ["0", "-1", "many", "1.5"])
+def test_a_limit_that_is_none_is_a_usage_error(client: FakeClient, word: str) -> None:
+    assert run(["limit", "--", word]) == 2
+    assert client.calls == []
+
+
+def test_reindex_says_what_it_did_and_what_it_left_alone(client: FakeClient, capsys: Captured) -> None:
+    client.reindexed = ReindexReport(
+        nodes=["n1"], objects=7, frees=2, ambiguous=30, ambiguous_keys=[f"k{n}" for n in range(30)]
+    )
+    assert run(["reindex", "--force"]) == 0
+    shown = capsys.readouterr().out
+    assert client.calls == [("reindex", True)]
+    assert "30 ambiguous" in shown
+    assert "k19" in shown
+    assert "k20" not in shown
+    assert "10 more" in shown
+
+
+def test_reindex_exits_1_when_a_node_was_missing(client: FakeClient, capsys: Captured) -> None:
+    client.reindexed = ReindexReport(nodes=["n1"], missing={"n2": "not mounted"})
+    assert run(["reindex"]) == 1
+    assert "n2" in capsys.readouterr().out
+
+
+def test_doctor_says_when_the_chores_last_ran_and_what_they_did() -> None:
+    now = datetime(2024, 1, 31, 12, tzinfo=UTC)
+    fresh = doctor.examine_chore("sweep", ChoreRecord(now - timedelta(seconds=7), {"redriven": 2}), now=now)
+    assert (fresh.verdict, fresh.detail) == ("ok", "ran 7s ago: redriven 2")
+    assert doctor.examine_chore("sweep", ChoreRecord(now - timedelta(minutes=5), {}), now=now).verdict == "warn"
+    assert "beat" in doctor.examine_chore("cleanup", None, now=now).detail
+
+
 # -- pieces ----------------------------------------------------------------------------------------------------------
 
 
@@ -472,7 +603,7 @@ def test_doctor_names_what_is_wrong_and_what_to_do(redis_url: str, redis_client:
 
 
 def test_doctor_looks_no_further_when_redis_is_away(client: FakeClient, capsys: Captured) -> None:
-    client.settings = type("Settings", (), {"redis_url": "redis://u:secret@127.0.0.1:1/0"})()  # type: ignore[attr-defined]
+    client.settings = Settings(redis_url="redis://u:secret@127.0.0.1:1/0")
     assert run(["doctor", "--json"]) == 1
     captured = capsys.readouterr()
     [finding] = json.loads(captured.out)

@@ -18,6 +18,7 @@ from rebalance_tasks.core.models import (
     CheckResult,
     ControlResult,
     DataGravityScore,
+    FailureGroup,
     Frozen,
     NodeDescriptor,
     NodeState,
@@ -63,6 +64,7 @@ EXAMPLES: list[Frozen] = [
     RebalanceJob(
         job_id="rebal-1", plan_id="plan-1", status=RebalanceStatus.PAUSED, created_utc=NOW, paused_reasons=("operator",)
     ),
+    FailureGroup(cause="target_exists", moves=2, hint="compare the two", object_key="k", detail="it is there"),
     CheckResult(verdict="planned", reason="imbalance 0.3", plan_id="plan-1"),
     ControlResult(job_id="rebal-1", status=None, reason="unknown"),
 ]

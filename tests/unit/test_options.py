@@ -46,6 +46,8 @@ def test_defaults_are_those_of_the_design() -> None:
         "object_cooldown": timedelta(hours=24),
         "min_object_age": timedelta(seconds=60),
         "max_utilisation": 0.95,
+        "job_deadline": None,
+        "job_retention": timedelta(days=7),
     }
 
 

@@ -180,6 +180,8 @@ GIVEN: Final[Mapping[str, tuple[str, Any]]] = {
     "REBALANCE_OBJECT_COOLDOWN": ("3h", timedelta(hours=3)),
     "REBALANCE_MIN_OBJECT_AGE": ("0", timedelta(0)),
     "REBALANCE_MAX_UTILISATION": ("0.8", 0.8),
+    "REBALANCE_JOB_DEADLINE": ("6h", timedelta(hours=6)),
+    "REBALANCE_JOB_RETENTION": ("2d", timedelta(days=2)),
 }
 
 

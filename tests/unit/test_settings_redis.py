@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from kombu import Connection as KombuConnection
+from kombu.connection import Connection as KombuConnection
 
 from rebalance_tasks.core.errors import ConfigurationError
 from rebalance_tasks.settings import Settings, load_settings
@@ -117,7 +117,7 @@ def test_a_sentinel_url_becomes_what_kombu_and_celery_read() -> None:
     for side in ("broker_transport_options", "result_backend_transport_options"):
         assert made[side]["master_name"] == "mymaster"
         assert made[side]["sentinel_kwargs"]["password"] == "q"  # noqa: S105  made up
-    with KombuConnection(made["broker_url"]) as kombu:
+    with KombuConnection(made["broker_url"]) as kombu:  # type: ignore[no-untyped-call]
         assert (kombu.hostname, kombu.port, kombu.userid, kombu.password) == ("h1", 1, "user", "p@ss")
         assert kombu.virtual_host == "2"
         assert len(kombu.alt) == 3

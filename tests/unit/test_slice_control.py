@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import threading
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from rebalance_tasks.core.ids import MoveId
 from rebalance_tasks.drivers.local import LocalDriver
-from rebalance_tasks.migration.control import SliceControl, SliceInterrupted
+from rebalance_tasks.migration.control import Interrupt, SliceControl, SliceInterrupted
 from rebalance_tasks.migration.copying import Copier, StagedCopy
 from rebalance_tasks.migration.heartbeat import Heart
 from tests.support.wait import wait_until
@@ -33,17 +33,30 @@ class Clock:
         self.now += seconds
 
 
+def spend_often(control: SliceControl, size_bytes: int) -> None:
+    for _ in range(3):
+        control.spend(size_bytes)
+
+
 class Bucket:
-    """A byte bucket on that clock."""
+    """A byte bucket on that clock, empty at first, that saves up one lease."""
 
     def __init__(self, clock: Clock, rate: int) -> None:
-        self.clock, self.rate, self.last = clock, rate, clock()
-        self.lease_bytes = max(1, rate // 10)
+        self.clock, self.last, self.tokens = clock, clock(), 0.0
+        self.set_to(rate)
 
-    def take(self) -> tuple[int, int]:
-        granted = int(min(self.lease_bytes, (self.clock() - self.last) * self.rate))
-        self.last += granted / self.rate
-        return granted, int((self.lease_bytes - granted) * 1000 / self.rate)
+    def set_to(self, rate: int) -> None:
+        """What is in force; known to a slice from its next lease on."""
+        self.rate = rate
+        self.lease_bytes: int | None = None if rate == 0 else max(1, rate // 10)
+
+    def take(self, *, back: int = 0) -> tuple[int, int]:
+        if self.lease_bytes is None:
+            return 0, 0
+        self.tokens = min(self.lease_bytes, self.tokens + back + (self.clock() - self.last) * self.rate)
+        self.last, granted = self.clock(), int(self.tokens)
+        self.tokens -= granted
+        return granted, int((self.lease_bytes - self.tokens) * 1000 / self.rate)
 
 
 @pytest.fixture
@@ -77,6 +90,74 @@ def test_a_slice_ends_in_time_and_gets_on_however_slow_the_throttle(
     assert copy.staged_bytes == pytest.approx(20 * rate, rel=0.1)
     control = SliceControl(lambda: "ok", bucket=None)
     assert stage(Copier(control), nodes, copy).staged_bytes == 100_000
+
+
+def test_a_slice_stops_at_the_first_byte_after_the_shutdown_is_known_and_asks_nobody() -> None:
+    stopping: list[bool] = []
+    beats, beat = counting()
+    control = SliceControl(beat, bucket=None, look_at_once=True, stopping=lambda: bool(stopping))
+    control.spend(1)
+    stopping.append(True)
+    for look in (control.check, lambda: control.spend(1)):
+        with pytest.raises(SliceInterrupted) as caught:
+            look()
+        assert caught.value.why is Interrupt.SHUTDOWN
+    assert len(beats) == 1
+
+
+def test_a_slice_that_waits_for_the_throttle_hears_of_the_shutdown_within_100_ms() -> None:
+    clock = Clock()
+    bucket: Any = Bucket(clock, 10)
+    control = SliceControl(
+        lambda: "ok", bucket=bucket, clock=clock, sleep=clock.sleep, stopping=lambda: clock() >= 100.3
+    )
+    with pytest.raises(SliceInterrupted):
+        control.spend(10)
+    assert clock() - 100.3 < 0.1
+
+
+def test_a_throttle_that_was_lowered_far_ends_the_slice_instead_of_keeping_its_chunk_waiting() -> None:
+    clock = Clock()
+    bucket = Bucket(clock, 10_000_000)
+    control = SliceControl(lambda: "ok", bucket=bucket, clock=clock, sleep=clock.sleep)  # type: ignore[arg-type]
+    chunk = control.chunk_bytes
+    assert chunk == 1_000_000
+    bucket.set_to(1000)
+    with pytest.raises(SliceInterrupted) as caught:
+        spend_often(control, chunk)
+    assert caught.value.why is Interrupt.DEADLINE
+    assert clock() - 100 < 1
+    begun = clock()
+    following = SliceControl(lambda: "ok", bucket=bucket, clock=clock, sleep=clock.sleep)  # type: ignore[arg-type]
+    following.spend(following.chunk_bytes)
+    assert clock() - begun < 1
+
+
+def test_a_slice_without_a_throttle_notices_one_within_a_second() -> None:
+    clock = Clock()
+    bucket = Bucket(clock, 0)
+    control = SliceControl(lambda: "ok", bucket=bucket, clock=clock, sleep=clock.sleep)  # type: ignore[arg-type]
+    control.spend(control.chunk_bytes)
+    assert clock() == 100, "nothing was waited for"
+    bucket.set_to(100)
+    clock.sleep(0.6)
+    control.spend(50)
+    assert clock() > 101
+    assert control.chunk_bytes == 10
+
+
+def test_what_a_slice_leased_before_it_stalled_goes_back() -> None:
+    clock = Clock()
+    bucket = Bucket(clock, 1000)
+    clock.sleep(1)
+    control = SliceControl(lambda: "ok", bucket=bucket, clock=clock, sleep=clock.sleep)  # type: ignore[arg-type]
+    control.spend(40)
+    clock.sleep(5)
+    begun = clock()
+    for _ in range(30):
+        control.spend(10)
+    # 100 saved up by the bucket at most, none beside it.
+    assert clock() - begun >= 0.19
 
 
 def test_reading_a_large_copy_back_ends_with_the_slice_and_goes_on_in_the_next(

@@ -121,7 +121,10 @@ def _drain(source: SourceHandle, chunk: int = 1 << 16) -> bytes:
 def stage(driver: Driver, move_id: MoveId, data: bytes, metadata: ObjectMetadata | None = None) -> Fingerprint:
     writer = driver.stage(move_id)
     writer.write(memoryview(data))
-    return writer.finish(metadata or ObjectMetadata())
+    writer.finish(metadata or ObjectMetadata())
+    staged = driver.staged(move_id)
+    assert staged is not None
+    return staged
 
 
 def expected_at(driver: Driver, key: str) -> Fingerprint:

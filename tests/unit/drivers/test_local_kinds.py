@@ -285,7 +285,8 @@ def test_a_finished_read_only_copy_can_be_resumed_or_staged_again(shared: LocalH
         stage(shared.driver, M1, b"12345", ObjectMetadata(mode=0o400))
         writer = shared.driver.stage(M1, offset=3)
         writer.write(memoryview(b"xyz"))
-        assert writer.finish(ObjectMetadata(mode=0o400)).size_bytes == 6
+        writer.finish(ObjectMetadata(mode=0o400))
+        assert (shared.root / ".rebalance/tmp" / M1).stat().st_size == 6
         assert stage(shared.driver, M1, b"z").size_bytes == 1
 
 

