@@ -13,12 +13,14 @@ from typing import TYPE_CHECKING, Any, Final
 from celery import Celery
 from celery.signals import heartbeat_sent, worker_init, worker_process_init, worker_ready, worker_shutting_down
 from kombu.entity import Queue
+from redis.exceptions import RedisError
 from kombu.utils.objects import cached_property
 
 from rebalance_tasks.control.start import DATA_QUEUE
 from rebalance_tasks.messages import CONTROL_QUEUE
 from rebalance_tasks.migration.shutdown import SHUTTING_DOWN
 from rebalance_tasks.settings import Settings, load_settings
+from rebalance_tasks.settings_redis import celery_conf
 from rebalance_tasks.telemetry import get_logger
 
 if TYPE_CHECKING:
@@ -71,10 +73,9 @@ def make_app(settings: Settings) -> Celery:
         "unacked_restore_throttle": 1,
         "socket_timeout": 30,
     }
+    from_urls = celery_conf(settings)
     app.conf.update(
-        broker_url=settings.broker_url,
-        result_backend=settings.result_backend,
-        broker_transport_options=transport,
+        **{**from_urls, "broker_transport_options": {**transport, **from_urls["broker_transport_options"]}},
         broker_connection_retry_on_startup=True,
         accept_content=["json"],
         task_serializer="json",
@@ -131,6 +132,7 @@ class _DigestBeacon:
 
     def __init__(self) -> None:
         self._next = 0.0
+        self._warned = False
 
     def publish(self, sender: Any, **_: object) -> None:  # noqa: ANN401  Celery passes a consumer or a heart
         if time.monotonic() < self._next:
@@ -147,7 +149,11 @@ class _DigestBeacon:
         )
         try:
             context.fleet.publish_digest(worker, settings.digest(), now_ms=context.connection.now_ms())
-        except OSError as exc:
+            if not self._warned:
+                self._warned = True
+                for warning in context.connection.warnings():
+                    log.warning("redis.settings", warning=warning)
+        except (RedisError, OSError) as exc:
             log.warning("digest.not_published", error=str(exc))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+import uuid
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
@@ -84,7 +85,7 @@ class Runtime:
     @cached_property
     def context(self) -> FleetContext:
         """What the verbs of `control` work with."""
-        keys = FleetKeys(self.settings.fleet)
+        keys = FleetKeys(self.settings.fleet, self.settings.key_prefix)
         connection = self.connection
         return FleetContext(
             settings=self.settings,
@@ -145,7 +146,8 @@ class Runtime:
             forwarding_ttl_ms=_ms(options.forwarding_ttl) if options.enable_read_forwarding else 0,
             keep_locations=self.settings.locator != "union",
             purge_delay_ms=_ms(max(options.grace, MIN_PURGE_DELAY)),
-            manifest_prefix=f"{job_id}.{group.group_id}.{lease.epoch}",
+            # Epochs go back when Redis loses its tail: a name of its own keeps what an earlier run wrote.
+            manifest_prefix=f"{job_id}.{group.group_id}.{lease.epoch}.{uuid.uuid4().hex[:8]}",
         )
 
     def _bucket(self, job_id: str, group: GroupRecord) -> ByteBucket | None:

@@ -17,6 +17,7 @@ from rebalance_tasks.core.ids import MoveId
 from rebalance_tasks.core.models import NodeState
 from rebalance_tasks.drivers.base import FreeOutcome
 from rebalance_tasks.migration import manifests
+from rebalance_tasks.migration.faults import Step, reached
 from rebalance_tasks.migration.undo import undo
 from rebalance_tasks.store.records import TrashRecord, UndoRecord
 from rebalance_tasks.store.versions import NewerVersion
@@ -146,12 +147,14 @@ def _purge_due(context: FleetContext, report: CleanupReport) -> None:
             driver.check_identity()
             expected = Fingerprint.from_json(record.fingerprint)
             gone = driver.purge(MoveId(move_id), expected)
+            reached(Step.PURGE)
         except RebalanceError as exc:
             log.warning("trash.postponed", move_id=move_id, node=record.node, error=str(exc))
             context.trash.postpone(move_id, delay_ms=POSTPONE_MS)
             continue
         if gone:
             context.trash.purged(move_id, record)
+            reached(Step.PURGED)
             report.purged += 1
         else:
             log.warning("trash.changed", move_id=move_id, node=record.node, object_key=record.key)
@@ -175,6 +178,7 @@ def _free_late(context: FleetContext, report: CleanupReport) -> None:
             source.check_identity()
             copied = entry.copied_fingerprint()
             outcome = source.free(key, MoveId(move_id), copied)
+            reached(Step.FREE_LATE)
         except RebalanceError as exc:
             log.debug("free.postponed", node=node, object_key=key, error=str(exc))
             continue
@@ -184,7 +188,9 @@ def _free_late(context: FleetContext, report: CleanupReport) -> None:
         if outcome is FreeOutcome.FREED and not context.trash.known(move_id):
             record = TrashRecord(node=node, key=key, size=copied.size_bytes, fingerprint=copied.to_json())
             context.trash.add(move_id, record, delay_ms=purge_delay_ms(context))
+            reached(Step.TRASH_LATE)
         context.locations.freed(node, key)
+        reached(Step.FREED_LATE)
         report.freed_late += 1
 
 
@@ -205,11 +211,13 @@ def _undo_late(context: FleetContext, report: CleanupReport) -> None:
             source, target = context.driver(record.source), context.driver(record.target)
             target.check_identity()
             done = undo(source, target, record.key, MoveId(move_id), Fingerprint.from_json(record.fingerprint))
+            reached(Step.UNDO_LATE)
         except RebalanceError as exc:
             log.debug("undo.postponed", move_id=move_id, error=str(exc))
             continue
         if done:
             context.connection.hdel(context.keys.undos, move_id)
+            reached(Step.UNDONE_LATE)
             report.undone_late += 1
         else:
             log.warning("undo.left", node=record.target, object_key=record.key, move_id=move_id)
@@ -236,6 +244,7 @@ def _staged_orphans(context: FleetContext, jobs: _Jobs, driver: Driver, report: 
         over = jobs.over(move_id)
         if over or (over is None and staged.mtime_ns < old_ns):
             driver.discard(move_id)
+            reached(Step.ORPHAN_COPY)
             report.orphans += 1
 
 
@@ -254,6 +263,7 @@ def _trash_orphans(context: FleetContext, jobs: _Jobs, driver: Driver, report: C
         entry = entries.get(move_id)
         if entry is not None and entry.copied_fingerprint() == held and _stands(context, entry):
             driver.purge(move_id, held)
+            reached(Step.ORPHAN_TRASH)
             report.orphans += 1
 
 
@@ -300,4 +310,5 @@ def _old_manifests(context: FleetContext, jobs: _Jobs, driver: Driver, report: C
         keep[name] = keep.get(name, False) or young
     for name in islice((name for name, kept in keep.items() if not kept), LIMIT):
         driver.remove_manifest(name)
+        reached(Step.OLD_MANIFEST)
         report.manifests += 1

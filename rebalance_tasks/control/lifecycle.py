@@ -8,6 +8,7 @@ from rebalance_tasks.control.start import admit
 from rebalance_tasks.core.errors import JobNotFound
 from rebalance_tasks.core.models import ControlResult, NodeState
 from rebalance_tasks.core.states import RebalanceStatus
+from rebalance_tasks.migration.faults import Step, reached
 from rebalance_tasks.telemetry import get_logger
 
 if TYPE_CHECKING:
@@ -96,6 +97,7 @@ def pass_on(
         per_node=options.max_concurrent_per_node,
         take_from=take_from,
     )
+    reached(Step.FINISH)
     for group in admitted:
         context.messenger.publish_group(job_id, group)
     if finished.code in {"finished", "already"} and finished.left == 0 and finished.cancel_requested:
@@ -113,9 +115,11 @@ def finalize(context: FleetContext, job_id: str) -> str:
     causes = ", ".join(f"{cause} {count}" for cause, count in sorted(job.failures.items()))
     error = f"no move could be carried out: {causes or 'no cause noted'}"
     code, status = context.jobs.finalize(job_id, imbalance_after=_spread(context, job_id), error=error)
+    reached(Step.FINALIZE)
     if code in {"finalized", "already"}:
         # Also when somebody else closed it: they may have died before they could retire it.
         context.jobs.retire(job_id)
+        reached(Step.RETIRE)
     if code == "finalized":
         log.info("job.finalized", job_id=job_id, status=status)
     return code

@@ -105,11 +105,14 @@ class Batch:
         # Those that are past their copying are not begun again; their deaths must count all the same.
         past = [item for item in known if item.here and not item.unpublished and item.entry.deaths]
         self._c.store.write_journal({item.move.index: item.entry for item in past})
+        if past:
+            reached(Step.RECOGNISE)
 
     def _find_copy(self, item: Item, staged: Fingerprint) -> None:
         at_key = self._c.target.stat(item.move.key)
         if at_key is not None and at_key.same_file(staged):
-            item.published = at_key
+            # As it was published, not as it is: what a stranger has written to it since must not be taken back with it.
+            item.published = staged
             return
         aside = self._c.target.staged(item.move.move_id)
         if aside == staged:
@@ -118,6 +121,7 @@ class Batch:
         item.copy = None
         # A worker that died while it took the copy back left it in the target's trash.
         self._c.target.purge(item.move.move_id, staged)
+        reached(Step.FORGET_COPY)
 
     # -- copy aside -----------------------------------------------------------------------------------------------
     def _begin(self) -> None:
@@ -133,7 +137,7 @@ class Batch:
         reached(Step.BEGIN)
         for item, code in zip(fresh, codes, strict=True):
             if code != "ok":
-                self._c.target.discard(item.move.move_id)
+                self._discard(item)
                 state = MoveState.FAILED if code == "target_full" else MoveState.SKIPPED
                 self._end(item, state, code, _REFUSALS[code])
 
@@ -192,13 +196,16 @@ class Batch:
             if not item.unpublished:
                 continue
             if stop.why is Interrupt.CANCELLED:
-                self._c.target.discard(item.move.move_id)
+                self._discard(item)
                 self._end(item, MoveState.SKIPPED, "cancelled", "an operator cancelled the job")
             elif stop.why is Interrupt.PAUSED or item.staged is None:
                 item.again = True
                 item.fresh = False
                 item.entry = journal_entry(item, running=False)
-        self._c.store.write_journal({item.move.index: item.entry for item in self._items if item.again})
+        parked = {item.move.index: item.entry for item in self._items if item.again}
+        self._c.store.write_journal(parked)
+        if parked:
+            reached(Step.PARK)
 
     def _journal_parts(self, item: Item, copy: StagedCopy) -> None:
         item.copy = copy
@@ -344,7 +351,7 @@ class Batch:
         item.settlement = Settlement(item.move, state, cause, detail, trash)
 
     def _again(self, item: Item, exc: MoveError) -> None:
-        self._c.target.discard(item.move.move_id)
+        self._discard(item)
         item.copy = item.staged = None
         tries = item.entry.tries + 1
         if tries >= MAX_TRIES:
@@ -359,27 +366,36 @@ class Batch:
             item.move = replace(item.move, size_bytes=found.size_bytes) if found else item.move
         item.again = True
         self._c.store.write_journal({item.move.index: item.entry})
+        reached(Step.AGAIN)
+
+    def _discard(self, item: Item) -> None:
+        self._c.target.discard(item.move.move_id)
+        reached(Step.DISCARD)
 
     def _vanished(self, item: Item, exc: SourceVanished) -> None:
         """Gone because we moved it (a manifest says so), or gone."""
         entry = manifests.find(self._c.target, item.move.move_id)
-        at_key = self._c.target.stat(item.move.key)
-        if entry is not None and at_key is not None and at_key.same_file(entry.published_fingerprint()):
-            item.published = at_key
-            item.copy = StagedCopy(entry.copied_fingerprint())
-            item.resize()
-            return
-        self._c.target.discard(item.move.move_id)
+        if entry is not None:
+            at_key = self._c.target.stat(item.move.key)
+            ours = at_key is not None and at_key.same_file(entry.published_fingerprint())
+            # In our trash: it was freed, so it was published and flipped, and Redis has forgotten it since. Where the copy
+            # is not at its key, somebody has taken it away from there, as anybody may.
+            if ours or self._c.source.trashed(item.move.move_id) == entry.copied_fingerprint():
+                item.published = entry.published_fingerprint()
+                item.copy = StagedCopy(entry.copied_fingerprint())
+                item.resize()
+                return
+        self._discard(item)
         self._end(item, MoveState.SKIPPED, exc.cause, str(exc))
 
     def _taken(self, item: Item, exc: TargetExists) -> None:
         """Something is at the key: our own copy, if Redis forgot its last seconds after we published it; else a stranger's."""
         entry = manifests.find(self._c.target, item.move.move_id)
         at_key = self._c.target.stat(item.move.key)
-        self._c.target.discard(item.move.move_id)
+        self._discard(item)
         ours = entry is not None and at_key is not None and at_key.same_file(entry.published_fingerprint())
         if ours and entry is not None and item.copy and entry.copied_fingerprint() == item.copy.source:
-            item.published = at_key
+            item.published = entry.published_fingerprint()
             return
         self._end(item, MoveState.FAILED, exc.cause, str(exc))
 
@@ -393,7 +409,7 @@ class Batch:
             case TargetExists():
                 self._taken(item, error)
             case MoveError() | InvalidKey() | NodeFull():
-                self._c.target.discard(item.move.move_id)
+                self._discard(item)
                 self._end(item, MoveState.FAILED, error.cause, str(error))
             case _:
                 raise error

@@ -23,9 +23,17 @@ if TYPE_CHECKING:
 
 
 class Step(StrEnum):
-    """The steps of a batch, in order; each is a fault point right after the step is done."""
+    """The steps that change a node or Redis, in order; each is a fault point right after the step is done.
 
+    Each has exactly one place in the code and a case in the kill matrix (tests/integration/test_kill_matrix.py).
+    """
+
+    # -- a slice, and the way of one object
     ACQUIRE = "acquire"
+    #: deaths of those that are past their copying are journalled
+    RECOGNISE = "recognise"
+    #: what a dead worker took back and left in the target's trash is gone
+    FORGET_COPY = "forget_copy"
     BEGIN = "begin"
     #: a part of a large object is journalled
     PART = "part"
@@ -40,10 +48,42 @@ class Step(StrEnum):
     FREE = "free"
     #: the source changed after all: the flip is taken back …
     RETRACT = "retract"
-    #: … and the copy on the target is in its trash
+    #: … and the copy on the target is in its trash …
     UNPUBLISH = "unpublish"
+    #: … and gone from there
+    REMOVE = "remove"
+    #: a copy aside is thrown away
+    DISCARD = "discard"
+    #: a move that is to be tried again is journalled
+    AGAIN = "again"
+    #: what a pause or the deadline leaves is journalled
+    PARK = "park"
     SETTLE = "settle"
     RELEASE = "release"
+    # -- moves that are not to be made after all
+    #: a cancel threw away what was aside
+    WIND_UP = "wind_up"
+    #: the copy aside of a move that is given up is gone
+    UNDO = "undo"
+    #: a copy on a target that is out of reach is noted for the cleanup
+    NOTE_UNDO = "note_undo"
+    #: what is given up or cancelled is counted
+    COUNT = "count"
+    # -- the end of groups and jobs
+    FINISH = "finish"
+    FINALIZE = "finalize"
+    RETIRE = "retire"
+    # -- the cleanup
+    PURGE = "purge"
+    PURGED = "purged"
+    FREE_LATE = "free_late"
+    TRASH_LATE = "trash_late"
+    FREED_LATE = "freed_late"
+    UNDO_LATE = "undo_late"
+    UNDONE_LATE = "undone_late"
+    ORPHAN_COPY = "orphan_copy"
+    ORPHAN_TRASH = "orphan_trash"
+    OLD_MANIFEST = "old_manifest"
 
 
 ENVIRONMENT: Final = "REBALANCE_FAULTS"

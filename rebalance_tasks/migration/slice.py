@@ -242,6 +242,7 @@ class Slice:
         for item in rest:
             if item.entry != JournalEntry():
                 context.target.discard(item.move.move_id)
+                reached(Step.WIND_UP)
         return self._settle(
             context.store,
             [Settlement(i.move, MoveState.SKIPPED, "cancelled", "an operator cancelled the job") for i in rest],
@@ -271,6 +272,7 @@ class Slice:
     def _settle(store: MoveStore, endings: list[Settlement], *, left: int) -> int:
         for start in range(0, len(endings), SETTLE_CHUNK):
             left = store.settle(endings[start : start + SETTLE_CHUNK], purge_delay_ms=0)
+            reached(Step.COUNT)
         return left
 
 
@@ -285,6 +287,7 @@ def _undo(store: MoveStore, drivers: tuple[Driver, Driver] | None, item: Item) -
         done = False
     if not done and item.copied is not None:
         store.note_undo(item.move, item.copied)
+        reached(Step.NOTE_UNDO)
 
 
 def _items(lease: Lease) -> deque[Item]:

@@ -22,8 +22,13 @@ def unpublish(target: Driver, key: str, move_id: MoveId, published: Fingerprint)
     if target.free(key, move_id, published) is FreeOutcome.CHANGED:
         return False
     reached(Step.UNPUBLISH)
-    target.purge(move_id, published)
+    _remove(target, move_id, published)
     return True
+
+
+def _remove(target: Driver, move_id: MoveId, published: Fingerprint) -> None:
+    target.purge(move_id, published)
+    reached(Step.REMOVE)
 
 
 def undo(source: Driver, target: Driver, key: str, move_id: MoveId, copied: Fingerprint | None) -> bool:
@@ -43,8 +48,16 @@ def undo(source: Driver, target: Driver, key: str, move_id: MoveId, copied: Fing
         NodeError: one of the nodes is missing or cannot be written to.
     """
     target.discard(move_id)
+    reached(Step.UNDO)
     at_key = None if copied is None else target.stat(key)
-    if copied is None or at_key is None or not at_key.same_file(copied):
+    published = at_key is not None and copied is not None and at_key.same_file(copied)
+    if copied is None or not (published or target.trashed(move_id) == copied):
         return True
     source.check_identity()
-    return source.stat(key) is not None and unpublish(target, key, move_id, copied)
+    if source.stat(key) is None:
+        return False
+    if published:
+        return unpublish(target, key, move_id, copied)
+    # An earlier worker died between the two steps of taking it back.
+    _remove(target, move_id, copied)
+    return True

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import uuid
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final, cast
@@ -46,7 +47,8 @@ class FleetStore:
 
     def acquire_check(self, *, ttl_ms: int) -> int | None:
         """Become the one check; return its fencing token, or ``None`` when another one runs."""
-        token = int(self._redis.run("check_acquire", [self._keys.check_lock, self._keys.check_fence], [ttl_ms]))
+        args: list[str | int] = [ttl_ms, uuid.uuid4().hex]
+        token = int(self._redis.run("check_acquire", [self._keys.check_lock, self._keys.check_fence], args))
         return token or None
 
     def release_check(self, token: int) -> None:

@@ -151,12 +151,13 @@ class JobStore(LeaseStore):
             keys.groups,
             keys.queue,
             keys.moves,
+            keys.causes,
         ]
+        for cause, count in job.skipped.items():
+            args += [cause, count]
         reply = cast("list[bytes]", self._redis.run("job_create", script_keys, args))
         if reply[0] == b"busy":
             raise JobActive(reply[1].decode())
-        if reply[0] == b"created" and job.skipped:
-            self._redis.hset(keys.causes, dict(job.skipped))
         return reply[0] == b"created"
 
     # -- reading --------------------------------------------------------------------------------------------------

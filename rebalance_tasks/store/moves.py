@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import uuid
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, cast
 
@@ -104,6 +105,7 @@ class MoveStore:
             budgets.egress_bytes,
             budgets.cost_nano,
             budgets.cost_nano_day,
+            uuid.uuid4().hex,
         ]
         for attempt in attempts:
             args += [
@@ -156,7 +158,7 @@ class MoveStore:
         ]
         for move in moves:
             args += [move.index, move.key, move.size_bytes, move.move_id]
-        keys = [*self._location_keys(), self._fleet.reserved(self._group.target)]
+        keys = [*self._location_keys(), self._fleet.reserved(self._group.target), self._fleet.undos]
         if int(self._redis.run("moves_flip", keys, args)) < 0:
             raise self._stale()
 

@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Self
 
-from pydantic import AwareDatetime, Field, NonNegativeInt, TypeAdapter
+from pydantic import AwareDatetime, Field, NonNegativeInt, TypeAdapter, model_serializer, model_validator
 
 from rebalance_tasks.core.fingerprint import Fingerprint
 from rebalance_tasks.core.ids import MoveId
 from rebalance_tasks.core.models import Frozen, Identifier, KeyText, RebalanceMove
 from rebalance_tasks.core.states import MoveState
-from rebalance_tasks.store.versions import upgraded
+from rebalance_tasks.store.versions import STAMP, require_known, upgraded
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -110,7 +110,11 @@ class Stamped(Frozen):
 
 
 class TrashRecord(Stamped):
-    """A freed source that can still be brought back."""
+    """A freed source that can still be brought back.
+
+    Stored as a list, in the order below: there may be a hundred thousand of them within the grace, and the names of the
+    fields would be half of each. The mapping of earlier days is read as well.
+    """
 
     kind = "trash"
 
@@ -118,6 +122,25 @@ class TrashRecord(Stamped):
     key: KeyText
     size: NonNegativeInt
     fingerprint: dict[str, Any]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_list(cls, data: Any) -> Any:  # noqa: ANN401  whatever was stored
+        if not isinstance(data, list):
+            return data
+        version, node, key, size, *fingerprint = data
+        require_known(cls.kind, version)
+        named = dict(zip(_FINGERPRINT, fingerprint, strict=False))
+        return {STAMP: version, "node": node, "key": key, "size": size, "fingerprint": named}
+
+    @model_serializer
+    def _to_list(self) -> list[Any]:
+        fingerprint = Fingerprint.from_json(self.fingerprint).to_json()
+        return [self.v, self.node, self.key, self.size, *(fingerprint[name] for name in _FINGERPRINT)]
+
+
+#: A fingerprint's fields as a trash record lists them.
+_FINGERPRINT: Final = ("size_bytes", "mtime_ns", "inode", "device", "etag")
 
 
 class UndoRecord(Stamped):

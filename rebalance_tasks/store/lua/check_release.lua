@@ -2,5 +2,5 @@
 -- KEYS  1 check lock
 -- ARGV  1 token
 -- Returns 1 when released
-if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('DEL', KEYS[1]) end
+if string.match(redis.call('GET', KEYS[1]) or '', '^%d+') == ARGV[1] then return redis.call('DEL', KEYS[1]) end
 return 0

@@ -1,8 +1,9 @@
 -- Create a job with all its groups, once.
--- KEYS  1 job  2 active  3 jobs  4 states  5 groups  6 queue  7 moves
+-- KEYS  1 job  2 active  3 jobs  4 states  5 groups  6 queue  7 moves  8 causes
 -- ARGV  1 job id  2 states (one byte a move)  3 number of field pairs  4.. field, value …
 --       then number of chunks, ("<group>:<n>", chunk) …   then number of groups,
 --       (id, static JSON, score, moves left, offset, size, skipped, stretches, data queue, source, target) …
+--       then (cause, number of moves skipped from the start) …
 -- Returns {'created'} | {'exists'} | {'busy', active job id}
 if redis.call('EXISTS', KEYS[1]) == 1 then return {'exists'} end
 local active = redis.call('GET', KEYS[2])
@@ -38,6 +39,8 @@ for _ = 1, groups_n do
     'next', 0, 'stretches', ARGV[at + 7], 'queue', ARGV[at + 8], 'source', ARGV[at + 9], 'target', ARGV[at + 10])
   at = at + 11
 end
+redis.call('DEL', KEYS[8])
+for i = at, #ARGV, 2 do redis.call('HSET', KEYS[8], ARGV[i], ARGV[i + 1]) end
 redis.call('SET', KEYS[2], ARGV[1])
 redis.call('ZADD', KEYS[3], now, ARGV[1])
 return {'created'}

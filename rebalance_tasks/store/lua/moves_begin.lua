@@ -3,9 +3,15 @@
 -- KEYS  1 job  2 lease  3 journal  4 reserved on the target  5 usage  6 spend of the day
 -- ARGV  1 epoch  2 "<job>/<group>/<stretch>"  3 target node  4 most bytes the target may hold (-1: unknown)
 --       5 egress limit of the job (-1)  6 cost limit of the job (nano, -1)  7 cost limit of the day (nano, -1)
---       8.. move index, journal JSON, bytes to reserve, bytes to book as egress, cost to book (nano) …
+--       8 a name of this very call: asked again (the answer was lost) it books nothing twice
+--       9.. move index, journal JSON, bytes to reserve, bytes to book as egress, cost to book (nano) …
 -- Returns {'stale'}, or for each move ok | target_full | budget_egress | budget_cost | budget_cost_day
 if redis.call('HGET', KEYS[2], 'epoch') ~= ARGV[1] then return {'stale'} end
+local codes = {}
+if redis.call('HGET', KEYS[2], 'begun') == ARGV[8] then
+  for code in string.gmatch(redis.call('HGET', KEYS[2], 'begun_codes'), '%S+') do codes[#codes + 1] = code end
+  return codes
+end
 local room, egress_limit, cost_limit, day_limit = tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6]), tonumber(ARGV[7])
 local held = tonumber(redis.call('HGET', KEYS[5], ARGV[3]) or '0')
 local reserved = redis.call('HGETALL', KEYS[4])
@@ -15,8 +21,8 @@ end
 local spent = redis.call('HMGET', KEYS[1], 'egress_bytes', 'cost_nano')
 local job_egress, job_cost = tonumber(spent[1] or 0), tonumber(spent[2] or 0)
 local day_cost = tonumber(redis.call('HGET', KEYS[6], 'cost_nano') or 0)
-local codes, size_sum, egress_sum, cost_sum = {}, 0, 0, 0
-for i = 8, #ARGV, 5 do
+local size_sum, egress_sum, cost_sum = 0, 0, 0
+for i = 9, #ARGV, 5 do
   local size, egress, cost = tonumber(ARGV[i + 2]), tonumber(ARGV[i + 3]), tonumber(ARGV[i + 4])
   local code = 'ok'
   if room >= 0 and held + size_sum + size > room then
@@ -33,6 +39,7 @@ for i = 8, #ARGV, 5 do
   end
   codes[#codes + 1] = code
 end
+redis.call('HSET', KEYS[2], 'begun', ARGV[8], 'begun_codes', table.concat(codes, ' '))
 redis.call('HSET', KEYS[4], ARGV[2], string.format('%.0f', size_sum))
 if egress_sum > 0 then
   redis.call('HINCRBY', KEYS[1], 'egress_bytes', string.format('%.0f', egress_sum))

@@ -1,5 +1,5 @@
 -- The commit point of a batch: from here on readers are sent to the target.
--- KEYS  1 lease  2 states  3 forwarding  4 moved  5 locations  6 frees  7 usage  8 reserved on the target
+-- KEYS  1 lease  2 states  3 forwarding  4 moved  5 locations  6 frees  7 usage  8 reserved on the target  9 undos
 -- ARGV  1 epoch  2 source node  3 target node  4 forwarding ttl ms (0: none)  5 1 = keep locations (crush, catalogue)
 --       6 "<job>/<group>/<stretch>"  7.. move index, object key, size, move id …
 -- Returns number of moves flipped now, or -1 when the lease is stale. A move that is not pending is left as it is.
@@ -16,6 +16,8 @@ for i = 7, #ARGV, 4 do
     redis.call('ZADD', KEYS[4], now, key)
     if ARGV[5] == '1' then redis.call('HSET', KEYS[5], key, target) end
     redis.call('HDEL', KEYS[6], target .. '\0' .. key)
+    -- An earlier runner may have given this move up when its target was out of reach; now it is made after all.
+    redis.call('HDEL', KEYS[9], ARGV[i + 3])
     redis.call('HSET', KEYS[6], source .. '\0' .. key, ARGV[i + 3])
     flipped = flipped + 1
     bytes = bytes + tonumber(ARGV[i + 2])

@@ -2,7 +2,7 @@
 -- KEYS  1 plan  2 plans  3 check lock
 -- ARGV  1 fencing token ('' = made by an operator, unfenced)  2 plan id  3 ttl ms  4 meta JSON  5.. chunks of moves
 -- Returns ok | stale
-if ARGV[1] ~= '' and redis.call('GET', KEYS[3]) ~= ARGV[1] then return 'stale' end
+if ARGV[1] ~= '' and string.match(redis.call('GET', KEYS[3]) or '', '^%d+') ~= ARGV[1] then return 'stale' end
 local t = redis.call('TIME')
 local now = t[1] * 1000 + math.floor(t[2] / 1000)
 redis.call('DEL', KEYS[1])
