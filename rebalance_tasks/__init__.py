@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 if TYPE_CHECKING:
     from rebalance_tasks.celery import app
     from rebalance_tasks.client import Rebalancer
+    from rebalance_tasks.control.reindex_report import ReindexReport
     from rebalance_tasks.core.crush import CompiledFleet, CrushPlacementAlgorithm
     from rebalance_tasks.core.errors import (
         ConfigurationError,
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
         ConstraintType,
         ControlResult,
         DataGravityScore,
+        FailureGroup,
         NodeDescriptor,
         NodeState,
         PlacementConstraint,
@@ -79,6 +81,8 @@ _HOMES: Final = {
     "ConstraintType": "core.models",
     "ControlResult": "core.models",
     "DataGravityScore": "core.models",
+    "FailureGroup": "core.models",
+    "ReindexReport": "control.reindex_report",
     "NodeDescriptor": "core.models",
     "NodeState": "core.models",
     "PlacementConstraint": "core.models",
@@ -106,6 +110,7 @@ __all__ = [
     "CrushPlacementAlgorithm",
     "DataGravityScore",
     "EmptyClusterError",
+    "FailureGroup",
     "GravityAwarePlacementOptimizer",
     "GravityScoringWeights",
     "InvalidArgument",
@@ -132,6 +137,7 @@ __all__ = [
     "RebalanceStatus",
     "Rebalancer",
     "RebalancerOptions",
+    "ReindexReport",
     "RetryableError",
     "Settings",
     "StorageClass",

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any, Final
 from celery import Celery
 from celery.signals import heartbeat_sent, worker_init, worker_process_init, worker_ready, worker_shutting_down
 from kombu.entity import Queue
-from redis.exceptions import RedisError
 from kombu.utils.objects import cached_property
+from redis.exceptions import RedisError
 
 from rebalance_tasks.control.start import DATA_QUEUE
 from rebalance_tasks.messages import CONTROL_QUEUE

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 import time
 import uuid
 from dataclasses import dataclass, field
@@ -51,21 +52,27 @@ class Drivers:
 
     settings: Settings
     _open: dict[str, Driver] = field(default_factory=dict)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
     _pid: int = field(default_factory=os.getpid)
 
     def __call__(self, node_id: str) -> Driver:
         """Return the node's driver. Raises: UnknownNode, ConfigurationError."""
         if self._pid != os.getpid():
             # After a fork the parent's descriptors are shared: open our own.
-            self._open.clear()
+            self._open, self._lock = {}, threading.Lock()
             self._pid = os.getpid()
         driver = self._open.get(node_id)
-        if driver is None:
+        return self._opened(node_id) if driver is None else driver
+
+    def _opened(self, node_id: str) -> Driver:
+        with self._lock:
+            if node_id in self._open:
+                return self._open[node_id]
             node = next((node for node in self.settings.nodes if node.node_id == node_id), None)
             if node is None:
                 raise UnknownNode(node_id, "is not configured here; see [[nodes]] in rebalance.toml")
             driver = self._open[node_id] = open_driver(node)
-        return driver
+            return driver
 
 
 class Runtime:
@@ -150,12 +157,14 @@ class Runtime:
             manifest_prefix=f"{job_id}.{group.group_id}.{lease.epoch}.{uuid.uuid4().hex[:8]}",
         )
 
-    def _bucket(self, job_id: str, group: GroupRecord) -> ByteBucket | None:
-        rate = self.settings.options.throttle_bytes_per_sec
-        if rate is None:
-            return None
-        key = self.context.keys.job(job_id).throttle(group.group_id)
-        return ByteBucket(self.connection, key, rate_bytes_per_s=rate)
+    def _bucket(self, job_id: str, group: GroupRecord) -> ByteBucket:
+        keys = self.context.keys
+        return ByteBucket(
+            self.connection,
+            keys.job(job_id).throttle(group.group_id),
+            rate_bytes_per_s=self.settings.options.throttle_bytes_per_sec,
+            override_key=keys.throttle,
+        )
 
     def _budgets(self, capacity: int | None) -> Budgets:
         options = self.settings.options
@@ -190,6 +199,8 @@ class _Beat:
 
 
 _runtimes: dict[tuple[int, int], Runtime] = {}
+#: In a pool of threads two first tasks may come at once.
+_wiring: Final = threading.Lock()
 
 
 def runtime_for(app: Celery, fleet: str | None = None) -> Runtime:
@@ -206,8 +217,11 @@ def runtime_for(app: Celery, fleet: str | None = None) -> Runtime:
     place = (id(app), os.getpid())
     runtime = _runtimes.get(place)
     if runtime is None:
-        settings = getattr(app, "rebalance_settings", None) or load_settings()
-        runtime = _runtimes[place] = Runtime(settings, app)
+        with _wiring:
+            runtime = _runtimes.get(place)
+            if runtime is None:
+                settings = getattr(app, "rebalance_settings", None) or load_settings()
+                runtime = _runtimes[place] = Runtime(settings, app)
     if fleet is not None and fleet != runtime.settings.fleet:
         raise UnknownFleet(fleet, runtime.settings.fleet)
     return runtime

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from celery import shared_task
 from celery.exceptions import Ignore
+from celery.signals import worker_shutting_down
 from pydantic import ValidationError
 from redis.exceptions import RedisError
 
@@ -25,6 +26,7 @@ from rebalance_tasks.control.relay import run_relay
 from rebalance_tasks.core.errors import InvalidArgument, PermanentError, RebalanceError
 from rebalance_tasks.core.models import ControlResult, Frozen, Identifier
 from rebalance_tasks.messages import CONTROL_QUEUE
+from rebalance_tasks.migration.shutdown import SHUTTING_DOWN
 from rebalance_tasks.migration.slice import SliceOutcome
 from rebalance_tasks.runtime import Runtime, runtime_for
 from rebalance_tasks.telemetry import bound_ids, get_logger
@@ -35,6 +37,13 @@ if TYPE_CHECKING:
     from celery import Task
 
 log = get_logger(__name__)
+
+
+@worker_shutting_down.connect
+def _hand_back(**_: object) -> None:
+    """Slices look at this flag: a worker that is to end hands its work back at once, in a stock app too."""
+    SHUTTING_DOWN.set()
+
 
 #: Delivery, whatever the host app's defaults are: redelivered when a worker dies, never a stored result nobody reads.
 DELIVERY: Final[dict[str, Any]] = {

@@ -62,11 +62,15 @@ def run_check(context: FleetContext, *, force: bool = False) -> CheckResult:
         token = context.fleet.acquire_check(ttl_ms=CHECK_LOCK_MS)
         if token is None:
             raise Skipped("already_running", "another check of this fleet is running")
+        starting = context.fleet.starting()
+        if starting is not None and not context.jobs.exists(starting):
+            raise Skipped("already_running", f"job {starting} is being started")
         plan = _checked_plan(context, force=force, fence=token)
         spread = plan.imbalance_before
         if context.settings.mode == "auto":
             _adopt(context)
             job_id = f"rebal-{plan.plan_id}"
+            context.fleet.note_starting(job_id)
             context.messenger.publish_start(plan.plan_id, job_id)
             result = CheckResult(
                 verdict="started", reason=f"planned: {_summary(plan)}; starting {job_id}", plan_id=plan.plan_id

@@ -118,7 +118,8 @@ def finalize(context: FleetContext, job_id: str) -> str:
     reached(Step.FINALIZE)
     if code in {"finalized", "already"}:
         # Also when somebody else closed it: they may have died before they could retire it.
-        context.jobs.retire(job_id)
+        context.jobs.retire(job_id, keep=context.settings.options.job_retention)
+        context.outcomes.compact(job_id)
         reached(Step.RETIRE)
     if code == "finalized":
         log.info("job.finalized", job_id=job_id, status=status)

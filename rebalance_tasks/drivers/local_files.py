@@ -29,6 +29,8 @@ HOLE_BYTES: Final = 4096
 #: What travels besides user.*; security labels and trusted.* belong to the host, not to the object.
 _ACL_XATTR: Final = "system.posix_acl_access"
 _CAPABILITY_XATTR: Final = "security.capability"
+#: FAT and some FUSE file systems keep no modes.
+_NO_MODES: Final = suppress(PermissionError, NotImplementedError)
 _SET_ID_BITS: Final = st_modes.S_ISUID | st_modes.S_ISGID
 
 
@@ -97,7 +99,7 @@ def apply_metadata(fd: int, metadata: ObjectMetadata) -> None:
     if metadata.xattrs:
         _write_xattrs(fd, metadata.xattrs)
     if metadata.mode is not None:
-        with suppress(PermissionError, NotImplementedError):  # FAT and some FUSE file systems keep no modes
+        with _NO_MODES:
             # A set-id bit under another owner would hand out that owner's rights.
             os.fchmod(fd, metadata.mode if owned else metadata.mode & ~_SET_ID_BITS)
     if metadata.mtime_ns is not None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from contextlib import suppress
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from rebalance_tasks.core.errors import (
@@ -24,12 +23,12 @@ from rebalance_tasks.core.errors import (
     TargetExists,
 )
 from rebalance_tasks.core.states import MoveState
-from rebalance_tasks.drivers.base import RESERVED, FreeOutcome
+from rebalance_tasks.drivers.base import FreeOutcome
 from rebalance_tasks.migration import manifests
 from rebalance_tasks.migration.control import Interrupt, SliceInterrupted
 from rebalance_tasks.migration.copying import StagedCopy
 from rebalance_tasks.migration.faults import Step, reached
-from rebalance_tasks.migration.item import journal_entry, unbooked_bytes
+from rebalance_tasks.migration.item import REFUSALS, journal_entry, staged_path, unbooked_bytes
 from rebalance_tasks.migration.undo import unpublish
 from rebalance_tasks.store.moves import FREE_PENDING, Attempt, Settlement
 from rebalance_tasks.store.records import JournalEntry, TrashRecord
@@ -39,7 +38,6 @@ if TYPE_CHECKING:
 
     from rebalance_tasks.core.fingerprint import Fingerprint
     from rebalance_tasks.core.ids import MoveId
-    from rebalance_tasks.drivers.base import Driver
     from rebalance_tasks.migration.item import BatchContext, Item
 
 #: A source that keeps changing, or a copy that never verifies, is given up after so many tries.
@@ -139,7 +137,7 @@ class Batch:
             if code != "ok":
                 self._discard(item)
                 state = MoveState.FAILED if code == "target_full" else MoveState.SKIPPED
-                self._end(item, state, code, _REFUSALS[code])
+                self._end(item, state, code, REFUSALS[code])
 
     def _stage(self) -> None:
         with self._c.source.hold():
@@ -166,7 +164,7 @@ class Batch:
             progress=lambda copy: self._journal_parts(item, copy),
             fresh=item.fresh,
         )
-        reached(Step.STAGE, lambda: _staged_path(self._c.target, move.move_id))
+        reached(Step.STAGE, lambda: staged_path(self._c.target, move.move_id))
 
     def _verify(self) -> None:
         for item in self._items:
@@ -190,7 +188,7 @@ class Batch:
         return staged
 
     def _interrupted(self, stop: SliceInterrupted) -> None:
-        """Stop here: undo what a cancel leaves unpublished, keep what a pause or the deadline leaves."""
+        """Stop here: undo what a cancel leaves unpublished, keep what anything else leaves."""
         self._stop = stop
         for item in self._items:
             if not item.unpublished:
@@ -198,7 +196,7 @@ class Batch:
             if stop.why is Interrupt.CANCELLED:
                 self._discard(item)
                 self._end(item, MoveState.SKIPPED, "cancelled", "an operator cancelled the job")
-            elif stop.why is Interrupt.PAUSED or item.staged is None:
+            elif stop.why in {Interrupt.PAUSED, Interrupt.SHUTDOWN} or item.staged is None:
                 item.again = True
                 item.fresh = False
                 item.entry = journal_entry(item, running=False)
@@ -413,17 +411,3 @@ class Batch:
                 self._end(item, MoveState.FAILED, error.cause, str(error))
             case _:
                 raise error
-
-
-_REFUSALS: Final = {
-    "target_full": "the target's capacity is used up or reserved",
-    "budget_egress": "the job's egress budget is spent (max_egress_bytes_per_cycle)",
-    "budget_cost": "the job's money budget is spent (max_cost_per_cycle)",
-    "budget_cost_day": "today's money budget is spent (max_cost_per_day)",
-}
-
-
-def _staged_path(target: Driver, move_id: str) -> Path | None:
-    """Where a fault may spoil a staged copy (local nodes only)."""
-    root = getattr(target, "root", None)
-    return None if root is None else Path(root) / RESERVED / "tmp" / move_id

@@ -57,6 +57,8 @@ class StagedCopy:
     @property
     def checksum(self) -> str:
         """Digest of the whole: the parts' digests, each with its length."""
+        if len(self.parts) == 1:
+            return f"xxh3:{self.parts[0].length}-{self.parts[0].digest}"
         return "xxh3:" + ",".join(f"{part.length}-{part.digest}" for part in self.parts)
 
 

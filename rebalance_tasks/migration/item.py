@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from rebalance_tasks.core.states import MoveState
+from rebalance_tasks.drivers.base import RESERVED
 from rebalance_tasks.store.records import JournalEntry
 
 if TYPE_CHECKING:
@@ -20,6 +22,13 @@ if TYPE_CHECKING:
     from rebalance_tasks.store.records import MoveRecord
 
 
+#: Why a batch does not begin a move, by the store's answer.
+REFUSALS: Final = {
+    "target_full": "the target's capacity is used up or reserved",
+    "budget_egress": "the job's egress budget is spent (max_egress_bytes_per_cycle)",
+    "budget_cost": "the job's money budget is spent (max_cost_per_cycle)",
+    "budget_cost_day": "today's money budget is spent (max_cost_per_day)",
+}
 #: The journal of a move that was never attempted; entries never change, so all items share it.
 NEVER: Final = JournalEntry()
 
@@ -113,3 +122,9 @@ def journal_entry(item: Item, *, running: bool, booked: int | None = None) -> Jo
         verified=copy.verified if copy else 0,
         staged=item.staged.to_json() if item.staged else None,
     )
+
+
+def staged_path(target: Driver, move_id: str) -> Path | None:
+    """Where a fault may spoil a staged copy (local nodes only)."""
+    root = getattr(target, "root", None)
+    return None if root is None else Path(root) / RESERVED / "tmp" / move_id

@@ -37,6 +37,10 @@ class ChoreRecord:
     did: Mapping[str, int]
 
 
+#: A start that was asked for should be there by then.
+STARTING_MS: Final = 60_000
+
+
 class FleetStore:
     """Fleet-wide state."""
 
@@ -54,6 +58,15 @@ class FleetStore:
     def release_check(self, token: int) -> None:
         """End the check."""
         self._redis.run("check_release", [self._keys.check_lock], [token])
+
+    def note_starting(self, job_id: str) -> None:
+        """Remember which job was asked for, until it is there or its message is given up for lost."""
+        self._redis.client.set(self._keys.check_starting, job_id, px=STARTING_MS)
+
+    def starting(self) -> str | None:
+        """The job that was asked for last, for a minute."""
+        raw = self._redis.get(self._keys.check_starting)
+        return None if raw is None else raw.decode()
 
     def record_check(self, record: CheckRecord) -> None:
         """Keep why a check ran or skipped."""

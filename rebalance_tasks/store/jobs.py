@@ -305,11 +305,11 @@ class JobStore(LeaseStore):
         code, status = self._redis.run("job_finalize", script_keys, [job_id, after, error])
         return code.decode(), status.decode()
 
-    def retire(self, job_id: str) -> None:
-        """After the end: drop what only a running job needs, let the rest expire."""
+    def retire(self, job_id: str, *, keep: timedelta = JOB_RETENTION) -> None:
+        """After the end: drop what only a running job needs, let the rest expire after ``keep``."""
         keys = self._keys.job(job_id)
         group_ids = list(self._redis.hgetall(keys.groups))
-        expiry = int(JOB_RETENTION.total_seconds())
+        expiry = int(keep.total_seconds())
         pipe = self._redis.client.pipeline(transaction=False)
         pipe.delete(
             keys.journal, keys.queue, keys.waiting, keys.paused, *(keys.throttle(group_id) for group_id in group_ids)

@@ -43,6 +43,16 @@ class FleetKeys:
     def check_lock(self) -> str:  # noqa: D102
         return self.key("check:lock")
 
+    #: string: job that a check has asked to be started (expires)
+    @property
+    def check_starting(self) -> str:  # noqa: D102
+        return self.key("check:starting")
+
+    #: string: bytes a second of each group, set at run time (wins over the file; 0 is no limit)
+    @property
+    def throttle(self) -> str:  # noqa: D102
+        return self.key("throttle")
+
     #: counter: last fencing token given out
     @property
     def check_fence(self) -> str:  # noqa: D102

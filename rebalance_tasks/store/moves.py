@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from rebalance_tasks.core.fingerprint import Fingerprint
     from rebalance_tasks.core.states import MoveState
     from rebalance_tasks.store.connection import Connection, Value
-    from rebalance_tasks.store.leases import Lease
     from rebalance_tasks.store.keys import FleetKeys, JobKeys
+    from rebalance_tasks.store.leases import Lease
     from rebalance_tasks.store.records import JournalEntry, MoveRecord, TrashRecord
 
 #: No limit, in the scripts' language.

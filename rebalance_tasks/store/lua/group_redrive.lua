@@ -13,9 +13,14 @@ local held = redis.call('SCARD', KEYS[4]) > 0 or redis.call('SCARD', KEYS[5]) > 
 if held and redis.call('HGET', KEYS[1], 'cancel_requested') ~= '1' then return 'leave' end
 local t = redis.call('TIME')
 local now = t[1] * 1000 + math.floor(t[2] / 1000)
-if tonumber(g[3] or '0') > now then return 'leave' end
+-- Neither ends later than one set now would: what does is left from before the server's clock was set back.
+local function ahead(at)
+  local rest = tonumber(at or '0') - now
+  return rest > 0 and rest <= tonumber(ARGV[2])
+end
+if ahead(g[3]) then return 'leave' end
 for n in string.gmatch(g[2] or '', '%d+') do
-  if tonumber(redis.call('HGET', KEYS[2] .. ':l:' .. n, 'lease_until') or '0') > now then return 'leave' end
+  if ahead(redis.call('HGET', KEYS[2] .. ':l:' .. n, 'lease_until')) then return 'leave' end
 end
 redis.call('HSET', KEYS[2], 'redrive_at', now + tonumber(ARGV[2]))
 return 'publish'

@@ -21,6 +21,11 @@ if redis.call('HGET', KEYS[1], 'cancel_requested') == '1' and (cancelled > 0 or 
 elseif completed > 0 or #states == 0 then
   status = 'completed'
 end
+local since = redis.call('HGET', KEYS[1], 'paused_since_ms')
+if since then
+  redis.call('HINCRBY', KEYS[1], 'paused_ms', math.max(0, now - tonumber(since)))
+  redis.call('HDEL', KEYS[1], 'paused_since_ms')
+end
 redis.call('HSET', KEYS[1], 'status', status, 'completed_ms', now, 'completed', completed, 'failed', failed, 'skipped', skipped)
 if ARGV[2] ~= '' then redis.call('HSET', KEYS[1], 'imbalance_after', ARGV[2]) end
 if status == 'failed' then redis.call('HSETNX', KEYS[1], 'error', ARGV[3]) end

@@ -9,7 +9,9 @@ if status ~= 'paused' then
   local allowed = false
   for i = 2, #ARGV do allowed = allowed or ARGV[i] == status end
   if not allowed then return {'terminal', status} end
+  local t = redis.call('TIME')
   redis.call('HSET', KEYS[1], 'status', 'paused')
+  redis.call('HSETNX', KEYS[1], 'paused_since_ms', t[1] * 1000 + math.floor(t[2] / 1000))
 end
 redis.call('SADD', KEYS[2], ARGV[1])
 return {'paused', 'paused'}

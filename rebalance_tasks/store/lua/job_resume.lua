@@ -9,5 +9,12 @@ local lifted = redis.call('SREM', KEYS[2], ARGV[1])
 local left = redis.call('SUNION', KEYS[2], KEYS[3])
 if #left > 0 then return {'held', status, unpack(left)} end
 if status ~= 'paused' then return {'not_paused', status} end
+local t = redis.call('TIME')
+local now = t[1] * 1000 + math.floor(t[2] / 1000)
+local since = redis.call('HGET', KEYS[1], 'paused_since_ms')
+if since then
+  redis.call('HINCRBY', KEYS[1], 'paused_ms', math.max(0, now - tonumber(since)))
+  redis.call('HDEL', KEYS[1], 'paused_since_ms')
+end
 redis.call('HSET', KEYS[1], 'status', 'running')
 return {'resumed', 'running'}

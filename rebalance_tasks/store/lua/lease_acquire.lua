@@ -21,7 +21,9 @@ if redis.call('HEXISTS', KEYS[5], ARGV[1]) == 0 then return {'waiting', 0, now} 
 local taken, live = nil, 0
 for n in string.gmatch(g[2] or '', '%d+') do
   local l = redis.call('HMGET', KEYS[2] .. ':l:' .. n, 'lease_until', 'owner')
-  if tonumber(l[1] or '0') > now and l[2] ~= ARGV[2] then
+  local rest = tonumber(l[1] or '0') - now
+  -- No lease ends later than this one would: the server's clock was set back, and who held it may be dead.
+  if rest > 0 and rest <= tonumber(ARGV[3]) and l[2] ~= ARGV[2] then
     live = live + 1
   else
     taken = taken or n
@@ -54,11 +56,13 @@ if not taken then
   redis.call('HSET', KEYS[2], 'open', (g[2] or '') .. ' ' .. taken)
 end
 local epoch = redis.call('HINCRBY', KEYS[2], 'epoch', 1)
-redis.call('HSET', KEYS[2], 'status', 'running')
+-- From here on the lease says whether somebody works on the group, not when its message was sent.
+redis.call('HSET', KEYS[2], 'status', 'running', 'redrive_at', 0)
 redis.call('HSET', KEYS[2] .. ':l:' .. taken, 'epoch', epoch, 'owner', ARGV[2], 'lease_until', now + tonumber(ARGV[3]))
 redis.call('HDEL', KEYS[12], ARGV[4])
 local more = 0
-if code == 'ok' and next < stretches and tonumber(g[5] or '0') <= now then
+local wait = tonumber(g[5] or '0') - now
+if code == 'ok' and next < stretches and (wait <= 0 or wait > tonumber(ARGV[7])) then
   redis.call('HSET', KEYS[2], 'extra_until', now + tonumber(ARGV[7]))
   more = 1
 end

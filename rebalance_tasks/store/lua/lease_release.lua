@@ -19,7 +19,8 @@ end
 if ARGV[2] == '1' then
   local t = redis.call('TIME')
   local now = t[1] * 1000 + math.floor(t[2] / 1000)
-  if tonumber(g[2] or '0') > now then return 'left' end
+  local wait = tonumber(g[2] or '0') - now
+  if wait > 0 and wait <= tonumber(ARGV[3]) then return 'left' end
   redis.call('HSET', KEYS[2], 'extra_until', now + tonumber(ARGV[3]))
 end
 return 'again'
