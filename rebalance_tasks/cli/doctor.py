@@ -21,8 +21,6 @@ if TYPE_CHECKING:
 
 Verdict = Literal["ok", "warn", "fail"]
 STYLES: Final = {"ok": "green", "warn": "yellow", "fail": "bold red"}
-#: Redis must answer at once or not at all: a doctor does not hang.
-REDIS_TIMEOUT_S: Final = 3.0
 PING_TIMEOUT_S: Final = 1.5
 #: The chores that beat starts, and how long ago each may have run at most: several turns missed, not one.
 CHORES: Final = {"sweep": timedelta(minutes=1), "cleanup": timedelta(minutes=10)}
@@ -64,15 +62,15 @@ def _guarded(name: str, look: Callable[[], list[Finding]]) -> list[Finding]:
 
 def examine_redis(url: str) -> list[Finding]:
     """Reachable, durable, and not forgetting."""
-    import redis  # noqa: PLC0415
+    from redis import RedisError  # noqa: PLC0415
+
+    from rebalance_tasks.store.connection import connect  # noqa: PLC0415
 
     shown = masked_url(url)
-    with redis.Redis.from_url(
-        url, socket_timeout=REDIS_TIMEOUT_S, socket_connect_timeout=REDIS_TIMEOUT_S, decode_responses=True
-    ) as client:
+    with connect(url) as client:
         try:
             info: dict[str, Any] = client.info()
-        except redis.RedisError as exc:
+        except RedisError as exc:
             return [Finding("redis", "fail", f"{shown} does not answer ({exc}); start it, or set redis_url in [fleet]")]
     return [
         Finding(

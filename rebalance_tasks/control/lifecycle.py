@@ -62,8 +62,10 @@ def cancel(context: FleetContext, job_id: str, *, requested_by: str) -> ControlR
 
 
 def wake(context: FleetContext, job_id: str) -> None:
-    """Publish the headers of all groups that hold a permit; those that run drop the duplicate."""
+    """Publish the headers of all groups that hold a permit, but for those that run or whose message is still out."""
     for group_id in context.jobs.permits(job_id):
+        if context.jobs.redrive(job_id, group_id) != "publish":
+            continue
         group = context.jobs.group(job_id, group_id)
         if group is not None:
             context.messenger.publish_group(job_id, group)

@@ -34,7 +34,7 @@ from rebalance_tasks.store.moves import FREE_PENDING, Attempt, Settlement
 from rebalance_tasks.store.records import JournalEntry, TrashRecord
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
 
     from rebalance_tasks.core.fingerprint import Fingerprint
     from rebalance_tasks.core.ids import MoveId
@@ -256,7 +256,7 @@ class Batch:
             reached(Step.SYNC_PUBLISHED)
             self._c.target.write_manifest(
                 f"{self._c.manifest_prefix}-{self._number}.jsonl",
-                self._manifest(fresh),
+                manifests.lines(fresh, self._c.source.node_id, self._c.target.node_id, self._c.now()),
             )
             reached(Step.MANIFEST)
             self._c.store.flip(
@@ -268,15 +268,6 @@ class Batch:
                 item.state = MoveState.FLIPPED
             reached(Step.FLIP)
         self._free_all([item for item in self._items if item.here and item.state is MoveState.FLIPPED])
-
-    def _manifest(self, items: Sequence[Item]) -> Iterator[str]:
-        source, target, at = self._c.source.node_id, self._c.target.node_id, self._c.now()
-        for item in items:
-            copy, published = item.copy, item.published
-            if copy is None or published is None:
-                msg = f"move {item.move.move_id} was published without a copy"
-                raise AssertionError(msg)
-            yield manifests.line(item.move, source, target, copy, published, at)
 
     def _free_all(self, items: Sequence[Item]) -> None:
         if not items:

@@ -16,12 +16,13 @@ from rebalance_tasks.core.models import Frozen, Identifier, KeyText
 from rebalance_tasks.telemetry import get_logger
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
     from datetime import datetime
 
     from rebalance_tasks.core.ids import NodeId
     from rebalance_tasks.drivers.base import Driver
     from rebalance_tasks.migration.copying import StagedCopy
+    from rebalance_tasks.migration.item import Item
     from rebalance_tasks.store.records import MoveRecord
 
 log = get_logger(__name__)
@@ -48,6 +49,15 @@ class ManifestEntry(Frozen):
     def copied_fingerprint(self) -> Fingerprint:
         """The version of the source that was copied."""
         return Fingerprint.from_json(self.source_fingerprint)
+
+
+def lines(items: Iterable[Item], source: NodeId, target: NodeId, at: datetime) -> Iterator[str]:
+    """Yield the line of each published item."""
+    for item in items:
+        if item.copy is None or item.published is None:
+            msg = f"move {item.move.move_id} was published without a copy"
+            raise AssertionError(msg)
+        yield line(item.move, source, target, item.copy, item.published, at)
 
 
 def line(

@@ -106,7 +106,7 @@ def fault_points() -> list[str]:
 READS = {
     Driver: {
         *("probe", "check_identity", "free_bytes", "list_objects", "stat", "open_source", "staged", "open_staged"),
-        *("trashed", "list_trash", "list_staged", "read_manifests", "close", "hold"),
+        *("trashed", "list_trash", "list_staged", "read_manifests", "close", "hold", "unchanged"),
     },
     MoveStore: set(),
     TrashStore: {"due", "known", "known_ids"},

@@ -206,7 +206,9 @@ def carry(
     if stranger is not None:
         write_before_free(Path(stranger))
     engine = Engine()
-    lifecycle.wake(engine.context, job_id)
+    groups = engine.context.jobs.groups(job_id)
+    for group_id in engine.context.jobs.permits(job_id):
+        engine.messages.publish_group(job_id, groups[group_id])
     engine.work()
 
 

@@ -40,7 +40,7 @@ PLAN_1: Final = {
 }
 PLAN_1_STAMPED: Final = {**PLAN_1, "meta": json.dumps({"v": 1, **_META})}
 
-_FINGERPRINT: Final = '{"size": 1000, "mtime_ns": 1, "device": 2, "inode": 3, "etag": "", "version": ""}'
+_FINGERPRINT: Final = '{"size_bytes": 1000, "mtime_ns": 1, "inode": 3, "device": 2, "etag": ""}'
 #: Form 1 of the records that stand alone, without and with a stamp.
 RECORDS_1: Final[dict[str, tuple[str, ...]]] = {
     "trash": (

@@ -61,7 +61,7 @@ def causes_of_settlements(tree: ast.Module) -> Iterator[str]:
     for node in ast.walk(tree):
         if isinstance(node, ast.Call) and ast.unparse(node.func).rpartition(".")[2] in {"_end", "Settlement"}:
             yield from filter(None, map(text, node.args[2:3]))
-        if isinstance(node, ast.AnnAssign) and ast.unparse(node.target) == "_REFUSALS" and node.value is not None:
+        if isinstance(node, ast.AnnAssign) and ast.unparse(node.target) == "REFUSALS" and node.value is not None:
             yield from ast.literal_eval(node.value)
         if isinstance(node, ast.AnnAssign) and ast.unparse(node.target) in {"FREE_PENDING", "STATE_LOST"}:
             yield text(node.value) or "?"

@@ -510,7 +510,9 @@ def test_status_groups_failures_by_cause_with_an_example_and_the_way_out(client:
 def test_jobs_name_the_most_frequent_cause(client: FakeClient, capsys: Captured) -> None:
     client.known = [job(failures={"target_exists": 3, "unreadable": 1})]
     run(["jobs"])
-    assert "target_exists 3, 1 more" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "target_exists" in shown
+    assert "3, 1 more" in shown
 
 
 def test_status_shows_the_deadline_of_a_job_that_runs(client: FakeClient, capsys: Captured) -> None:

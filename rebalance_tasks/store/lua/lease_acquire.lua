@@ -36,7 +36,7 @@ local code = 'ok'
 if redis.call('HGET', KEYS[1], 'cancel_requested') == '1' then
   code = 'cancel'
 elseif redis.call('SCARD', KEYS[3]) > 0 or redis.call('SCARD', KEYS[4]) > 0 then
-  redis.call('HSET', KEYS[2], 'status', 'paused')
+  redis.call('HSET', KEYS[2], 'status', 'paused', 'redrive_at', 0)
   return {'paused', 0, now}
 else
   -- The limit was lowered: this group waits again as soon as none of its stretches is being worked on.
