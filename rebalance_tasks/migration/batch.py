@@ -31,7 +31,7 @@ from rebalance_tasks.migration.faults import Step, reached
 from rebalance_tasks.migration.item import REFUSALS, journal_entry, staged_path, unbooked_bytes
 from rebalance_tasks.migration.undo import unpublish
 from rebalance_tasks.store.moves import FREE_PENDING, Attempt, Settlement
-from rebalance_tasks.store.records import JournalEntry, TrashRecord
+from rebalance_tasks.store.records import Freed, JournalEntry
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -298,12 +298,7 @@ class Batch:
         reached(Step.FREE)
         match outcome:
             case FreeOutcome.FREED:
-                record = TrashRecord(
-                    node=self._c.source.node_id,
-                    key=item.move.key,
-                    size=item.move.size_bytes,
-                    fingerprint=expected.to_json(),
-                )
+                record = Freed(self._c.source.node_id, item.move.key, item.move.size_bytes, expected)
                 self._end(item, MoveState.COMPLETED, trash=record)
             case FreeOutcome.GONE:
                 self._end(item, MoveState.COMPLETED)
@@ -335,7 +330,7 @@ class Batch:
         state: MoveState,
         cause: str = "",
         detail: str = "",
-        trash: TrashRecord | None = None,
+        trash: Freed | None = None,
     ) -> None:
         item.settlement = Settlement(item.move, state, cause, detail, trash)
 

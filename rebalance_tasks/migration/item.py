@@ -117,10 +117,10 @@ def journal_entry(item: Item, *, running: bool, booked: int | None = None) -> Jo
         deaths=item.entry.deaths,
         tries=item.entry.tries,
         booked=item.entry.booked if booked is None else booked,
-        source=copy.source.to_json() if copy else None,
+        source=copy.source if copy else None,
         parts=tuple(copy.parts) if copy else (),
         verified=copy.verified if copy else 0,
-        staged=item.staged.to_json() if item.staged else None,
+        staged=item.staged,
     )
 
 

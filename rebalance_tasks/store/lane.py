@@ -40,7 +40,7 @@ class ScriptLane:
         """
         connection = self._connection()
         try:
-            connection.send_packed_command(connection.pack_commands(commands))
+            connection.send_packed_command([pack(commands)])
             return [self._reply(connection) for _ in commands]
         except (RedisConnectionError, RedisTimeoutError, OSError) as exc:
             connection.disconnect()
@@ -71,3 +71,25 @@ class ScriptLane:
             except RedisError as exc:
                 raise LaneClosedError from exc
         return local.connection
+
+
+def pack(commands: Sequence[Sequence[Any]]) -> bytes:
+    """Return commands in the server's protocol, in one piece.
+
+    redis-py's own packing takes 1.5 µs an argument and sends every 6,000 bytes on their own; a batch has thousands of both.
+    """
+    pieces: list[str | bytes] = []
+    for command in commands:
+        words = command[0].split()
+        pieces.append(f"*{len(words) + len(command) - 1}\r\n")
+        for value in (*words, *command[1:]):
+            if isinstance(value, bytes):
+                pieces += (f"${len(value)}\r\n", value, "\r\n")
+                continue
+            text = value if isinstance(value, str) else repr(value)
+            size = len(text) if text.isascii() else len(text.encode())
+            pieces.append(f"${size}\r\n{text}\r\n")
+    try:
+        return "".join(pieces).encode()  # type: ignore[arg-type]
+    except TypeError:  # some are bytes
+        return b"".join(piece.encode() if isinstance(piece, str) else piece for piece in pieces)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from rebalance_tasks.store.connection import Connection, Value
     from rebalance_tasks.store.keys import FleetKeys, JobKeys
     from rebalance_tasks.store.leases import Lease
-    from rebalance_tasks.store.records import JournalEntry, MoveRecord, TrashRecord
+    from rebalance_tasks.store.records import Freed, JournalEntry, MoveRecord, TrashRecord
 
 #: No limit, in the scripts' language.
 UNLIMITED: Final = -1
@@ -58,7 +58,7 @@ class Settlement:
     state: MoveState
     cause: str = ""
     detail: str = ""
-    trash: TrashRecord | None = None
+    trash: TrashRecord | Freed | None = None
 
 
 class MoveStore:

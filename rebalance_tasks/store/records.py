@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from json.encoder import encode_basestring_ascii as text
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Self
 
 from pydantic import AwareDatetime, Field, NonNegativeInt, TypeAdapter, model_serializer, model_validator
@@ -17,7 +18,7 @@ from rebalance_tasks.core.states import MoveState
 from rebalance_tasks.store.versions import STAMP, require_known, upgraded
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
 #: Moves per compressed chunk: small enough to load for one slice, large enough to compress well (~45 bytes a move).
 CHUNK_MOVES: Final = 500
@@ -53,15 +54,20 @@ class GroupRecord(Frozen):
     cost_per_gb: str = "0"
 
 
-class Part(Frozen):
+@dataclass(slots=True)
+class Part:
     """A verified or verifiable stretch of a staged copy."""
 
     length: NonNegativeInt
     digest: str
 
 
-class JournalEntry(Frozen):
-    """The progress of one move in flight.
+@dataclass(slots=True)
+class JournalEntry:
+    """The progress of one move in flight; made anew, never changed.
+
+    No pydantic model, since four of them for each object cost more than the system calls that copy a small one; it is
+    validated where it is read.
 
     Attributes:
         open: an attempt runs; if it is found open by the next runner, the last one died.
@@ -78,18 +84,54 @@ class JournalEntry(Frozen):
     deaths: NonNegativeInt = 0
     tries: NonNegativeInt = 0
     booked: NonNegativeInt = 0
-    source: dict[str, Any] | None = None
+    source: Fingerprint | None = None
     parts: tuple[Part, ...] = ()
     verified: NonNegativeInt = 0
-    staged: dict[str, Any] | None = None
+    staged: Fingerprint | None = None
+
+    def model_dump_json(self, *, exclude_defaults: bool = True) -> str:  # noqa: ARG002  as pydantic calls it
+        """Return what `model_validate_json` reads; what is empty is left out."""
+        fields = ['"open":true'] if self.open else []
+        for name in ("deaths", "tries", "booked", "verified"):
+            value = getattr(self, name)
+            if value:
+                fields.append(f'"{name}":{value}')
+        if self.source is not None:
+            fields.append(f'"source":{fingerprint_json(self.source)}')
+        if self.parts:
+            parts = ",".join([f'{{"length":{part.length},"digest":{text(part.digest)}}}' for part in self.parts])
+            fields.append(f'"parts":[{parts}]')
+        if self.staged is not None:
+            fields.append(f'"staged":{fingerprint_json(self.staged)}')
+        return f"{{{','.join(fields)}}}"
+
+    @staticmethod
+    def model_validate_json(raw: bytes | str) -> JournalEntry:
+        """Read and validate. Raises: ValidationError."""
+        return _JOURNAL.validate_json(raw)
+
+    def model_copy(self, *, update: Mapping[str, Any]) -> JournalEntry:
+        """Return a copy with some fields changed."""
+        return replace(self, **update)
 
     def fingerprint(self) -> Fingerprint | None:
         """The source's fingerprint."""
-        return None if self.source is None else Fingerprint.from_json(self.source)
+        return self.source
 
     def staged_fingerprint(self) -> Fingerprint | None:
         """The staged copy's fingerprint."""
-        return None if self.staged is None else Fingerprint.from_json(self.staged)
+        return self.staged
+
+
+_JOURNAL: Final = TypeAdapter(JournalEntry)
+
+
+def fingerprint_json(fingerprint: Fingerprint) -> str:
+    """Return a fingerprint as JSON."""
+    return (
+        f'{{"size_bytes":{fingerprint.size_bytes},"mtime_ns":{fingerprint.mtime_ns},"inode":{fingerprint.inode},'
+        f'"device":{fingerprint.device},"etag":{text(fingerprint.etag)}}}'
+    )
 
 
 class Stamped(Frozen):
@@ -141,6 +183,24 @@ class TrashRecord(Stamped):
 
 #: A fingerprint's fields as a trash record lists them.
 _FINGERPRINT: Final = ("size_bytes", "mtime_ns", "inode", "device", "etag")
+
+
+@dataclass(slots=True)
+class Freed:
+    """A `TrashRecord` on its way to Redis, without the cost of a model for each object."""
+
+    node: str
+    key: str
+    size: int
+    version: Fingerprint
+
+    def model_dump_json(self) -> str:
+        """Return what `TrashRecord` reads."""
+        found = self.version
+        return (
+            f"[1,{text(self.node)},{text(self.key)},{self.size},{found.size_bytes},{found.mtime_ns},{found.inode},"
+            f"{found.device},{text(found.etag)}]"
+        )
 
 
 class UndoRecord(Stamped):

@@ -7,21 +7,48 @@ if redis.call('HGET', KEYS[1], 'epoch') ~= ARGV[1] then return -1 end
 local t = redis.call('TIME')
 local now = t[1] * 1000 + math.floor(t[2] / 1000)
 local source, target, ttl = ARGV[2], ARGV[3], tonumber(ARGV[4])
+-- One call for many words, a thousand at a time: Lua's stack holds 8,000.
+local function all(command, key, words)
+  for i = 1, #words, 1000 do redis.call(command, key, unpack(words, i, math.min(i + 999, #words))) end
+end
+-- The bytes of all moves of the batch are read and written in one go.
+local first, last = math.huge, -1
+for i = 7, #ARGV, 4 do
+  local index = tonumber(ARGV[i])
+  first, last = math.min(first, index), math.max(last, index)
+end
+if last < 0 then return 0 end
+local states = redis.call('GETRANGE', KEYS[2], first, last)
+local function state(index) return string.sub(states, index - first + 1, index - first + 1) end
+local until_text = target .. '|' .. string.format('%.0f', now + ttl)
 local flipped, bytes = 0, 0
+local turned, forwards, moved, locations, unfreed, frees, undone = {}, {}, {}, {}, {}, {}, {}
 for i = 7, #ARGV, 4 do
   local index, key = tonumber(ARGV[i]), ARGV[i + 1]
-  if redis.call('GETRANGE', KEYS[2], index, index) == 'p' then
-    redis.call('SETRANGE', KEYS[2], index, 'l')
-    if ttl > 0 then redis.call('HSET', KEYS[3], key, target .. '|' .. string.format('%.0f', now + ttl)) end
-    redis.call('ZADD', KEYS[4], now, key)
-    if ARGV[5] == '1' then redis.call('HSET', KEYS[5], key, target) end
-    redis.call('HDEL', KEYS[6], target .. '\0' .. key)
+  if state(index) == 'p' and not turned[index] then
+    turned[index] = 'l'
+    local n = flipped * 2
+    forwards[n + 1], forwards[n + 2] = key, until_text
+    moved[n + 1], moved[n + 2] = now, key
+    locations[n + 1], locations[n + 2] = key, target
+    unfreed[flipped + 1] = target .. '\0' .. key
     -- An earlier runner may have given this move up when its target was out of reach; now it is made after all.
-    redis.call('HDEL', KEYS[9], ARGV[i + 3])
-    redis.call('HSET', KEYS[6], source .. '\0' .. key, ARGV[i + 3])
+    undone[flipped + 1] = ARGV[i + 3]
+    frees[n + 1], frees[n + 2] = source .. '\0' .. key, ARGV[i + 3]
     flipped = flipped + 1
     bytes = bytes + tonumber(ARGV[i + 2])
   end
+end
+if flipped > 0 then
+  local text = {}
+  for index = first, last do text[#text + 1] = turned[index] or state(index) end
+  redis.call('SETRANGE', KEYS[2], first, table.concat(text))
+  if ttl > 0 then all('HSET', KEYS[3], forwards) end
+  all('ZADD', KEYS[4], moved)
+  if ARGV[5] == '1' then all('HSET', KEYS[5], locations) end
+  all('HDEL', KEYS[6], unfreed)
+  all('HDEL', KEYS[9], undone)
+  all('HSET', KEYS[6], frees)
 end
 if bytes > 0 then
   redis.call('HINCRBY', KEYS[7], target, string.format('%.0f', bytes))

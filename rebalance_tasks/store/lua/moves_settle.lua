@@ -18,19 +18,39 @@ local now = t[1] * 1000 + math.floor(t[2] / 1000)
 local names = { c = 'completed', f = 'failed', s = 'skipped' }
 local from = { c = 'l', f = 'p', s = 'p' }
 local counts, bytes, awaiting = { c = 0, f = 0, s = 0 }, 0, 0
+-- One call for many words: a thousand at a time, since Lua's stack holds 8,000.
+local function all(command, key, words)
+  for i = 1, #words, 1000 do redis.call(command, key, unpack(words, i, math.min(i + 999, #words))) end
+end
+-- The bytes of all moves of the batch are read and written in one go.
+local first, last, asked = math.huge, -1, {}
+for i = 8, #ARGV, 8 do
+  local index = tonumber(ARGV[i])
+  first, last = math.min(first, index), math.max(last, index)
+  if ARGV[i + 1] == 'c' and ARGV[i + 6] ~= 'free_pending' then asked[#asked + 1] = ARGV[3] .. '\0' .. ARGV[i + 3] end
+end
+local pending = {}
+for i = 1, #asked, 1000 do
+  local found = redis.call('HMGET', KEYS[7], unpack(asked, i, math.min(i + 999, #asked)))
+  for n = 1, #found do pending[asked[i + n - 1]] = found[n] end
+end
+local states = last < 0 and '' or redis.call('GETRANGE', KEYS[3], first, last)
+local function state_of(index) return string.sub(states, index - first + 1, index - first + 1) end
+local turned, journalled, freed, trash, due = {}, {}, {}, {}, {}
 for i = 8, #ARGV, 8 do
   local index, state = tonumber(ARGV[i]), ARGV[i + 1]
-  if redis.call('GETRANGE', KEYS[3], index, index) == from[state] then
-    redis.call('SETRANGE', KEYS[3], index, state)
-    redis.call('HDEL', KEYS[4], ARGV[i])
+  if state_of(index) == from[state] and not turned[index] then
+    turned[index] = state
+    journalled[#journalled + 1] = ARGV[i]
     counts[state] = counts[state] + 1
     if state == 'c' then
       bytes = bytes + tonumber(ARGV[i + 2])
       local free = ARGV[3] .. '\0' .. ARGV[i + 3]
-      if ARGV[i + 6] ~= 'free_pending' and redis.call('HGET', KEYS[7], free) == ARGV[i + 4] then redis.call('HDEL', KEYS[7], free) end
+      if ARGV[i + 6] ~= 'free_pending' and pending[free] == ARGV[i + 4] then freed[#freed + 1] = free end
       if ARGV[i + 7] ~= '' then
-        redis.call('HSET', KEYS[8], ARGV[i + 4], ARGV[i + 7])
-        redis.call('ZADD', KEYS[9], now + tonumber(ARGV[4]), ARGV[i + 4])
+        local n = #trash
+        trash[n + 1], trash[n + 2] = ARGV[i + 4], ARGV[i + 7]
+        due[n + 1], due[n + 2] = now + tonumber(ARGV[4]), ARGV[i + 4]
         awaiting = awaiting + tonumber(ARGV[i + 2])
       end
     else
@@ -38,6 +58,15 @@ for i = 8, #ARGV, 8 do
       redis.call('HINCRBY', KEYS[6], ARGV[i + 6], 1)
     end
   end
+end
+if #journalled > 0 then
+  local text = {}
+  for index = first, last do text[#text + 1] = turned[index] or state_of(index) end
+  redis.call('SETRANGE', KEYS[3], first, table.concat(text))
+  all('HDEL', KEYS[4], journalled)
+  all('HDEL', KEYS[7], freed)
+  all('HSET', KEYS[8], trash)
+  all('ZADD', KEYS[9], due)
 end
 local counted = 0
 for state, n in pairs(counts) do
