@@ -373,10 +373,18 @@ class Batch:
         self._end(item, MoveState.SKIPPED, exc.cause, str(exc))
 
     def _taken(self, item: Item, exc: TargetExists) -> None:
-        """Something is at the key: our own copy, if Redis forgot its last seconds after we published it; else a stranger's."""
+        """Something is at the key: our own copy, if Redis forgot its last seconds after we published it; else a stranger's.
+
+        A manifest proves that it is ours. Without one (the worker died before it, and Redis forgot the journal) the very
+        same object, byte for byte, is as good: left alone it would stay on both nodes for ever.
+        """
         entry = manifests.find(self._c.target, item.move.move_id)
         at_key = self._c.target.stat(item.move.key)
+        same = self._c.copier.same(self._c.target, item.move.key, item.copy) if item.copy and entry is None else None
         self._discard(item)
+        if same is not None:
+            item.published = same
+            return
         ours = entry is not None and at_key is not None and at_key.same_file(entry.published_fingerprint())
         if ours and entry is not None and item.copy and entry.copied_fingerprint() == item.copy.source:
             item.published = entry.published_fingerprint()

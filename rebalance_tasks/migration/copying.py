@@ -201,6 +201,22 @@ class Copier:
                     raise SliceInterrupted(Interrupt.DEADLINE)
             return reader.fingerprint
 
+    def same(self, target: Driver, key: str, copy: StagedCopy) -> Fingerprint | None:
+        """Read what is at the key and compare it with what was read from the source, modification time included.
+
+        Returns:
+            Fingerprint of what was read, ``None`` when it is another object.
+
+        Raises:
+            SliceInterrupted: flags.
+        """
+        with target.open_source(key) as reader:
+            found = reader.fingerprint
+            if not _whole(found, copy.source) or copy.staged_bytes != found.size_bytes:
+                return None
+            same = all(self._read_back(reader, part.length) == part.digest for part in copy.parts)
+            return found if same else None
+
     def _read_back(self, reader: SourceHandle, length: int) -> str:
         """Digest of the next ``length`` bytes; of fewer, where there are no more."""
         digest = None

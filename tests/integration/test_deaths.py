@@ -174,3 +174,33 @@ def test_what_redis_forgot_of_its_last_seconds_is_found_again_in_the_manifest(
     job = engine.finish()
     assert (job.completed_moves, job.failures) == (5, {})
     check(fleet.roots, written, job)
+
+
+@pytest.mark.parametrize("step", ["publish", "sync_published"])
+def test_a_copy_that_was_published_before_redis_forgot_it_is_taken_over(
+    fleet: Fleet, engine: Engine, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    """No manifest was written yet and the journal is gone: only its bytes say whose copy it is."""
+    written = record(fleet.roots)
+    engine.start(moves_between("n1", "n2", SIZES))
+    with monkeypatch.context() as patch:
+        die_at(patch, step)
+        with pytest.raises(WorkerDiedError):
+            engine.slice()
+    engine.context.connection.client.delete(engine.context.keys.job("j1").journal)
+    engine.hurry()
+    run_sweep(engine.context)
+    job = engine.finish()
+    assert (job.completed_moves, job.failures) == (5, {})
+    check(fleet.roots, written, job)
+
+
+def test_an_object_at_the_key_that_only_looks_the_same_is_left_alone(fleet: Fleet, engine: Engine) -> None:
+    source, target = fleet.roots["n1"] / "four", fleet.roots["n2"] / "four"
+    target.write_bytes(bytes(reversed(source.read_bytes())) or b"x")
+    os.utime(target, ns=(source.stat().st_atime_ns, source.stat().st_mtime_ns))
+    before_it = target.read_bytes()
+    assert before_it != source.read_bytes()
+    engine.start(moves_between("n1", "n2", {"four": SIZES["four"]}))
+    assert engine.finish().failures == {"target_exists": 1}
+    assert (target.read_bytes(), source.exists()) == (before_it, True)
