@@ -104,8 +104,8 @@ def _registered() -> dict[str, tuple[str, int]]:
 
 def reached(step: Step, staged: Callable[[], Path | None] | None = None) -> None:
     """Say that a step is done; strike if a test asked for it here (``staged`` tells which copy it may spoil)."""
-    fault = _registered().get(step)
-    if fault is None:
+    registered = _registered()
+    if not registered or (fault := registered.get(step)) is None:
         return
     kind, nth = fault
     if kind == "maybe":
