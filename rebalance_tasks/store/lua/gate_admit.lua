@@ -26,11 +26,16 @@ if per_node > 0 then
 end
 local ahead, out = tonumber(ARGV[4]), {}
 for _, queue in ipairs(redis.call('HVALS', KEYS[8])) do out[queue] = (out[queue] or 0) + 1 end
+local open = 0
+for queue in string.gmatch(redis.call('HGET', KEYS[1], 'queues') or '', '[^\n]+') do
+  if (out[queue] or 0) < ahead then open = open + 1 end
+end
 
 local taken, published = '', {}
+local wanted = ARGV[6] ~= ''
 -- A page of the queue is enough: what is passed over waits for a node or a queue, and is looked at again at the next turn.
 for _, id in ipairs(redis.call('ZRANGE', KEYS[2], 0, 255)) do
-  if free <= 0 then break end
+  if free <= 0 or (open == 0 and not wanted) then break end
   local gkey = KEYS[1] .. ':g:' .. id
   local g = redis.call('HMGET', gkey, 'queue', 'source', 'target')
   local queue, source, target = g[1], g[2], g[3]
@@ -45,9 +50,10 @@ for _, id in ipairs(redis.call('ZRANGE', KEYS[2], 0, 255)) do
     free = free - 1
     local record = redis.call('HGET', KEYS[6], id)
     if mine then
-      taken = record
+      taken, wanted = record, false
     else
       out[queue] = (out[queue] or 0) + 1
+      if out[queue] == ahead then open = open - 1 end
       redis.call('HSET', KEYS[8], id, queue)
       published[#published + 1] = record
     end

@@ -28,6 +28,7 @@ for _ = 1, chunks_n do
 end
 local groups_n = tonumber(ARGV[at])
 at = at + 1
+local queues, seen = {}, {}
 for _ = 1, groups_n do
   local id = ARGV[at]
   local g = KEYS[1] .. ':g:' .. id
@@ -37,10 +38,15 @@ for _ = 1, groups_n do
   redis.call('HSET', g, 'status', 'pending', 'left', ARGV[at + 3], 'offset', ARGV[at + 4], 'size', ARGV[at + 5],
     'epoch', 0, 'completed', 0, 'failed', 0, 'skipped', ARGV[at + 6], 'bytes', 0, 'score', ARGV[at + 2],
     'next', 0, 'stretches', ARGV[at + 7], 'queue', ARGV[at + 8], 'source', ARGV[at + 9], 'target', ARGV[at + 10])
+  if not seen[ARGV[at + 8]] then
+    seen[ARGV[at + 8]] = true
+    queues[#queues + 1] = ARGV[at + 8]
+  end
   at = at + 11
 end
 redis.call('DEL', KEYS[8])
 for i = at, #ARGV, 2 do redis.call('HSET', KEYS[8], ARGV[i], ARGV[i + 1]) end
+redis.call('HSET', KEYS[1], 'queues', table.concat(queues, '\n'))
 redis.call('SET', KEYS[2], ARGV[1])
 redis.call('ZADD', KEYS[3], now, ARGV[1])
 return {'created'}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -158,6 +159,7 @@ def test_a_fresh_move_whose_object_is_in_the_trash_all_the_same_is_freed(harness
 
 def test_a_hold_lets_go_of_every_descriptor_and_belongs_to_one_thread(harness: LocalHarness) -> None:
     def count() -> int:
+        gc.collect()  # what other tests left open must not close while we count
         return len(list(Path("/dev/fd").iterdir()))
 
     driver = harness.driver
@@ -170,10 +172,10 @@ def test_a_hold_lets_go_of_every_descriptor_and_belongs_to_one_thread(harness: L
             for number in range(200):
                 driver.stat(f"d{number % 100}/k{number}")
             assert 0 < count() - before <= 64
-        assert count() == before
+        assert count() <= before
     with pytest.raises(ZeroDivisionError), driver.hold():
         driver.stat("d1/k1"), driver.stat("d1/k101"), 1 / 0
-    assert count() == before
+    assert count() <= before
 
 
 @settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
