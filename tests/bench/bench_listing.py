@@ -85,7 +85,7 @@ def run(report: Report, *, files: int = 200_000, rounds: int = 5) -> None:
             name=f"listing {files} local objects ÷ scandir + stat",
             value=ours / bare,
             unit="×",
-            limit=1.3,
+            limit=1.1,
             command="python -m tests.bench listing",
             samples=samples,
             detail=f"{ours:.2f} s against {bare:.2f} s",
@@ -101,7 +101,7 @@ def main() -> int:
     parser.add_argument(
         "--dir", type=Path, default=None, help="where to make the files (default: the system's temp folder)"
     )
-    parser.add_argument("--limit", type=float, default=1.3, help="highest ratio that passes")
+    parser.add_argument("--limit", type=float, default=1.1, help="highest ratio that passes")
     parser.add_argument("--json", type=Path, default=None, help="write the samples here")
     options = parser.parse_args()
     root = Path(tempfile.mkdtemp(prefix="rebalance-bench-", dir=options.dir))

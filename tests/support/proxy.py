@@ -14,6 +14,8 @@ import threading
 import time
 from typing import TYPE_CHECKING, Final, Self
 
+from tests.support.servers import abort_transports
+
 if TYPE_CHECKING:
     from collections.abc import Callable
     from types import TracebackType
@@ -93,6 +95,7 @@ class ChaosProxy:
         for task in tasks:
             task.cancel()
         self._loop.run_until_complete(asyncio.gather(*tasks, return_exceptions=True))
+        self._loop.run_until_complete(abort_transports())
         self._loop.close()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

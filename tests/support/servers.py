@@ -215,9 +215,7 @@ class Line:
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        # Transports close in the loop's next rounds.
-        for _ in range(3):
-            await asyncio.sleep(0)
+        await abort_transports()
 
     def __enter__(self) -> Self:
         return self
@@ -229,6 +227,16 @@ class Line:
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(10)
         self._loop.close()
+
+
+async def abort_transports() -> None:
+    """Close whatever connections the running loop still has, those in the middle of a handshake too."""
+    # The loop's own register: before Python 3.13 a server does not tell who is connected.
+    for transport in list(getattr(asyncio.get_running_loop(), "_transports", {}).values()):
+        transport.abort()
+    # They close in the loop's next rounds.
+    for _ in range(5):
+        await asyncio.sleep(0)
 
 
 @dataclass(frozen=True)
