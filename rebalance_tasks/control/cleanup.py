@@ -206,6 +206,10 @@ def _undo_late(context: FleetContext, report: CleanupReport) -> None:
     for move_id, raw in list(pending.items())[:LIMIT]:
         if job_of(move_id) == active:
             continue
+        if context.jobs.was_flipped(move_id):
+            # A runner that had lost its lease noted it late: its successor has made the move after all.
+            context.connection.hdel(context.keys.undos, move_id)
+            continue
         try:
             record = UndoRecord.model_validate_json(raw)
             source, target = context.driver(record.source), context.driver(record.target)

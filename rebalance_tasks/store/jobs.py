@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Final, cast
 
 from rebalance_tasks.core.errors import JobActive, JobNotFound
-from rebalance_tasks.core.states import RebalanceStatus, origins
+from rebalance_tasks.core.states import MoveState, RebalanceStatus, origins
 from rebalance_tasks.store.job_view import job_view
 from rebalance_tasks.store.leases import REDRIVE_MS, LeaseStore
 from rebalance_tasks.store.records import GroupRecord, pack_keys
@@ -217,6 +217,14 @@ class JobStore(LeaseStore):
         """All groups of a job."""
         raw = self._redis.hgetall(self._keys.job(job_id).groups)
         return {name: GroupRecord.model_validate_json(value) for name, value in raw.items()}
+
+    def was_flipped(self, move_id: str) -> bool:
+        """Whether readers were sent to the target of a move; False also when its job is forgotten."""
+        job_id, _, index = move_id.rpartition(".")
+        if not index.isdecimal():
+            return False
+        byte = self._redis.client.getrange(self._keys.job(job_id).states, int(index), int(index))
+        return byte in {MoveState.FLIPPED.value.encode(), MoveState.COMPLETED.value.encode()}
 
     def permits(self, job_id: str) -> list[str]:
         """Groups of the job that hold a permit."""

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from rebalance_tasks.store.records import UndoRecord
 from tests.support.checker import record, violations
 from tests.support.engine import Engine, move, moves_between
 from tests.support.hooks import (
@@ -78,3 +79,19 @@ def test_staged_copies_of_ended_jobs_go_and_those_of_running_jobs_stay(fleet: Fl
     os.utime(tmp / "unknown-job.1", (0, 0))
     assert engine.cleanup().orphans == 1
     assert fleet.leftovers() == []
+
+
+def test_an_undo_that_a_stale_runner_noted_late_does_not_take_a_moved_object_away(fleet: Fleet, engine: Engine) -> None:
+    """Its successor has made the move; meanwhile somebody wrote the key to the source again."""
+    moved = fleet.roots["n1"] / "four"
+    content = moved.read_bytes()
+    engine.start(moves_between("n1", "n2", {"four": SIZES["four"]}))
+    engine.finish()
+    copy = engine.context.driver("n2").stat("four")
+    assert copy is not None
+    note = UndoRecord(source="n1", target="n2", key="four", fingerprint=copy.to_json())
+    engine.context.connection.hset(engine.context.keys.undos, {"j1.0": note.model_dump_json()})
+    moved.write_bytes(content)
+    engine.cleanup()
+    assert (fleet.roots["n2"] / "four").read_bytes() == content
+    assert engine.context.connection.hgetall(engine.context.keys.undos) == {}
