@@ -77,6 +77,8 @@ def make_app(settings: Settings) -> Celery:
     app.conf.update(
         **{**from_urls, "broker_transport_options": {**transport, **from_urls["broker_transport_options"]}},
         broker_connection_retry_on_startup=True,
+        # A full Redis refuses the write by which a worker takes a message: it is to come back, as after an outage, not die.
+        broker_channel_error_retry=True,
         accept_content=["json"],
         task_serializer="json",
         result_serializer="json",

@@ -20,6 +20,8 @@ app.conf.update(
     result_backend=os.environ.get("STOCK_RESULT_BACKEND", "redis://127.0.0.1:6379/2"),
     # Must exceed every task's time limit, or Redis hands a running task to a second worker (check: 580 s).
     broker_transport_options={"visibility_timeout": 3600},
+    # A full Redis is to be waited for, not died of.
+    broker_channel_error_retry=True,
     # What `celery -A beat_schedule beat` would do, from this app's own beat.
     beat_schedule={
         f"rebalance-{task}": {

@@ -182,6 +182,19 @@ def test_a_job_waits_out_a_full_redis_and_nothing_is_done_by_half(
         fleet.check(fleet.finish())
 
 
+def test_a_worker_outlives_a_full_redis(server: FragileServer, tmp_path: Path) -> None:
+    with rig(tmp_path, server.url) as fleet, server.client() as admin:
+        fleet.start()
+        # Each write by which it connects, or takes a message, is refused.
+        admin.config_set("maxmemory", "1mb")
+        worker = fleet.processes.worker(wait=False, env=fleet.env)
+        wait_until(lambda: "'maxmemory'" in fleet.processes.logs(), JOB_TIMEOUT_S, "the worker met it")
+        worker.require_alive()
+        admin.config_set("maxmemory", "0")
+        fleet.check(fleet.finish())
+        worker.require_alive()
+
+
 def test_settings_of_the_server_that_lose_jobs_are_warned_of(server: FragileServer) -> None:
     state = Connection(connect(server.url))
     assert state.warnings() == []
