@@ -164,6 +164,25 @@ class Rebalancer:
         """
         return fleetwide.set_limit(self._context, limit)
 
+    def throttle(self) -> int | None:
+        """Bytes a second that each group may write: set at run time, else `throttle_bytes_per_sec`; ``None``: no limit."""
+        return fleetwide.throttle_in_force(self._context)
+
+    def set_throttle(self, rate_bytes_per_s: int | None) -> int | None:
+        """Set how fast each group may write, also those that run; ``None`` lifts every throttle.
+
+        Returns:
+            The rate in force.
+
+        Raises:
+            InvalidArgument: below 1.
+        """
+        return fleetwide.set_throttle(self._context, rate_bytes_per_s)
+
+    def reset_throttle(self) -> int | None:
+        """Go by the configured rate again, and return it."""
+        return fleetwide.reset_throttle(self._context)
+
     def reindex(self, *, force: bool = False, progress: Callable[[int, int, str], None] | None = None) -> ReindexReport:
         """Rebuild locations, usage, forwardings, pending frees and trash records from the nodes, after Redis was lost.
 

@@ -42,8 +42,25 @@ class CeleryMessenger:
         self._task("migrate", arguments, queue=group.queue).apply_async()
 
     def publish_monitor(self, job_id: str, group_id: str) -> None:
-        """Publish a group's monitor alone, for a group that was carried without a migrate message of its own."""
-        self._monitor(job_id, group_id).apply_async()
+        """Publish a group's monitor alone, for a group that was carried without a migrate message of its own.
+
+        A job of small groups sends one of these for each, so it goes straight to the producer: routing, merging of options
+        and a result nobody asks for cost a third as much as the message.
+        """
+        monitor = self._monitor(job_id, group_id)
+        app, options = self._app, dict(monitor["options"])
+        queue, serializer = options.pop("queue"), options.pop("serializer")
+        message = app.amqp.create_task_message(
+            **options,
+            name=monitor["task"],
+            kwargs=monitor["kwargs"],
+            create_sent_event=app.conf.task_send_sent_event,
+        )
+        with app.producer_or_acquire() as producer:
+            # A Redis list need not be declared to be pushed to.
+            app.amqp.send_task_message(
+                producer, monitor["task"], message, queue=queue, serializer=serializer, declare=()
+            )
 
     def publish_finalize(self, job_id: str) -> None:
         """Publish the job's finalize."""

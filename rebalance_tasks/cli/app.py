@@ -330,4 +330,5 @@ app.command(name="retry-failed", epilog="Example: rebalance retry-failed rebal-2
     upkeep.retry_failed
 )
 app.command(epilog="Example: rebalance limit 6")(upkeep.limit)
+app.command(epilog="Example: rebalance throttle 20MiB/s")(upkeep.throttle)
 app.command(epilog="Example: rebalance reindex")(upkeep.reindex)

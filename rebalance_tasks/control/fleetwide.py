@@ -1,4 +1,4 @@
-"""Verbs for the whole fleet: hold everything, let it go on, change how many groups may transfer at once.
+"""Verbs for the whole fleet: hold everything, let it go on, change how many groups transfer at once and how fast.
 
 The fleet's own set of reasons stops runners within 100 ms and keeps checks from starting. The active job carries the same
 reason, so that its status says what is true and lifting the reason wakes it; the sweep mends what a crash between the two
@@ -77,6 +77,36 @@ def set_limit(context: FleetContext, limit: int | None) -> int:
     if active is not None:
         admit(context, active)
     return limit_in_force(context)
+
+
+def set_throttle(context: FleetContext, rate_bytes_per_s: int | None) -> int | None:
+    """Set how fast each group may write, seen by those that run within 0.1 s; ``None`` lifts every throttle.
+
+    Returns:
+        The rate in force.
+
+    Raises:
+        InvalidArgument: below 1 byte a second (to hold everything there is `pause_all`).
+    """
+    if rate_bytes_per_s is not None and rate_bytes_per_s < 1:
+        msg = f"throttle {rate_bytes_per_s}: at least 1 byte a second; `rebalance pause --all` holds everything"
+        raise InvalidArgument(msg)
+    context.fleet.set_throttle(rate_bytes_per_s or 0)
+    log.info("fleet.throttle", rate_bytes_per_s=rate_bytes_per_s)
+    return throttle_in_force(context)
+
+
+def reset_throttle(context: FleetContext) -> int | None:
+    """Let groups go by the configured rate again, and return it."""
+    context.fleet.set_throttle(None)
+    log.info("fleet.throttle", rate_bytes_per_s="configured")
+    return throttle_in_force(context)
+
+
+def throttle_in_force(context: FleetContext) -> int | None:
+    """Bytes a second that each group may write: what was set at run time, else what is configured; ``None``: no limit."""
+    rate = context.fleet.throttle()
+    return context.settings.options.throttle_bytes_per_sec if rate is None else rate or None
 
 
 def limit_in_force(context: FleetContext) -> int:

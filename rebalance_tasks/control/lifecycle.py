@@ -73,7 +73,11 @@ def wake(context: FleetContext, job_id: str) -> None:
 
 def finish_group(context: FleetContext, job_id: str, group_id: str) -> bool:
     """Count a terminal group, give its permit to the next one; False while the group is not terminal."""
-    finished, _ = pass_on(context, job_id, group_id)
+    finished = context.jobs.count_group(job_id, group_id)
+    _counted(context, job_id, finished)
+    if finished.code == "finished":
+        # Who has counted it before has let the next ones in as well, or the sweep does.
+        admit(context, job_id)
     return finished.code not in {"open", "gone"}
 
 
@@ -99,13 +103,17 @@ def pass_on(
         per_node=options.max_concurrent_per_node,
         take_from=take_from,
     )
-    reached(Step.FINISH)
+    _counted(context, job_id, finished)
     for group in admitted:
         context.messenger.publish_group(job_id, group)
+    return finished, following
+
+
+def _counted(context: FleetContext, job_id: str, finished: Finished) -> None:
+    reached(Step.FINISH)
     if finished.code in {"finished", "already"} and finished.left == 0 and finished.cancel_requested:
         # Groups that never started sent no message, so the chord cannot count to its end.
         context.messenger.publish_finalize(job_id)
-    return finished, following
 
 
 def finalize(context: FleetContext, job_id: str) -> str:

@@ -167,6 +167,18 @@ class FleetStore:
         else:
             self._redis.hset(self._keys.info, {LIMIT_FIELD: limit})
 
+    def throttle(self) -> int | None:
+        """Rate of each group set at run time, bytes a second, 0 for none; ``None`` when the configuration is in force."""
+        raw = self._redis.get(self._keys.throttle)
+        return None if raw is None else int(raw)
+
+    def set_throttle(self, rate_bytes_per_s: int | None) -> None:
+        """Set the rate of each group, 0 for no throttle, or with ``None`` go by the configuration again."""
+        if rate_bytes_per_s is None:
+            self._redis.client.delete(self._keys.throttle)
+        else:
+            self._redis.client.set(self._keys.throttle, rate_bytes_per_s)
+
     # -- chores ---------------------------------------------------------------------------------------------------
     def record_chore(self, name: str, report: Mapping[str, int], *, now_ms: int) -> None:
         """Keep what the last run of a chore (``sweep``, ``cleanup``) did."""

@@ -276,14 +276,21 @@ class JobStore(LeaseStore):
         Returns:
             What finishing came to, the group to go on with, and the groups to publish.
         """
-        keys = self._keys.job(job_id)
-        script_keys = [keys.base, keys.group(group_id), self._keys.permits, keys.waiting]
-        finish = ("group_finish", script_keys, [f"{job_id}/{group_id}", group_id])
         (code, left, cancel), (taken, *groups) = self._redis.run_all(
-            [finish, self._admission(job_id, limit, per_node, take_from)]
+            [self._finish(job_id, group_id), self._admission(job_id, limit, per_node, take_from)]
         )
         following = GroupRecord.model_validate_json(taken) if taken else None
         return Finished(code.decode(), int(left), bool(cancel)), following, _groups(groups)
+
+    def count_group(self, job_id: str, group_id: str) -> Finished:
+        """Count a terminal group and give its permit back; who comes next is left to the caller."""
+        code, left, cancel = self._redis.run(*self._finish(job_id, group_id))
+        return Finished(code.decode(), int(left), bool(cancel))
+
+    def _finish(self, job_id: str, group_id: str) -> tuple[str, list[str], list[Value]]:
+        keys = self._keys.job(job_id)
+        script_keys = [keys.base, keys.group(group_id), self._keys.permits, keys.waiting]
+        return "group_finish", script_keys, [f"{job_id}/{group_id}", group_id]
 
     # -- flags and the end ----------------------------------------------------------------------------------------
     def pause(self, job_id: str, *, reason: str) -> tuple[str, str]:

@@ -12,6 +12,7 @@ from rebalance_tasks.control.sweep import run_sweep
 from rebalance_tasks.core.errors import InvalidArgument
 from rebalance_tasks.core.states import RebalanceStatus
 from rebalance_tasks.migration.slice import SliceOutcome
+from rebalance_tasks.store.throttle import ByteBucket
 from tests.support.engine import Engine, moves_between
 from tests.support.hooks import SIZES
 
@@ -99,3 +100,24 @@ def test_a_limit_set_at_run_time_wins_and_can_be_taken_back(fleet: Fleet, engine
     assert fleetwide.set_limit(engine.context, None) == configured
     with pytest.raises(InvalidArgument, match="at least 1"):
         fleetwide.set_limit(engine.context, 0)
+
+
+def test_a_throttle_set_at_run_time_wins_and_can_be_taken_back(fleet: Fleet, engine: Engine) -> None:
+    context = engine.context
+    configured = context.settings.options.throttle_bytes_per_sec
+    assert fleetwide.throttle_in_force(context) == configured
+    assert fleetwide.set_throttle(context, 7_000_000) == 7_000_000
+    assert fleetwide.throttle_in_force(Engine().context) == 7_000_000
+    bucket = ByteBucket(
+        context.connection, "rebalance:bucket", rate_bytes_per_s=configured, override_key=context.keys.throttle
+    )
+    seen: list[int | None] = []
+    bucket.take()
+    seen.append(bucket.rate_bytes_per_s)
+    assert fleetwide.set_throttle(context, None) is None
+    bucket.take()
+    seen.append(bucket.rate_bytes_per_s)
+    assert seen == [7_000_000, None]
+    assert fleetwide.reset_throttle(context) == configured
+    with pytest.raises(InvalidArgument, match="at least 1 byte"):
+        fleetwide.set_throttle(context, 0)

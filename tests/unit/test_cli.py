@@ -153,6 +153,17 @@ class FakeClient:
         self.calls.append(("limit", limit))
         return limit or 3
 
+    def throttle(self) -> int | None:
+        return None
+
+    def set_throttle(self, rate_bytes_per_s: int | None) -> int | None:
+        self.calls.append(("throttle", rate_bytes_per_s))
+        return rate_bytes_per_s
+
+    def reset_throttle(self) -> int | None:
+        self.calls.append(("throttle", "default"))
+        return 1
+
     def reindex(self, *, force: bool = False, progress: Any = None) -> ReindexReport:
         self.calls.append(("reindex", force))
         return self.reindexed
@@ -234,6 +245,10 @@ DATA_COMMANDS = [
     ["limit"],
     ["limit", "4"],
     ["limit", "none"],
+    ["throttle"],
+    ["throttle", "20MiB/s"],
+    ["throttle", "none"],
+    ["throttle", "default"],
     ["reindex"],
     ["reindex", "--force"],
 ]
@@ -270,7 +285,7 @@ def test_every_command_has_help_with_an_example(capsys: Captured) -> None:
 def test_the_commands_are_those_of_the_design() -> None:
     names = {command.callback.__name__ for command in app.registered_commands if command.callback}
     expected = {"demo", "check", "plan", "start", "pause", "resume", "cancel", "jobs", "status", "watch"}
-    assert names == expected | {"nodes", "locate", "doctor", "retry_failed", "limit", "reindex"}
+    assert names == expected | {"nodes", "locate", "doctor", "retry_failed", "limit", "throttle", "reindex"}
 
 
 # -- shapes ----------------------------------------------------------------------------------------------------------
@@ -549,6 +564,21 @@ def test_limit_reaches_the_fleet(client: FakeClient, word: str, limit: int | Non
 def test_a_limit_that_is_none_is_a_usage_error(client: FakeClient, word: str) -> None:
     assert run(["limit", "--", word]) == 2
     assert client.calls == []
+
+
+@pytest.mark.parametrize(
+    ("word", "rate"), [("20MiB/s", 20 * 2**20), ("none", None), ("OFF", None), ("default", "default"), ("7", 7)]
+)
+def test_throttle_reaches_the_fleet(client: FakeClient, word: str, rate: object) -> None:
+    assert run(["throttle", word]) == 0
+    assert client.calls == [("throttle", rate)]
+
+
+@pytest.mark.parametrize("word", ["0", "-1", "fast", "10G"])
+def test_a_rate_that_is_none_is_a_usage_error(client: FakeClient, capsys: Captured, word: str) -> None:
+    assert run(["throttle", "--", word]) == 2
+    assert client.calls == []
+    assert "RATE" in capsys.readouterr().err
 
 
 def test_reindex_says_what_it_did_and_what_it_left_alone(client: FakeClient, capsys: Captured) -> None:
