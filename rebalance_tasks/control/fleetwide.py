@@ -80,7 +80,7 @@ def set_limit(context: FleetContext, limit: int | None) -> int:
 
 
 def set_throttle(context: FleetContext, rate_bytes_per_s: int | None) -> int | None:
-    """Set how fast each group may write, seen by those that run within 0.1 s; ``None`` lifts every throttle.
+    """Set how fast each group may write; those that run see it with their next lease. ``None`` lifts every throttle.
 
     Returns:
         The rate in force.
