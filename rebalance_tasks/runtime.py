@@ -28,7 +28,7 @@ from rebalance_tasks.store.fleet import FleetStore
 from rebalance_tasks.store.jobs import JobStore
 from rebalance_tasks.store.keys import FleetKeys
 from rebalance_tasks.store.locations import LocationStore
-from rebalance_tasks.store.moves import UNLIMITED, Budgets, MoveStore
+from rebalance_tasks.store.moves import UNLIMITED, Budgets, Ending, MoveStore
 from rebalance_tasks.store.plans import PlanStore
 from rebalance_tasks.store.throttle import ByteBucket
 from rebalance_tasks.store.trash import TrashStore
@@ -107,13 +107,25 @@ class Runtime:
             messenger=CeleryMessenger(self._app, fleet=self.settings.fleet),
         )
 
-    def slice(self, job_id: str, group_id: str, *, owner: str, extra: bool = False) -> Slice:
-        """Return a slice of one group, ready to run; ``owner`` names this very attempt, see `Slice`."""
+    def slice(
+        self, job_id: str, group_id: str, *, owner: str, extra: bool = False, ending: Ending | None = None
+    ) -> Slice:
+        """Return a slice of one group, ready to run.
+
+        Args:
+            job_id: the job.
+            group_id: the group.
+            owner: names this very attempt, see `Slice`.
+            extra: see `Slice`.
+            ending: asked along with the count of moves.
+        """
         context = self.context
         world = SliceWorld(
             jobs=context.jobs,
             limit=self.settings.options.max_concurrent_migrations,
-            move_store=lambda lease: MoveStore(self.connection, context.keys, job_id=job_id, lease=lease),
+            move_store=lambda lease: MoveStore(
+                self.connection, context.keys, job_id=job_id, lease=lease, ending=ending
+            ),
             drivers=lambda group: (self._drivers(group.source), self._drivers(group.target)),
             context=lambda lease, store, drivers, slice_s: self._batch_context(job_id, lease, store, drivers, slice_s),
             spread=lambda group: context.messenger.publish_extra(job_id, group),

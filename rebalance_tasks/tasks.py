@@ -9,6 +9,7 @@ too early drops itself with `Ignore`, and the sweep re-drives what stalls.
 from __future__ import annotations
 
 import uuid
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from celery import shared_task
@@ -35,6 +36,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from celery import Task
+
+    from rebalance_tasks.store.moves import Ending
 
 log = get_logger(__name__)
 
@@ -172,7 +175,7 @@ def migrate(self: Task[Any, Any], **given: Any) -> dict[str, Any]:  # noqa: ANN4
                 arguments.job_id,
                 arguments.group_id,
                 queue=self.request.delivery_info.get("routing_key", ""),
-                run_slice=lambda job_id, group_id, extra: _run_slice(runtime, job_id, group_id, extra=extra),
+                run_slice=partial(_run_slice, runtime),
                 extra=arguments.extra,
             )
         except Exception:
@@ -241,8 +244,8 @@ def _answer(task: Task[Any, Any], job_id: str, verb: Callable[[], ControlResult]
         return result.model_dump(mode="json")
 
 
-def _run_slice(runtime: Runtime, job_id: str, group_id: str, *, extra: bool) -> SliceOutcome:
-    work = runtime.slice(job_id, group_id, owner=uuid.uuid4().hex, extra=extra)
+def _run_slice(runtime: Runtime, job_id: str, group_id: str, extra: bool, ending: Ending) -> SliceOutcome:  # noqa: FBT001  as the relay calls it
+    work = runtime.slice(job_id, group_id, owner=uuid.uuid4().hex, extra=extra, ending=ending)
     try:
         return work.run()
     except (RedisError, OSError):

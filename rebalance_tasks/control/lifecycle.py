@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from rebalance_tasks.control.start import admit
 from rebalance_tasks.core.errors import JobNotFound
@@ -12,7 +12,10 @@ from rebalance_tasks.migration.faults import Step, reached
 from rebalance_tasks.telemetry import get_logger
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from rebalance_tasks.control.context import FleetContext
+    from rebalance_tasks.store.connection import Call
     from rebalance_tasks.store.jobs import Finished
     from rebalance_tasks.store.records import GroupRecord
 
@@ -81,32 +84,32 @@ def finish_group(context: FleetContext, job_id: str, group_id: str) -> bool:
     return finished.code not in {"open", "gone"}
 
 
-def pass_on(
-    context: FleetContext, job_id: str, group_id: str, *, take_from: str = ""
-) -> tuple[Finished, GroupRecord | None]:
-    """Count a terminal group, let the next ones through the gate and publish them.
+def ending(context: FleetContext, job_id: str, group_id: str, *, take_from: str) -> list[Call]:
+    """What counts a group that has become terminal, gives its permit back and lets the next ones through the gate.
 
     Args:
         context: the fleet.
         job_id: the job.
-        group_id: the terminal group.
+        group_id: the group; while it is not terminal nothing is done.
         take_from: the data queue from which the caller goes on with a group at once.
-
-    Returns:
-        What finishing came to, and the group to go on with.
     """
     options = context.settings.options
-    finished, following, admitted = context.jobs.finish_group(
+    return context.jobs.ending(
         job_id,
         group_id,
         limit=options.max_concurrent_migrations,
         per_node=options.max_concurrent_per_node,
         take_from=take_from,
     )
+
+
+def pass_on(context: FleetContext, job_id: str, replies: Sequence[Any]) -> GroupRecord | None:
+    """Publish what `ending` has let through the gate; return the group with which the caller is to go on."""
+    finished, following, admitted = context.jobs.ended(replies)
     _counted(context, job_id, finished)
     for group in admitted:
         context.messenger.publish_group(job_id, group)
-    return finished, following
+    return following
 
 
 def _counted(context: FleetContext, job_id: str, finished: Finished) -> None:

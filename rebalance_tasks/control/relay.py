@@ -8,6 +8,7 @@ within 15 s, as after any lost message (invariant 4). Each group that is ended h
 from __future__ import annotations
 
 import time
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from rebalance_tasks.control import lifecycle
@@ -15,6 +16,7 @@ from rebalance_tasks.control.start import admit
 from rebalance_tasks.core.errors import JobNotFound
 from rebalance_tasks.migration.slice import SliceOutcome
 from rebalance_tasks.store.jobs import AHEAD
+from rebalance_tasks.store.moves import Ending
 from rebalance_tasks.telemetry import get_logger
 
 if TYPE_CHECKING:
@@ -34,7 +36,7 @@ def run_relay(
     group_id: str,
     *,
     queue: str,
-    run_slice: Callable[[str, str, bool], SliceOutcome],
+    run_slice: Callable[[str, str, bool, Ending], SliceOutcome],
     extra: bool = False,
     clock: Callable[[], float] = time.monotonic,
 ) -> SliceOutcome:
@@ -45,7 +47,7 @@ def run_relay(
         job_id: the message's job.
         group_id: the message's group.
         queue: the queue that this worker evidently consumes; groups of others are left to theirs.
-        run_slice: runs one slice of (job, group, extra).
+        run_slice: runs one slice of (job, group, extra), with what is to be asked when it counts the group's last move.
         extra: the message is an extra slice of a busy pair, with no monitor chained to it.
         clock: monotonic seconds.
 
@@ -59,14 +61,19 @@ def run_relay(
         # Its message is off the broker's queue, so another one may be put there.
         admit(context, job_id)
     while True:
-        outcome = run_slice(job_id, current, extra)
+        calls = partial(lifecycle.ending, context, job_id, current, take_from=queue)
+        ending = Ending(lambda calls=calls: calls() if clock() < until else ())  # type: ignore[misc]
+        outcome = run_slice(job_id, current, extra, ending)
         if outcome is SliceOutcome.AGAIN:
             _publish_again(context, job_id, current, extra=extra)
+        replies = ending.replies
+        if replies is None and outcome is SliceOutcome.TERMINAL and (further := ending.calls()):
+            replies = context.connection.run_all(further)
+        following = None if replies is None else lifecycle.pass_on(context, job_id, replies)
         if outcome is not SliceOutcome.TERMINAL:
+            if following is not None:  # let in for a runner that has been overtaken
+                context.messenger.publish_group(job_id, following)
             return outcome
-        following = None
-        if clock() < until:
-            _, following = lifecycle.pass_on(context, job_id, current, take_from=queue)
         if following is None and chained:
             return outcome
         context.messenger.publish_monitor(job_id, current)

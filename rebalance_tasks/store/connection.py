@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 Value: TypeAlias = str | bytes | int | float
+#: A script with its keys and arguments.
+Call: TypeAlias = "tuple[str, Sequence[str], Sequence[Value]]"
 
 #: A hung server must surface as an error before a lease (10 s) runs out.
 SOCKET_TIMEOUT_S: Final = 8.0
@@ -174,7 +176,7 @@ class Connection:
         """Run ``lua/<name>.lua`` (by hash; the server learns it on first use)."""
         return self.run_all([(name, keys, args)])[0]
 
-    def run_all(self, calls: Sequence[tuple[str, Sequence[str], Sequence[Value]]]) -> list[Any]:
+    def run_all(self, calls: Sequence[Call]) -> list[Any]:
         """Run several scripts in order, in one round trip; returns their replies.
 
         A script that the server does not know is sent along before it is called: were it sent after, the scripts that

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Final, cast
+from typing import TYPE_CHECKING, Any, Final, cast
 
 from rebalance_tasks.core.errors import JobActive, JobNotFound
 from rebalance_tasks.core.states import MoveState, RebalanceStatus, origins
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from rebalance_tasks.core.models import RebalanceJob
-    from rebalance_tasks.store.connection import Value
+    from rebalance_tasks.store.connection import Call, Value
 
 #: Headers of one data queue that are out and not picked up yet: more would only make the broker's queue longer, while
 #: those that run go on with the next group by themselves.
@@ -246,8 +246,8 @@ class JobStore(LeaseStore):
         return _groups(groups)
 
     def _admission(
-        self, job_id: str, limit: int, per_node: int | None, take_from: str = ""
-    ) -> tuple[str, list[str], list[Value]]:
+        self, job_id: str, limit: int, per_node: int | None, *, take_from: str = "", counted: str = ""
+    ) -> Call:
         keys = self._keys.job(job_id)
         script_keys = [
             keys.base,
@@ -259,26 +259,29 @@ class JobStore(LeaseStore):
             self._keys.info,
             keys.waiting,
         ]
-        return "gate_admit", script_keys, [job_id, limit, REDRIVE_MS, AHEAD, per_node or 0, take_from]
+        return "gate_admit", script_keys, [job_id, limit, REDRIVE_MS, AHEAD, per_node or 0, take_from, counted]
 
-    def finish_group(
+    def ending(
         self, job_id: str, group_id: str, *, limit: int, per_node: int | None = None, take_from: str = ""
-    ) -> tuple[Finished, GroupRecord | None, list[GroupRecord]]:
-        """Count a terminal group, give its permit back and admit the next ones.
+    ) -> list[Call]:
+        """The scripts that count a terminal group, give its permit back and admit the next ones.
+
+        While the group is not terminal they do nothing, so they can be asked along with what may end it.
 
         Args:
             job_id: the job.
-            group_id: the terminal group.
+            group_id: the group.
             limit: see `admit`.
             per_node: see `admit`.
             take_from: the data queue from which a runner goes on with a group at once.
-
-        Returns:
-            What finishing came to, the group to go on with, and the groups to publish.
         """
-        (code, left, cancel), (taken, *groups) = self._redis.run_all(
-            [self._finish(job_id, group_id), self._admission(job_id, limit, per_node, take_from)]
-        )
+        admission = self._admission(job_id, limit, per_node, take_from=take_from, counted=group_id)
+        return [self._finish(job_id, group_id), admission]
+
+    @staticmethod
+    def ended(replies: Sequence[Any]) -> tuple[Finished, GroupRecord | None, list[GroupRecord]]:
+        """Return what finishing came to, the group to go on with, and the groups to publish, from the replies to `ending`."""
+        (code, left, cancel), (taken, *groups) = replies
         following = GroupRecord.model_validate_json(taken) if taken else None
         return Finished(code.decode(), int(left), bool(cancel)), following, _groups(groups)
 
@@ -287,7 +290,7 @@ class JobStore(LeaseStore):
         code, left, cancel = self._redis.run(*self._finish(job_id, group_id))
         return Finished(code.decode(), int(left), bool(cancel))
 
-    def _finish(self, job_id: str, group_id: str) -> tuple[str, list[str], list[Value]]:
+    def _finish(self, job_id: str, group_id: str) -> Call:
         keys = self._keys.job(job_id)
         script_keys = [keys.base, keys.group(group_id), self._keys.permits, keys.waiting]
         return "group_finish", script_keys, [f"{job_id}/{group_id}", group_id]

@@ -5,17 +5,17 @@ from __future__ import annotations
 import json
 import uuid
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, cast
+from typing import TYPE_CHECKING, Any, Final, cast
 
 from rebalance_tasks.core.errors import StaleLease
 from rebalance_tasks.store.records import UndoRecord
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from rebalance_tasks.core.fingerprint import Fingerprint
     from rebalance_tasks.core.states import MoveState
-    from rebalance_tasks.store.connection import Connection, Value
+    from rebalance_tasks.store.connection import Call, Connection, Value
     from rebalance_tasks.store.keys import FleetKeys, JobKeys
     from rebalance_tasks.store.leases import Lease
     from rebalance_tasks.store.records import Freed, JournalEntry, MoveRecord, TrashRecord
@@ -61,10 +61,25 @@ class Settlement:
     trash: TrashRecord | Freed | None = None
 
 
+@dataclass(slots=True)
+class Ending:
+    """Scripts to be asked in the same trip that counts moves, for when these are the last of their group.
+
+    Attributes:
+        calls: what is to be asked, known when the trip is made.
+        replies: what was answered, ``None`` while moves of the group are left.
+    """
+
+    calls: Callable[[], Sequence[Call]]
+    replies: list[Any] | None = None
+
+
 class MoveStore:
     """The moves of one stretch of a group, written under its lease."""
 
-    def __init__(self, connection: Connection, keys: FleetKeys, *, job_id: str, lease: Lease) -> None:
+    def __init__(
+        self, connection: Connection, keys: FleetKeys, *, job_id: str, lease: Lease, ending: Ending | None = None
+    ) -> None:
         """Bind to the lease that writes. Raises: ValueError when it was not granted."""
         if lease.group is None:
             msg = f"a lease with code {lease.code} has nothing to write"
@@ -74,6 +89,7 @@ class MoveStore:
         self._job: JobKeys = keys.job(job_id)
         self._group = lease.group
         self._lease = lease
+        self._ending = ending
         self._lease_key = self._job.lease(lease.group.group_id, lease.stretch)
         #: under which room is reserved
         self._name = f"{job_id}/{lease.group.group_id}/{lease.stretch}"
@@ -201,7 +217,10 @@ class MoveStore:
             outcome = json.dumps({"cause": item.cause, "detail": item.detail[:500]}) if item.cause else ""
             trash = "" if item.trash is None else item.trash.model_dump_json()
             args += [move.index, item.state.value, move.size_bytes, move.key, move.move_id, outcome, item.cause, trash]
-        counted, left = self._redis.run("moves_settle", keys, args)
+        further = self._ending.calls() if self._ending else ()
+        (counted, left), *replies = self._redis.run_all([("moves_settle", keys, args), *further])
+        if self._ending and replies and int(left) == 0:
+            self._ending.replies = replies
         if int(counted) < 0:
             raise self._stale()
         return int(left)

@@ -174,7 +174,8 @@ def _warm(size_bytes: int) -> None:
     A virtual machine may hand free memory back to its host within seconds; the first touch of a page then costs many times
     what copying into it costs, and would drown both sides in the same constant.
     """
-    with tempfile.TemporaryFile(dir="/dev/shm" if Path("/dev/shm").is_dir() else None, buffering=0) as file:
+    memory = Path("/dev/shm")  # noqa: S108  the file has no name
+    with tempfile.TemporaryFile(dir=memory if memory.is_dir() else None, buffering=0) as file:
         block = bytes(MIB)
         for _ in range(size_bytes * 5 // 4 // MIB):
             file.write(block)

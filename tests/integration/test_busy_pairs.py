@@ -176,6 +176,13 @@ def test_a_header_that_was_picked_up_makes_room_for_the_next(
     assert called == ["j1"]
 
 
+def test_a_group_that_is_not_terminal_makes_no_place_for_another(stores: Stores) -> None:
+    stores.create("j1", [1, 1])
+    assert [group.group_id for group in stores.jobs.admit("j1", limit=1)] == ["g0"]
+    finished, following, published = stores.end("j1", "g0", limit=2, take_from="rebalance.data")
+    assert (finished.code, following, published) == ("open", None, [])
+
+
 def test_no_node_is_in_more_groups_than_allowed(stores: Stores) -> None:
     # All groups of these jobs share their nodes.
     stores.create("j1", [1, 1, 1])
@@ -183,5 +190,5 @@ def test_no_node_is_in_more_groups_than_allowed(stores: Stores) -> None:
     assert stores.jobs.admit("j1", limit=3, per_node=2) == []
     lease, store = stores.lease("j1", "g0")
     store.settle([Settlement(move, MoveState.FAILED, "x") for move, _ in lease.moves], purge_delay_ms=0)
-    _, following, published = stores.jobs.finish_group("j1", "g0", limit=3, per_node=2)
+    _, following, published = stores.end("j1", "g0", limit=3, per_node=2)
     assert (following, [group.group_id for group in published]) == (None, ["g2"])

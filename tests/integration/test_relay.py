@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -11,12 +11,16 @@ from rebalance_tasks.control.relay import RELAY_S
 from rebalance_tasks.control.sweep import run_sweep
 from rebalance_tasks.core.states import RebalanceStatus
 from rebalance_tasks.migration.slice import Slice, SliceOutcome
+from rebalance_tasks.store.connection import Connection
 from tests.support.checker import check, record
 from tests.support.engine import Engine, move
 from tests.support.fleets import NodeSpec
 from tests.support.hooks import WorkerDiedError, deadly
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from rebalance_tasks.store.connection import Call
     from tests.conftest import FleetFactory
     from tests.support.fleets import Fleet
 
@@ -72,8 +76,8 @@ def test_a_group_with_nothing_after_it_is_left_to_its_chain(engine: Engine) -> N
 
 
 def test_no_further_group_is_begun_when_the_time_is_up(engine: Engine) -> None:
-    times = iter((0.0, RELAY_S))
-    assert engine.relay(clock=lambda: next(times)) is SliceOutcome.TERMINAL
+    times = iter((0.0,))
+    assert engine.relay(clock=lambda: next(times, RELAY_S)) is SliceOutcome.TERMINAL
     # Its permit is given back by the monitor.
     assert (engine.job().completed_moves, engine.job().groups_done) == (1, 0)
     lifecycle.finish_group(engine.context, "j1", "g0000")
@@ -94,6 +98,36 @@ def test_a_pause_between_two_groups_parks_the_second(engine: Engine, monkeypatch
     assert engine.job().completed_moves == 1
     engine.messages.queue.clear()
     lifecycle.resume(engine.context, "j1")
+    assert engine.finish().completed_moves == 4
+
+
+def test_the_last_move_is_counted_and_the_next_group_admitted_in_one_trip(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trips: list[list[str]] = []
+    run_all = Connection.run_all
+
+    def noted(self: Connection, calls: Sequence[Call]) -> list[Any]:
+        trips.append([name for name, _, _ in calls])
+        return run_all(self, calls)
+
+    monkeypatch.setattr(Connection, "run_all", noted)
+    engine.relay()
+    assert trips.count(["moves_settle", "group_finish", "gate_admit"]) == 2
+    assert not [trip for trip in trips if "group_finish" in trip and "moves_settle" not in trip]
+
+
+def test_what_was_let_in_for_an_overtaken_runner_is_published(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = Slice.run
+
+    def overtaken(self: Slice) -> SliceOutcome:
+        run(self)
+        return SliceOutcome.DROPPED
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Slice, "run", overtaken)
+        assert engine.relay() is SliceOutcome.DROPPED
+    assert told(engine, "migrate") == ["g0000", "g0001"]
     assert engine.finish().completed_moves == 4
 
 

@@ -255,7 +255,7 @@ class JobStoreMachine(RuleBasedStateMachine):
         job = self.known()
         name = data.draw(st.sampled_from(sorted(job.groups)))
         group = job.groups[name]
-        finished, following, admitted = self.stores.jobs.finish_group(self.job_id, name, limit=0)
+        finished, following, admitted = self.stores.end(self.job_id, name, limit=0)
         assert (following, admitted) == (None, [])
         if group.status not in TERMINAL:
             assert finished.code == "open"

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from rebalance_tasks.core.models import RebalanceJob
     from rebalance_tasks.store.connection import Connection
     from rebalance_tasks.store.keys import JobKeys
+    from rebalance_tasks.store.moves import Ending
     from rebalance_tasks.store.records import GroupRecord
 
 #: More messages than any test's job can need: a loop is a failure, not a hang.
@@ -105,17 +106,19 @@ class Engine:
         return "" if raw is None else raw.decode()
 
     # -- what a worker does ---------------------------------------------------------------------------------------
-    def slice(self, group_id: str = "g0000", job_id: str = "j1", *, extra: bool = False) -> SliceOutcome:
+    def slice(
+        self, group_id: str = "g0000", job_id: str = "j1", *, extra: bool = False, ending: Ending | None = None
+    ) -> SliceOutcome:
         """Run one slice."""
-        return self.runtime.slice(job_id, group_id, owner=uuid.uuid4().hex, extra=extra).run()
+        return self.runtime.slice(job_id, group_id, owner=uuid.uuid4().hex, extra=extra, ending=ending).run()
 
     def relay(
         self, group_id: str = "g0000", job_id: str = "j1", *, queue: str = DATA_QUEUE, **more: Any
     ) -> SliceOutcome:
         """Run a slice and what the gate admits after it."""
 
-        def run_slice(job_id: str, group_id: str, extra: bool) -> SliceOutcome:
-            return self.slice(group_id, job_id, extra=extra)
+        def run_slice(job_id: str, group_id: str, extra: bool, ending: Ending) -> SliceOutcome:
+            return self.slice(group_id, job_id, extra=extra, ending=ending)
 
         return run_relay(self.context, job_id, group_id, queue=queue, run_slice=run_slice, **more)
 

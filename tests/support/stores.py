@@ -15,6 +15,7 @@ from tests.support.engine import hurry
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from rebalance_tasks.store.jobs import Finished
     from rebalance_tasks.store.leases import Lease
     from rebalance_tasks.store.records import MoveRecord
 
@@ -79,6 +80,13 @@ class Stores:
 
     def moves(self, job_id: str, lease: Lease) -> MoveStore:
         return MoveStore(self.connection, self.keys, job_id=job_id, lease=lease)
+
+    def end(
+        self, job_id: str, group_id: str, *, limit: int, per_node: int | None = None, take_from: str = ""
+    ) -> tuple[Finished, GroupRecord | None, list[GroupRecord]]:
+        """Count a terminal group and admit the next ones."""
+        calls = self.jobs.ending(job_id, group_id, limit=limit, per_node=per_node, take_from=take_from)
+        return self.jobs.ended(self.connection.run_all(calls))
 
     def expire_lease(self, job_id: str, group_id: str) -> None:
         """Let all leases in a group run out now."""

@@ -3,11 +3,13 @@
 -- ARGV  1 job id  2 limit  3 ms within which the group's header should have been picked up
 --       4 most headers of one data queue that are out and not picked up yet  5 most groups at one node (0: no limit)
 --       6 the data queue of a runner that goes on with a group at once ('': nobody does)
+--       7 group that must be counted, or its place is not free yet ('': none)
 -- Returns {JSON of the group that the runner goes on with or '', JSON of each group to be published …}
 --         (the sweep publishes again what gets lost)
 local status = redis.call('HGET', KEYS[1], 'status')
 if not status or status == 'completed' or status == 'failed' or status == 'cancelled' then return {''} end
 if redis.call('HGET', KEYS[1], 'cancel_requested') == '1' then return {''} end
+if ARGV[7] ~= '' and redis.call('HGET', KEYS[1] .. ':g:' .. ARGV[7], 'counted') ~= '1' then return {''} end
 if redis.call('SCARD', KEYS[4]) > 0 or redis.call('SCARD', KEYS[5]) > 0 then return {''} end
 local limit = tonumber(redis.call('HGET', KEYS[7], 'max_concurrent_migrations') or ARGV[2])
 local free = limit - redis.call('HLEN', KEYS[3])
