@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from rebalance_tasks.control.locate import Location
     from rebalance_tasks.control.reindex_report import ReindexReport
+    from rebalance_tasks.control.survey import Survey
     from rebalance_tasks.core.models import CheckResult, ControlResult, FailureGroup, RebalanceJob, RebalancePlan
     from rebalance_tasks.store.fleet import ChoreRecord
 
@@ -227,6 +228,14 @@ class Rebalancer:
     def checks(self, limit: int = 20) -> list[dict[str, Any]]:
         """Why the last checks ran or skipped, newest first."""
         return [record.model_dump(mode="json") for record in self._context.fleet.checks(limit)]
+
+    def survey(self) -> Survey:
+        """List every object of the fleet, as a check does; changes nothing.
+
+        Raises:
+            NodeMissing, NodeNotWritable, ConfigurationError.
+        """
+        return surveys.survey(self._context)
 
     def nodes(self) -> list[NodeReport]:
         """Report on every node: used, capacity, objects, and what is wrong."""

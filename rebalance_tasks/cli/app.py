@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from rebalance_tasks.cli import output, session, upkeep
+from rebalance_tasks.cli import output, session, simulate, upkeep
 from rebalance_tasks.cli.output import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USAGE, emit
 from rebalance_tasks.cli.parameters import All, Job, Json
 from rebalance_tasks.core.masking import masked_url
@@ -332,3 +332,9 @@ app.command(name="retry-failed", epilog="Example: rebalance retry-failed rebal-2
 app.command(epilog="Example: rebalance limit 6")(upkeep.limit)
 app.command(epilog="Example: rebalance throttle 20MiB/s")(upkeep.throttle)
 app.command(epilog="Example: rebalance reindex")(upkeep.reindex)
+
+# -- trying before moving, and taking back: commands with files of their own --------------------------------------------
+
+app.command(epilog="Example: rebalance simulate --synthetic 12 --event '5 add node_id=new capacity_bytes=2GB'")(
+    simulate.simulate
+)
