@@ -8,7 +8,7 @@ here independently of the planner).
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import defaultdict
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from decimal import Decimal
@@ -215,7 +215,7 @@ class _Play:
         self.cycles: list[Cycle] = []
         self.watch = _Watch(options, prices)
         self.repeated = 0
-        self.spent: Counter[str] = Counter()
+        self.spent: defaultdict[str, Decimal] = defaultdict(Decimal)
         self.shares: list[dict[str, float]] = [world.shares()]
 
     def cycle(self, number: int) -> None:
@@ -278,7 +278,7 @@ class _Play:
         return None if most is None else max(Decimal(0), most - self.spent[self._today()])
 
     def _spend(self, cost: Decimal) -> None:
-        self.spent[self._today()] += cost  # type: ignore[assignment]  a Counter adds whatever adds
+        self.spent[self._today()] += cost
 
     def _today(self) -> str:
         return self.now.strftime("%Y-%m-%d")

@@ -46,7 +46,7 @@ class Growth(_Event):
         return _names(value)
 
     def __str__(self) -> str:
-        return f"growth of {self.bytes} bytes a cycle" + (f" on {', '.join(self.nodes)}" if self.nodes else "")
+        return f"growth of {self.bytes / 10**9:g} GB a cycle" + (f" on {', '.join(self.nodes)}" if self.nodes else "")
 
 
 class Add(_Event):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import pyarrow as pa
@@ -223,7 +223,7 @@ class World:
     def _append(self, keys: list[str], sizes: NDArray[np.int64], codes: NDArray[np.int32], written_ns: int) -> None:
         old = self.inventory
         new = pa.array(keys, type=pa.large_string())
-        update: dict[str, object] = {
+        update: dict[str, Any] = {
             "keys": pa.concat_arrays([old.keys, new]),
             "size_bytes": np.concatenate([old.size_bytes, sizes]),
             "node_index": np.concatenate([old.node_index, codes]),
@@ -239,12 +239,12 @@ class World:
         if self._cool is not None:
             self._cool = np.concatenate([self._cool, np.zeros(len(sizes))])
         ambiguous = np.concatenate([old.ambiguous, np.zeros(len(sizes), np.bool_)])
-        self.inventory = replace(old, **update)  # type: ignore[arg-type]  columns by name
+        self.inventory = replace(old, **update)
         self._know(ambiguous)
 
     def _keep(self, rows: NDArray[np.int64]) -> None:
         old = self.inventory
-        update: dict[str, object] = {"keys": old.keys.take(pa.array(rows))}
+        update: dict[str, Any] = {"keys": old.keys.take(pa.array(rows))}
         for name in ("size_bytes", "node_index", *_PLAIN, *_TIMES):
             if (column := getattr(old, name)) is not None:
                 update[name] = column[rows]
@@ -254,12 +254,12 @@ class World:
         if self._cool is not None:
             self._cool = self._cool[rows]
         # What was on two nodes may be on one now: found out anew.
-        self.inventory = replace(old, **update)  # type: ignore[arg-type]  columns by name
+        self.inventory = replace(old, **update)
 
-    def _change(self, **columns: NDArray[np.generic]) -> None:
+    def _change(self, **columns: Any) -> None:  # noqa: ANN401  columns of any type, by name
         """Replace columns that say nothing about keys."""
         ambiguous = self.inventory.ambiguous
-        self.inventory = replace(self.inventory, **columns)  # type: ignore[arg-type]  columns by name
+        self.inventory = replace(self.inventory, **columns)
         self._know(ambiguous)
 
     def _know(self, ambiguous: NDArray[np.bool_]) -> None:
