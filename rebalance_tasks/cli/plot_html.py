@@ -257,7 +257,7 @@ def recovered(found: Recovery) -> str:
 def _table(heads: Sequence[str], rows: Iterable[Sequence[str]], *, text: Sequence[int]) -> str:
     def cells(tag: str, values: Sequence[str]) -> str:
         return "".join(
-            f'<{tag}{" class=text" if at in text else ""}>{escape(value)}</{tag}>' for at, value in enumerate(values)
+            f"<{tag}{' class=text' if at in text else ''}>{escape(value)}</{tag}>" for at, value in enumerate(values)
         )
 
     body = "".join(f"<tr>{cells('td', row)}</tr>" for row in rows)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Final
 
 from rebalance_tasks.core.errors import ConfigurationError
@@ -23,11 +24,9 @@ _MIB: Final = 1 << 20
 
 def require_matplotlib() -> None:
     """See that a PNG can be drawn, before anything is played. Raises: ConfigurationError: matplotlib is not installed."""
-    try:
-        import matplotlib as _  # noqa: PLC0415, ICN001  an extra, looked for when it is asked for
-    except ImportError as exc:
+    if find_spec("matplotlib") is None:
         msg = "--png needs matplotlib: pip install 'rebalance-tasks[plots]'; --html needs nothing more"
-        raise ConfigurationError(msg) from exc
+        raise ConfigurationError(msg)
 
 
 def write_png(simulation: Simulation, path: Path, *, title: str) -> None:
@@ -41,7 +40,7 @@ def write_png(simulation: Simulation, path: Path, *, title: str) -> None:
     # The object interface, without pyplot: no display, no global state.
     from matplotlib.backends.backend_agg import FigureCanvasAgg  # noqa: PLC0415
     from matplotlib.figure import Figure  # noqa: PLC0415
-    from matplotlib.ticker import PercentFormatter  # noqa: PLC0415
+    from matplotlib.ticker import MaxNLocator, PercentFormatter  # noqa: PLC0415
 
     figure = Figure(figsize=_INCHES, dpi=_DPI, layout="constrained")
     FigureCanvasAgg(figure)
@@ -62,7 +61,9 @@ def write_png(simulation: Simulation, path: Path, *, title: str) -> None:
     volume.set_ylabel("MiB a cycle")
     money.bar(numbers, [float(cycle.cost) for cycle in simulation.cycles], color="#228833")
     money.set_ylabel("money a cycle")
+    money.set_ylim(bottom=0)
     money.set_xlabel("cycle")
+    money.xaxis.set_major_locator(MaxNLocator(integer=True))
     _mark_events(simulation, (shares, volume, money))
     # Without a date in it the same simulation is the same file.
     figure.savefig(path, format="png", metadata={"Software": None})

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from pathlib import Path
+from pathlib import Path  # noqa: TC003  typer reads it at run time
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 _SHOWN: Final = 20
 
 
-def simulate(  # noqa: PLR0913  a flag each
+def simulate(  # noqa: PLR0913, PLR0917  a flag each
     scenario: Annotated[
         Path | None,
         typer.Option("--scenario", metavar="TOML", help="cycles, every, seed and [[events]]; flags win over it."),
@@ -59,7 +59,9 @@ def simulate(  # noqa: PLR0913  a flag each
     start: Annotated[
         str | None, typer.Option("--start", metavar="TIME", help="ISO time of the first check (default: now).")
     ] = None,
-    png: Annotated[Path | None, typer.Option("--png", metavar="FILE", help="Also draw it (needs the extra `plots`).")] = None,
+    png: Annotated[
+        Path | None, typer.Option("--png", metavar="FILE", help="Also draw it (needs the extra `plots`).")
+    ] = None,
     html: Annotated[Path | None, typer.Option("--html", metavar="FILE", help="Also write it as one HTML page.")] = None,
     as_json: Json = False,
 ) -> None:
@@ -70,9 +72,7 @@ def simulate(  # noqa: PLR0913  a flag each
     if png is not None:
         plot_png.require_matplotlib()
     told = _scenario(scenario, event or [], cycles=cycles, every=every, seed=seed)
-    given = _given(
-        inventory, synthetic, objects=objects, fill=fill, spread=spread, mean_size=mean_size, seed=told.seed
-    )
+    given = _given(inventory, synthetic, objects=objects, fill=fill, spread=spread, mean_size=mean_size, seed=told.seed)
     played = play(
         given.nodes,
         given.inventory,

@@ -66,6 +66,7 @@ def plan_undo(context: FleetContext, job_id: str) -> WayBack:
         epoch=context.fleet.epoch(),
         prices=prices,
         remaining_cost_today=left_today(context),
+        ended=job.completed_utc,
     )
     if not back.plan.moves:
         why = ", ".join(f"{reason} {count}" for reason, count in back.left.items())

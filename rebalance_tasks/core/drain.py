@@ -126,9 +126,7 @@ def check_drain(
     ]
     state = Fleet(listed, inventory, options, reserved_bytes={}, prices=prices or {})
     gravity = gravity_of(inventory, state, options)
-    patient = options.model_copy(
-        update={**_UNLIMITED, "object_cooldown": timedelta(0), "min_object_age": timedelta(0)}
-    )
+    patient = options.model_copy(update={**_UNLIMITED, "object_cooldown": timedelta(0), "min_object_age": timedelta(0)})
     why = screen(inventory, state, gravity, options=patient, now=now, excluded_keys=())
     waiting = screen(inventory, state, gravity, options=options, now=now, excluded_keys=())
     here = node_rows(inventory, state)

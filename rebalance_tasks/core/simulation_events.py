@@ -14,7 +14,7 @@ from pydantic import Field, NonNegativeInt, PositiveInt, TypeAdapter, Validation
 
 from rebalance_tasks.core.errors import InvalidArgument
 from rebalance_tasks.core.models import Frozen, Identifier, NodeDescriptor, Size, Unit
-from rebalance_tasks.core.options import Duration  # noqa: TC001  pydantic reads it at run time
+from rebalance_tasks.core.options import Duration
 
 #: Enough to see a drain or a month of growth; the flag and the file say otherwise.
 DEFAULT_CYCLES: Final = 20
@@ -165,7 +165,8 @@ def parse_scenario(text: str, *, source: str = "scenario") -> Scenario:
         msg = f"{source}: not valid TOML: {exc}; events are written [[events]]"
         raise InvalidArgument(msg) from exc
     except ValidationError as exc:
-        raise InvalidArgument(f"{source}: {_told(exc)}") from exc  # noqa: EM102
+        msg = f"{source}: {_told(exc)}"
+        raise InvalidArgument(msg) from exc
 
 
 def parse_event(text: str) -> Event:
@@ -185,7 +186,8 @@ def parse_event(text: str) -> Event:
     try:
         return _EVENT.validate_python({"cycle": int(cycle), "kind": kind, **fields})
     except ValidationError as exc:
-        raise InvalidArgument(f"event {text!r}: {_told(exc)}") from exc  # noqa: EM102
+        msg = f"event {text!r}: {_told(exc)}"
+        raise InvalidArgument(msg) from exc
 
 
 def _told(error: ValidationError) -> str:

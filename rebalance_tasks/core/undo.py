@@ -40,7 +40,8 @@ class Made:
     Attributes:
         source: where the object was.
         target: where the job put it.
-        mtime_ns: of the copy as it was published; ``None`` when nobody knows any more.
+        mtime_ns: of the copy as it was published; ``None`` when nobody knows any more (then what was written to after the
+            job's end has changed).
     """
 
     key: str
@@ -58,12 +59,14 @@ class WayBack:
         completed: moves the job had completed.
         plan: the moves back.
         left: reason → completed moves that are not taken back.
+        nodes: the fleet the plan was made for.
     """
 
     job_id: str
     completed: int
     plan: RebalancePlan
     left: Mapping[str, int]
+    nodes: tuple[NodeDescriptor, ...]
 
 
 def plan_way_back(  # noqa: PLR0913  a pure function takes its whole world as arguments
@@ -78,6 +81,7 @@ def plan_way_back(  # noqa: PLR0913  a pure function takes its whole world as ar
     epoch: int = 0,
     prices: Mapping[tuple[str, str], Decimal] | None = None,
     remaining_cost_today: Decimal | None = None,
+    ended: datetime | None = None,
 ) -> WayBack:
     """Plan the way back of a job, in the order in which it moved.
 
@@ -92,12 +96,14 @@ def plan_way_back(  # noqa: PLR0913  a pure function takes its whole world as ar
         epoch: written into the plan.
         prices: (from, to) → money for 10⁹ bytes, between zones or else regions.
         remaining_cost_today: what the day's money still allows.
+        ended: when the job did.
 
     Returns:
         The plan (perhaps of no moves) and why the rest stays; ``len(plan.moves) + sum(left.values()) == len(made)``.
     """
     state = Fleet(nodes, inventory, options, reserved_bytes={}, prices=prices or {})
     back = _Back(state, inventory, options, now, Ledger(options, remaining_cost_today=remaining_cost_today))
+    back.ended_ns = None if ended is None else nanoseconds(ended)
     back.find([move.key for move in made])
     moves: list[RebalanceMove] = []
     left: Counter[str] = Counter()
@@ -129,7 +135,7 @@ def plan_way_back(  # noqa: PLR0913  a pure function takes its whole world as ar
         not_moved={reason: count for reason, count in sorted(stays.items()) if count},
         undo_of=job_id,
     )
-    return WayBack(job_id, len(made), plan, dict(sorted(left.items())))
+    return WayBack(job_id, len(made), plan, dict(sorted(left.items())), state.nodes)
 
 
 class _Back:
@@ -140,6 +146,7 @@ class _Back:
     ) -> None:
         self.fleet, self.inventory, self.options, self.ledger = fleet, inventory, options, ledger
         self.now_ns = nanoseconds(now)
+        self.ended_ns: int | None = None
         self.gravity = gravity_of(inventory, fleet, options)
         self.rows: dict[str, list[int]] = {}
         #: why objects that are in the inventory stay
@@ -208,8 +215,7 @@ class _Back:
         if self._holder(row) != move.target:
             return "moved_on"
         written = UNKNOWN_TIME if inventory.mtime_ns is None else int(inventory.mtime_ns[row])
-        known = move.mtime_ns is not None and written != UNKNOWN_TIME
-        if int(inventory.size_bytes[row]) != move.size_bytes or (known and written != move.mtime_ns):
+        if int(inventory.size_bytes[row]) != move.size_bytes or self._rewritten(move, written):
             return "changed"
         if inventory.pinned is not None and inventory.pinned[row]:
             return "pinned"
@@ -217,6 +223,14 @@ class _Back:
             return "protected_gravity"
         least_ns = options.min_object_age // timedelta(microseconds=1) * 1000
         return "too_young" if written != UNKNOWN_TIME and self.now_ns - written < least_ns else ""
+
+    def _rewritten(self, move: Made, written: int) -> bool:
+        """Whether somebody wrote to the copy, as far as its time tells."""
+        if written == UNKNOWN_TIME:
+            return False
+        if move.mtime_ns is not None:
+            return written != move.mtime_ns
+        return self.ended_ns is not None and written > self.ended_ns
 
     def _place(self, move: Made, row: int) -> str:
         """Whether the object may lie where it came from."""
