@@ -1,7 +1,8 @@
 """Before a node is drained: what of it fits elsewhere, and what does not, by the constraint that stands in the way.
 
-The planner's own draining step, played with budgets lifted: budgets only say how long it takes, and that is told apart.
-Objects that merely wait (cooling down, being written) are no obstacle. Invariant 8: hard constraints are never traded.
+The planner itself empties the node on paper, with budgets lifted: budgets only say how long it takes, and that is told
+apart. Objects that merely wait (cooling down, being written) are no obstacle. Invariant 8: hard constraints are never
+traded.
 """
 
 from __future__ import annotations
@@ -10,47 +11,46 @@ from collections import Counter
 from dataclasses import dataclass
 from datetime import timedelta
 from decimal import Decimal
-from functools import partial
-from typing import TYPE_CHECKING, Final, TypeVar
+from fnmatch import fnmatchcase
+from fractions import Fraction
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
+import pyarrow as pa
 
-from rebalance_tasks.core.imbalance import usage
+from rebalance_tasks.core.imbalance import is_eligible, usage
 from rebalance_tasks.core.models import NodeState
-from rebalance_tasks.core.planner_candidates import (
-    MOVABLE,
-    REASONS,
-    Eligibility,
-    gravity_of,
-    matches,
-    node_rows,
-    screen,
-)
-from rebalance_tasks.core.planner_fill import drain, order_candidates
-from rebalance_tasks.core.planner_state import Fleet, Ledger, Work, add_money, money
+from rebalance_tasks.core.planner import plan_rebalance
+from rebalance_tasks.core.planner_candidates import gravity_of
+from rebalance_tasks.core.planner_state import Fleet, add_money
 from rebalance_tasks.core.simulation_bound import fewest_cycles
+from rebalance_tasks.core.simulation_events import Scenario
+from rebalance_tasks.core.simulation_world import World, held_back
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Iterable, Mapping, Sequence
     from datetime import datetime
 
     from numpy.typing import NDArray
 
-    from rebalance_tasks.core.inventory import Coded, Inventory
+    from rebalance_tasks.core.inventory import Inventory
     from rebalance_tasks.core.models import NodeDescriptor
     from rebalance_tasks.core.options import RebalancerOptions
 
-T = TypeVar("T")
-
+#: Moves of one plan on paper: a node of millions of objects is emptied in several, so that memory stays bounded.
+_AT_ONCE: Final = 200_000
 #: More than any fleet has or costs: what is asked is whether it fits, not how long it takes.
 _UNLIMITED: Final = {
-    "max_moves_per_cycle": 1 << 62,
+    "max_moves_per_cycle": _AT_ONCE,
     "max_egress_bytes_per_cycle": 1 << 62,
     "max_cost_per_cycle": Decimal("1e30"),
     "max_cost_per_day": None,
+    "object_cooldown": timedelta(0),
+    "min_object_age": timedelta(0),
+    # Nothing but draining: no spread is wide enough for more.
+    "imbalance_threshold": 1.0,
+    "target_imbalance": None,
 }
-#: Reasons that pass by themselves.
-_PASSING: Final = ("cooldown", "too_young")
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,48 +124,103 @@ def check_drain(
     listed = [
         node.model_copy(update={"state": NodeState.DRAINING}) if node.node_id == node_id else node for node in nodes
     ]
-    state = Fleet(listed, inventory, options, reserved_bytes={}, prices=prices or {})
-    gravity = gravity_of(inventory, state, options)
-    patient = options.model_copy(update={**_UNLIMITED, "object_cooldown": timedelta(0), "min_object_age": timedelta(0)})
-    why = screen(inventory, state, gravity, options=patient, now=now, excluded_keys=())
-    waiting = screen(inventory, state, gravity, options=options, now=now, excluded_keys=())
-    here = node_rows(inventory, state)
-    pool = state.nodes[state.index[node_id]].pool
-    leavers = state.leavers(pool)
-    candidates = {i: np.flatnonzero((here == i) & (why == MOVABLE)) for i in leavers}
-    work = Work(state, inventory, Ledger(patient, remaining_cost_today=None), gravity, candidates)
-    for i in leavers:
-        work.candidates[i] = order_candidates(work, work.candidates[i], by_size=False)
-    rooms = {j: state.room(j) for j in state.takers(pool)}
-    eligibility = Eligibility(work)
-    drain(work, eligibility, pool)
-
-    i = state.index[node_id]
-    rows = np.flatnonzero(here == i)
-    chosen = [entry for entry in work.chosen if entry.source == i]
-    going = np.concatenate([entry.rows for entry in chosen] or [np.empty(0, np.int64)])
-    reasons = {int(row): REASONS[why[row]] for row in rows if why[row] != MOVABLE}
-    stuck = np.setdiff1d(rows[why[rows] == MOVABLE], going)
-    reasons |= _stuck(work, Eligibility(work), stuck, i, rooms)
-    late = {int(row): REASONS[waiting[row]] for row in going if REASONS[waiting[row]] in _PASSING}
-    bound = fewest_cycles(
-        listed, usage(listed, inventory), inventory, options, prices=prices, held=~np.isin(np.arange(len(why)), going)
-    )
+    node = next(node for node in listed if node.node_id == node_id)
+    used = usage(listed, inventory)
+    left = {name: size for name, size in _room(listed, used, node.pool, options).items() if name != node_id}
+    rows = np.flatnonzero(_on(inventory, [node_id]))
+    cost, places = _emptied(listed, used, inventory, node, options=options, now=now, prices=prices or {})
+    going = np.flatnonzero(places)
+    fleet = Fleet(listed, inventory, options, reserved_bytes={}, prices=prices or {})
+    gravity = gravity_of(inventory, fleet, options)
+    stays = np.setdiff1d(rows, going)
+    blocked = _blocked(inventory, stays, node, [n for n in listed if n.node_id in left], gravity, options, left)
+    bound = fewest_cycles(listed, used, inventory, options, prices=prices, held=~places)
     sizes = inventory.size_bytes
     return DrainCheck(
         node_id=node_id,
-        pool=pool,
+        pool=node.pool,
         objects=len(rows),
         bytes=int(sizes[rows].sum()),
         fits_objects=len(going),
         fits_bytes=int(sizes[going].sum()),
-        room_bytes=sum(max(0, room) for room in rooms.values()),
-        blocked=_held(inventory, reasons),
-        waits=_held(inventory, late),
-        cost=add_money(money(int(sizes[e.rows].sum()), state.per_gb(e.source, e.target)) for e in chosen),
+        room_bytes=sum(max(0, room) for room in left.values()),
+        blocked=_held(inventory, blocked),
+        waits=_held(inventory, _waiting(inventory, going, options, now)),
+        cost=cost,
         fewest_cycles=bound.cycles,
         bound_by=bound.by,
     )
+
+
+def _on(inventory: Inventory, node_ids: Sequence[str]) -> NDArray[np.bool_]:
+    codes = [code for code, name in enumerate(inventory.node_ids) if name in node_ids]
+    return np.isin(inventory.node_index, codes)
+
+
+def _room(
+    nodes: Sequence[NodeDescriptor], used: Mapping[str, int], pool: str, options: RebalancerOptions
+) -> dict[str, int]:
+    """node_id → bytes it may still receive, of the pool's taking nodes."""
+    # The decimal text of the option, so that 0.95 of 100 is 95 and not 94.
+    highest = Fraction(str(options.max_utilisation))
+    return {
+        node.node_id: int(highest * (node.capacity_bytes or 0)) - used[node.node_id]
+        for node in nodes
+        if node.pool == pool and is_eligible(node)
+    }
+
+
+def _emptied(
+    nodes: Sequence[NodeDescriptor],
+    used: Mapping[str, int],
+    inventory: Inventory,
+    node: NodeDescriptor,
+    *,
+    options: RebalancerOptions,
+    now: datetime,
+    prices: Mapping[tuple[str, str], Decimal],
+) -> tuple[Decimal, NDArray[np.bool_]]:
+    """Empty the pool's draining nodes on paper; return the money for the node's, and bool (n,): its rows that found a place."""
+    leaving = [n.node_id for n in nodes if n.pool == node.pool and n.state is NodeState.DRAINING]
+    wanted = _on(inventory, leaving)
+    if (groups := inventory.replica_group) is not None:
+        # Their replicas elsewhere count as well: they must stay apart.
+        codes = np.unique(groups.codes[wanted])
+        wanted |= np.isin(groups.codes, codes[codes >= 0])
+    rows = np.flatnonzero(wanted | inventory.ambiguous)
+    described = [n.model_copy(update={"used_bytes": used[n.node_id]}) for n in nodes]
+    world = World(described, inventory_of(inventory, rows), Scenario())
+    patient = options.model_copy(update=_UNLIMITED)
+    cost: list[Decimal] = []
+    while True:
+        plan = plan_rebalance(world.nodes, world.inventory, options=patient, now=now, prices=prices, plan_id="drain")
+        if not plan.moves:
+            break
+        world.apply(plan, now, cooldown=timedelta(0))
+        cost += [move.cost for move in plan.moves if move.source_node == node.node_id]
+    places = np.zeros(len(inventory), np.bool_)
+    was = _on(inventory, [node.node_id])[rows]
+    places[rows] = was & ~_on(world.inventory, [node.node_id])
+    return add_money(cost), places
+
+
+def inventory_of(inventory: Inventory, rows: NDArray[np.int64]) -> Inventory:
+    """Return some rows of an inventory."""
+    return World([], inventory, Scenario()).keep(rows)
+
+
+def _waiting(
+    inventory: Inventory, rows: NDArray[np.int64], options: RebalancerOptions, now: datetime
+) -> dict[int, str]:
+    """Rows that may leave, and not yet."""
+    found: dict[int, str] = {}
+    for column, least, reason in (
+        (inventory.mtime_ns, options.min_object_age, "too_young"),
+        (inventory.last_moved_ns, options.object_cooldown, "cooldown"),
+    ):
+        if column is not None and least:
+            found |= dict.fromkeys(rows[held_back(column[rows], least, now)].tolist(), reason)
+    return found
 
 
 def _held(inventory: Inventory, reasons: Mapping[int, str]) -> tuple[Held, ...]:
@@ -179,64 +234,74 @@ def _held(inventory: Inventory, reasons: Mapping[int, str]) -> tuple[Held, ...]:
     )
 
 
-def _stuck(
-    work: Work, eligibility: Eligibility, rows: NDArray[np.int64], i: int, rooms: Mapping[int, int]
+def _blocked(
+    inventory: Inventory,
+    rows: NDArray[np.int64],
+    node: NodeDescriptor,
+    targets: Sequence[NodeDescriptor],
+    gravity: NDArray[np.float64],
+    options: RebalancerOptions,
+    room: Mapping[str, int],
 ) -> dict[int, str]:
-    """Say for objects that found no place which constraint kept them out of every node."""
-    if not rooms:
-        return dict.fromkeys(rows.tolist(), "no_other_node")
-    if not len(rows):
-        return {}
-    inventory, sizes = work.inventory, work.inventory.size_bytes[rows]
-    classes, regions, groups = inventory.required_storage_class, inventory.required_regions, inventory.replica_group
-    anywhere = {name: np.zeros(len(rows), np.bool_) for name in ("storage_class", "regions", "patterns", "allowed")}
-    largest = np.full(len(rows), -1, np.int64)
-    for j, room in rooms.items():
-        node = work.fleet.nodes[j]
-        offered = {str(kind) for kind in node.storage_classes}
-        anywhere["storage_class"] |= _offers(classes, rows, offered.__contains__)
-        anywhere["regions"] |= _offers(regions, rows, partial(_contains, node.region))
-        anywhere["patterns"] |= matches(node, inventory, rows)
-        allowed = _allowed(eligibility, rows, groups, i, j)
-        anywhere["allowed"] |= allowed
-        largest = np.maximum(largest, np.where(allowed, room, -1))
+    """Say for objects that found no place what kept them: of the object itself first, then of every node."""
+    groups = inventory.replica_group
+    holders: dict[int, set[str | None]] = {}
+    if groups is not None and len(rows):
+        partners = np.flatnonzero(np.isin(groups.codes, groups.codes[rows]) & (groups.codes >= 0))
+        hosts = {n.node_id: n.host or n.node_id for n in (*targets, node)}
+        for other in partners.tolist():
+            holders.setdefault(int(groups.codes[other]), set()).add(
+                hosts.get(inventory.node_ids[inventory.node_index[other]])
+            )
     told: dict[int, str] = {}
-    for at, row in enumerate(rows.tolist()):
-        if anywhere["allowed"][at]:
-            told[row] = "too_large" if sizes[at] > largest[at] else "no_room"
-            continue
-        missing = (name for name in ("storage_class", "regions", "patterns") if not anywhere[name][at])
-        apart = "replicas_apart" if groups is not None and groups.codes[row] >= 0 else "no_target"
-        told[row] = next(missing, apart)
+    keys = inventory.keys.take(pa.array(rows)).to_pylist()
+    for row, key in zip(rows.tolist(), keys, strict=True):
+        if inventory.ambiguous[row]:
+            told[row] = "ambiguous"
+        elif inventory.pinned is not None and inventory.pinned[row]:
+            told[row] = "pinned"
+        elif gravity[row] >= options.gravity_protection_threshold:
+            told[row] = "protected_gravity"
+        elif not _knows(node, key):
+            told[row] = "excluded"
+        else:
+            taken = holders.get(int(groups.codes[row]), set()) if groups is not None else set()
+            told[row] = _nowhere(inventory, row, key, targets, room, taken)
     return told
 
 
-def _contains(region: str, regions: tuple[str, ...]) -> bool:
-    return region in regions
+def _nowhere(
+    inventory: Inventory,
+    row: int,
+    key: str,
+    targets: Sequence[NodeDescriptor],
+    room: Mapping[str, int],
+    taken: set[str | None],
+) -> str:
+    """The constraint that leaves no node, asked one after the other."""
+    if not targets:
+        return "no_other_node"
+    classes, regions = inventory.required_storage_class, inventory.required_regions
+    left = list(targets)
+    if classes is not None and classes.codes[row] >= 0:
+        left = [node for node in left if classes.values[classes.codes[row]] in node.storage_classes]
+        if not left:
+            return "storage_class"
+    if regions is not None and regions.codes[row] >= 0:
+        left = [node for node in left if node.region in regions.values[regions.codes[row]]]
+        if not left:
+            return "regions"
+    left = [node for node in left if _knows(node, key)]
+    if not left:
+        return "excluded"
+    left = [node for node in left if (node.host or node.node_id) not in taken]
+    if not left:
+        return "replicas_apart"
+    largest = max(room[node.node_id] for node in left)
+    return "too_large" if int(inventory.size_bytes[row]) > largest else "no_room"
 
 
-def _offers(wanted: Coded[T] | None, rows: NDArray[np.int64], meets: Callable[[T], bool]) -> NDArray[np.bool_]:
-    """Bool (rows,): a node meets what these rows ask for; who asks for nothing is content."""
-    if wanted is None:
-        return np.ones(len(rows), np.bool_)
-    met = np.array([*(meets(value) for value in wanted.values), True])
-    return met[wanted.codes[rows]]
-
-
-def _allowed(
-    eligibility: Eligibility, rows: NDArray[np.int64], groups: Coded[str] | None, i: int, j: int
-) -> NDArray[np.bool_]:
-    """Bool (rows,): each object, asked for by itself, may go from i to j."""
-    if groups is None:
-        return eligibility.allowed(rows, i, j)
-    # Asked for together, only the first of a replica group would be let through: ask a member of each at a time.
-    allowed = np.zeros(len(rows), np.bool_)
-    codes = groups.codes[rows].astype(np.int64)
-    codes[codes < 0] = -1 - np.flatnonzero(codes < 0)
-    left = np.arange(len(rows))
-    while len(left):
-        _, first = np.unique(codes[left], return_index=True)
-        asked = left[first]
-        allowed[asked] = eligibility.allowed(rows[asked], i, j)
-        left = np.delete(left, first)
-    return allowed
+def _knows(node: NodeDescriptor, key: str) -> bool:
+    """Whether a node's patterns let a key through."""
+    included = not node.include or any(fnmatchcase(key, pattern) for pattern in node.include)
+    return included and not any(fnmatchcase(key, pattern) for pattern in node.exclude)

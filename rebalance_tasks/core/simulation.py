@@ -225,7 +225,7 @@ class _Play:
         for event in events:
             self._happen(event)
         for event in growing:
-            self.world.grow(event.bytes, event.nodes, number, self.now)
+            self.world.grow(event.bytes, event.nodes, self.now)
         world = self.world
         before = imbalance(world.nodes, world.used)
         disturbing = [str(event) for event in events if not isinstance(event, Growth | Heat)]

@@ -60,6 +60,8 @@ class World:
         self._nodes = {node.node_id: node for node in nodes}
         self._rng = np.random.Generator(np.random.PCG64(scenario.seed))
         self._cool = inventory.gravity
+        #: how often something was written: names the objects
+        self._grown = 0
 
     @property
     def nodes(self) -> list[NodeDescriptor]:
@@ -93,9 +95,8 @@ class World:
             held |= inventory.pinned
         if inventory.gravity is not None:
             held |= inventory.gravity >= options.gravity_protection_threshold
-        last = inventory.last_moved_ns
-        if last is not None and cooldown:
-            held |= (last != UNKNOWN_TIME) & (last > _nanoseconds(now - cooldown))
+        if inventory.last_moved_ns is not None and cooldown:
+            held |= held_back(inventory.last_moved_ns, cooldown, now)
         return held
 
     def require(self, node_ids: Iterable[str]) -> None:
@@ -118,8 +119,7 @@ class World:
         moment = _nanoseconds(now)
         last = self.inventory.last_moved_ns
         assert last is not None  # noqa: S101  __init__ gave it
-        edge = _nanoseconds(now - cooldown)
-        again = int(((last[rows] != UNKNOWN_TIME) & (last[rows] > edge)).sum()) if cooldown else 0
+        again = int(held_back(last[rows], cooldown, now).sum()) if cooldown else 0
         node_index, last = self.inventory.node_index.copy(), last.copy()
         node_index[rows], last[rows] = targets[order], moment
         self._change(node_index=node_index, last_moved_ns=last)
@@ -153,14 +153,14 @@ class World:
             self._count(codes, self.inventory.size_bytes[rows])
             self._change(node_index=node_index)
         elif len(rows):
-            self._keep(np.flatnonzero(~here))
+            self.keep(np.flatnonzero(~here))
 
     def set_state(self, node_id: str, state: NodeState) -> None:
         """A node is drained or active. Raises: InvalidArgument."""
         self.require([node_id])
         self._nodes[node_id] = self._nodes[node_id].model_copy(update={"state": state})
 
-    def grow(self, size_bytes: int, on: Collection[str], number: int, now: datetime) -> None:
+    def grow(self, size_bytes: int, on: Collection[str], now: datetime) -> None:
         """Write so many bytes of new objects. Raises: InvalidArgument."""
         self.require(on)
         places = [node for name, node in self._nodes.items() if _takes(node) and (not on or name in on)]
@@ -168,7 +168,9 @@ class World:
             return
         sizes = self._sizes(size_bytes)
         codes = self._draw(places, len(sizes))
-        self._append([f"growth/{number:05}/{at:06}" for at in range(len(sizes))], sizes, codes, _nanoseconds(now))
+        self._grown += 1
+        keys = [f"simulated-growth/{self._grown:05}/{at:06}" for at in range(len(sizes))]
+        self._append(keys, sizes, codes, _nanoseconds(now))
         self._count(codes, sizes)
 
     def heat(self, event: Heat) -> None:
@@ -242,7 +244,8 @@ class World:
         self.inventory = replace(old, **update)
         self._know(ambiguous)
 
-    def _keep(self, rows: NDArray[np.int64]) -> None:
+    def keep(self, rows: NDArray[np.int64]) -> Inventory:
+        """Forget all other rows; return what is left."""
         old = self.inventory
         update: dict[str, Any] = {"keys": old.keys.take(pa.array(rows))}
         for name in ("size_bytes", "node_index", *_PLAIN, *_TIMES):
@@ -255,6 +258,7 @@ class World:
             self._cool = self._cool[rows]
         # What was on two nodes may be on one now: found out anew.
         self.inventory = replace(old, **update)
+        return self.inventory
 
     def _change(self, **columns: Any) -> None:  # noqa: ANN401  columns of any type, by name
         """Replace columns that say nothing about keys."""
@@ -265,6 +269,13 @@ class World:
     def _know(self, ambiguous: NDArray[np.bool_]) -> None:
         """Keep what was found out about the keys: finding it out anew would cost more than a cycle's plan."""
         self.inventory.__dict__["ambiguous"] = ambiguous
+
+
+def held_back(moments_ns: NDArray[np.int64], least: timedelta, now: datetime) -> NDArray[np.bool_]:
+    """Bool (n,): known times that lie less than ``least`` before ``now``."""
+    edge_ns = _nanoseconds(now - least)
+    held: NDArray[np.bool_] = (moments_ns != UNKNOWN_TIME) & (moments_ns > edge_ns)
+    return held
 
 
 def _takes(node: NodeDescriptor) -> bool:

@@ -8,7 +8,7 @@ replicas, storage class, regions, patterns and the budgets hold as always (invar
 from __future__ import annotations
 
 import hashlib
-from collections import Counter, defaultdict
+from collections import Counter
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING
@@ -20,8 +20,8 @@ import pyarrow.compute as pc
 from rebalance_tasks.core.imbalance import imbalance
 from rebalance_tasks.core.inventory import UNKNOWN_TIME
 from rebalance_tasks.core.models import NodeState, RebalanceMove, RebalancePlan
-from rebalance_tasks.core.planner_candidates import gravity_of, matches, nanoseconds
-from rebalance_tasks.core.planner_state import Fleet, Ledger, add_money, money
+from rebalance_tasks.core.planner_candidates import Eligibility, gravity_of, nanoseconds
+from rebalance_tasks.core.planner_state import Fleet, Ledger, Work, add_money, money
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -152,23 +152,15 @@ class _Back:
         #: why objects that are in the inventory stay
         self.stays: Counter[str] = Counter()
         self._seen: set[str] = set()
-        self._holding: dict[tuple[int, int], set[int]] = defaultdict(set)
+        self.work = Work(fleet, inventory, ledger, self.gravity, {})
+        self.eligibility = Eligibility(self.work)
 
     def find(self, keys: Sequence[str]) -> None:
-        """Find the rows of some keys, and who holds the other members of their replica groups."""
+        """Find the rows of some keys."""
         wanted = pa.array(sorted(set(keys)), type=pa.large_string())
         rows = pc.indices_nonzero(pc.is_in(self.inventory.keys, value_set=wanted))
         for key, row in zip(self.inventory.keys.take(rows).to_pylist(), rows.to_pylist(), strict=True):
             self.rows.setdefault(key, []).append(row)
-        groups = self.inventory.replica_group
-        if groups is None:
-            return
-        codes = {int(groups.codes[row]) for found in self.rows.values() for row in found} - {-1}
-        mask = pc.is_in(pa.array(groups.codes), value_set=pa.array(sorted(codes), pa.int32()))
-        for row in pc.indices_nonzero(mask).to_pylist():
-            node = self.fleet.index.get(self._holder(row))
-            if node is not None:
-                self._holding[int(groups.codes[row]), self.fleet.host[node]].add(row)
 
     def turn(self, move: Made, reason: str) -> RebalanceMove | str:
         """Return the move back, or why the object stays."""
@@ -182,11 +174,7 @@ class _Back:
         row = rows[0]
         i, j = self.fleet.index[move.target], self.fleet.index[move.source]
         price = self.fleet.per_gb(i, j)
-        self.ledger.spend(1, move.size_bytes, price)
-        self.fleet.used[i] -= move.size_bytes
-        self.fleet.used[j] += move.size_bytes
-        if (group := self._group(row)) >= 0:
-            self._holding[group, self.fleet.host[j]].add(row)
+        self.work.book(np.array([row]), i, j, "undo")
         return RebalanceMove(
             object_key=move.key,
             source_node=move.target,
@@ -235,19 +223,8 @@ class _Back:
     def _place(self, move: Made, row: int) -> str:
         """Whether the object may lie where it came from."""
         i, j = self.fleet.index[move.target], self.fleet.index[move.source]
-        target, inventory = self.fleet.nodes[j], self.inventory
-        classes, regions = inventory.required_storage_class, inventory.required_regions
-        if classes is not None and classes.codes[row] >= 0:
-            wanted = classes.values[classes.codes[row]]
-            if wanted not in target.storage_classes:
-                return "storage_class"
-        if regions is not None and regions.codes[row] >= 0 and target.region not in regions.values[regions.codes[row]]:
-            return "regions"
-        for node in (self.fleet.nodes[i], target):
-            if (node.include or node.exclude) and not matches(node, inventory, np.array([row]))[0]:
-                return "excluded"
-        if (group := self._group(row)) >= 0 and self._holding[group, self.fleet.host[j]] - {row}:
-            return "replicas_apart"
+        if not self.eligibility.allowed(np.array([row]), i, j)[0]:
+            return "not_allowed_there"
         return "" if move.size_bytes <= self.fleet.room(j) else "no_room"
 
     def _budget(self, move: Made) -> str:
@@ -261,10 +238,6 @@ class _Back:
 
     def _holder(self, row: int) -> str:
         return self.inventory.node_ids[int(self.inventory.node_index[row])]
-
-    def _group(self, row: int) -> int:
-        groups = self.inventory.replica_group
-        return -1 if groups is None else int(groups.codes[row])
 
 
 def _duration(moves: Sequence[RebalanceMove], options: RebalancerOptions) -> float:
