@@ -21,7 +21,7 @@ _WIDTH: Final = 960
 _HEIGHT: Final = 260
 _LEFT: Final = 84
 _RIGHT: Final = 16
-_TOP: Final = 26
+_TOP: Final = 34
 _BOTTOM: Final = 30
 _TICKS: Final = 5
 
@@ -86,7 +86,9 @@ def html_page(simulation: Simulation, *, title: str) -> str:
         utilisation=line_chart(lines, events=events, most=most, label=_percent, high=1.0),
         legend=_legend(lines) if len(nodes) <= MOST_COLOURS else f"{len(nodes)} nodes, a line each",
         imbalance=line_chart(spreads, events=events, most=most, label=_percent) + f"<p>{_legend(spreads)}</p>",
-        bytes=bar_chart([(cycle.cycle, float(cycle.bytes)) for cycle in cycles], most=most, events=events, label=_size),
+        bytes=bar_chart(
+            [(cycle.cycle, float(cycle.bytes)) for cycle in cycles], most=most, events=events, label=_decimal
+        ),
         money=bar_chart([(cycle.cycle, float(cycle.cost)) for cycle in cycles], most=most, events=events, label=_money),
         recoveries=_recoveries(simulation.recoveries),
         cycles=_cycles(cycles),
@@ -177,7 +179,7 @@ def _frame(
         for at in range(0, most + 1, step)
     ]
     for number, (at, name) in enumerate(events):
-        x, y = _x(at, most), 10 + 10 * (number % 2)
+        x, y = _x(at, most), 12 + 11 * (number % 2)
         parts.append(f'<line class="event" x1="{x:.1f}" x2="{x:.1f}" y1="{_TOP - 4}" y2="{_y(0, 1):.1f}"/>')
         side = "end" if x > _WIDTH * 0.7 else "start"
         parts.append(f'<text class="event-name" x="{x:.1f}" y="{y}" text-anchor="{side}">{escape(name)}</text>')
@@ -270,6 +272,11 @@ def _percent(value: float) -> str:
 
 def _size(value: float) -> str:
     return humanize.naturalsize(value, binary=True, format="%.1f")
+
+
+def _decimal(value: float) -> str:
+    """Bytes on a scale, whose steps are decimal."""
+    return humanize.naturalsize(value, format="%.4g")
 
 
 def _money(value: float) -> str:
