@@ -23,6 +23,11 @@ if TYPE_CHECKING:
 _FILLED: Final = "█"
 _EMPTY: Final = "·"
 _BAND: Final = "▒"
+#: Nodes of a pool with a bar each; of more, only the ends.
+NODES_SHOWN: Final = 40
+_ENDS: Final = 8
+#: Pairs listed; the rest is summed up.
+PAIRS_SHOWN: Final = 30
 #: What the words of `not_moved` mean, for people.
 REASONS: Final = {
     "not_needed": "balance is reached without it",
@@ -105,11 +110,16 @@ def _bars(plan: RebalancePlan, nodes: Sequence[NodeDescriptor], options: Rebalan
         )
         band = (low, low + options.imbalance_threshold)
         whose = f"pool {pool}: " if len(pools) > 1 else ""
-        shown = (
+        told = (
             f"{whose}band {tables.percent(band[0])} to {tables.percent(min(1.0, band[1]))} ({_BAND}): no further plan"
         )
-        notes.append(Text(shown, style="dim"))
-        for node in sorted(members, key=lambda node: node.node_id):
+        notes.append(Text(told, style="dim"))
+        shown, hidden = _worth_showing(members, after)
+        if hidden:
+            notes.append(
+                Text(f"{whose}{hidden:,} nodes between the fullest and the emptiest are not shown", style="dim")
+            )
+        for node in shown:
             before, then = node.used_bytes or 0, after[node.node_id]
             made.add_row(
                 node.node_id,
@@ -119,6 +129,18 @@ def _bars(plan: RebalancePlan, nodes: Sequence[NodeDescriptor], options: Rebalan
                 _change(then - before),
             )
     return Group(made, *notes)
+
+
+def _worth_showing(members: Sequence[NodeDescriptor], after: Mapping[str, int]) -> tuple[list[NodeDescriptor], int]:
+    """All nodes by id; of very many the fullest and the emptiest, before and after, and how many are left out."""
+    if len(members) <= NODES_SHOWN:
+        return sorted(members, key=lambda node: node.node_id), 0
+    ends: set[str] = set()
+    for used in ({node.node_id: node.used_bytes or 0 for node in members}, after):
+        ranked = sorted((used[node.node_id] / (node.capacity_bytes or 1), node.node_id) for node in members)
+        ends |= {node_id for _, node_id in (*ranked[:_ENDS], *ranked[-_ENDS:])}
+    shown = sorted((node for node in members if node.node_id in ends), key=lambda node: node.node_id)
+    return shown, len(members) - len(shown)
 
 
 def _bar(used: int, capacity: int | None, band: tuple[float, float]) -> tuple[Text, str]:
@@ -155,8 +177,13 @@ def pairs(moves: Iterable[RebalanceMove]) -> RenderableType:
         volume[pair] += move.size_bytes
         cost[pair] += move.cost
     made = tables.table("FROM", "TO", "MOVES", "BYTES", "MONEY", right=("MOVES", "BYTES", "MONEY"))
-    for pair in sorted(volume, key=lambda pair: (-volume[pair], pair)):
+    ranked = sorted(volume, key=lambda pair: (-volume[pair], pair))
+    for pair in ranked[:PAIRS_SHOWN]:
         made.add_row(*pair, f"{count[pair]:,}", tables.size(volume[pair]), f"{cost[pair]:.2f}")
+    if rest := ranked[PAIRS_SHOWN:]:
+        size, money = sum(volume[pair] for pair in rest), sum((cost[pair] for pair in rest), Decimal(0))
+        moved = f"{sum(count[pair] for pair in rest):,}"
+        made.add_row(f"… {len(rest):,} more pairs", "", moved, tables.size(size), f"{money:.2f}")
     return made
 
 

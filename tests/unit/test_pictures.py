@@ -97,6 +97,17 @@ def test_a_plan_shows_pairs_with_money_budgets_with_what_bound_and_what_stays() 
     assert re.search(r"something_new +1", shown)
 
 
+def test_a_large_fleet_shows_its_ends_and_sums_up_the_rest() -> None:
+    nodes = [NodeDescriptor(node_id=f"n{at:03}", capacity_bytes=1000, used_bytes=at) for at in range(1, 201)]
+    moves = tuple(move(f"k{at}", f"n{200 - at:03}", f"n{at:03}", 10 + at, "0.5") for at in range(1, 41))
+    plan = RebalancePlan(plan_id="p", moves=moves)
+    shown = text_of(picture.plan_picture(plan, nodes, RebalancerOptions()))
+    rows = [line for line in shown.splitlines() if re.match(r"n\d+ +active", line)]
+    assert picture.NODES_SHOWN > len(rows) >= 16
+    assert f"{200 - len(rows)} nodes between the fullest and the emptiest are not shown" in shown
+    assert re.search(r"10 more pairs +10 +155 Bytes +5\.00", shown)
+
+
 def test_every_reason_of_the_planner_is_said_in_words() -> None:
     from rebalance_tasks.core.planner_candidates import REASONS
 
