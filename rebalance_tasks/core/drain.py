@@ -11,7 +11,6 @@ from collections import Counter
 from dataclasses import dataclass
 from datetime import timedelta
 from decimal import Decimal
-from fnmatch import fnmatchcase
 from fractions import Fraction
 from typing import TYPE_CHECKING, Final
 
@@ -23,6 +22,7 @@ from rebalance_tasks.core.models import NodeState
 from rebalance_tasks.core.planner import plan_rebalance
 from rebalance_tasks.core.planner_candidates import gravity_of
 from rebalance_tasks.core.planner_state import Fleet, add_money
+from rebalance_tasks.core.requirements import host_of, knows, refusal
 from rebalance_tasks.core.simulation_bound import fewest_cycles
 from rebalance_tasks.core.simulation_events import Scenario
 from rebalance_tasks.core.simulation_world import World, held_back
@@ -248,7 +248,7 @@ def _blocked(
     holders: dict[int, set[str | None]] = {}
     if groups is not None and len(rows):
         partners = np.flatnonzero(np.isin(groups.codes, groups.codes[rows]) & (groups.codes >= 0))
-        hosts = {n.node_id: n.host or n.node_id for n in (*targets, node)}
+        hosts = {n.node_id: host_of(n) for n in (*targets, node)}
         for other in partners.tolist():
             holders.setdefault(int(groups.codes[other]), set()).add(
                 hosts.get(inventory.node_ids[inventory.node_index[other]])
@@ -262,7 +262,7 @@ def _blocked(
             told[row] = "pinned"
         elif gravity[row] >= options.gravity_protection_threshold:
             told[row] = "protected_gravity"
-        elif not _knows(node, key):
+        elif not knows(node, key):
             told[row] = "excluded"
         else:
             taken = holders.get(int(groups.codes[row]), set()) if groups is not None else set()
@@ -281,27 +281,13 @@ def _nowhere(
     """The constraint that leaves no node, asked one after the other."""
     if not targets:
         return "no_other_node"
-    classes, regions = inventory.required_storage_class, inventory.required_regions
-    left = list(targets)
-    if classes is not None and classes.codes[row] >= 0:
-        left = [node for node in left if classes.values[classes.codes[row]] in node.storage_classes]
-        if not left:
-            return "storage_class"
-    if regions is not None and regions.codes[row] >= 0:
-        left = [node for node in left if node.region in regions.values[regions.codes[row]]]
-        if not left:
-            return "regions"
-    left = [node for node in left if _knows(node, key)]
+    refusals = {other.node_id: refusal(other, inventory, row, key) for other in targets}
+    left = [other for other in targets if not refusals[other.node_id]]
     if not left:
-        return "excluded"
-    left = [node for node in left if (node.host or node.node_id) not in taken]
+        # Nodes may refuse for different reasons: told is the one that adding capacity helps least.
+        return min(set(refusals.values()), key=("storage_class", "regions", "excluded").index)
+    left = [other for other in left if host_of(other) not in taken]
     if not left:
         return "replicas_apart"
-    largest = max(room[node.node_id] for node in left)
+    largest = max(room[other.node_id] for other in left)
     return "too_large" if int(inventory.size_bytes[row]) > largest else "no_room"
-
-
-def _knows(node: NodeDescriptor, key: str) -> bool:
-    """Whether a node's patterns let a key through."""
-    included = not node.include or any(fnmatchcase(key, pattern) for pattern in node.include)
-    return included and not any(fnmatchcase(key, pattern) for pattern in node.exclude)

@@ -8,7 +8,7 @@ replicas, storage class, regions, patterns and the budgets hold as always (invar
 from __future__ import annotations
 
 import hashlib
-from collections import Counter
+from collections import Counter, defaultdict
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING
@@ -20,8 +20,9 @@ import pyarrow.compute as pc
 from rebalance_tasks.core.imbalance import imbalance
 from rebalance_tasks.core.inventory import UNKNOWN_TIME
 from rebalance_tasks.core.models import NodeState, RebalanceMove, RebalancePlan
-from rebalance_tasks.core.planner_candidates import Eligibility, gravity_of, nanoseconds
-from rebalance_tasks.core.planner_state import Fleet, Ledger, Work, add_money, money
+from rebalance_tasks.core.planner_candidates import gravity_of, nanoseconds
+from rebalance_tasks.core.planner_state import Fleet, Ledger, add_money, money
+from rebalance_tasks.core.requirements import host_of, knows, refusal
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -152,15 +153,24 @@ class _Back:
         #: why objects that are in the inventory stay
         self.stays: Counter[str] = Counter()
         self._seen: set[str] = set()
-        self.work = Work(fleet, inventory, ledger, self.gravity, {})
-        self.eligibility = Eligibility(self.work)
+        #: (replica group, host) → rows of its members there
+        self._holding: dict[tuple[int, str], set[int]] = defaultdict(set)
 
     def find(self, keys: Sequence[str]) -> None:
-        """Find the rows of some keys."""
+        """Find the rows of some keys, and who holds the other members of their replica groups."""
         wanted = pa.array(sorted(set(keys)), type=pa.large_string())
         rows = pc.indices_nonzero(pc.is_in(self.inventory.keys, value_set=wanted))
         for key, row in zip(self.inventory.keys.take(rows).to_pylist(), rows.to_pylist(), strict=True):
             self.rows.setdefault(key, []).append(row)
+        groups = self.inventory.replica_group
+        if groups is None:
+            return
+        codes = {int(groups.codes[row]) for found in self.rows.values() for row in found} - {-1}
+        members = np.flatnonzero(np.isin(groups.codes, sorted(codes)))
+        for row in members.tolist():
+            node = self.fleet.index.get(self._holder(row))
+            if node is not None:
+                self._holding[int(groups.codes[row]), host_of(self.fleet.nodes[node])].add(row)
 
     def turn(self, move: Made, reason: str) -> RebalanceMove | str:
         """Return the move back, or why the object stays."""
@@ -174,7 +184,12 @@ class _Back:
         row = rows[0]
         i, j = self.fleet.index[move.target], self.fleet.index[move.source]
         price = self.fleet.per_gb(i, j)
-        self.work.book(np.array([row]), i, j, "undo")
+        self.ledger.spend(1, move.size_bytes, price)
+        self.fleet.used[i] -= move.size_bytes
+        self.fleet.used[j] += move.size_bytes
+        if (group := self._group(row)) >= 0:
+            # What leaves still counts where it was: a replica must not arrive before it has gone.
+            self._holding[group, host_of(self.fleet.nodes[j])].add(row)
         return RebalanceMove(
             object_key=move.key,
             source_node=move.target,
@@ -222,10 +237,14 @@ class _Back:
 
     def _place(self, move: Made, row: int) -> str:
         """Whether the object may lie where it came from."""
-        i, j = self.fleet.index[move.target], self.fleet.index[move.source]
-        if not self.eligibility.allowed(np.array([row]), i, j)[0]:
-            return "not_allowed_there"
-        return "" if move.size_bytes <= self.fleet.room(j) else "no_room"
+        giver, taker = (self.fleet.nodes[self.fleet.index[name]] for name in (move.target, move.source))
+        if why := refusal(taker, self.inventory, row, move.key):
+            return why
+        if not knows(giver, move.key):
+            return "excluded"
+        if (group := self._group(row)) >= 0 and self._holding[group, host_of(taker)] - {row}:
+            return "replicas_apart"
+        return "" if move.size_bytes <= self.fleet.room(self.fleet.index[move.source]) else "no_room"
 
     def _budget(self, move: Made) -> str:
         price = self.fleet.per_gb(self.fleet.index[move.target], self.fleet.index[move.source])
@@ -238,6 +257,10 @@ class _Back:
 
     def _holder(self, row: int) -> str:
         return self.inventory.node_ids[int(self.inventory.node_index[row])]
+
+    def _group(self, row: int) -> int:
+        groups = self.inventory.replica_group
+        return -1 if groups is None else int(groups.codes[row])
 
 
 def _duration(moves: Sequence[RebalanceMove], options: RebalancerOptions) -> float:
