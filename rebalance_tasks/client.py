@@ -10,13 +10,16 @@ from typing import TYPE_CHECKING, Any, Final
 from rebalance_tasks.celery import make_app
 from rebalance_tasks.control import causes, fleetwide, lifecycle
 from rebalance_tasks.control import check as checks
+from rebalance_tasks.control import drain as drains
 from rebalance_tasks.control import locate as locations
 from rebalance_tasks.control import reindex as reindexes
 from rebalance_tasks.control import retry as retries
 from rebalance_tasks.control import start as starts
 from rebalance_tasks.control import survey as surveys
+from rebalance_tasks.control import undo as undos
 from rebalance_tasks.control.survey import NodeReport
 from rebalance_tasks.core.errors import InvalidArgument, JobNotFound
+from rebalance_tasks.core.models import NodeState
 from rebalance_tasks.core.states import RebalanceStatus
 from rebalance_tasks.runtime import Runtime
 from rebalance_tasks.settings import Settings, load_settings
@@ -24,9 +27,12 @@ from rebalance_tasks.settings import Settings, load_settings
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from rebalance_tasks.control.drain import StateChange
     from rebalance_tasks.control.locate import Location
     from rebalance_tasks.control.reindex_report import ReindexReport
+    from rebalance_tasks.control.survey import Survey
     from rebalance_tasks.core.models import CheckResult, ControlResult, FailureGroup, RebalanceJob, RebalancePlan
+    from rebalance_tasks.core.undo import WayBack
     from rebalance_tasks.store.fleet import ChoreRecord
 
 __all__ = ["NodeReport", "Rebalancer"]
@@ -208,6 +214,19 @@ class Rebalancer:
         """
         return checks.plan_only(self._context)
 
+    def dry_run(self) -> tuple[RebalancePlan, Survey]:
+        """Plan as `plan` does, and return the fleet it was planned for as well. Raises: as `plan`."""
+        return checks.dry_run(self._context)
+
+    def undo(self, job_id: str) -> WayBack:
+        """Plan the way back of a job that has ended; the plan is kept, not started.
+
+        Raises:
+            JobNotFound, JobActive, NodeMissing.
+            InvalidArgument: the job has not ended, or nothing of it can be taken back.
+        """
+        return undos.plan_undo(self._context, job_id)
+
     def check(self, *, force: bool = False) -> CheckResult:
         """Check the fleet now, as beat does; ``force`` plans even under the threshold."""
         return checks.run_check(self._context, force=force)
@@ -228,9 +247,38 @@ class Rebalancer:
         """Why the last checks ran or skipped, newest first."""
         return [record.model_dump(mode="json") for record in self._context.fleet.checks(limit)]
 
+    def survey(self) -> Survey:
+        """List every object of the fleet, as a check does; changes nothing.
+
+        Raises:
+            NodeMissing, NodeNotWritable, ConfigurationError.
+        """
+        return surveys.survey(self._context)
+
     def nodes(self) -> list[NodeReport]:
         """Report on every node: used, capacity, objects, and what is wrong."""
         return surveys.reports(self._context)
+
+    def drain(self, node_id: str, *, force: bool = False, dry_run: bool = False) -> StateChange:
+        """Have a node emptied by the plans to come, if all on it fits elsewhere; the answer says what does not.
+
+        Args:
+            node_id: the node.
+            force: also when something will not fit.
+            dry_run: only look.
+
+        Raises:
+            UnknownNode; NodeMissing: a node cannot be surveyed.
+        """
+        return drains.drain(self._context, node_id, force=force, dry_run=dry_run)
+
+    def activate(self, node_id: str) -> StateChange:
+        """Let a node give and take again. Raises: UnknownNode."""
+        return drains.set_state(self._context, node_id, NodeState.ACTIVE)
+
+    def maintenance(self, node_id: str) -> StateChange:
+        """Leave a node alone: it neither gives nor takes, and is not looked at. Raises: UnknownNode."""
+        return drains.set_state(self._context, node_id, NodeState.MAINTENANCE)
 
     def adopt(self) -> list[str]:
         """Write ``.rebalance/node-id`` on nodes that lack it (also after a disk was replaced); return their ids."""

@@ -1,6 +1,6 @@
 """The command line ``rebalance``: what an operator types, printed as tables or, with ``--json``, as one document.
 
-It decides nothing: each command is one call of `rebalance_tasks.client` and one way to print the answer. Exit codes: 0 done,
+It decides nothing: each command is one call of `rebalance_tasks.client` (or of a pure function) and one way to print the answer. Exit codes: 0 done,
 1 failed (with one line on stderr that says why), 2 wrong usage or configuration, 130 interrupted.
 
 - `app`: the commands
@@ -8,6 +8,9 @@ It decides nothing: each command is one call of `rebalance_tasks.client` and one
 - `output`: tables or JSON, and errors
 - `tables`: how jobs, plans and nodes look
 - `watching`: following a job live
+- `plan`, `picture`, `explaining`: the dry run, its bars, and why one object moves or stays
+- `simulate`, `simulation_inputs`, `plot_html`, `plot_png`: many cycles on paper
+- `node_states`, `undo`, `upkeep`: drain and activate, the way back of a job, commands for when it must change
 - `doctor`: is everything as it should be?
 """
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from rebalance_tasks.cli import output, session, upkeep
+from rebalance_tasks.cli import node_states, output, plan, session, simulate, undo, upkeep
 from rebalance_tasks.cli.output import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USAGE, emit
 from rebalance_tasks.cli.parameters import All, Job, Json
 from rebalance_tasks.core.masking import masked_url
@@ -219,35 +219,7 @@ def check(
     emit(result, as_json=as_json, render=lambda: f"{result.verdict}: {result.reason}{plan}")
 
 
-@app.command(epilog="Example: rebalance plan --explain photos/2024/cat.jpg")
-def plan(
-    key: Annotated[str | None, typer.Argument(metavar="KEY", help="With --explain: only this object.")] = None,
-    explain: Annotated[
-        bool, typer.Option("--explain", help="List every move with its reason; with KEY, explain that object.")
-    ] = False,
-    as_json: Json = False,
-) -> None:
-    """Survey the fleet and show what would be moved, and why. Moves nothing."""
-    from rebalance_tasks.cli import tables  # noqa: PLC0415
-
-    if key is not None and not explain:
-        msg = "a KEY is only taken together with --explain"
-        raise typer.BadParameter(msg, param_hint="KEY")
-    client = session.open_client()
-    made = client.plan()
-    if key is None:
-        emit(made, as_json=as_json, render=lambda: tables.plan_view(made, explain=explain))
-        return
-    move = next((move for move in made.moves if move.object_key == key), None)
-    if move is not None:
-        found = move
-        data = {"plan_id": made.plan_id, "moves": True, **output.jsonable(found)}
-        emit(data, as_json=as_json, render=lambda: tables.move_explained(made, found))
-        return
-    place = client.locate(key)
-    why = "it stays where it is: the plan reaches its target without it, or an option holds it (see `rebalance plan`)"
-    stays = {"plan_id": made.plan_id, "moves": False, "object_key": key, "node_id": place.node_id, "reason": why}
-    emit(stays, as_json=as_json, render=lambda: f"{tables.printable(key)} is on {place.node_id}; {why}")
+app.command(epilog="Example: rebalance plan --explain photos/2024/cat.jpg")(plan.plan)
 
 
 # -- acting --------------------------------------------------------------------------------------------------------
@@ -332,3 +304,13 @@ app.command(name="retry-failed", epilog="Example: rebalance retry-failed rebal-2
 app.command(epilog="Example: rebalance limit 6")(upkeep.limit)
 app.command(epilog="Example: rebalance throttle 20MiB/s")(upkeep.throttle)
 app.command(epilog="Example: rebalance reindex")(upkeep.reindex)
+
+# -- trying before moving, and taking back: commands with files of their own --------------------------------------------
+
+app.command(epilog="Example: rebalance simulate --synthetic 12 --event '5 add node_id=new capacity_bytes=2GB'")(
+    simulate.simulate
+)
+app.command(epilog="Example: rebalance drain disk3 --dry-run")(node_states.drain)
+app.command(epilog="Example: rebalance activate disk3")(node_states.activate)
+app.command(epilog="Example: rebalance maintenance disk3")(node_states.maintenance)
+app.command(epilog="Example: rebalance undo rebal-20240131-7f3a --start")(undo.undo)

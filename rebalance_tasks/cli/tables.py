@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from typing import TYPE_CHECKING, Any, Final
 
 import humanize
@@ -12,6 +11,7 @@ from rich.text import Text
 
 from rebalance_tasks.cli.output import jsonable
 from rebalance_tasks.core.masking import masked_url
+from rebalance_tasks.core.models import NodeState
 from rebalance_tasks.core.states import RebalanceStatus
 
 if TYPE_CHECKING:
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from rich.console import RenderableType
 
+    from rebalance_tasks.cli.explaining import Explained
     from rebalance_tasks.client import NodeReport
     from rebalance_tasks.control.reindex_report import ReindexReport
     from rebalance_tasks.core.models import FailureGroup, RebalanceJob, RebalanceMove, RebalancePlan
@@ -250,19 +251,13 @@ def _left_alone(what: str, count: int, names: Sequence[str]) -> list[RenderableT
 # -- plans ---------------------------------------------------------------------------------------------------------
 
 
-def plan_view(plan: RebalancePlan, *, explain: bool) -> RenderableType:
-    """A plan: its totals, its moves (all of them when explained), and what it leaves alone."""
-    parts: list[RenderableType] = [_plan_totals(plan)]
+def plan_view(plan: RebalancePlan, *, explain: bool, picture: Sequence[RenderableType]) -> RenderableType:
+    """A plan: its totals, its picture, and its moves (all of them when explained)."""
+    parts: list[RenderableType] = [_plan_totals(plan), *picture]
     if plan.moves:
-        parts += [Text(), _pairs(plan.moves), Text(), _moves(plan.moves if explain else plan.moves[:MOVES_SHOWN])]
+        parts += [Text(), _moves(plan.moves if explain else plan.moves[:MOVES_SHOWN])]
         if not explain and len(plan.moves) > MOVES_SHOWN:
             parts.append(Text(f"… and {len(plan.moves) - MOVES_SHOWN} more (--explain lists all)", style="dim"))
-    if plan.not_moved:
-        left = table("LEFT WHERE IT IS BECAUSE", "OBJECTS", right=("OBJECTS",))
-        for reason, count in sorted(plan.not_moved.items(), key=lambda item: (-item[1], item[0])):
-            left.add_row(reason, f"{count:,}")
-        parts += [Text(), left]
-    if plan.moves:
         parts += [Text(), Text(f"nothing was moved; `rebalance start {plan.plan_id}` carries it out")]
     return Group(*parts)
 
@@ -281,18 +276,6 @@ def _plan_totals(plan: RebalancePlan) -> RenderableType:
     return lines
 
 
-def _pairs(moves: Iterable[RebalanceMove]) -> RenderableType:
-    totals: dict[tuple[str, str], list[int]] = defaultdict(lambda: [0, 0])
-    for move in moves:
-        total = totals[move.source_node, move.target_node]
-        total[0] += 1
-        total[1] += move.size_bytes
-    made = table("FROM", "TO", "MOVES", "BYTES", right=("MOVES", "BYTES"))
-    for (source, target), (count, volume) in sorted(totals.items(), key=lambda item: -item[1][1]):
-        made.add_row(source, target, f"{count:,}", size(volume))
-    return made
-
-
 def _moves(moves: Iterable[RebalanceMove]) -> RenderableType:
     made = table("OBJECT", "FROM", "TO", "SIZE", "GRAVITY", "COST", "WHY", right=("SIZE", "GRAVITY", "COST"))
     for move in moves:
@@ -308,7 +291,21 @@ def _moves(moves: Iterable[RebalanceMove]) -> RenderableType:
     return made
 
 
-def move_explained(plan: RebalancePlan, move: RebalanceMove) -> RenderableType:
+def stay_explained(found: Explained) -> RenderableType:
+    """Why one object stays."""
+    lines = Table.grid(padding=(0, 2))
+    lines.add_column(style="bold")
+    lines.add_column(overflow="fold")
+    lines.add_row("object", Text(printable(found.object_key)))
+    lines.add_row("on", found.node_id)
+    lines.add_row("stays", found.code)
+    lines.add_row("why", Text(found.sentence))
+    for name, value in sorted(found.details.items()):
+        lines.add_row(str(name), Text(printable(str(value))))
+    return lines
+
+
+def move_explained(plan: RebalancePlan, move: RebalanceMove, *, why: str) -> RenderableType:
     """Why one object moves."""
     shown = (
         ("object", printable(move.object_key)),
@@ -319,7 +316,7 @@ def move_explained(plan: RebalancePlan, move: RebalanceMove) -> RenderableType:
     more = (
         ("gravity", f"{move.gravity:.3f}"),
         ("cost", f"{move.cost:.4f}"),
-        ("why", move.reason),
+        ("why", why),
         ("plan", plan.plan_id),
     )
     lines = Table.grid(padding=(0, 2))
@@ -351,7 +348,7 @@ def nodes_table(reports: Sequence[NodeReport]) -> RenderableType:
             node.node_id,
             node.zone or "-",
             node.pool,
-            node.state.value,
+            state_text(report),
             bar(report.utilisation),
             percent(report.utilisation),
             size(report.used_bytes),
@@ -365,6 +362,24 @@ def nodes_table(reports: Sequence[NodeReport]) -> RenderableType:
     if len(known) > 1:
         parts.append(Text(f"\nspread between fullest and emptiest: {percent(max(known) - min(known))}"))
     return Group(*parts)
+
+
+def is_empty(report: NodeReport) -> bool:
+    """Whether a draining node holds nothing any more, so that it may be taken away."""
+    return report.node.state is NodeState.DRAINING and report.objects == 0 and not any((report.left_out or {}).values())
+
+
+def state_text(report: NodeReport) -> str:
+    """A node's state, and how far a drain is."""
+    state = report.node.state.value
+    if report.node.state is not NodeState.DRAINING or report.objects is None:
+        return state
+    if is_empty(report):
+        return f"{state}: empty, may be removed"
+    if report.objects == 0:
+        things = ", ".join(f"{what} {count}" for what, count in (report.left_out or {}).items() if count)
+        return f"{state}: no objects left, but {things}"
+    return f"{state}: {report.objects:,} objects left"
 
 
 def node_row(report: NodeReport) -> dict[str, Any]:
@@ -383,4 +398,5 @@ def node_row(report: NodeReport) -> dict[str, Any]:
         "status": report.status,
         "detail": report.detail,
         "left_out": dict(report.left_out or {}),
+        "may_be_removed": is_empty(report),
     }

@@ -182,13 +182,14 @@ def _plan(context: FleetContext, seen: Survey, *, force: bool) -> RebalancePlan:
         epoch=epoch,
         now=now,
         prices=prices,
-        remaining_cost_today=_left_today(context),
+        remaining_cost_today=left_today(context),
     )
     verify_plan(plan, seen.nodes, seen.inventory, options, prices=prices, now=now)
     return plan
 
 
-def _left_today(context: FleetContext) -> Decimal | None:
+def left_today(context: FleetContext) -> Decimal | None:
+    """What the day's money still allows; ``None`` without such a limit."""
     most = context.settings.options.max_cost_per_day
     if most is None:
         return None
@@ -207,7 +208,15 @@ def _summary(plan: RebalancePlan) -> str:
 
 
 def plan_only(context: FleetContext) -> RebalancePlan:
+    """Survey and plan for an operator; see `dry_run`."""
+    return dry_run(context)[0]
+
+
+def dry_run(context: FleetContext) -> tuple[RebalancePlan, Survey]:
     """Survey and plan for an operator; the plan is kept and can be started. A balanced fleet has a plan of no moves.
+
+    Returns:
+        The plan, and the fleet it was made for.
 
     Raises:
         JobActive: a job is moving objects about, so a plan would be stale at once.
@@ -217,6 +226,7 @@ def plan_only(context: FleetContext) -> RebalancePlan:
     active = context.jobs.active()
     if active is not None:
         raise JobActive(active)
-    plan = _plan(context, survey(context), force=False)
+    seen = survey(context)
+    plan = _plan(context, seen, force=False)
     context.plans.save(plan, fence=None)
-    return plan
+    return plan, seen

@@ -184,6 +184,8 @@ class _Check:
         ):
             if column is None or self.moment_ns is None or not least or column[row] == UNKNOWN_TIME:
                 continue
+            if self.plan.undo_of and column is inventory.last_moved_ns:
+                continue  # an undo moves back what has just been moved
             least_ns = (least.days * 86_400 + least.seconds) * 10**9 + least.microseconds * 1000
             if self.moment_ns - int(column[row]) < least_ns:
                 _broken(move, rule)
@@ -276,13 +278,15 @@ class _Check:
                 _broken(None, f"cost {cost} exceeds max_cost_per_{name} {limit}")
 
     def spread(self) -> None:
-        """The stated spreads are right; no pool's spread grew unless one of its nodes is draining; there was a reason."""
+        """The stated spreads are right; no pool's spread grew unless a node of it is draining or a job is undone."""
         fleet_before = fleet_after = Fraction(0)
         touched = {self.nodes[move.source_node].pool for move in self.plan.moves}
         for pool in {node.pool for node in self.nodes.values()}:
             before, after = self._spread(pool, self.before), self._spread(pool, self.after)
             fleet_before, fleet_after = max(fleet_before, before), max(fleet_after, after)
-            if any(node.state is NodeState.DRAINING for node in self.nodes.values() if node.pool == pool):
+            if self.plan.undo_of or any(
+                node.state is NodeState.DRAINING for node in self.nodes.values() if node.pool == pool
+            ):
                 continue
             if after > before:
                 _broken(None, f"the spread of pool {pool!r} is worsened from {float(before)} to {float(after)}")

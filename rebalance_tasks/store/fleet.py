@@ -101,6 +101,10 @@ class FleetStore:
         """Set a node's state at run time."""
         self._redis.hset(self._keys.node_states, {node_id: state.value})
 
+    def forget_node_state(self, node_id: str) -> None:
+        """Go by the configuration again."""
+        self._redis.hdel(self._keys.node_states, node_id)
+
     def adopted(self) -> set[str]:
         """Nodes whose node-id file we wrote or accepted once: from then on a root without it is missing."""
         return set(self._redis.hgetall(self._keys.adopted))

@@ -11,23 +11,30 @@ from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pytest
 import redis
 
 from rebalance_tasks.cli import doctor, output, session, tables
 from rebalance_tasks.cli.app import app, run
+from rebalance_tasks.control.drain import StateChange
 from rebalance_tasks.control.reindex_report import ReindexReport
+from rebalance_tasks.control.survey import Survey
+from rebalance_tasks.core.drain import DrainCheck, Held
 from rebalance_tasks.core.errors import ConfigurationError, JobNotFound, NodeMissing, ObjectNotFound
+from rebalance_tasks.core.inventory import Inventory
 from rebalance_tasks.core.models import (
     CheckResult,
     ControlResult,
     FailureGroup,
     NodeDescriptor,
+    NodeState,
     RebalanceJob,
     RebalanceMove,
     RebalancePlan,
 )
 from rebalance_tasks.core.states import RebalanceStatus
+from rebalance_tasks.core.undo import WayBack
 from rebalance_tasks.settings import Settings
 from rebalance_tasks.store.fleet import ChoreRecord
 
@@ -74,6 +81,25 @@ def move(key: str, **more: Any) -> RebalanceMove:
     return RebalanceMove(object_key=key, source_node="n1", target_node="n2", size_bytes=10, reason="n1 is full", **more)
 
 
+SEEN = Survey(
+    (
+        NodeDescriptor(node_id="n1", capacity_bytes=100, used_bytes=70),
+        NodeDescriptor(node_id="n2", capacity_bytes=100, used_bytes=20),
+        NodeDescriptor(node_id="n3", state=NodeState.MAINTENANCE),
+    ),
+    Inventory.from_listings(
+        {
+            "n1": (["a", "b\n[red]", "other"], np.array([10, 10, 50]), None),
+            "n2": (["still"], np.array([20]), None),
+        }
+    ),
+    (),
+)
+FITS = DrainCheck(
+    "n1", "default", 3, 70, 3, 70, 75, (), (Held("cooldown", 1, 10, "a"),), Decimal("0.5"), 2, "max_moves_per_cycle"
+)
+
+
 @dataclass
 class FakeClient:
     """What the commands see of `Rebalancer`; records what was asked of it."""
@@ -103,6 +129,8 @@ class FakeClient:
     )
     reindexed: ReindexReport = field(default_factory=lambda: ReindexReport(nodes=["n1"], objects=7, frees=2))
     settings: Settings = field(default_factory=Settings)
+    seen: Survey = field(default_factory=lambda: SEEN)
+    drained: DrainCheck = field(default_factory=lambda: FITS)
 
     def jobs(self, status: RebalanceStatus | None = None) -> list[RebalanceJob]:
         if self.error is not None:
@@ -175,6 +203,33 @@ class FakeClient:
     def plan(self) -> RebalancePlan:
         self.calls.append(("plan",))
         return self.made_plan
+
+    def dry_run(self) -> tuple[RebalancePlan, Survey]:
+        self.calls.append(("dry_run",))
+        return self.made_plan, self.seen
+
+    def survey(self) -> Survey:
+        return self.seen
+
+    def drain(self, node_id: str, *, force: bool = False, dry_run: bool = False) -> StateChange:
+        self.calls.append(("drain", node_id, force, dry_run))
+        asked = force or self.drained.fits
+        reason = "" if asked or dry_run else "does_not_fit"
+        state = NodeState.DRAINING if asked and not dry_run else NodeState.ACTIVE
+        return StateChange(node_id, NodeState.ACTIVE, state, reason, self.drained)
+
+    def activate(self, node_id: str) -> StateChange:
+        self.calls.append(("activate", node_id))
+        return StateChange(node_id, NodeState.DRAINING, NodeState.ACTIVE)
+
+    def maintenance(self, node_id: str) -> StateChange:
+        self.calls.append(("maintenance", node_id))
+        return StateChange(node_id, NodeState.MAINTENANCE, NodeState.MAINTENANCE)
+
+    def undo(self, job_id: str) -> WayBack:
+        self.calls.append(("undo", job_id))
+        plan = self.made_plan.model_copy(update={"plan_id": "undo-1", "undo_of": job_id})
+        return WayBack(job_id, 5, plan, {"moved_on": 3}, self.seen.nodes)
 
     def check(self, *, force: bool = False) -> CheckResult:
         self.calls.append(("check", force))
@@ -251,6 +306,16 @@ DATA_COMMANDS = [
     ["throttle", "default"],
     ["reindex"],
     ["reindex", "--force"],
+    ["drain", "n1"],
+    ["drain", "n1", "--dry-run"],
+    ["drain", "n1", "--force"],
+    ["activate", "n1"],
+    ["maintenance", "n1"],
+    ["undo", "rebal-1"],
+    ["undo", "rebal-1", "--start"],
+    ["undo", "rebal-1", "--watch"],
+    ["simulate", "--cycles", "3"],
+    ["simulate", "--synthetic", "3", "--objects", "50", "--event", "2 drain node_id=n1"],
 ]
 
 
@@ -285,7 +350,13 @@ def test_every_command_has_help_with_an_example(capsys: Captured) -> None:
 def test_the_commands_are_those_of_the_design() -> None:
     names = {command.callback.__name__ for command in app.registered_commands if command.callback}
     expected = {"demo", "check", "plan", "start", "pause", "resume", "cancel", "jobs", "status", "watch"}
-    assert names == expected | {"nodes", "locate", "doctor", "retry_failed", "limit", "throttle", "reindex"}
+    assert names == expected | {"nodes", "locate", "doctor", "retry_failed", "limit", "throttle", "reindex"} | {
+        "drain",
+        "activate",
+        "maintenance",
+        "undo",
+        "simulate",
+    }
 
 
 # -- shapes ----------------------------------------------------------------------------------------------------------
@@ -321,6 +392,7 @@ def test_nodes_as_json_say_state_health_and_what_was_adopted_now(client: FakeCli
         "status": "missing",
         "detail": "no such directory",
         "left_out": {},
+        "may_be_removed": False,
         "adopted_now": False,
     }
 

@@ -151,3 +151,12 @@ def test_every_redis_key_is_described() -> None:
 def properties(owner: type) -> list[str]:
     """Names of the properties of a class."""
     return [name for name, _ in inspect.getmembers(owner, lambda member: isinstance(member, property))]
+
+
+def test_every_command_is_named_on_some_page() -> None:
+    from rebalance_tasks.cli.app import app
+
+    pages = "\n".join(page.read_text(encoding="utf-8") for page in PAGES if page.name != "CHANGELOG.md")
+    named = {command.name or command.callback.__name__ for command in app.registered_commands if command.callback}
+    said = {name for name in named if re.search(rf"rebalance {name}\b|`{name}\b", pages)}
+    assert named - said == set()

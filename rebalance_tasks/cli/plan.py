@@ -1,0 +1,66 @@
+"""``rebalance plan``: the dry run with its picture, and why one object moves or stays. Moves nothing."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from rebalance_tasks.cli import session
+from rebalance_tasks.cli.output import emit, jsonable
+from rebalance_tasks.cli.parameters import Json  # noqa: TC001  typer reads it at run time
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from rebalance_tasks.cli.explaining import Explained
+    from rebalance_tasks.client import Rebalancer
+    from rebalance_tasks.control.survey import Survey
+    from rebalance_tasks.core.models import RebalancePlan
+
+
+def plan(
+    key: Annotated[str | None, typer.Argument(metavar="KEY", help="With --explain: only this object.")] = None,
+    explain: Annotated[
+        bool, typer.Option("--explain", help="List every move with its reason; with KEY, explain that object.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Survey the fleet and show what would be moved, and why. Moves nothing."""
+    from rebalance_tasks.cli import tables  # noqa: PLC0415
+    from rebalance_tasks.cli.picture import plan_picture  # noqa: PLC0415
+
+    if key is not None and not explain:
+        msg = "a KEY is only taken together with --explain"
+        raise typer.BadParameter(msg, param_hint="KEY")
+    client = session.open_client()
+    made, seen = client.dry_run()
+    if key is not None:
+        _explain(client, made, seen, key, as_json=as_json)
+        return
+
+    def view() -> RenderableType:
+        return tables.plan_view(made, explain=explain, picture=plan_picture(made, seen.nodes, client.settings.options))
+
+    emit(made, as_json=as_json, render=view)
+
+
+def _explain(client: Rebalancer, made: RebalancePlan, seen: Survey, key: str, *, as_json: bool) -> None:
+    from rebalance_tasks.cli import explaining, tables  # noqa: PLC0415
+
+    settings = client.settings
+    prices = {(price.from_region, price.to_region): price.per_gb for price in settings.prices}
+    found = explaining.explain(
+        made, key, seen.nodes, seen.inventory, options=settings.options, now=made.created_utc, prices=prices
+    )
+    move = next((move for move in made.moves if move.object_key == key), None)
+    data = {**_facts(found), **({} if move is None else jsonable(move)), "plan_id": made.plan_id}
+    if move is not None:
+        emit(data, as_json=as_json, render=lambda: tables.move_explained(made, move, why=found.sentence))
+        return
+    emit({**data, "reason": found.sentence}, as_json=as_json, render=lambda: tables.stay_explained(found))
+
+
+def _facts(found: Explained) -> dict[str, object]:
+    names = ("object_key", "node_id", "moves", "target_node", "code", "sentence", "details")
+    return {name: jsonable(getattr(found, name)) for name in names}
