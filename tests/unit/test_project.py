@@ -14,6 +14,7 @@ from typing import Any, Final
 
 import pytest
 import yaml
+from compose_spec import PyCompose
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
@@ -239,6 +240,14 @@ def test_the_core_is_held_pure() -> None:
 
 
 # -- services -----------------------------------------------------------------------------------------------------------
+
+
+def test_the_compose_file_follows_the_specification() -> None:
+    # Anchors and defaults of variables are the reader's work, so they are resolved first.
+    merged = yaml.safe_dump(yaml.safe_load(text_of("docker-compose.yml")))
+    compose = PyCompose.from_yaml(re.sub(r"\$\{\w+:-([^}]*)\}", r"\1", merged))
+    compose.validate()
+    compose.to_spec()
 
 
 def test_composed_services_keep_redis_durable_and_flower_local() -> None:
