@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from rebalance_tasks.core.models import CheckResult, ControlResult, FailureGroup, RebalanceJob, RebalancePlan
     from rebalance_tasks.core.undo import WayBack
     from rebalance_tasks.store.fleet import ChoreRecord
+    from rebalance_tasks.store.holds import Hold
 
 __all__ = ["NodeReport", "Rebalancer"]
 
@@ -157,6 +158,25 @@ class Rebalancer:
     def resume_all(self) -> ControlResult:
         """Lift the pause of the fleet and wake the active job, unless it is held for another reason."""
         return fleetwide.resume_all(self._context)
+
+    def pause_node(self, node_id: str) -> ControlResult:
+        """Hold one node: groups that touch it stop within 100 ms and wait without a permit; other groups go on.
+
+        Returns:
+            The active job as it is now (its id is empty when there is none).
+
+        Raises:
+            UnknownNode: it is not configured here.
+        """
+        return fleetwide.pause_node(self._context, node_id)
+
+    def resume_node(self, node_id: str) -> ControlResult:
+        """Let go of a node that was paused; the reason is not empty when it was not, or is out of reach."""
+        return fleetwide.resume_node(self._context, node_id)
+
+    def holds(self) -> list[Hold]:
+        """Every hold on a node: by whom (``operator``, ``missing``) and since when."""
+        return self._context.holds.all()
 
     def limit(self) -> int:
         """How many groups may transfer at once: what was set at run time, else `max_concurrent_migrations`."""

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final
 
 from rebalance_tasks.control.context import FleetContext
 from rebalance_tasks.control.lifecycle import QUIET_HOURS
+from rebalance_tasks.control.start import admit
 from rebalance_tasks.core.errors import UnknownFleet, UnknownNode
 from rebalance_tasks.core.quiet_hours import in_quiet_hours
 from rebalance_tasks.drivers.registry import open_driver
@@ -23,6 +24,7 @@ from rebalance_tasks.migration.copying import Copier
 from rebalance_tasks.migration.item import BatchContext
 from rebalance_tasks.migration.slice import Slice, SliceWorld
 from rebalance_tasks.settings import Settings, load_settings
+from rebalance_tasks.store.attempts import AttemptStore
 from rebalance_tasks.store.connection import Connection, connect
 from rebalance_tasks.store.fleet import FleetStore
 from rebalance_tasks.store.jobs import JobStore
@@ -129,6 +131,9 @@ class Runtime:
             drivers=lambda group: (self._drivers(group.source), self._drivers(group.target)),
             context=lambda lease, store, drivers, slice_s: self._batch_context(job_id, lease, store, drivers, slice_s),
             spread=lambda group: context.messenger.publish_extra(job_id, group),
+            attempts=lambda lease: AttemptStore(self.connection, context.keys, job_id=job_id, lease=lease),
+            admit=lambda: admit(context, job_id),
+            missing=context.holds.missing,
         )
         return Slice(world, job_id=job_id, group_id=group_id, owner=owner, extra=extra)
 

@@ -11,7 +11,7 @@ import typer
 
 from rebalance_tasks.cli import node_states, output, plan, session, simulate, undo, upkeep
 from rebalance_tasks.cli.output import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USAGE, emit
-from rebalance_tasks.cli.parameters import All, Job, Json
+from rebalance_tasks.cli.parameters import All, Job, Json, Node
 from rebalance_tasks.core.masking import masked_url
 from rebalance_tasks.core.states import RebalanceStatus
 
@@ -248,22 +248,29 @@ def start(
 
 
 @app.command(epilog="Example: rebalance pause")
-def pause(job: Job = None, everything: All = False, as_json: Json = False) -> None:
-    """Hold a job: what is being copied stops within a quarter of a second. With --all: the fleet, and all checks."""
+def pause(job: Job = None, everything: All = False, node: Node = None, as_json: Json = False) -> None:
+    """Hold a job: what is being copied stops within a quarter of a second. With --all: the fleet; with --node: one node."""
     client = session.open_client()
+    session.refuse_mixture(job, everything=everything, node=node)
+    if node is not None:
+        told = f"node {node} is paused; `rebalance resume --node {node}` lifts it"
+        _controlled(client.pause_node(node), as_json=as_json, fleet=told)
+        return
     if everything:
-        session.refuse_job(job)
         _controlled(client.pause_all(), as_json=as_json, fleet="the fleet is paused; `rebalance resume --all` lifts it")
         return
     _controlled(client.pause(session.chosen_job(client, job)), as_json=as_json)
 
 
 @app.command(epilog="Example: rebalance resume")
-def resume(job: Job = None, everything: All = False, as_json: Json = False) -> None:
-    """Let a paused job go on where it stopped. With --all: lift the pause of the fleet."""
+def resume(job: Job = None, everything: All = False, node: Node = None, as_json: Json = False) -> None:
+    """Let a paused job go on where it stopped. With --all: lift the pause of the fleet; with --node: that of one node."""
     client = session.open_client()
+    session.refuse_mixture(job, everything=everything, node=node)
+    if node is not None:
+        _controlled(client.resume_node(node), as_json=as_json, fleet=f"node {node} is not paused any more")
+        return
     if everything:
-        session.refuse_job(job)
         _controlled(client.resume_all(), as_json=as_json, fleet="the fleet is not paused any more")
         return
     _controlled(client.resume(session.chosen_job(client, job)), as_json=as_json)

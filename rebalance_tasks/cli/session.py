@@ -42,10 +42,14 @@ def chosen_job(client: Rebalancer, job_id: str | None) -> str:
     raise typer.BadParameter(msg, param_hint="JOB")
 
 
-def refuse_job(job_id: str | None) -> None:
-    """A verb for the whole fleet takes no job. Raises: typer.BadParameter."""
-    if job_id is not None:
-        msg = f"--all is for the whole fleet; leave out {job_id!r}, or --all"
+def refuse_mixture(job_id: str | None, *, everything: bool, node: str | None) -> None:
+    """A verb is for a job, for a node, or for the whole fleet. Raises: typer.BadParameter."""
+    if everything and node is not None:
+        msg = f"--all is for the whole fleet and --node for {node!r}; leave out one of them"
+        raise typer.BadParameter(msg, param_hint="--node")
+    if job_id is not None and (everything or node is not None):
+        which = "--all is for the whole fleet" if everything else "--node is for a node, in every job"
+        msg = f"{which}; leave out {job_id!r}, or {'--all' if everything else '--node'}"
         raise typer.BadParameter(msg, param_hint="JOB")
 
 

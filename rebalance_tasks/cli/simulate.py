@@ -27,7 +27,9 @@ _SHOWN: Final = 20
 def simulate(  # noqa: PLR0913, PLR0917  a flag each
     scenario: Annotated[
         Path | None,
-        typer.Option("--scenario", metavar="TOML", help="cycles, every, seed and a table for each event; flags win over it."),
+        typer.Option(
+            "--scenario", metavar="TOML", help="cycles, every, seed and a table for each event; flags win over it."
+        ),
     ] = None,
     event: Annotated[
         list[str] | None,

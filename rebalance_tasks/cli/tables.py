@@ -171,6 +171,7 @@ def job_details(job: RebalanceJob, *, deadline: datetime | None = None, causes: 
             f"{job.completed_moves} completed, {job.failed_moves} failed, {job.skipped_moves} skipped of {job.total_moves}",
         ),
         ("groups", f"{job.groups_done} of {job.groups_total} done"),
+        *((f"  held by {reason}", f"{count} groups") for reason, count in job.held_groups.items()),
         ("bytes", f"{size(job.bytes_moved)} of {size(job.total_bytes)} at {size(job.throughput)}/s"),
         ("imbalance", f"{percent(job.imbalance_before)} → {percent(job.imbalance_after)}"),
         ("created", moment(job.created_utc)),

@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Protocol
 
 from rebalance_tasks.core.errors import UnknownNode
+from rebalance_tasks.store.holds import HoldStore
 from rebalance_tasks.store.outcomes import OutcomeStore
 from rebalance_tasks.store.progress import ProgressStore
 
@@ -73,6 +74,11 @@ class FleetContext:
     def outcomes(self) -> OutcomeStore:
         """Why moves of a job failed or were skipped."""
         return OutcomeStore(self.connection, self.keys)
+
+    @property
+    def holds(self) -> HoldStore:
+        """Nodes that are held, and the groups that wait for them."""
+        return HoldStore(self.connection, self.keys)
 
     @property
     def progress(self) -> ProgressStore:

@@ -13,6 +13,7 @@ from rebalance_tasks.control import lifecycle
 from rebalance_tasks.control.start import admit
 from rebalance_tasks.core.errors import InvalidArgument, JobNotFound
 from rebalance_tasks.core.models import ControlResult
+from rebalance_tasks.store.holds import MISSING, OPERATOR
 from rebalance_tasks.telemetry import get_logger
 
 if TYPE_CHECKING:
@@ -57,6 +58,43 @@ def resume_all(context: FleetContext) -> ControlResult:
     except JobNotFound:
         return ControlResult(job_id="", status=None, reason=reason)
     return ControlResult(job_id=active, status=job.status, reason=reason)
+
+
+def pause_node(context: FleetContext, node_id: str) -> ControlResult:
+    """Hold one node: groups that touch it stop within 100 ms and wait, holding no permit; other groups go on.
+
+    Returns:
+        The active job (its id is empty when there is none) as it is now: ``paused`` only when all its groups are held.
+
+    Raises:
+        UnknownNode: it is not configured here.
+    """
+    context.node(node_id)
+    context.holds.hold(node_id)
+    log.info("node.pause", node=node_id)
+    return _after_node(context, reason="")
+
+
+def resume_node(context: FleetContext, node_id: str) -> ControlResult:
+    """Let go of a node that an operator held; its groups go on as permits allow, unless the node is out of reach."""
+    lifted = context.holds.lift(node_id, owner=OPERATOR)
+    log.info("node.resume", node=node_id, was_paused=lifted)
+    reason = "" if lifted else f"node {node_id!r} is not paused"
+    if MISSING in context.holds.owners(node_id):
+        reason = f"node {node_id!r} is still held: it is out of reach, and goes on by itself when it is back"
+    return _after_node(context, reason=reason)
+
+
+def _after_node(context: FleetContext, *, reason: str) -> ControlResult:
+    active = context.jobs.active()
+    if active is None:
+        return ControlResult(job_id="", status=None, reason=reason)
+    context.holds.sort(active)
+    admit(context, active)
+    try:
+        return ControlResult(job_id=active, status=context.jobs.load(active).status, reason=reason)
+    except JobNotFound:
+        return ControlResult(job_id="", status=None, reason=reason)
 
 
 def set_limit(context: FleetContext, limit: int | None) -> int:

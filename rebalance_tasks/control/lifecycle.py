@@ -12,7 +12,7 @@ from rebalance_tasks.migration.faults import Step, reached
 from rebalance_tasks.telemetry import get_logger
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from rebalance_tasks.control.context import FleetContext
     from rebalance_tasks.store.connection import Call
@@ -53,11 +53,12 @@ def resume(context: FleetContext, job_id: str, *, reason: str = OPERATOR) -> Con
 
 def cancel(context: FleetContext, job_id: str, *, requested_by: str) -> ControlResult:
     """Ask a job to stop; it is ``cancelled`` when its last lease has ended. Raises: JobNotFound."""
-    code, status, left = context.jobs.cancel(job_id, by=requested_by)
+    code, status, left, waiting = context.jobs.cancel(job_id, by=requested_by)
     log.info("job.cancel", job_id=job_id, code=code, groups_left=left)
     if code == "terminal":
         return ControlResult(job_id=job_id, status=RebalanceStatus(status), reason=f"the job is {status} already")
     wake(context, job_id)
+    _wake(context, job_id, waiting)
     if left == 0:
         finalize(context, job_id)
     reason = "" if code == "requested" else "a cancel was requested before"
@@ -66,7 +67,11 @@ def cancel(context: FleetContext, job_id: str, *, requested_by: str) -> ControlR
 
 def wake(context: FleetContext, job_id: str) -> None:
     """Publish the headers of all groups that hold a permit, but for those that run or whose message is still out."""
-    for group_id in context.jobs.permits(job_id):
+    _wake(context, job_id, context.jobs.permits(job_id))
+
+
+def _wake(context: FleetContext, job_id: str, group_ids: Iterable[str]) -> None:
+    for group_id in group_ids:
         if context.jobs.redrive(job_id, group_id) != "publish":
             continue
         group = context.jobs.group(job_id, group_id)

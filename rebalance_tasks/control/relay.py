@@ -15,7 +15,6 @@ from rebalance_tasks.control import lifecycle
 from rebalance_tasks.control.start import admit
 from rebalance_tasks.core.errors import JobNotFound
 from rebalance_tasks.migration.slice import SliceOutcome
-from rebalance_tasks.store.jobs import AHEAD
 from rebalance_tasks.store.moves import Ending
 from rebalance_tasks.telemetry import get_logger
 
@@ -57,15 +56,15 @@ def run_relay(
     """
     until = clock() + RELAY_S
     current, chained = group_id, not extra
-    if context.settings.options.max_concurrent_migrations > AHEAD:
-        # Its message is off the broker's queue, so another one may be put there.
-        admit(context, job_id)
     while True:
         calls = partial(lifecycle.ending, context, job_id, current, take_from=queue)
         ending = Ending(lambda calls=calls: calls() if clock() < until else ())  # type: ignore[misc]
         outcome = run_slice(job_id, current, extra, ending)
         if outcome is SliceOutcome.AGAIN:
             _publish_again(context, job_id, current, extra=extra)
+        if outcome is SliceOutcome.PARKED:
+            # Where it was a node that is held, the group gave its permit back.
+            admit(context, job_id)
         replies = ending.replies
         if replies is None and outcome is SliceOutcome.TERMINAL and (further := ending.calls()):
             replies = context.connection.run_all(further)

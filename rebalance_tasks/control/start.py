@@ -69,6 +69,7 @@ def start_job(
         context.messenger.open_chord(job_id, len(job.groups))
         if not job.groups:
             context.messenger.publish_finalize(job_id)
+        context.holds.sort(job_id)
         admit(context, job_id)
     return context.jobs.load(job_id)
 

@@ -13,9 +13,11 @@ from typing import TYPE_CHECKING, Final
 from rebalance_tasks.control import lifecycle
 from rebalance_tasks.control.fleetwide import GLOBAL
 from rebalance_tasks.control.start import admit
-from rebalance_tasks.core.errors import JobNotFound
+from rebalance_tasks.control.survey import probe
+from rebalance_tasks.core.errors import JobNotFound, NodeError, RetryableError, UnknownNode
 from rebalance_tasks.core.quiet_hours import in_quiet_hours
 from rebalance_tasks.store.abandon import abandon, lost_part
+from rebalance_tasks.store.holds import MISSING
 from rebalance_tasks.store.job_view import DEADLINE
 from rebalance_tasks.store.versions import NewerVersion
 from rebalance_tasks.telemetry import get_logger
@@ -51,6 +53,8 @@ class SweepReport:
         retired: ended jobs that got their expiry only now.
         compacted: ended jobs whose many outcomes were packed.
         permits: permits of jobs that are over, given back.
+        nodes_back: nodes that are in reach again.
+        nodes_given_up: nodes that were out of reach for so long that their moves are to fail.
     """
 
     redriven: int = 0
@@ -62,11 +66,14 @@ class SweepReport:
     retired: int = 0
     compacted: int = 0
     permits: int = 0
+    nodes_back: int = 0
+    nodes_given_up: int = 0
 
 
 def run_sweep(context: FleetContext) -> SweepReport:
     """Sweep the fleet once: its active job, if there is one, and what ended jobs left undone."""
     report = SweepReport()
+    _nodes(context, report)
     job_id = context.jobs.active()
     if job_id is not None:
         _sweep_job(context, job_id, report)
@@ -85,6 +92,7 @@ def _sweep_job(context: FleetContext, job_id: str, report: SweepReport) -> None:
         return
     _flags(context, context.jobs.load(job_id), report)
     _redrive(context, job_id, context.jobs.permits(job_id), report)
+    context.holds.sort(job_id)
     report.admitted = admit(context, job_id)
     job = context.jobs.load(job_id)
     if job.groups_done < job.groups_total and not context.jobs.permits(job_id):
@@ -154,6 +162,32 @@ def _hold(context: FleetContext, job: RebalanceJob, reason: str, *, wanted: bool
         lifecycle.pause(context, job.job_id, reason=reason)
     elif held and not wanted:
         lifecycle.resume(context, job.job_id, reason=reason)
+
+
+# -- nodes that are out of reach ------------------------------------------------------------------------------------------
+def _nodes(context: FleetContext, report: SweepReport) -> None:
+    """Let go of nodes that a runner could not reach, when they are in reach again or were away for too long."""
+    for hold in context.holds.all():
+        if hold.owner != MISSING:
+            continue
+        if _in_reach(context, hold.node_id):
+            context.holds.lift(hold.node_id, owner=MISSING)
+            log.info("node.back", node=hold.node_id)
+            report.nodes_back += 1
+        elif not context.holds.missing(hold.node_id):
+            log.warning("node.given_up", node=hold.node_id, held_since_ms=hold.since_ms)
+            report.nodes_given_up += 1
+
+
+def _in_reach(context: FleetContext, node_id: str) -> bool:
+    try:
+        probe(context, context.node(node_id), adopted=context.fleet.adopted())
+        context.driver(node_id).check_identity()
+    except UnknownNode:  # not configured any more: nothing to wait for
+        return True
+    except NodeError as exc:
+        return not isinstance(exc, RetryableError)
+    return True
 
 
 # -- what ended jobs left undone ------------------------------------------------------------------------------------------

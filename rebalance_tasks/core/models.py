@@ -219,6 +219,7 @@ class RebalanceJob(Frozen):
             ended; pauses do not count.
         eta: seconds to the end at that rate; ``None`` while unknown.
         paused_reasons: who holds it (``operator``, ``quiet_hours``, ``node:<id>``, ``global``).
+        held_groups: ``node:<id>`` → number of open groups that wait since this node is held; others go on.
         failures: cause → number of failed or skipped moves.
         cancelled_by: who asked for the cancel, or ``deadline: …`` when the sweep did.
     """
@@ -245,6 +246,7 @@ class RebalanceJob(Frozen):
     cancel_requested: bool = False
     cancelled_by: str = ""
     paused_reasons: tuple[str, ...] = ()
+    held_groups: Mapping[str, int] = Field(default_factory=dict)
     failures: Mapping[str, int] = Field(default_factory=dict)
     groups_total: NonNegativeInt = 0
     groups_done: NonNegativeInt = 0

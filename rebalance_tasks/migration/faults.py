@@ -58,6 +58,8 @@ class Step(StrEnum):
     AGAIN = "again"
     #: what a pause or the deadline leaves is journalled
     PARK = "park"
+    #: what a slice leaves whose node is out of reach is journalled
+    HOLD = "hold"
     SETTLE = "settle"
     RELEASE = "release"
     # -- moves that are not to be made after all

@@ -13,14 +13,14 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Final
 
-from rebalance_tasks.core.errors import NodeError, RebalanceError, StaleLease
+from rebalance_tasks.core.errors import NodeError, NodeFull, RebalanceError, RetryableError, StaleLease
 from rebalance_tasks.core.options import MIB
 from rebalance_tasks.core.states import MoveState
 from rebalance_tasks.migration.batch import Batch
 from rebalance_tasks.migration.control import SLICE_S, Interrupt, SliceInterrupted
 from rebalance_tasks.migration.faults import Step, reached
 from rebalance_tasks.migration.heartbeat import Heart
-from rebalance_tasks.migration.item import BatchContext, Item
+from rebalance_tasks.migration.item import NEVER, BatchContext, Item
 from rebalance_tasks.migration.undo import undo
 from rebalance_tasks.store.moves import FREE_PENDING, Settlement
 from rebalance_tasks.store.records import JournalEntry
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from rebalance_tasks.drivers.base import Driver
+    from rebalance_tasks.store.attempts import AttemptStore
     from rebalance_tasks.store.jobs import JobStore
     from rebalance_tasks.store.leases import Lease
     from rebalance_tasks.store.moves import MoveStore
@@ -58,7 +59,7 @@ class SliceOutcome(StrEnum):
     AGAIN = "again"
     #: every move is counted, and the monitor was told already
     HANDED = "handed"
-    #: paused: whoever lifts the pause publishes the header
+    #: paused, or held with a node: whoever lifts that publishes the header
     PARKED = "parked"
     #: nothing to do here: another runner holds the lease, the gate is closed, or the job is over
     DROPPED = "dropped"
@@ -81,6 +82,9 @@ class SliceWorld:
         drivers: source and target of a group.
         context: what a batch works with, for a lease and so many seconds.
         spread: publishes an extra slice of a group.
+        attempts: writes under a lease what a slice that stops early leaves.
+        admit: lets further groups through the gate.
+        missing: holds a node that is out of reach; False when it is waited for no more.
     """
 
     jobs: JobStore
@@ -89,6 +93,9 @@ class SliceWorld:
     drivers: Callable[[GroupRecord], tuple[Driver, Driver]]
     context: Callable[[Lease, MoveStore, tuple[Driver, Driver], float], BatchContext]
     spread: Callable[[GroupRecord], None]
+    attempts: Callable[[Lease], AttemptStore]
+    admit: Callable[[], object]
+    missing: Callable[[str], bool]
 
 
 class Slice:
@@ -111,7 +118,7 @@ class Slice:
                 case "terminal":
                     # Whoever counted its last move tells the monitor; only the lead's own message may say it again.
                     return SliceOutcome.DROPPED if self._extra else SliceOutcome.TERMINAL
-                case "paused":
+                case "paused" | "held":
                     return SliceOutcome.PARKED
                 case "ok" | "cancel":
                     reached(Step.ACQUIRE)
@@ -135,7 +142,7 @@ class Slice:
             if lease.group is None:
                 return SliceOutcome.DROPPED
             drivers = self._world.drivers(lease.group)
-            if self._give_up(self._world.move_store(lease), drivers, _items(lease), error) == 0:
+            if self._give_up(lease, self._world.move_store(lease), drivers, _items(lease), error) == 0:
                 return SliceOutcome.TERMINAL
 
     def _acquire(self) -> Lease:
@@ -143,6 +150,9 @@ class Slice:
             self._job_id, self._group_id, owner=self._owner, limit=self._world.limit, extra=self._extra
         )
         log.debug("slice.acquire", job_id=self._job_id, group_id=self._group_id, code=lease.code, epoch=lease.epoch)
+        if lease.room:
+            # Its message is off the broker's queue, so another one may be put there.
+            self._world.admit()
         if lease.more and lease.group is not None:
             self._world.spread(lease.group)
         return lease
@@ -163,10 +173,12 @@ class Slice:
             for driver in drivers:
                 driver.check_identity()
             context = self._world.context(lease, store, drivers, self._until - time.monotonic())
-            left = self._carry(context, items, cancelled=lease.code == "cancel")
+            left = self._carry(context, items, lease)
         except NodeError as exc:
             log.warning("slice.node_error", job_id=self._job_id, group_id=self._group_id, error=str(exc))
-            left = self._give_up(store, drivers, everything, exc)
+            if self._waits(lease, everything, exc):
+                return self._release(lease)
+            left = self._give_up(lease, store, drivers, everything, exc)
         except SliceInterrupted as stop:
             log.debug("slice.interrupted", job_id=self._job_id, group_id=self._group_id, why=stop.why)
             return self._release(lease)
@@ -176,11 +188,22 @@ class Slice:
             return self._release(lease)
         return None
 
+    def _waits(self, lease: Lease, items: Iterable[Item], error: NodeError) -> bool:
+        """Leave the stretch for when a node is back that is out of reach, as if nobody had touched it; False: fail it."""
+        passing = isinstance(error, RetryableError) and not isinstance(error, NodeFull)
+        # Winding up waits for nothing.
+        if not passing or lease.code == "cancel" or not self._world.missing(error.node_id):
+            return False
+        unsettled = {item.move.index: item.entry.deaths for item in items if item.entry is not NEVER}
+        self._world.attempts(lease).close(unsettled)
+        reached(Step.HOLD)
+        return True
+
     def _release(self, lease: Lease) -> SliceOutcome:
         match self._world.jobs.release_lease(
             self._job_id, self._group_id, lease.stretch, epoch=lease.epoch, extra=self._extra
         ):
-            case "parked":
+            case "parked" | "held":
                 return SliceOutcome.PARKED
             case "again":
                 return SliceOutcome.AGAIN
@@ -190,7 +213,8 @@ class Slice:
                 return SliceOutcome.DROPPED
 
     # -- choosing what to do --------------------------------------------------------------------------------------
-    def _carry(self, context: BatchContext, items: deque[Item], *, cancelled: bool) -> int:
+    def _carry(self, context: BatchContext, items: deque[Item], lease: Lease) -> int:
+        cancelled = lease.code == "cancel"
         left = len(items) or context.store.settle([], purge_delay_ms=0)
         number = 0
         while items:
@@ -203,7 +227,7 @@ class Slice:
                 break
             batch = _next_batch(items)
             if batch[0].entry.deaths >= MAX_DEATHS:
-                left = self._fail_dead(context, batch)
+                left = self._fail_dead(context, lease, batch)
                 continue
             try:
                 left = Batch(context, batch, number=number).run()
@@ -249,14 +273,24 @@ class Slice:
             left=left,
         )
 
-    def _fail_dead(self, context: BatchContext, items: Iterable[Item]) -> int:
+    def _fail_dead(self, context: BatchContext, lease: Lease, items: Iterable[Item]) -> int:
         died = WorkerDied(f"{MAX_DEATHS} workers died while they moved it; look at their logs before you try again")
-        return self._give_up(context.store, (context.source, context.target), items, died)
+        return self._give_up(lease, context.store, (context.source, context.target), items, died)
 
     def _give_up(
-        self, store: MoveStore, drivers: tuple[Driver, Driver] | None, items: Iterable[Item], error: RebalanceError
+        self,
+        lease: Lease,
+        store: MoveStore,
+        drivers: tuple[Driver, Driver] | None,
+        items: Iterable[Item],
+        error: RebalanceError,
     ) -> int:
-        """No further try will mend it: what is flipped is where readers look, the rest is undone and has failed."""
+        """No further try will mend it: what is flipped is where readers look, the rest is undone and has failed.
+
+        After a cancel it has not failed: nobody wanted it any more (invariant 7).
+        """
+        attempts = self._world.attempts(lease)
+        state, cause = (MoveState.FAILED, error.cause) if lease.code != "cancel" else (MoveState.SKIPPED, "cancelled")
         endings: list[Settlement] = []
         for item in items:
             if item.state is MoveState.FLIPPED:
@@ -264,8 +298,8 @@ class Slice:
             elif item.settlement is not None:
                 endings.append(item.settlement)
             else:
-                _undo(store, drivers, item)
-                endings.append(Settlement(item.move, MoveState.FAILED, error.cause, str(error)))
+                _undo(attempts, drivers, item)
+                endings.append(Settlement(item.move, state, cause, str(error)))
         return self._settle(store, endings, left=0)
 
     @staticmethod
@@ -276,7 +310,7 @@ class Slice:
         return left
 
 
-def _undo(store: MoveStore, drivers: tuple[Driver, Driver] | None, item: Item) -> None:
+def _undo(attempts: AttemptStore, drivers: tuple[Driver, Driver] | None, item: Item) -> None:
     """Take back what a move left on its target; what cannot be reached now is the cleanup's (a copy aside goes with the job)."""
     if drivers is None or (item.copied is None and item.copy is None and item.entry == JournalEntry()):
         return
@@ -286,7 +320,7 @@ def _undo(store: MoveStore, drivers: tuple[Driver, Driver] | None, item: Item) -
         log.warning("move.not_undone", move_id=item.move.move_id, object_key=item.move.key, error=str(exc))
         done = False
     if not done and item.copied is not None:
-        store.note_undo(item.move, item.copied)
+        attempts.note_undo(item.move, item.copied)
         reached(Step.NOTE_UNDO)
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final, Self
 
 from rebalance_tasks.core.models import RebalanceJob
 from rebalance_tasks.core.states import TERMINAL, RebalanceStatus
@@ -10,11 +12,42 @@ from rebalance_tasks.store.progress import Progress, rates
 from rebalance_tasks.store.records import from_ms
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Sequence
     from datetime import datetime
 
+#: Reason to pause of a group whose node is held, before the node's id.
+NODE: Final = "node:"
 #: `cancelled_by` of a job that the sweep cancelled begins so.
 DEADLINE = "deadline"
+
+
+@dataclass(frozen=True, slots=True)
+class Holds:
+    """A job's open groups, and which of them wait for a held node.
+
+    Attributes:
+        open: groups that are not terminal.
+        held: those of them that touch a held node.
+        by_node: node id → its held groups.
+    """
+
+    open: int = 0
+    held: int = 0
+    by_node: Mapping[str, int] = field(default_factory=dict)
+
+    @classmethod
+    def read(cls, reply: Sequence[Any]) -> Self:
+        """Read what ``job_holds.lua`` returns."""
+        if not reply:
+            return cls()
+        groups, held, *nodes = reply
+        by_node = {node.decode(): int(n) for node, n in zip(nodes[::2], nodes[1::2], strict=True)}
+        return cls(int(groups), int(held), by_node)
+
+    @property
+    def everything(self) -> bool:
+        """Whether nothing of the job can go on."""
+        return 0 < self.open == self.held
 
 
 def job_view(
@@ -25,8 +58,12 @@ def job_view(
     now: datetime,
     reasons: set[str],
     causes: Mapping[str, int],
+    holds: Holds,
 ) -> RebalanceJob:
-    """Build the model from a job's raw fields, its pause reasons, and how many moves ended for which cause."""
+    """Build the model from a job's raw fields, its pause reasons, its causes with their counts, and its held groups.
+
+    A job of which every open group is held is paused, whatever its own field says: nothing of it moves.
+    """
 
     def number(name: str) -> int:
         return int(fields.get(name, b"0"))
@@ -38,6 +75,11 @@ def job_view(
         return fields.get(name, b"").decode()
 
     status = RebalanceStatus(text("status"))
+    if status in TERMINAL or text("cancel_requested") == "1":
+        holds = Holds()  # a cancel winds up what is held as well
+    elif holds.everything:
+        status = RebalanceStatus.PAUSED
+        reasons = reasons | {NODE + node for node in holds.by_node}
     created, started, completed = (from_ms(fields.get(f"{name}_ms")) for name in ("created", "started", "completed"))
     cancelled_by = text("cancelled_by")
     values: dict[str, Any] = {
@@ -62,6 +104,7 @@ def job_view(
         "cancel_requested": text("cancel_requested") == "1",
         "cancelled_by": cancelled_by,
         "paused_reasons": () if status in TERMINAL else tuple(reasons),
+        "held_groups": {NODE + node: count for node, count in sorted(holds.by_node.items())},
         "failures": dict(causes),
         "groups_total": number("groups_total"),
         "groups_done": number("groups_done"),

@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING, Any, Final, cast
 
 from rebalance_tasks.core.errors import JobActive, JobNotFound
 from rebalance_tasks.core.states import MoveState, RebalanceStatus, origins
-from rebalance_tasks.store.job_view import job_view
+from rebalance_tasks.store.connection import script_source
+from rebalance_tasks.store.job_view import Holds, job_view
 from rebalance_tasks.store.leases import REDRIVE_MS, LeaseStore
 from rebalance_tasks.store.records import GroupRecord, pack_keys
+from rebalance_tasks.store.versions import VERSIONS, require_known
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -114,7 +116,7 @@ class JobStore(LeaseStore):
             "groups_total": len(job.groups),
             "groups_done": 0,
             "capacities": json.dumps(dict(job.capacities)),
-            "version": 1,
+            "version": VERSIONS["job"],
         }
         args: list[Value] = [job.job_id, job.states, len(fields)]
         for name, value in fields.items():
@@ -181,7 +183,7 @@ class JobStore(LeaseStore):
         return [entry.decode() for entry in raw]
 
     def load(self, job_id: str) -> RebalanceJob:
-        """The job as it is at this instant. Raises: JobNotFound."""
+        """The job as it is at this instant. Raises: JobNotFound, NewerVersion."""
         keys = self._keys.job(job_id)
         pipe = self._redis.client.pipeline(transaction=True)
         pipe.hgetall(keys.base)
@@ -189,10 +191,12 @@ class JobStore(LeaseStore):
         pipe.smembers(self._keys.paused)
         pipe.hgetall(keys.causes)
         pipe.time()
-        raw, paused, fleet_paused, causes, now = pipe.execute()
+        pipe.eval(script_source("job_holds"), 3, keys.base, keys.groups, self._keys.held_nodes)
+        raw, paused, fleet_paused, causes, now, holds = pipe.execute()
         if not raw:
             raise JobNotFound(job_id)
         fields = {name.decode(): value for name, value in raw.items()}
+        require_known("job", fields.get("version"))
         seconds, micros = now
         return job_view(
             self._keys.fleet,
@@ -201,6 +205,7 @@ class JobStore(LeaseStore):
             now=datetime.fromtimestamp(seconds + micros / 1e6, tz=UTC),
             reasons={reason.decode() for reason in (*paused, *fleet_paused)},
             causes={cause.decode(): int(n) for cause, n in causes.items()},
+            holds=Holds.read(holds),
         )
 
     def capacities(self, job_id: str) -> dict[str, int]:
@@ -309,11 +314,12 @@ class JobStore(LeaseStore):
         code, status, *left = self._redis.run("job_resume", [keys.base, keys.paused, self._keys.paused], [reason])
         return self._known(job_id, code), status.decode(), sorted(entry.decode() for entry in left)
 
-    def cancel(self, job_id: str, *, by: str) -> tuple[str, str, int]:
-        """Ask the job to stop; return (code, status, groups left to wind up). Raises: JobNotFound."""
+    def cancel(self, job_id: str, *, by: str) -> tuple[str, str, int, list[str]]:
+        """Ask the job to stop; return (code, status, groups left to wind up, those that need waking). Raises: JobNotFound."""
         keys = self._keys.job(job_id)
-        code, status, left = self._redis.run("job_cancel", [keys.base, keys.queue, keys.states, keys.causes], [by])
-        return self._known(job_id, code), status.decode(), int(left)
+        script_keys = [keys.base, keys.queue, keys.states, keys.causes, keys.held]
+        code, status, left, woken = self._redis.run("job_cancel", script_keys, [by])
+        return self._known(job_id, code), status.decode(), int(left), [entry.decode() for entry in woken]
 
     def finalize(self, job_id: str, *, imbalance_after: float | None, error: str) -> tuple[str, str]:
         """Close the job if every move is terminal; return (code, status), see ``job_finalize.lua``."""
@@ -330,7 +336,12 @@ class JobStore(LeaseStore):
         expiry = int(keep.total_seconds())
         pipe = self._redis.client.pipeline(transaction=False)
         pipe.delete(
-            keys.journal, keys.queue, keys.waiting, keys.paused, *(keys.throttle(group_id) for group_id in group_ids)
+            keys.journal,
+            keys.queue,
+            keys.held,
+            keys.waiting,
+            keys.paused,
+            *(keys.throttle(group_id) for group_id in group_ids),
         )
         if group_ids:
             pipe.hdel(self._keys.permits, *(f"{job_id}/{group_id}" for group_id in group_ids))

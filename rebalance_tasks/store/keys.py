@@ -93,6 +93,16 @@ class FleetKeys:
     def node_states(self) -> str:  # noqa: D102
         return self.key("node_states")
 
+    #: hash: "<owner>/<node id>" -> when that owner (``operator``, ``missing``) began to hold the node (ms)
+    @property
+    def held_nodes(self) -> str:  # noqa: D102
+        return self.key("held_nodes")
+
+    #: hash: node id -> "<ms at which it went out of reach> <ms of the last sign of that>"
+    @property
+    def outages(self) -> str:  # noqa: D102
+        return self.key("outages")
+
     #: hash: node id -> when we first wrote or accepted its node-id file (ms)
     @property
     def adopted(self) -> str:  # noqa: D102
@@ -191,6 +201,11 @@ class JobKeys:
     def queue(self) -> str:  # noqa: D102
         return self.base + ":queue"
 
+    #: zset: groups that wait for a held node to be let go, with their scores at the gate
+    @property
+    def held(self) -> str:  # noqa: D102
+        return self.base + ":held"
+
     #: hash: group whose header is out and was not picked up yet -> its data queue
     @property
     def waiting(self) -> str:  # noqa: D102
@@ -236,6 +251,7 @@ class JobKeys:
             self.moves,
             self.groups,
             self.queue,
+            self.held,
             self.waiting,
             self.journal,
             self.outcomes,

@@ -29,7 +29,7 @@ class Lease:
     """What taking (or not getting) a lease in a group came to, with all that its runner needs.
 
     Attributes:
-        code: ok, cancel (run only to wind up), terminal, gone, waiting, busy or paused.
+        code: ok, cancel (run only to wind up), terminal, gone, waiting, busy, paused or held (by a node).
         epoch: fences every write of the runner.
         now_ms: Redis' clock.
         stretch: number of the stretch that the lease is for.
@@ -39,6 +39,7 @@ class Lease:
         journal: progress of those in flight, by index.
         capacities: bytes by node when the job started.
         more: stretches are left for another runner, and no message says so.
+        room: more groups may be let through the gate, now that this one's message was picked up.
     """
 
     code: str
@@ -52,6 +53,7 @@ class Lease:
     journal: Mapping[int, JournalEntry] = field(default_factory=dict)
     capacities: Mapping[str, int] = field(default_factory=dict)
     more: bool = False
+    room: bool = False
 
 
 class LeaseStore:
@@ -88,13 +90,15 @@ class LeaseStore:
             keys.queue,
             self._keys.info,
             keys.waiting,
+            self._keys.held_nodes,
+            keys.held,
         ]
         most = UNLIMITED_GROUPS if limit is None else limit
         args: list[Value] = [f"{job_id}/{group_id}", owner, LEASE_MS, group_id, most, int(extra), REDRIVE_MS]
         code, epoch, now, *rest = self._redis.run("lease_acquire", script_keys, args)
         if not rest:
             return Lease(code.decode(), int(epoch), int(now))
-        record, capacities, stretch, first, states, packed, journal, more = rest
+        record, capacities, stretch, first, states, packed, journal, more, room = rest
         return Lease(
             code.decode(),
             int(epoch),
@@ -110,12 +114,20 @@ class LeaseStore:
             },
             {str(node): int(value) for node, value in json.loads(capacities).items()},
             bool(more),
+            bool(room),
         )
 
     def beat(self, job_id: str, group_id: str, stretch: int, *, epoch: int) -> tuple[str, int]:
         """Renew a lease and read the flags; return (code, now in ms), see ``lease_beat.lua``."""
         keys = self._keys.job(job_id)
-        script_keys = [keys.base, keys.lease(group_id, stretch), keys.paused, self._keys.paused]
+        script_keys = [
+            keys.base,
+            keys.lease(group_id, stretch),
+            keys.paused,
+            self._keys.paused,
+            keys.group(group_id),
+            self._keys.held_nodes,
+        ]
         code, now = self._redis.run("lease_beat", script_keys, [epoch, LEASE_MS])
         return code.decode(), int(now)
 
@@ -128,8 +140,12 @@ class LeaseStore:
             keys.lease(group_id, stretch),
             keys.paused,
             self._keys.paused,
+            self._keys.held_nodes,
+            keys.held,
+            self._keys.permits,
         ]
-        return cast("bytes", self._redis.run("lease_release", script_keys, [epoch, int(extra), REDRIVE_MS])).decode()
+        args: list[Value] = [epoch, int(extra), REDRIVE_MS, f"{job_id}/{group_id}", group_id, LEASE_MS]
+        return cast("bytes", self._redis.run("lease_release", script_keys, args)).decode()
 
     def redrive(self, job_id: str, group_id: str) -> str:
         """Ask whether a group's header must be published again; see ``group_redrive.lua``."""

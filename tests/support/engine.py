@@ -160,8 +160,19 @@ class Engine:
 
     # -- time travel ----------------------------------------------------------------------------------------------
     def hurry(self, job_id: str = "j1") -> None:
+        """Let leases, waiting times and outages of a job run out now."""
+        self.hurry_leases(job_id)
+        self.outlast_outages()
+
+    def hurry_leases(self, job_id: str = "j1") -> None:
         """Let leases and waiting times of a job run out now."""
         hurry(self.context.connection, self.context.keys.job(job_id), self.context.jobs.groups(job_id))
+
+    def outlast_outages(self) -> None:
+        """Let nodes that are out of reach have been so for longer than they are waited for."""
+        outages = self.context.keys.outages
+        for node_id, times in self.context.connection.hgetall(outages).items():
+            self.context.connection.hset(outages, {node_id: b"1 " + times.split()[1]})
 
     def cleanup(self, *, later_ms: int = 0) -> CleanupReport:
         """Clean up as if ``later_ms`` had passed since the objects were freed."""

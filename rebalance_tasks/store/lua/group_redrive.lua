@@ -8,9 +8,11 @@ if g[1] == 'completed' or g[1] == 'failed' or g[1] == 'cancelled' then
   if g[4] ~= '1' then return 'finish' end
   return 'leave'
 end
-if redis.call('HEXISTS', KEYS[3], ARGV[1]) == 0 then return 'leave' end
+local cancelled = redis.call('HGET', KEYS[1], 'cancel_requested') == '1'
+-- A group that was put back to wait is wound up without a permit.
+if not cancelled and redis.call('HEXISTS', KEYS[3], ARGV[1]) == 0 then return 'leave' end
 local held = redis.call('SCARD', KEYS[4]) > 0 or redis.call('SCARD', KEYS[5]) > 0
-if held and redis.call('HGET', KEYS[1], 'cancel_requested') ~= '1' then return 'leave' end
+if held and not cancelled then return 'leave' end
 local t = redis.call('TIME')
 local now = t[1] * 1000 + math.floor(t[2] / 1000)
 -- Neither ends later than one set now would: what does is left from before the server's clock was set back.

@@ -1,12 +1,14 @@
 -- Become the one runner of a stretch of a group's moves: a lease with a new epoch, which fences every later write.
 -- KEYS  1 job  2 group (a stretch's lease is <group>:l:<n>)  3 job's pause reasons  4 fleet's pause reasons  5 permits
---       6 groups  7 states  8 moves  9 journal  10 queue  11 fleet info  12 waiting
+--       6 groups  7 states  8 moves  9 journal  10 queue  11 fleet info  12 waiting  13 held nodes  14 held groups
 -- ARGV  1 "<job>/<group>"  2 owner  3 lease ms  4 group id  5 limit of the gate  6 1 = called by an extra slice
 --       7 ms within which an extra slice's message should have been picked up
--- Returns {code, epoch, now ms}; code: ok | cancel (run only to wind up) | terminal | gone | waiting | busy | paused.
+-- Returns {code, epoch, now ms}; code: ok | cancel (run only to wind up) | terminal | gone | waiting | busy | paused
+--         | held (one of its nodes is: the permit was given back).
 --         With ok and cancel also all that the slice needs, so that it costs one round trip:
 --         {…, group JSON, capacities JSON, stretch number, its first index, states of its moves, its packed keys,
---          {index, journal JSON, …}, 1 = publish an extra slice: stretches are left and no message says so}
+--          {index, journal JSON, …}, 1 = publish an extra slice: stretches are left and no message says so,
+--          1 = more groups may be let through the gate, now that this one's message is off its queue}
 local t = redis.call('TIME')
 local now = t[1] * 1000 + math.floor(t[2] / 1000)
 if ARGV[6] == '1' then redis.call('HDEL', KEYS[2], 'extra_until') end
@@ -15,7 +17,9 @@ if not status or status == 'completed' or status == 'failed' or status == 'cance
 local g = redis.call('HMGET', KEYS[2], 'status', 'open', 'next', 'stretches', 'extra_until')
 if not g[1] then return {'gone', 0, now} end
 if g[1] == 'completed' or g[1] == 'failed' or g[1] == 'cancelled' then return {'terminal', 0, now} end
-if redis.call('HEXISTS', KEYS[5], ARGV[1]) == 0 then return {'waiting', 0, now} end
+local cancelled = redis.call('HGET', KEYS[1], 'cancel_requested') == '1'
+-- Winding up moves nothing, so it needs no permit: a group that was put back to wait has none.
+if not cancelled and redis.call('HEXISTS', KEYS[5], ARGV[1]) == 0 then return {'waiting', 0, now} end
 
 -- What is free: a stretch whose lease was given back or ran out before one that nobody has begun.
 local taken, live = nil, 0
@@ -33,21 +37,34 @@ local next, stretches = tonumber(g[3]), tonumber(g[4])
 if not taken and next >= stretches then return {'busy', 0, now} end
 
 local code = 'ok'
-if redis.call('HGET', KEYS[1], 'cancel_requested') == '1' then
+local permits = redis.call('HLEN', KEYS[5])
+local limit = tonumber(redis.call('HGET', KEYS[11], 'max_concurrent_migrations') or ARGV[5])
+-- The permit goes to others, and the group to where it waits, as soon as none of its stretches is being worked on.
+local function wait_in(key, status)
+  if live > 0 then return {'busy', 0, now} end
+  redis.call('HDEL', KEYS[5], ARGV[1])
+  redis.call('HDEL', KEYS[12], ARGV[4])
+  redis.call('ZADD', key, redis.call('HGET', KEYS[2], 'score'), ARGV[4])
+  redis.call('HSET', KEYS[2], 'status', status)
+  return nil
+end
+local function held_by_node()
+  if redis.call('EXISTS', KEYS[13]) == 0 then return false end
+  local n = redis.call('HMGET', KEYS[2], 'source', 'target')
+  local source, target = n[1] or '', n[2] or ''
+  local marks = redis.call('HMGET', KEYS[13], 'operator/' .. source, 'missing/' .. source, 'operator/' .. target, 'missing/' .. target)
+  return marks[1] or marks[2] or marks[3] or marks[4]
+end
+if cancelled then
   code = 'cancel'
 elseif redis.call('SCARD', KEYS[3]) > 0 or redis.call('SCARD', KEYS[4]) > 0 then
   redis.call('HSET', KEYS[2], 'status', 'paused', 'redrive_at', 0)
   return {'paused', 0, now}
-else
-  -- The limit was lowered: this group waits again as soon as none of its stretches is being worked on.
-  local limit = tonumber(redis.call('HGET', KEYS[11], 'max_concurrent_migrations') or ARGV[5])
-  if redis.call('HLEN', KEYS[5]) > limit then
-    if live > 0 then return {'busy', 0, now} end
-    redis.call('HDEL', KEYS[5], ARGV[1])
-    redis.call('ZADD', KEYS[10], redis.call('HGET', KEYS[2], 'score'), ARGV[4])
-    redis.call('HSET', KEYS[2], 'status', 'pending')
-    return {'waiting', 0, now}
-  end
+elseif held_by_node() then
+  return wait_in(KEYS[14], 'paused') or {'held', 0, now}
+elseif permits > limit then
+  -- The limit was lowered.
+  return wait_in(KEYS[10], 'pending') or {'waiting', 0, now}
 end
 
 if not taken then
@@ -59,7 +76,8 @@ local epoch = redis.call('HINCRBY', KEYS[2], 'epoch', 1)
 -- From here on the lease says whether somebody works on the group, not when its message was sent.
 redis.call('HSET', KEYS[2], 'status', 'running', 'redrive_at', 0)
 redis.call('HSET', KEYS[2] .. ':l:' .. taken, 'epoch', epoch, 'owner', ARGV[2], 'lease_until', now + tonumber(ARGV[3]))
-redis.call('HDEL', KEYS[12], ARGV[4])
+local picked_up = redis.call('HDEL', KEYS[12], ARGV[4]) == 1
+local room = code == 'ok' and picked_up and permits < limit and redis.call('EXISTS', KEYS[10]) == 1 and 1 or 0
 local more = 0
 local wait = tonumber(g[5] or '0') - now
 if code == 'ok' and next < stretches and (wait <= 0 or wait > tonumber(ARGV[7])) then
@@ -80,5 +98,5 @@ for from = first, first + size - 1, 500 do
 end
 return {
   code, epoch, now, redis.call('HGET', KEYS[6], ARGV[4]), redis.call('HGET', KEYS[1], 'capacities') or '{}',
-  tonumber(taken), tonumber(first), redis.call('GETRANGE', KEYS[7], first, first + size - 1), keys, journal, more,
+  tonumber(taken), tonumber(first), redis.call('GETRANGE', KEYS[7], first, first + size - 1), keys, journal, more, room,
 }
