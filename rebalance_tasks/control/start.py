@@ -31,6 +31,10 @@ if TYPE_CHECKING:
 log = get_logger(__name__)
 
 DATA_QUEUE: Final = "rebalance.data"
+#: A group is cut into so many stretches, so that several runners end at about the same time …
+SHARES: Final = 16
+#: … but of no fewer objects: each stretch costs a lease, two syncs and a manifest.
+LEAST_OBJECTS: Final = 256
 #: Stale moves carry this prefix in the counts.
 STALE: Final = "stale_plan"
 _IDENTIFIER: Final[TypeAdapter[str]] = TypeAdapter(Identifier)
@@ -140,9 +144,10 @@ def _stretches(moves: Sequence[RebalanceMove], states: Sequence[str], *, first: 
     """Cut a group's moves into what one runner takes at a time: a batch's worth, so that several runners share a group."""
     cut: list[Stretch] = []
     begin = size = 0
+    most = min(max(len(moves) // SHARES, LEAST_OBJECTS), BATCH_OBJECTS)
     for place, move in enumerate(moves):
         size += move.size_bytes
-        if place > begin and (place - begin == BATCH_OBJECTS or size > BATCH_BYTES):
+        if place > begin and (place - begin == most or size > BATCH_BYTES):
             cut.append(_stretch(moves, first, begin, place))
             begin, size = place, move.size_bytes
     cut.append(_stretch(moves, first, begin, len(moves)))

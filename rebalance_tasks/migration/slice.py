@@ -39,9 +39,11 @@ if TYPE_CHECKING:
 log = get_logger(__name__)
 
 #: Group commit: two syncs, one manifest, one flip for so many objects …
-BATCH_OBJECTS: Final = 256
+BATCH_OBJECTS: Final = 1024
 #: … or so many bytes, whichever comes first (a larger object is a batch of its own).
 BATCH_BYTES: Final = 64 * MIB
+#: Objects on which a worker has died go on in smaller batches, so that innocent ones are not blamed a second time …
+SUSPECT_OBJECTS: Final = 32
 #: A worker that died on one object may have been unlucky; three are the object's fault.
 MAX_DEATHS: Final = 3
 #: Moves settled per round trip where there is nothing to copy.
@@ -340,12 +342,12 @@ def _items(lease: Lease) -> deque[Item]:
 
 
 def _next_batch(items: deque[Item]) -> list[Item]:
-    """Take the next batch; an object on which a worker died goes alone, so that only the guilty one is blamed."""
+    """Take the next batch; an object on which two workers died goes alone, so that only the guilty one is given up."""
     batch = [items.popleft()]
-    if batch[0].entry.deaths:
-        return batch
+    deaths = batch[0].entry.deaths
+    most = (BATCH_OBJECTS, SUSPECT_OBJECTS, 1)[min(deaths, 2)]
     size = batch[0].move.size_bytes
-    while items and len(batch) < BATCH_OBJECTS and not items[0].entry.deaths:
+    while items and len(batch) < most and items[0].entry.deaths == deaths:
         size += items[0].move.size_bytes
         if size > BATCH_BYTES:
             break

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, Self
 
@@ -12,7 +11,7 @@ from rebalance_tasks.store.progress import Progress, rates
 from rebalance_tasks.store.records import from_ms
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from datetime import datetime
 
 #: Reason to pause of a group whose node is held, before the node's id.

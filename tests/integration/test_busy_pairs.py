@@ -14,7 +14,7 @@ from rebalance_tasks.migration.slice import SliceOutcome
 from rebalance_tasks.store import jobs
 from rebalance_tasks.store.moves import Settlement
 from tests.support.checker import check, record
-from tests.support.engine import Engine, Message, moves_between
+from tests.support.engine import Engine, Message, move, moves_between
 from tests.support.hooks import WorkerDiedError, before, deadly
 from tests.support.stores import Stores
 
@@ -164,16 +164,24 @@ def test_only_so_many_headers_are_out_that_nobody_picked_up(stores: Stores) -> N
     assert [group.group_id for group in stores.jobs.admit("j1", limit=groups)] == [f"g{jobs.AHEAD}"]
 
 
-def test_a_header_that_was_picked_up_makes_room_for_the_next(
+def test_a_header_that_was_picked_up_makes_room_for_the_next(stores: Stores, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With more permits than headers may be out, whoever picks one up looks at the gate."""
+    monkeypatch.setattr(jobs, "AHEAD", 1)
+    stores.create("j1", [1, 1])
+    assert [group.group_id for group in stores.jobs.admit("j1", limit=2)] == ["g0"]
+    assert stores.jobs.acquire_lease("j1", "g0", owner="a", limit=2).room
+    assert [group.group_id for group in stores.jobs.admit("j1", limit=2)] == ["g1"]
+    assert not stores.jobs.acquire_lease("j1", "g1", owner="b", limit=2).room
+
+
+def test_a_runner_lets_the_next_group_in_when_it_picks_its_own_up(
     fleet: Fleet, engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With more permits than headers may be out, whoever picks one up looks at the gate."""
-    called: list[str] = []
-    monkeypatch.setattr("rebalance_tasks.control.relay.AHEAD", 0)
-    monkeypatch.setattr("rebalance_tasks.control.relay.admit", lambda context, job_id: called.append(job_id))
-    start(engine, fleet)
-    engine.relay()
-    assert called == ["j1"]
+    monkeypatch.setattr(jobs, "AHEAD", 1)
+    engine.start([move("b/0", "n1", "n2", 1), move("b/1", "n2", "n1", 1)])
+    assert [message.group_id for message in engine.messages.published] == ["g0000"]
+    engine.slice()
+    assert [message.group_id for message in engine.messages.published] == ["g0000", "g0001"]
 
 
 def test_a_group_that_is_not_terminal_makes_no_place_for_another(stores: Stores) -> None:

@@ -220,7 +220,7 @@ CASES = [
     Case(Step.PARK, PAUSED),
     *(Case(step, CANCELLED) for step in (Step.DISCARD, Step.FINALIZE, Step.RETIRE)),
     *(
-        Case(step, killing.carry_until_cancelled_early, before=((Step.STAGE, 1),))
+        Case(step, killing.carry_until_cancelled_early, before=((Step.STAGE, 1), (Step.STAGE, 1)))
         for step in (Step.WIND_UP, Step.COUNT)
     ),
     Case(Step.RECOGNISE, before=((Step.SYNC_PUBLISHED, 1),)),
@@ -229,7 +229,7 @@ CASES = [
         Case(step, before=((Step.SYNC_PUBLISHED, 3),), sizes=ONE)
         for step in (Step.UNDO, Step.UNPUBLISH, Step.REMOVE, Step.COUNT)
     ),
-    *(Case(step, NO_TARGET, sizes=ONE) for step in (Step.NOTE_UNDO, Step.COUNT)),
+    *(Case(step, NO_TARGET, sizes=ONE) for step in (Step.HOLD, Step.NOTE_UNDO, Step.COUNT)),
     *(Case(step, killing.tidy, prelude=(killing.carry,)) for step in (Step.PURGE, Step.PURGED)),
     Case(Step.OLD_MANIFEST, killing.tidy, prelude=(killing.carry,), leave=old_manifests),
     *(Case(step, killing.tidy, prelude=(NO_SOURCE,)) for step in (Step.FREE_LATE, Step.TRASH_LATE, Step.FREED_LATE)),

@@ -197,7 +197,7 @@ class JobStoreMachine(RuleBasedStateMachine):
     @rule()
     def cancel(self) -> None:
         job = self.known()
-        code, _, left = self.stores.jobs.cancel(self.job_id, by="test")
+        code, _, left, _ = self.stores.jobs.cancel(self.job_id, by="test")
         if job.status in TERMINAL:
             assert code == "terminal"
             return
