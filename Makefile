@@ -68,7 +68,7 @@ check: test ## what must pass before a commit
 
 # `make lock UPGRADE=--upgrade` moves the pins; without it only what pyproject asks for changes. Never a URL in these files.
 COMPILE = "$(UV)" pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
-  --no-emit-find-links --no-annotate --custom-compile-command "make lock" $(UPGRADE)
+  --no-emit-find-links --no-strip-extras --no-annotate --custom-compile-command "make lock" $(UPGRADE)
 
 lock: ## the hashed pins in requirements/ (needs uv)
 	@test -n "$(UV)" || { echo "make lock needs uv on PATH"; exit 1; }
