@@ -29,6 +29,7 @@ from rebalance_tasks.migration.copying import Copier
 from rebalance_tasks.migration.slice import SliceOutcome
 from rebalance_tasks.runtime import Runtime
 from rebalance_tasks.settings import load_settings
+from rebalance_tasks.store.leases import LEASE_MS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -182,12 +183,22 @@ class Engine:
         return run_cleanup(self.context)
 
 
-def hurry(connection: Connection, keys: JobKeys, groups: Iterable[str]) -> None:
-    """Let leases and waiting times of groups run out now."""
+def hurry(connection: Connection, keys: JobKeys, groups: Iterable[str], *, quiet_ms: int = 0) -> None:
+    """Let leases and waiting times of groups run out now.
+
+    Args:
+        connection: to the state.
+        keys: of the job.
+        groups: which.
+        quiet_ms: leases that were renewed less than so long ago are left alone: their runners live.
+    """
     for group_id in groups:
         connection.hset(keys.group(group_id), {"redrive_at": 0, "extra_until": 0})
         for stretch in (connection.hget(keys.group(group_id), "open") or b"").split():
-            connection.hset(keys.lease(group_id, int(stretch)), {"lease_until": 0})
+            lease = keys.lease(group_id, int(stretch))
+            renewed_ms = int(connection.hget(lease, "lease_until") or 0) - LEASE_MS
+            if renewed_ms <= connection.now_ms() - quiet_ms:
+                connection.hset(lease, {"lease_until": 0})
 
 
 def move(key: str, source: str, target: str, size: int, **more: Any) -> RebalanceMove:
