@@ -41,7 +41,6 @@ class Pair:
         self._stack = stack
 
     def path(self, key: str, *, target: bool = False) -> Path:
-        from pathlib import Path
 
         return self._folder / (self.target if target else self.source).node_id / key
 
