@@ -12,6 +12,7 @@ from rebalance_tasks.control import causes, fleetwide, lifecycle
 from rebalance_tasks.control import check as checks
 from rebalance_tasks.control import drain as drains
 from rebalance_tasks.control import locate as locations
+from rebalance_tasks.control import overview as overviews
 from rebalance_tasks.control import reindex as reindexes
 from rebalance_tasks.control import retry as retries
 from rebalance_tasks.control import start as starts
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
     from rebalance_tasks.control.drain import StateChange
     from rebalance_tasks.control.locate import Location
+    from rebalance_tasks.control.overview import Overview
     from rebalance_tasks.control.reindex_report import ReindexReport
     from rebalance_tasks.control.survey import Survey
     from rebalance_tasks.core.models import CheckResult, ControlResult, FailureGroup, RebalanceJob, RebalancePlan
@@ -278,6 +280,14 @@ class Rebalancer:
     def nodes(self) -> list[NodeReport]:
         """Report on every node: used, capacity, objects, and what is wrong."""
         return surveys.reports(self._context)
+
+    def glances(self) -> list[NodeReport]:
+        """Report on every node without listing it: what it holds is what the last survey and the moves since then say."""
+        return surveys.glances(self._context)
+
+    def overview(self, glances: list[NodeReport]) -> Overview:
+        """The fleet as Redis knows it at this instant, for the nodes of `glances` (which may be some seconds old)."""
+        return overviews.overview(self._context, glances)
 
     def drain(self, node_id: str, *, force: bool = False, dry_run: bool = False) -> StateChange:
         """Have a node emptied by the plans to come, if all on it fits elsewhere; the answer says what does not.

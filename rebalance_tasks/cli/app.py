@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from rebalance_tasks.cli import node_states, output, plan, session, simulate, undo, upkeep
+from rebalance_tasks.cli import console, node_states, output, plan, session, simulate, undo, upkeep
 from rebalance_tasks.cli.output import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USAGE, emit
 from rebalance_tasks.cli.parameters import All, Job, Json, Node
 from rebalance_tasks.core.masking import masked_url
@@ -201,6 +201,9 @@ def doctor(as_json: Json = False) -> None:
     emit(findings, as_json=as_json, render=lambda: ward.findings_table(findings))
     if any(finding.verdict == "fail" for finding in findings):
         raise typer.Exit(EXIT_FAILED)
+
+
+app.command(epilog="Example: rebalance console --port 8580")(console.console)
 
 
 # -- planning ------------------------------------------------------------------------------------------------------
