@@ -14,7 +14,7 @@ from sse_starlette import EventSourceResponse, ServerSentEvent
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.responses import JSONResponse, Response
-from starlette.routing import Mount, Route
+from starlette.routing import Route
 
 from rebalance_tasks.cli.output import error_story
 from rebalance_tasks.console.access import Role
@@ -100,7 +100,7 @@ def make_app(client: Rebalancer, tokens: Tokens) -> Starlette:
             Route(f"{API}/session", _session(gate)),
             Route(f"{API}/events", _events(gate, watcher)),
             Route("/healthz", _alive),
-            Mount("/static", static_files()),
+            static_files(),
         ],
         middleware=[Middleware(SecurityHeaders)],
         exception_handlers={Denied: pages.denied, 404: pages.not_found, Exception: _defect},

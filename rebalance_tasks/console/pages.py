@@ -10,7 +10,7 @@ from urllib.parse import parse_qs
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
 from starlette.responses import JSONResponse, RedirectResponse, Response
-from starlette.routing import Route
+from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 from starlette.templating import Jinja2Templates
 
@@ -46,7 +46,7 @@ _API: Final = "/api/"
 
 
 class Cacheable(StaticFiles):
-    """Static files; pages name them with a digest of all (``?v=``), so a browser may keep them for good."""
+    """Static files under a path that holds a digest of them all, so that a browser may keep them for good."""
 
     def file_response(self, *args: object, **options: object) -> Response:
         """Answer with one file."""
@@ -55,9 +55,9 @@ class Cacheable(StaticFiles):
         return response
 
 
-def static_files() -> Cacheable:
+def static_files() -> Mount:
     """The scripts, the style sheet and the icon."""
-    return Cacheable(directory=STATIC)
+    return Mount(f"/static/{assets_digest()}", Cacheable(directory=STATIC))
 
 
 def assets_digest() -> str:
