@@ -60,7 +60,11 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ConsoleWorld]:
     }
     options = {"throttle_bytes_per_sec": RATE, "max_moves_per_cycle": 5000, "object_cooldown": "0s"}
     with console_world(
-        tmp_path_factory.mktemp("console"), specs, options=options, fleet={"name": "archive", "mode": "observe"}, concurrency=2
+        tmp_path_factory.mktemp("console"),
+        specs,
+        options=options,
+        fleet={"name": "archive", "mode": "observe"},
+        concurrency=2,
     ) as made:
         yield made
 
@@ -74,7 +78,9 @@ def page(browser: Browser, world: ConsoleWorld) -> Iterator[Page]:
     opened = context.new_page()
     errors: list[str] = []
     opened.on("pageerror", lambda error: errors.append(str(error)))
-    opened.on("console", lambda message: errors.append(message.text) if "Content Security Policy" in message.text else None)
+    opened.on(
+        "console", lambda message: errors.append(message.text) if "Content Security Policy" in message.text else None
+    )
     yield opened
     context.close()
     assert errors == []

@@ -91,12 +91,12 @@ def test_pictures_are_taken(operator: Page, world: ConsoleWorld) -> None:
     for name, path in every_page(operator, world).items():
         for theme in ("light", "dark"):
             operator.emulate_media(color_scheme=theme)  # type: ignore[arg-type]
-            operator.set_viewport_size({"width": 1200, "height": 900})
+            operator.set_viewport_size({"width": 1200, "height": 1000})
             if name == "job":
                 world.rebalancer.resume(path.rsplit("/", 1)[1])
             visit(operator, path)
             look_closer(operator, name)
-            operator.screenshot(path=folder / f"console-{name}-{theme}.png", full_page=True)
+            operator.screenshot(path=folder / f"console-{name}-{theme}.png")
         operator.set_viewport_size(PHONE)  # type: ignore[arg-type]
         visit(operator, path)
-        operator.screenshot(path=folder / f"console-{name}-phone.png", full_page=True)
+        operator.screenshot(path=folder / f"console-{name}-phone.png")

@@ -2,8 +2,9 @@
 import { bytes, count, percent, s } from "./dom.js";
 
 // Imbalance over time. points: [{at: Date, value}], oldest first.
-export function history(points, threshold) {
-  const [width, height, left, bottom, top] = [720, 190, 46, 24, 10];
+export function history(points, threshold, room) {
+  // Drawn at the width it gets, so that its letters are as large as those around it.
+  const [width, height, left, bottom, top] = [Math.max(320, room), 190, 46, 24, 10];
   const most = Math.max(threshold * 1.3, ...points.map((p) => p.value), 0.01);
   const [first, last] = [points[0].at.getTime(), points.at(-1).at.getTime()];
   const x = (at) => left + ((width - left - 8) * (at - first)) / Math.max(1, last - first);

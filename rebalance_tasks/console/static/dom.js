@@ -76,9 +76,9 @@ export function table(caption, columns, rows) {
 export function paged({ label, limit = 50, load, draw }) {
   const body = h("div", { "aria-live": "off" });
   const where = h("span", { class: "muted", role: "status" });
-  const back = h("button", { type: "button", onclick: () => show(offset - limit), "aria-label": `${label}: previous page` }, "‹ Back");
-  const next = h("button", { type: "button", onclick: () => show(offset + limit), "aria-label": `${label}: next page` }, "Next ›");
-  const bar = h("div", { class: "pager" }, back, where, next);
+  const back = h("button", { type: "button", onclick: () => show(offset - limit) }, "‹ Back");
+  const next = h("button", { type: "button", onclick: () => show(offset + limit) }, "Next ›");
+  const bar = h("nav", { class: "pager", "aria-label": `${label}, page by page` }, back, where, next);
   let offset = 0;
   async function show(start = offset) {
     const { total, items } = await load(Math.max(0, start), limit);
@@ -93,8 +93,10 @@ export function paged({ label, limit = 50, load, draw }) {
   return { element: h("div", null, body, bar), show };
 }
 
-export function draw(...children) {
+// Put a page's pieces in, and say that it is there once what they load is.
+export async function draw(pieces, loading) {
   const main = byId("main");
-  main.replaceChildren(...children.flat().filter(Boolean));
+  main.replaceChildren(...pieces.filter(Boolean));
+  await loading?.();
   main.setAttribute("aria-busy", "false");
 }

@@ -78,7 +78,7 @@ function bar(node) {
     const [low, high] = band();
     const value = node.capacity_bytes ? bytesUsed / node.capacity_bytes : null;
     const [word, told] = level(value);
-    for (const [key, v] of Object.entries({ low, width: high - low, fill: Math.min(1, value ?? 0) })) box.style.setProperty(`--${key}`, v);
+    for (const [key, v] of Object.entries({ from: low, width: high - low, fill: Math.min(1, value ?? 0) })) box.style.setProperty(`--${key}`, v);
     box.dataset.level = word;
     box.setAttribute("aria-label", `${node.node_id}: ${percent(value)}, ${told}`);
     share.textContent = `${percent(value)} ${MARK[word]}`;
@@ -116,7 +116,7 @@ async function drawChecks() {
   const { items } = await get("/checks", { limit: 200 });
   const points = items.filter((check) => check.imbalance !== null).map((check) => ({ at: new Date(check.at), value: check.imbalance })).reverse();
   if (points.length < 2) chart.replaceChildren(h("p", { class: "muted" }, "The curve begins with the second check."));
-  else chart.replaceChildren(history(points, fleet.imbalance_threshold));
+  else chart.replaceChildren(history(points, fleet.imbalance_threshold, chart.clientWidth));
   chart.append(
     h("details", { open: points.length < 2 }, h("summary", null, `The last ${Math.min(20, items.length)} checks`),
       table("Checks", [["when"], ["verdict"], ["imbalance", "number"], ["why", "wide"], ["plan"]], items.slice(0, 20).map((c) => [when(c.at), badge(c.verdict), percent(c.imbalance), c.reason, c.plan_id && h("a", { href: `/plans/${c.plan_id}` }, "plan")]))),
@@ -144,17 +144,16 @@ async function refresh() {
   await Promise.all([nodes.show(), drawChecks()]);
 }
 
-draw(
+drawTiles();
+await draw([
   h("div", { class: "title" }, h("h1", null, "Fleet"), actions),
   news,
   !fleet.surveyed && h("p", { class: "note" }, "Nobody has looked at this fleet yet, so its nodes seem empty. ", isOperator ? "“Check now” surveys it." : "The first check surveys it."),
   tiles,
-  card("Utilisation", h("p", { class: "muted" }, h("span", { class: "key band" }), ` the band around the mean, as wide as the threshold (${percent(fleet.imbalance_threshold, 0)}): nodes inside it are level. ▲ above, ▼ below.`),
+  card("Utilisation", h("p", { class: "muted" }, h("span", { class: "swatch band" }), ` The band around the mean, as wide as the threshold (${percent(fleet.imbalance_threshold, 0)}): nodes inside it are level. ▲ above, ▼ below.`),
     h("div", { class: "filters" }, h("label", { for: "q" }, "Find"), search, h("label", { for: "sort" }, "Order"), sort), nodes.element),
   card("Imbalance over time", chart),
-);
-drawTiles();
-await Promise.all([nodes.show(), drawChecks()]);
+], () => Promise.all([nodes.show(), drawChecks()]));
 
 const shape = (value) => JSON.stringify([value.node_states, value.troubled_nodes, value.nodes, value.surveyed]);
 listen({

@@ -4,7 +4,7 @@ import { spark } from "./charts.js";
 import { badge, bytes, card, count, draw, duration, h, isOperator, pageName, percent, table, tile, when } from "./dom.js";
 
 let job = await get(`/jobs/${pageName}`).catch((error) => {
-  draw(h("h1", null, "Job"), h("p", { class: "note" }, error.message));
+  draw([h("h1", null, "Job"), h("p", { class: "note" }, error.message)]);
   throw error;
 });
 const rates = [];
@@ -50,7 +50,7 @@ function drawProgress() {
   parts.progress.replaceChildren(
     h("div", { class: "progress", role: "progressbar", "aria-label": "Moves done", "aria-valuemin": 0, "aria-valuemax": job.total_moves, "aria-valuenow": Math.round(done * job.total_moves), "aria-valuetext": text },
       pieces.map(([word, n]) => n > 0 && h("span", { "data-word": word, vars: { part: n / total } }))),
-    h("p", { class: "legend" }, h("strong", null, text), pieces.map(([word, n]) => h("span", null, h("i", { class: "key", "data-word": word }), ` ${count(n)} ${word}`)), h("span", { class: "muted" }, `of ${count(job.total_moves)}`)),
+    h("p", { class: "legend" }, h("strong", null, text), pieces.map(([word, n]) => h("span", null, h("i", { class: "swatch", "data-word": word }), ` ${count(n)} ${word}`)), h("span", { class: "muted" }, `of ${count(job.total_moves)}`)),
   );
 }
 
@@ -77,7 +77,7 @@ function drawJob() {
     rates.push(job.throughput);
     if (rates.length > 300) rates.shift();
   }
-  if (rates.length > 1) parts.rate.replaceChildren(spark(rates));
+  if (rates.length > 1) parts.rate.replaceChildren(spark(rates), h("p", { class: "muted" }, h("small", null, "The rate since this page was opened.")));
 }
 
 let failuresShown = null;
@@ -98,15 +98,14 @@ async function drawTimeline() {
   parts.timeline.replaceChildren(h("ol", { class: "events" }, items.map((entry) => h("li", null, when(entry.at), h("span", null, badge(entry.what), " ", entry.text)))));
 }
 
-draw(
+drawJob();
+await draw([
   h("div", { class: "title" }, parts.heading, parts.actions),
   parts.notes,
   h("section", { class: "card" }, h("h2", null, "Progress"), parts.progress, parts.tiles, parts.rate),
   card("Failures by cause", parts.failures),
   card("Timeline", parts.timeline),
-);
-drawJob();
-await Promise.all([drawFailures(), drawTimeline()]);
+], () => Promise.all([drawFailures(), drawTimeline()]));
 
 async function refresh() {
   job = await get(base);

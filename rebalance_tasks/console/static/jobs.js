@@ -12,8 +12,7 @@ const list = paged({
       ? table("Jobs", COLUMNS, items.map((job) => [h("a", { href: `/jobs/${job.job_id}` }, job.job_id), badge(job.status), when(job.created_utc), `${count(job.completed_moves)} of ${count(job.total_moves)}`, count(job.failed_moves), count(job.skipped_moves), bytes(job.bytes_moved), `${percent(job.imbalance_before)} → ${percent(job.imbalance_after)}`]))
       : h("p", { class: "muted" }, "No job yet. A job is a plan that was started."),
 });
-draw(h("div", { class: "title" }, h("h1", null, "Jobs")), card("", list.element));
-await list.show();
+await draw([h("div", { class: "title" }, h("h1", null, "Jobs")), card("", list.element)], () => list.show());
 
 let last = "";
 listen({

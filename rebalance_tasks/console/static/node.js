@@ -4,24 +4,24 @@ import { badge, bytes, card, count, draw, h, isOperator, money, pageName, percen
 
 const base = `/nodes/${pageName}`;
 let node = await get(base).catch((error) => {
-  draw(h("h1", null, "Node"), h("p", { class: "note" }, error.message));
+  draw([h("h1", null, "Node"), h("p", { class: "note" }, error.message)]);
   throw error;
 });
 const heading = h("div");
 const facts = h("div");
 const actions = h("div", { class: "actions" });
-const outcome = h("div", { role: "status" });
+const outcome = h("div", { class: "stack", role: "status" });
 
 function drawNode() {
   const words = [node.state, node.status !== "ok" && node.status !== node.state && node.status, ...node.held_by.map((who) => `held: ${who}`)];
   heading.replaceChildren(h("h1", null, node.node_id, " ", words.filter(Boolean).map(badge)), h("p", { class: "muted" }, node.url));
-  const place = [["pool", node.pool], ["zone", node.zone], ["rack", node.rack], ["host", node.host], ["region", node.region]].filter(([, value]) => value);
+  const place = [["zone", node.zone], ["rack", node.rack], ["host", node.host], ["region", node.region], ["pool", node.pool]].filter(([, value]) => value);
   facts.replaceChildren(
     node.detail ? h("p", { class: "note" }, node.detail) : "",
     h("dl", { class: "tiles" },
       tile("Utilisation", percent(node.utilisation), `${bytes(node.used_bytes)} of ${bytes(node.capacity_bytes)}`),
       tile("In the trash", bytes(node.awaiting_bytes), "freed, not yet purged"),
-      tile("Place", place.length ? place[0][1] : "–", place.map(([name, value]) => `${name} ${value}`).join(", ")),
+      tile("Place", `${place[0][0]} ${place[0][1]}`, place.slice(1).map(([name, value]) => `${name} ${value}`).join(", ")),
     ),
   );
   if (!isOperator) return;
@@ -75,8 +75,8 @@ async function preCheck() {
   );
 }
 
-draw(h("div", { class: "title" }, heading, actions), facts, card("Drain", h("p", { class: "muted" }, "A draining node only gives: the next checks plan its objects away. First see whether they fit elsewhere; that changes nothing."), button("Check what fits", null, preCheck), outcome));
 drawNode();
+await draw([h("div", { class: "title" }, heading, actions), facts, card("Drain", h("p", { class: "muted" }, "A draining node only gives: the next checks plan its objects away. First see whether they fit elsewhere; that changes nothing."), button("Check what fits", null, preCheck), outcome)]);
 let before = "";
 listen({
   fleet(data) {

@@ -4,7 +4,7 @@ import { flowPicture } from "./charts.js";
 import { badge, bytes, card, count, draw, duration, h, isOperator, money, paged, pageName, percent, table, tile, when } from "./dom.js";
 
 const plan = await get(`/plans/${pageName}`).catch((error) => {
-  draw(h("h1", null, "Plan"), h("p", { class: "note" }, error.message));
+  draw([h("h1", null, "Plan"), h("p", { class: "note" }, error.message)]);
   throw error;
 });
 
@@ -34,7 +34,7 @@ const source = pick("source", "source");
 const target = pick("target", "target");
 const moves = paged({
   label: "Moves",
-  limit: 50,
+  limit: 25,
   load: (offset, limit) => get(`/plans/${pageName}/moves`, { offset, limit, q: search.value, source: source.value, target: target.value }),
   draw: (items) =>
     table("Moves", [["object", "key"], ["from"], ["to"], ["size", "number"], ["gravity", "number"], ["cost", "number"], ["why this move", "wide"]], items.map((move) => [move.object_key, move.source_node, move.target_node, bytes(move.size_bytes), move.gravity.toFixed(2), money(move.cost), move.reason])),
@@ -64,7 +64,7 @@ ask.addEventListener("submit", async (event) => {
 
 const flowRows = plan.flows.slice(0, 200).map((flow) => [flow.source, flow.target, count(flow.moves), bytes(flow.bytes)]);
 const left = Object.entries(plan.not_moved).sort((a, b) => b[1] - a[1]);
-draw(
+await draw([
   h("div", { class: "title" }, h("div", null, h("h1", null, "Plan"), h("p", { class: "muted" }, h("code", null, plan.plan_id), " made ", when(plan.created_utc))),
     isOperator && plan.moves > 0 && h("div", { class: "actions" }, button("Start this plan", { class: "primary" }, start))),
   plan.undo_of && h("p", { class: "note" }, "This plan takes job ", h("a", { href: `/jobs/${plan.undo_of}` }, plan.undo_of), " back."),
@@ -79,6 +79,5 @@ draw(
   card("Moves", h("div", { class: "filters" }, h("label", { for: "q" }, "Find"), search, h("label", { for: "source" }, "From"), source, h("label", { for: "target" }, "To"), target), moves.element),
   card("Why not this object?", h("p", { class: "muted" }, "Any object of the fleet: why it moves by this plan, or why it stays."), ask, told,
     left.length > 0 && table("Left where they are", [["left where they are, by reason"], ["objects", "number"]], left.map(([reason, n]) => [reason.replaceAll("_", " "), count(n)]))),
-);
-await moves.show();
+], () => moves.show());
 listen({});

@@ -18,9 +18,8 @@ async function make() {
   if (plan) location.assign(`/plans/${plan.plan_id}`);
 }
 
-draw(
+await draw([
   h("div", { class: "title" }, h("h1", null, "Plans"), isOperator && h("div", { class: "actions" }, button("Make a plan", { class: "primary" }, make))),
   card("", h("p", { class: "muted" }, "A plan is a list of moves and what they achieve. Nothing has happened yet: it is started here, or by a check in mode auto."), list.element),
-);
-await list.show();
+], () => list.show());
 listen({ check: () => list.show().catch(problem), resync: () => list.show().catch(problem) });
