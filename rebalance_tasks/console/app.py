@@ -23,6 +23,7 @@ from rebalance_tasks.console.endpoints import ENDPOINTS
 from rebalance_tasks.console.gate import Denied, Gate
 from rebalance_tasks.console.headers import SecurityHeaders
 from rebalance_tasks.console.pages import Pages, static_files
+from rebalance_tasks.console.shelf import PlanShelf
 from rebalance_tasks.console.watcher import Watcher
 from rebalance_tasks.core.errors import (
     ConfigurationError,
@@ -79,7 +80,7 @@ def make_app(client: Rebalancer, tokens: Tokens) -> Starlette:
         client: the fleet's rebalancer; its verbs are called from threads.
         tokens: who may look and who may act.
     """
-    gate, watcher = Gate(tokens), Watcher(client)
+    gate, watcher, shelf = Gate(tokens), Watcher(client), PlanShelf(client)
 
     @contextlib.asynccontextmanager
     async def lifespan(_app: Starlette) -> AsyncIterator[None]:
@@ -92,7 +93,7 @@ def make_app(client: Rebalancer, tokens: Tokens) -> Starlette:
                 await task
 
     pages = Pages(gate, client.settings)
-    api = [Route(f"{API}{e.path}", _serve(e, gate, client, watcher), methods=[e.method]) for e in ENDPOINTS]
+    api = [Route(f"{API}{e.path}", _serve(e, gate, watcher, shelf), methods=[e.method]) for e in ENDPOINTS]
     return Starlette(
         routes=[
             *pages.routes(),
@@ -122,18 +123,19 @@ def _session(gate: Gate) -> Callable[[Request], Awaitable[Response]]:
 
 
 def _serve(
-    endpoint: Endpoint, gate: Gate, client: Rebalancer, watcher: Watcher
+    endpoint: Endpoint, gate: Gate, watcher: Watcher, shelf: PlanShelf
 ) -> Callable[[Request], Awaitable[Response]]:
     async def serve(request: Request) -> Response:
         visitor = gate.enter(request, endpoint.role)
         try:
             data: dict[str, Any] = dict(request.query_params) if endpoint.method == "GET" else await _body(request)
             name = identifier(request.path_params["name"]) if "name" in request.path_params else ""
-            call = Call(client, watcher, name, validated(endpoint.takes, data))
+            call = Call(watcher.client, watcher, shelf, name, validated(endpoint.takes, data))
             answer = await asyncio.to_thread(endpoint.handler, call)
         except Exception as exc:  # noqa: BLE001  the outermost boundary of a call: told apart in _refusal
             return _refusal(exc)
         if endpoint.method != "GET":
+            watcher.forget(nodes=endpoint.path.startswith("/nodes/"))
             log.info("console.acted", path=request.url.path, role=visitor.role.value)
         return JSONResponse(answer)
 

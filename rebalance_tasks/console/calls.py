@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from pydantic import BaseModel
 
     from rebalance_tasks.client import Rebalancer
+    from rebalance_tasks.console.shelf import PlanShelf
     from rebalance_tasks.console.watcher import Watcher
 
 #: More rows than a page shows; a program that wants all asks again.
@@ -52,6 +53,7 @@ class Call:
 
     client: Rebalancer
     watcher: Watcher
+    shelf: PlanShelf
     name: str
     given: Frozen
 

@@ -14,14 +14,14 @@ from rebalance_tasks.cli import explaining
 from rebalance_tasks.cli.output import jsonable
 from rebalance_tasks.console import shapes
 from rebalance_tasks.console.calls import Call, Page, act, read
-from rebalance_tasks.core.errors import PlanNotFound, Refused, UnknownNode
+from rebalance_tasks.core.errors import Refused, UnknownNode
 from rebalance_tasks.core.models import Frozen, Identifier, KeyText
 
 if TYPE_CHECKING:
     from rebalance_tasks.console.calls import Endpoint
     from rebalance_tasks.control.drain import StateChange
     from rebalance_tasks.control.overview import NodeOverview
-    from rebalance_tasks.core.models import ControlResult, RebalanceMove, RebalancePlan
+    from rebalance_tasks.core.models import ControlResult, RebalanceMove
 
 
 class NodesQuery(Page):
@@ -122,13 +122,11 @@ def drain(call: Call) -> object:
 
 def activate(call: Call) -> object:
     """Let a node give and take again: ends a drain or maintenance."""
-    call.watcher.forget_glances()
     return _change(call.client.activate(call.name))
 
 
 def maintenance(call: Call) -> object:
     """Leave a node alone: it neither gives nor takes."""
-    call.watcher.forget_glances()
     return _change(call.client.maintenance(call.name))
 
 
@@ -175,17 +173,8 @@ def check(call: Call) -> object:
 
 def plans(call: Call) -> object:
     """The newest 20 plans, without their moves."""
-    found: list[RebalancePlan] = []
-    for plan_id in call.client.plans(20):
-        try:
-            found.append(call.client.load_plan(plan_id))
-        except PlanNotFound:  # it expired in between
-            continue
-    return call.arguments(Page).cut(found, _plan)
-
-
-def _plan(plan: RebalancePlan) -> object:
-    return {**plan.model_dump(mode="json", exclude={"moves", "not_moved"}), "moves": len(plan.moves)}
+    found = [facts for plan_id in call.client.plans(20) if (facts := call.shelf.facts(plan_id)) is not None]
+    return call.arguments(Page).cut(found, jsonable)
 
 
 def make_plan(call: Call) -> object:
@@ -195,13 +184,13 @@ def make_plan(call: Call) -> object:
 
 def plan(call: Call) -> object:
     """One plan: spread before and after, cost, budgets, flows between nodes, and what is not moved by reason."""
-    return shapes.plan_json(call.client.load_plan(call.name), call.client.settings.options)
+    return shapes.plan_json(call.shelf.plan(call.name), call.client.settings.options)
 
 
 def moves(call: Call) -> object:
     """Moves of a plan in their order; `q` looks in keys, `source` and `target` name nodes."""
     query = call.arguments(MovesQuery)
-    found = [move for move in call.client.load_plan(call.name).moves if _chosen(move, query)]
+    found = [move for move in call.shelf.plan(call.name).moves if _chosen(move, query)]
     return query.cut(found, shapes.move_json)
 
 
@@ -215,7 +204,7 @@ def _chosen(move: RebalanceMove, query: MovesQuery) -> bool:
 
 def explain(call: Call) -> object:
     """Why an object moves by this plan, or why it stays; surveys the fleet."""
-    made, seen = call.client.load_plan(call.name), call.client.survey()
+    made, seen = call.shelf.plan(call.name), call.client.survey()
     settings = call.client.settings
     prices = {(price.from_region, price.to_region): price.per_gb for price in settings.prices}
     key = call.arguments(KeyQuery).key

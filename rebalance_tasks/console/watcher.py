@@ -68,6 +68,8 @@ class Watcher:
     timelines: Timelines = field(default_factory=Timelines)
     _glances: list[NodeReport] = field(default_factory=list)
     _glanced_at: float = float("-inf")
+    _seen: tuple[float, Overview] | None = None
+    _changed_at: float = float("-inf")
     _last: Look | None = None
     _watched: str | None = None
     _pages: set[asyncio.Queue[Event]] = field(default_factory=set)
@@ -75,15 +77,31 @@ class Watcher:
 
     # -- what the API asks -----------------------------------------------------------------------------------------
     def overview(self) -> Overview:
-        """The fleet now; nodes themselves are looked at every `GLANCE_EVERY_S` at most."""
-        if time.monotonic() - self._glanced_at >= GLANCE_EVERY_S:
-            self._glances = self.client.glances()
-            self._glanced_at = time.monotonic()
-        return self.client.overview(self._glances)
+        """The fleet of at most `LOOK_EVERY_S` ago, and of after the last change made here."""
+        seen = self._seen
+        return seen[1] if seen is not None and time.monotonic() - seen[0] < LOOK_EVERY_S else self._overview()
 
-    def forget_glances(self) -> None:
-        """Look at the nodes again at the next occasion: somebody changed one."""
-        self._glanced_at = float("-inf")
+    def _overview(self) -> Overview:
+        begun = time.monotonic()
+        if begun - self._glanced_at >= GLANCE_EVERY_S:
+            self._glances = self.client.glances()
+            self._glanced_at = begun
+        seen = self.client.overview(self._glances)
+        # Another thread may have changed something since this look began.
+        if begun >= self._changed_at:
+            self._seen = begun, seen
+        return seen
+
+    def forget(self, *, nodes: bool) -> None:
+        """Look again at the next occasion: somebody has just changed something.
+
+        Args:
+            nodes: the nodes themselves as well.
+        """
+        self._changed_at = time.monotonic()
+        self._seen = None
+        if nodes:
+            self._glanced_at = float("-inf")
 
     def follow(self, job_id: str) -> None:
         """Look at a job that has just been started, even if it ends before it is seen active."""
@@ -123,7 +141,7 @@ class Watcher:
                     await asyncio.wait_for(self._wake.wait(), IDLE_EVERY_S)
 
     def _look(self) -> Look:
-        seen = self.overview()
+        seen = self._overview()
         # The job that was active at the last look is followed to its end.
         job_id = seen.active_job or self._watched
         job = None

@@ -12,7 +12,7 @@ from tests.browser.conftest import axe_source, violations
 from tests.browser.test_console import start_job, wait_moved
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Page
+    from playwright.sync_api import Page, ViewportSize
 
     from tests.support.consoles import ConsoleWorld
 
@@ -20,7 +20,7 @@ pytestmark = pytest.mark.browser
 
 #: A folder to put screenshots into (``make pictures``).
 VARIABLE = "CONSOLE_PICTURES"
-PHONE = {"width": 390, "height": 844}
+PHONE: ViewportSize = {"width": 390, "height": 844}
 
 
 def visit(page: Page, path: str) -> None:
@@ -62,7 +62,7 @@ def test_no_page_has_an_axe_violation_in_either_theme(operator: Page, world: Con
     found = {}
     for name, path in every_page(operator, world).items():
         for theme in ("light", "dark"):
-            operator.emulate_media(color_scheme=theme)  # type: ignore[arg-type]
+            operator.emulate_media(color_scheme=theme)
             visit(operator, path)
             look_closer(operator, name)
             found[name, theme] = violations(operator, source)
@@ -74,7 +74,7 @@ def test_no_page_has_an_axe_violation_in_either_theme(operator: Page, world: Con
 
 def test_no_page_is_wider_than_a_phone(operator: Page, world: ConsoleWorld) -> None:
     paths = every_page(operator, world)
-    operator.set_viewport_size(PHONE)  # type: ignore[arg-type]
+    operator.set_viewport_size(PHONE)
     wide = {}
     for name, path in paths.items():
         visit(operator, path)
@@ -90,13 +90,13 @@ def test_pictures_are_taken(operator: Page, world: ConsoleWorld) -> None:
     folder = Path(os.environ[VARIABLE])
     for name, path in every_page(operator, world).items():
         for theme in ("light", "dark"):
-            operator.emulate_media(color_scheme=theme)  # type: ignore[arg-type]
+            operator.emulate_media(color_scheme=theme)
             operator.set_viewport_size({"width": 1200, "height": 1000})
             if name == "job":
                 world.rebalancer.resume(path.rsplit("/", 1)[1])
             visit(operator, path)
             look_closer(operator, name)
             operator.screenshot(path=folder / f"console-{name}-{theme}.png")
-        operator.set_viewport_size(PHONE)  # type: ignore[arg-type]
+        operator.set_viewport_size(PHONE)
         visit(operator, path)
         operator.screenshot(path=folder / f"console-{name}-phone.png")

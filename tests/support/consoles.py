@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import sys
-import urllib.request
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+
+import httpx2
 
 from rebalance_tasks.demo.processes import SOURCE_ROOT, ManagedProcess
 from rebalance_tasks.embedded import free_port, start_server
@@ -50,8 +51,8 @@ class ConsoleProcess(ManagedProcess):
 
         def answers() -> bool:
             self.require_alive()
-            with suppress(OSError), urllib.request.urlopen(f"{self.url}/healthz", timeout=2):
-                return True
+            with suppress(httpx2.TransportError):
+                return httpx2.get(f"{self.url}/healthz", timeout=2).is_success
             return False
 
         wait_until(answers, READY_TIMEOUT_S, "the console answers")

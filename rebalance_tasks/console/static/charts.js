@@ -60,10 +60,11 @@ function place(bars, height, gap) {
 }
 
 // Who gives how much to whom: sources at the left, targets at the right, ribbons as wide as their bytes.
-export function flowPicture(flows) {
+export function flowPicture(flows, room) {
   const from = sides(flows, "source");
   const to = sides(flows, "target");
-  const [width, gap, edge] = [760, 14, 150];
+  const width = Math.max(320, room);
+  const [gap, edge] = [14, width < 560 ? 96 : 150];
   const rows = Math.max(from.bars.length, to.bars.length);
   const wanted = Math.max(120, rows * 44);
   const height = Math.max(place(from.bars, wanted, gap), place(to.bars, wanted, gap)) + 8;
@@ -88,7 +89,7 @@ export function flowPicture(flows) {
   const column = (bars, kind, x, textX, anchor) =>
     bars.map((bar) => [
       s("rect", { class: kind, x, y: 4 + bar.y, width: 12, height: bar.height, rx: 2 }),
-      s("text", { class: "axis strong", x: textX, y: 4 + bar.y + Math.max(11, bar.height / 2 - 2), "text-anchor": anchor }, bar.name.length > 20 ? `${bar.name.slice(0, 19)}…` : bar.name, s("title", null, bar.name)),
+      s("text", { class: "axis strong", x: textX, y: 4 + bar.y + Math.max(11, bar.height / 2 - 2), "text-anchor": anchor }, bar.name.length > edge / 8 ? `${bar.name.slice(0, edge / 8 - 1)}…` : bar.name, s("title", null, bar.name)),
       s("text", { class: "axis", x: textX, y: 4 + bar.y + Math.max(25, bar.height / 2 + 12), "text-anchor": anchor }, bytes(bar.size)),
     ]);
   return s(

@@ -1,7 +1,7 @@
 // One plan: what flows where, what it costs, why this move, why not this object, and starting it.
 import { act, button, get, listen, problem } from "./api.js";
 import { flowPicture } from "./charts.js";
-import { badge, bytes, card, count, draw, duration, h, isOperator, money, paged, pageName, percent, table, tile, when } from "./dom.js";
+import { badge, byId, bytes, card, count, draw, duration, h, isOperator, money, paged, pageName, percent, table, tile, when } from "./dom.js";
 
 const plan = await get(`/plans/${pageName}`).catch((error) => {
   draw([h("h1", null, "Plan"), h("p", { class: "note" }, error.message)]);
@@ -74,7 +74,7 @@ await draw([
     tile("Cost", money(plan.estimated_cost), "for egress"),
     tile("Takes about", duration(plan.estimated_duration_seconds), "at the throttle"),
   ),
-  plan.flows.length > 0 && card("What flows where", flowPicture(plan.flows), h("details", null, h("summary", null, `The ${plan.flows.length} pairs as a table`), table("Flows", [["from"], ["to"], ["moves", "number"], ["bytes", "number"]], flowRows))),
+  plan.flows.length > 0 && card("What flows where", flowPicture(plan.flows, byId("main").clientWidth - 82), h("details", null, h("summary", null, `The ${plan.flows.length} pairs as a table`), table("Flows", [["from"], ["to"], ["moves", "number"], ["bytes", "number"]], flowRows))),
   card("Budgets of a cycle", h("ul", { class: "budgets" }, plan.budgets.map(budget)), plan.limits_reached.length > 0 && h("p", { class: "note" }, "Bound by ", plan.limits_reached.join(", "), ": the next cycle goes on.")),
   card("Moves", h("div", { class: "filters" }, h("label", { for: "q" }, "Find"), search, h("label", { for: "source" }, "From"), source, h("label", { for: "target" }, "To"), target), moves.element),
   card("Why not this object?", h("p", { class: "muted" }, "Any object of the fleet: why it moves by this plan, or why it stays."), ask, told,
