@@ -9,11 +9,11 @@ PYTEST_WORKERS ?= 2
 # Off for a quick look: make test COVERAGE=
 COVERAGE ?= --cov --cov-report=term
 PYTEST := $(BIN)/python -m pytest -n $(PYTEST_WORKERS)
-SOURCES := rebalance_tasks tests $(wildcard *.py)
+SOURCES := rebalance_tasks tests $(wildcard *.py ops/*.py)
 export PYTHON
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint format unit integration chaos bench check lock clean
+.PHONY: help install demo test lint format unit integration chaos browser bench docs check lock clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -60,10 +60,16 @@ integration: install ## tests with a real server and real workers
 chaos: install ## kills, lost tails, a bad network, strangers: until CHAOS_KILLS=500 kills; CHAOS_SEED=n plays a round again
 	$(BIN)/python -m tests.chaos
 
+browser: install ## the console in a real Chromium, where one is on PATH; CONSOLE_PICTURES=DIR also takes screenshots
+	$(BIN)/python -m pytest -m browser tests/browser
+
 bench: install ## measure; tables on stdout, samples in build/bench; exits 1 on a missed figure
 	$(BIN)/python -m tests.bench $(ARGS)
 
-check: test ## what must pass before a commit
+docs: install ## the site of the documentation, in build/site; a warning is an error
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+check: test docs ## what must pass before a commit
 	git diff --check HEAD
 
 # `make lock UPGRADE=--upgrade` moves the pins; without it only what pyproject asks for changes. Never a URL in these files.

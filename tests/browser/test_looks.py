@@ -10,9 +10,11 @@ import pytest
 
 from tests.browser.conftest import axe_source, violations
 from tests.browser.test_console import start_job, wait_moved
+from tests.support.flowers import USER, FlowerProcess
+from tests.support.wait import wait_until
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Page, ViewportSize
+    from playwright.sync_api import Browser, Page, ViewportSize
 
     from tests.support.consoles import ConsoleWorld
 
@@ -100,3 +102,24 @@ def test_pictures_are_taken(operator: Page, world: ConsoleWorld) -> None:
         operator.set_viewport_size(PHONE)
         visit(operator, path)
         operator.screenshot(path=folder / f"console-{name}-phone.png")
+
+
+@pytest.mark.skipif(VARIABLE not in os.environ, reason=f"{VARIABLE} names no folder")
+def test_a_picture_of_flower_is_taken(operator: Page, world: ConsoleWorld, browser: Browser, tmp_path: Path) -> None:
+    flower = FlowerProcess(log_path=tmp_path / "flower.log", env=world.env).wait_ready()
+    try:
+        start_job(operator)
+        wait_until(
+            lambda: any(task["name"] == "rebalance.monitor" for task in flower.tasks().values()), 60, "a group ends"
+        )
+        user, password = USER
+        context = browser.new_context(
+            http_credentials={"username": user, "password": password}, viewport={"width": 1200, "height": 520}
+        )
+        page = context.new_page()
+        page.goto(f"{flower.url}/tasks")
+        page.get_by_text("rebalance.migrate").first.wait_for()
+        page.screenshot(path=Path(os.environ[VARIABLE]) / "flower.png")
+        context.close()
+    finally:
+        flower.kill()

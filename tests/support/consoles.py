@@ -66,6 +66,7 @@ class ConsoleWorld:
     fleet: Fleet
     rebalancer: Rebalancer
     console: ConsoleProcess
+    env: Mapping[str, str]
 
     def stop_jobs(self) -> None:
         """Cancel what runs, for the next test."""
@@ -95,8 +96,8 @@ def console_world(
         factory.started.append(console)
         try:
             if concurrency:
-                factory.worker(env=env, concurrency=concurrency)
-            yield ConsoleWorld(made, rebalancer_of(made), console.wait_ready())
+                factory.worker(env=env, concurrency=concurrency, extra=("-E",))
+            yield ConsoleWorld(made, rebalancer_of(made), console.wait_ready(), env)
         finally:
             factory.stop_all()
             # Captured output of the teardown is part of a failing test's report only.
