@@ -135,7 +135,7 @@ def _serve(
         except Exception as exc:  # noqa: BLE001  the outermost boundary of a call: told apart in _refusal
             return _refusal(exc)
         if endpoint.method != "GET":
-            watcher.forget(nodes=endpoint.path.startswith("/nodes/"))
+            watcher.forget()
             log.info("console.acted", path=request.url.path, role=visitor.role.value)
         return JSONResponse(answer)
 

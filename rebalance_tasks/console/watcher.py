@@ -66,8 +66,8 @@ class Watcher:
 
     client: Rebalancer
     timelines: Timelines = field(default_factory=Timelines)
-    _glances: list[NodeReport] = field(default_factory=list)
-    _glanced_at: float = float("-inf")
+    _glances: list[NodeReport] | None = None
+    _glance_now: asyncio.Event = field(default_factory=asyncio.Event)
     _seen: tuple[float, Overview] | None = None
     _changed_at: float = float("-inf")
     _last: Look | None = None
@@ -77,31 +77,25 @@ class Watcher:
 
     # -- what the API asks -----------------------------------------------------------------------------------------
     def overview(self) -> Overview:
-        """The fleet of at most `LOOK_EVERY_S` ago, and of after the last change made here."""
+        """The fleet of at most `LOOK_EVERY_S` ago and after the last change made here, its nodes of `GLANCE_EVERY_S` ago."""
         seen = self._seen
         return seen[1] if seen is not None and time.monotonic() - seen[0] < LOOK_EVERY_S else self._overview()
 
     def _overview(self) -> Overview:
         begun = time.monotonic()
-        if begun - self._glanced_at >= GLANCE_EVERY_S:
+        if self._glances is None:
             self._glances = self.client.glances()
-            self._glanced_at = begun
         seen = self.client.overview(self._glances)
         # Another thread may have changed something since this look began.
         if begun >= self._changed_at:
             self._seen = begun, seen
         return seen
 
-    def forget(self, *, nodes: bool) -> None:
-        """Look again at the next occasion: somebody has just changed something.
-
-        Args:
-            nodes: the nodes themselves as well.
-        """
+    def forget(self) -> None:
+        """Look again at the next occasion, at the nodes as well: somebody has just changed something."""
         self._changed_at = time.monotonic()
         self._seen = None
-        if nodes:
-            self._glanced_at = float("-inf")
+        self._glance_now.set()
 
     def follow(self, job_id: str) -> None:
         """Look at a job that has just been started, even if it ends before it is seen active."""
@@ -120,9 +114,14 @@ class Watcher:
         finally:
             self._pages.discard(queue)
 
-    # -- the task --------------------------------------------------------------------------------------------------
+    # -- the tasks -------------------------------------------------------------------------------------------------
     async def run(self) -> None:
         """Look until cancelled; Redis may go away and come back."""
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._look_on())
+            tasks.create_task(self._glance_on())
+
+    async def _look_on(self) -> None:
         while True:
             try:
                 self._tell(await asyncio.to_thread(self._look))
@@ -133,12 +132,19 @@ class Watcher:
                 self._publish(Event("offline", {"error": message, "cause": cause}))
                 await asyncio.sleep(1)
             self._wake.clear()
-            with contextlib.suppress(TimeoutError):
-                # Between two looks at full pace nothing is to be waited for but time.
-                if self._pages:
-                    await asyncio.sleep(LOOK_EVERY_S)
-                else:
-                    await asyncio.wait_for(self._wake.wait(), IDLE_EVERY_S)
+            if self._pages:
+                await asyncio.sleep(LOOK_EVERY_S)
+            else:
+                await _either(self._wake, IDLE_EVERY_S)
+
+    async def _glance_on(self) -> None:
+        """Look at the nodes themselves, apart from the looks at Redis: a thousand slow ones must not hold up an event."""
+        while True:
+            await _either(self._glance_now, GLANCE_EVERY_S)
+            self._glance_now.clear()
+            # What fails here is told by the look at Redis, or at the node, that comes next.
+            with contextlib.suppress(Exception):
+                self._glances = await asyncio.to_thread(self.client.glances)
 
     def _look(self) -> Look:
         seen = self._overview()
@@ -169,6 +175,12 @@ class Watcher:
                     queue.get_nowait()
                 queue.put_nowait(Event("resync", {}))
             queue.put_nowait(event)
+
+
+async def _either(event: asyncio.Event, seconds: float) -> None:
+    """Wait for the event, but no longer than that."""
+    with contextlib.suppress(TimeoutError):
+        await asyncio.wait_for(event.wait(), seconds)
 
 
 def _changes(before: Look | None, now: Look, client: Rebalancer) -> list[Event]:

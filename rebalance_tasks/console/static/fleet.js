@@ -118,7 +118,7 @@ async function drawChecks() {
   if (points.length < 2) chart.replaceChildren(h("p", { class: "muted" }, "The curve begins with the second check."));
   else chart.replaceChildren(history(points, fleet.imbalance_threshold, chart.clientWidth));
   chart.append(
-    h("details", { open: points.length < 2 }, h("summary", null, `The last ${Math.min(20, items.length)} checks`),
+    h("details", { open: points.length < 2 }, h("summary", null, "The last checks"),
       table("Checks", [["when"], ["verdict"], ["imbalance", "number"], ["why", "wide"], ["plan"]], items.slice(0, 20).map((c) => [when(c.at), badge(c.verdict), percent(c.imbalance), c.reason, c.plan_id && h("a", { href: `/plans/${c.plan_id}` }, "plan")]))),
   );
 }
