@@ -67,6 +67,7 @@ def start_job(
         raise InvalidArgument(msg)
     validate_roots(context.settings.nodes)
     adopt(context)
+    context.locations.spread_frees(active=context.jobs.active())
     job = _freeze(context, plan, job_id=job_id, requested_by=requested_by)
     if context.jobs.create(job):
         log.info("job.created", job_id=job_id, plan_id=plan_id, moves=len(job.states), groups=len(job.groups))

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 from rebalance_tasks.core.states import MoveState
 from rebalance_tasks.drivers.base import RESERVED
+from rebalance_tasks.store import batches
 from rebalance_tasks.store.records import JournalEntry
 
 if TYPE_CHECKING:
@@ -122,6 +123,20 @@ def journal_entry(item: Item, *, running: bool, booked: int | None = None) -> Jo
         verified=copy.verified if copy else 0,
         staged=item.staged,
     )
+
+
+def journal_row(item: Item) -> str | None:
+    """What the journal of its batch is to say of a staged copy; ``None`` when the item needs an entry of its own.
+
+    A row is for a first attempt that went straight through: one part, as long as the source.
+    """
+    copy, staged = item.copy, item.staged
+    if copy is None or staged is None or not item.fresh or len(copy.parts) != 1:
+        return None
+    part = copy.parts[0]
+    if part.length != copy.source.size_bytes:
+        return None
+    return batches.journal_row(item.move.index, copy.source, staged, digest=part.digest, verified=copy.verified)
 
 
 def staged_path(target: Driver, move_id: str) -> Path | None:

@@ -24,11 +24,12 @@ if TYPE_CHECKING:
 CHUNK_MOVES: Final = 500
 
 _MOVES: Final = TypeAdapter(tuple[RebalanceMove, ...])
+_KEYS: Final = TypeAdapter(list[tuple[str, NonNegativeInt]])
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, unsafe_hash=True)
 class MoveRecord:
-    """One move of a job.
+    """One move of a job; made anew, never changed (freezing it would cost more than making it).
 
     Attributes:
         index: its place in the job's state string.
@@ -246,14 +247,19 @@ def pack_keys(first: int, moves: Sequence[tuple[str, int]]) -> bytes:
     return f"{first} {len(moves)}\n".encode() + packed
 
 
+def unpack_keys(packed: bytes) -> list[tuple[str, int]]:
+    """Read what `pack_keys` wrote, without the line before it. Raises: ValueError, zlib.error."""
+    return _KEYS.validate_json(zlib.decompress(packed))
+
+
 def unfinished_moves(job_id: str, first: int, states: str, packed: bytes) -> list[tuple[MoveRecord, MoveState]]:
     """Pair a stretch's keys (without the line before them) with their states; return those that are not terminal yet."""
+    # A state is looked up once for all moves that are in it.
+    unfinished = {state.value: state for state in map(MoveState, set(states)) if not state.terminal}
     return [
-        (MoveRecord(index, MoveId(f"{job_id}.{index}"), str(key), int(size)), MoveState(byte))
-        for index, (byte, (key, size)) in enumerate(
-            zip(states, json.loads(zlib.decompress(packed)), strict=True), first
-        )
-        if not MoveState(byte).terminal
+        (MoveRecord(index, MoveId(f"{job_id}.{index}"), key, size), unfinished[byte])
+        for index, (byte, (key, size)) in enumerate(zip(states, unpack_keys(packed), strict=True), first)
+        if byte in unfinished
     ]
 
 
