@@ -23,6 +23,7 @@ from rebalance_tasks.control.relay import run_relay
 from rebalance_tasks.control.start import DATA_QUEUE, start_job
 from rebalance_tasks.control.sweep import run_sweep
 from rebalance_tasks.core.models import RebalanceMove, RebalancePlan
+from rebalance_tasks.drivers import local_burst
 from rebalance_tasks.migration import copying, faults
 from rebalance_tasks.migration.batch import Batch
 from rebalance_tasks.migration.copying import Copier
@@ -283,11 +284,11 @@ def write_before_free(path: Path) -> None:
     """Append to a file once, right before the first object of its node is freed."""
     original = Batch._free
 
-    def free(self: Batch, item: Any) -> None:
+    def free(self: Batch, item: Any, freed: Any) -> None:
         with path.open("ab") as file:
             file.write(b"from a stranger")
         Batch._free = original  # type: ignore[method-assign]
-        original(self, item)
+        original(self, item, freed)
 
     Batch._free = free  # type: ignore[method-assign]
 
@@ -305,6 +306,14 @@ def count_copied(log: Path) -> None:
         original(self, reader, None if write is None else logged, copy, key)
 
     Copier._part = counted  # type: ignore[method-assign]
+
+    def write_at(fd: int, data: memoryview, offset: int) -> int:
+        written = os.pwrite(fd, data, offset)
+        with log.open("a") as file:
+            file.write(f"{written}\n")
+        return written
+
+    local_burst.write_at = write_at  # type: ignore[assignment]
 
 
 def copied_bytes(log: Path) -> int:
