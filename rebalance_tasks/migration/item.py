@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final
 from rebalance_tasks.core.states import MoveState
 from rebalance_tasks.drivers.base import RESERVED
 from rebalance_tasks.store import batches
+from rebalance_tasks.store.moves import Attempt
 from rebalance_tasks.store.records import JournalEntry
 
 if TYPE_CHECKING:
@@ -141,6 +142,23 @@ def journal_entry(item: Item, *, running: bool, booked: int | None = None) -> Jo
         verified=copy.verified if copy else 0,
         staged=item.staged,
     )
+
+
+def attempt(item: Item, cost_nano: Callable[[int], int]) -> Attempt:
+    """Begin an item: give it the journal of a running attempt, and say what that takes of the budgets.
+
+    Args:
+        item: which.
+        cost_nano: of so many bytes of egress, in 10⁻⁹ of the currency.
+    """
+    size_bytes = item.move.size_bytes
+    if item.fresh:
+        # The common case, without looking for what an earlier attempt has left.
+        item.entry = JournalEntry(open=True, booked=size_bytes)
+        return Attempt(item.move, item.entry, size_bytes, cost_nano(size_bytes))
+    egress = unbooked_bytes(item)
+    item.entry = journal_entry(item, running=True, booked=size_bytes)
+    return Attempt(item.move, item.entry, egress, cost_nano(egress))
 
 
 def journal_row(item: Item) -> str | None:

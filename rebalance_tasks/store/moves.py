@@ -245,10 +245,12 @@ class MoveStore:
 
     def settle(self, settlements: Sequence[Settlement], *, purge_delay_ms: int) -> int:
         """Count moves, each once only; return how many of the group are left. Raises: StaleLease."""
-        together = [item for item in settlements if _common(item)]
+        together: list[Settlement] = []
+        each: list[Settlement] = []
+        for item in settlements:
+            (together if _common(item) else each).append(item)
         if len(together) > 1:
             together.sort(key=_index)
-            each = [item for item in settlements if not _common(item)]
             counted, left = self._settle(together, each, purge_delay_ms)
             if counted != EACH:
                 return left
