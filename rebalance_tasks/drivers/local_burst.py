@@ -13,7 +13,6 @@ import os
 import resource
 import stat as st_modes
 import threading
-from contextlib import suppress
 from typing import TYPE_CHECKING, Final, Self
 
 import xxhash
@@ -35,6 +34,8 @@ if TYPE_CHECKING:
 MOST_BYTES: Final = 256 << 10
 #: st_blocks counts in these (POSIX).
 _STAT_BLOCK_BYTES: Final = 512
+_MODE_BITS: Final = 0o7777
+_LISTS_XATTRS: Final = hasattr(os, "listxattr")
 #: Tests count what is written.
 write_at = os.pwrite
 
@@ -71,6 +72,8 @@ class LocalBurst:
         #: copies that are still open, by move
         self._open: dict[MoveId, int] = {}
         self._buffer = memoryview(bytearray(MOST_BYTES))
+        self._tmp = target.work_fd("tmp")
+        self._owner = (os.geteuid(), os.getegid())
 
     def __enter__(self) -> Self:
         """Return itself."""
@@ -90,25 +93,28 @@ class LocalBurst:
     ) -> Iterator[tuple[Fingerprint, str] | None]:
         """Copy each object aside, metadata included; see `Burst.stage`."""
         hold = self._source.held
+        folders, writable = (hold.folders, hold.writable) if hold else ({}, frozenset[int]())
         for wanted in objects:
             copied = None
-            if wanted is not None and hold is not None and 0 < wanted[2] <= MOST_BYTES:
+            if wanted is not None and 0 < wanted[2] <= MOST_BYTES:
                 key, move_id, size_bytes = wanted
                 folder, _, name = key.rpartition("/")
-                parent = hold.folders.get(folder or ".")
-                if parent is not None and parent in hold.writable and _fits(key):
+                parent = folders.get(folder or ".")
+                if parent in writable and _fits(key):
                     spend(size_bytes)
-                    with suppress(OSError):
+                    try:
                         copied = self._copy(parent, name, move_id, size_bytes)
+                    except OSError:
+                        copied = None
             yield copied
 
-    def _copy(self, parent: int, name: str, move_id: MoveId, size_bytes: int) -> tuple[Fingerprint, str] | None:
+    def _copy(self, parent: int | None, name: str, move_id: MoveId, size_bytes: int) -> tuple[Fingerprint, str] | None:
         # Looked at before it is opened: opening a device can act on it.
         if not st_modes.S_ISREG(os.stat(name, dir_fd=parent, follow_symlinks=False).st_mode):
             return None
-        fd = os.open(name, READ_FLAGS, dir_fd=parent)
+        source = os.open(name, READ_FLAGS, dir_fd=parent)
         try:
-            status = os.fstat(fd)
+            status = os.fstat(source)
             if (
                 status.st_size != size_bytes
                 or status.st_nlink > 1
@@ -117,47 +123,50 @@ class LocalBurst:
             ):
                 return None
             data = self._buffer[:size_bytes]
-            if os.readv(fd, [data]) != size_bytes:
+            if os.readv(source, [data]) != size_bytes:
                 return None
-            self._write(fd, status, move_id, data)
+            fd = os.open(validate_name(move_id, "move id"), CREATE_FLAGS, PRIVATE_MODE, dir_fd=self._tmp)
+            try:
+                self._fill(fd, data, source, status)
+            except BaseException:
+                os.close(fd)
+                os.unlink(move_id, dir_fd=self._tmp)
+                raise
         finally:
+            os.close(source)
+        if len(self._open) < self._room:
+            self._open[move_id] = fd
+        else:
             os.close(fd)
         return fingerprint_of(status), xxhash.xxh3_128_hexdigest(data)
 
-    def _write(self, source: int, status: os.stat_result, move_id: MoveId, data: memoryview) -> None:
-        """Make the staged copy; nothing is left of one that is not whole. Raises: OSError."""
-        folder = self._target.work_fd("tmp")
-        fd = os.open(validate_name(move_id, "move id"), CREATE_FLAGS, PRIVATE_MODE, dir_fd=folder)
-        whole = False
-        try:
-            if write_at(fd, data, 0) == len(data):
-                apply_metadata(fd, read_metadata(source, status))
-                whole = True
-        finally:
-            if whole and len(self._open) < self._room:
-                self._open[move_id] = fd
-            else:
-                os.close(fd)
-            if not whole:
-                os.unlink(move_id, dir_fd=folder)
-        if not whole:
+    def _fill(self, fd: int, data: memoryview, source: int, status: os.stat_result) -> None:
+        """Give a copy its bytes and its metadata; for most files that is a mode and two times. Raises: OSError."""
+        if write_at(fd, data, 0) != len(data):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        plain = (status.st_uid, status.st_gid) == self._owner
+        if not plain or not _LISTS_XATTRS or os.listxattr(source):
+            apply_metadata(fd, read_metadata(source, status))
+            return
+        os.fchmod(fd, status.st_mode & _MODE_BITS)
+        os.utime(fd, ns=(status.st_atime_ns, status.st_mtime_ns))
 
     # -- read back ------------------------------------------------------------------------------------------------
     def read_back(self, copies: Iterable[tuple[MoveId, int, str] | None]) -> Iterator[Fingerprint | None]:
         """Read staged copies and compare them; see `Burst.read_back`."""
-        folder = self._target.work_fd("tmp")
         for wanted in copies:
             found = None
             if wanted is not None:
-                with suppress(OSError):
-                    found = self._read_back(folder, *wanted)
+                try:
+                    found = self._read_back(*wanted)
+                except OSError:
+                    found = None
             yield found
 
-    def _read_back(self, folder: int, move_id: MoveId, size_bytes: int, digest: str) -> Fingerprint | None:
+    def _read_back(self, move_id: MoveId, size_bytes: int, digest: str) -> Fingerprint | None:
         fd = self._open.pop(move_id, -1)
         if fd < 0:
-            fd = os.open(move_id, READ_BACK_FLAGS, dir_fd=folder)
+            fd = os.open(move_id, READ_BACK_FLAGS, dir_fd=self._tmp)
         try:
             data = self._buffer[:size_bytes]
             if os.preadv(fd, [data], 0) != size_bytes or xxhash.xxh3_128_hexdigest(data) != digest:
@@ -171,8 +180,7 @@ class LocalBurst:
     def publish(self, copies: Iterable[tuple[str, MoveId, Fingerprint, Fingerprint] | None]) -> Iterator[bool]:
         """Give staged copies their keys; see `Burst.publish`."""
         source, target = self._source.held, self._target.held
-        tmp = self._target.work_fd("tmp")
-        rename = self._target.calls.rename_noreplace
+        tmp, rename, stat = self._tmp, self._target.calls.rename_noreplace, os.stat
         for wanted in copies:
             done = False
             if wanted is not None and source is not None and target is not None:
@@ -180,20 +188,21 @@ class LocalBurst:
                 folder, _, name = key.rpartition("/")
                 here, there = source.folders.get(folder or "."), target.folders.get(folder or ".")
                 if here is not None and there is not None:
-                    with suppress(OSError):
-                        if is_version(os.stat(name, dir_fd=here, follow_symlinks=False), version) and is_version(
-                            os.stat(move_id, dir_fd=tmp, follow_symlinks=False), copy
+                    try:
+                        if is_version(stat(name, dir_fd=here, follow_symlinks=False), version) and is_version(
+                            stat(move_id, dir_fd=tmp, follow_symlinks=False), copy
                         ):
                             rename(move_id, name, tmp, there)
-                            done = True
                             target.note(Renamed(there, name, tmp, move_id, copy, freed=False))
+                            done = True
+                    except OSError:
+                        done = False
             yield done
 
     def free(self, objects: Iterable[tuple[str, MoveId, Fingerprint] | None]) -> Iterator[bool]:
         """Move sources into the trash; see `Burst.free`."""
         hold = self._source.held
-        trash = self._source.work_fd("trash")
-        rename = self._source.calls.rename_aside
+        trash, rename, stat = self._source.work_fd("trash"), self._source.calls.rename_aside, os.stat
         for wanted in objects:
             done = False
             if wanted is not None and hold is not None:
@@ -201,11 +210,13 @@ class LocalBurst:
                 folder, _, name = key.rpartition("/")
                 parent = hold.folders.get(folder or ".")
                 if parent is not None:
-                    with suppress(OSError):
-                        if is_version(os.stat(name, dir_fd=parent, follow_symlinks=False), version):
+                    try:
+                        if is_version(stat(name, dir_fd=parent, follow_symlinks=False), version):
                             rename(name, move_id, parent, trash)
                             hold.note(Renamed(parent, name, trash, move_id, version, freed=True))
-                            done = is_version(os.stat(move_id, dir_fd=trash, follow_symlinks=False), version)
+                            done = is_version(stat(move_id, dir_fd=trash, follow_symlinks=False), version)
+                    except OSError:
+                        done = False
             yield done
 
 

@@ -159,7 +159,6 @@ class Batch:
                 self._c.control.spend,
             )
             for item in todo:
-                self._c.control.check()
                 try:
                     self._copy_aside(item, next(copies))
                 except RebalanceError as exc:
@@ -170,6 +169,7 @@ class Batch:
 
     def _copy_aside(self, item: Item, copied: tuple[Fingerprint, str] | None) -> None:
         if copied is None:
+            self._c.control.check()
             self._copy_alone(item)
         else:
             source, digest = copied
