@@ -7,13 +7,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from rebalance_tasks.control.sweep import run_sweep
 from rebalance_tasks.store.records import UndoRecord
 from tests.support.checker import record, violations
 from tests.support.engine import Engine, move, moves_between
-from tests.support.hooks import (
-    DAY_MS,
-    SIZES,
-)
+from tests.support.hooks import DAY_MS, SIZES, WorkerDiedError, die_at
 
 if TYPE_CHECKING:
     from tests.conftest import FleetFactory
@@ -99,3 +97,24 @@ def test_an_undo_that_a_stale_runner_noted_late_does_not_take_a_moved_object_awa
     engine.cleanup()
     assert (fleet.roots["n2"] / "four").read_bytes() == content
     assert engine.context.connection.hgetall(engine.context.keys.undos) == {}
+
+
+def test_sources_of_a_batch_whose_job_was_given_up_are_freed_by_the_cleanup(
+    fleet: Fleet, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody is left who would settle the batch as a whole."""
+    written = record(fleet.roots)
+    engine.start(moves_between("n1", "n2", SIZES))
+    with monkeypatch.context() as patch:
+        die_at(patch, "flip")
+        with pytest.raises(WorkerDiedError):
+            engine.slice()
+    keys, redis = engine.context.keys, engine.context.connection.client
+    redis.delete(keys.job("j1").states)
+    engine.hurry()
+    run_sweep(engine.context)
+    assert redis.hlen(keys.frees_batches) == 1
+    assert engine.cleanup().freed_late == len(SIZES)
+    assert engine.context.locations.pending_frees() == {}
+    assert engine.cleanup(later_ms=DAY_MS).purged == len(SIZES)
+    assert violations(fleet.roots, written, trash=True) == []

@@ -10,6 +10,7 @@ from rebalance_tasks.core.errors import StaleLease
 from rebalance_tasks.core.fingerprint import Fingerprint
 from rebalance_tasks.core.ids import MoveId
 from rebalance_tasks.core.states import MoveState
+from rebalance_tasks.store.abandon import abandon
 from rebalance_tasks.store.attempts import AttemptStore
 from rebalance_tasks.store.batches import journal_row
 from rebalance_tasks.store.locations import LocationStore, MovedObject
@@ -254,6 +255,16 @@ def test_frees_that_an_ended_job_left_as_a_batch_are_spread_and_those_of_the_act
     # A runner that comes back settles them all the same.
     assert store.settle(freed(moves), purge_delay_ms=0) == 0
     assert locations.pending_frees() == {}
+
+
+def test_a_job_that_was_given_up_leaves_no_lease_with_a_journal_behind(stores: Stores) -> None:
+    store, moves = taken(stores)
+    begin(store, moves, fresh=True)
+    stores.connection.client.delete(stores.keys.job("j1").states)
+    assert abandon(stores.connection, stores.keys, "j1", why="lost", now_ms=stores.connection.now_ms())
+    assert stores.connection.client.exists(stores.keys.job("j1").lease("g0", 0)) == 1
+    stores.jobs.retire("j1")
+    assert stores.connection.client.exists(stores.keys.job("j1").lease("g0", 0)) == 0
 
 
 def test_what_of_a_batch_could_not_be_purged_goes_on_by_itself(stores: Stores, trash: TrashStore) -> None:
