@@ -356,6 +356,7 @@ def test_the_commands_are_those_of_the_design() -> None:
         "maintenance",
         "undo",
         "simulate",
+        "console",
     }
 
 
