@@ -11,6 +11,7 @@ import typer
 
 from rebalance_tasks.cli import output, session
 from rebalance_tasks.core.errors import ConfigurationError
+from rebalance_tasks.telemetry import configure_logging
 
 
 def console(
@@ -34,6 +35,7 @@ def console(
     told.print(f"console of the fleet at {scheme}://{shown}:{port}/  (Ctrl-C ends it)", markup=False)
     if made:
         told.print(f"operator's token, for this run only: {made}", markup=False)
+    configure_logging()
     client = session.open_client()
     files = {"certificate": str(certificate or ""), "key": str(key or "")}
     server.serve(client, tokens, host=host, port=port, **files)

@@ -242,12 +242,18 @@ def test_markup_stays_data_in_the_api_and_never_reaches_a_page(rebalancer: Rebal
             assert MARKUP not in client.get(path.replace("{name}", "a")).text
 
 
-def test_no_secret_is_in_any_answer_or_page(rebalancer: Rebalancer) -> None:
+def test_no_secret_is_in_any_answer_page_or_log(rebalancer: Rebalancer, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("DEBUG")
     with browser_of(rebalancer, OPERATOR) as client:
-        answers = [call(client, endpoint).text for endpoint in ENDPOINTS if endpoint.method == "GET"]
+        answers = [client.post("/login", data={"token": f"{OPERATOR}-mistyped"}).text]
+        client.post(f"{API}/fleet/pause", json={})
+        assert "console.acted" in caplog.text
+        session, csrf = client.cookies["rebalance_session"], client.headers["x-csrf-token"]
+        answers += [call(client, endpoint).text for endpoint in ENDPOINTS if endpoint.method == "GET"]
         answers += [client.get(path.replace("{name}", "b")).text for path in PAGES]
-    for secret in ("s3cret-of-the-node", OPERATOR, VIEWER, "storage_options"):
-        assert not any(secret in answer for answer in answers)
+    for secret in ("s3cret-of-the-node", OPERATOR, VIEWER, "storage_options", session):
+        assert not any(secret in answer for answer in (*answers, caplog.text))
+    assert csrf not in caplog.text
 
 
 def test_a_defect_shows_no_inner_detail(rebalancer: Rebalancer, monkeypatch: pytest.MonkeyPatch) -> None:

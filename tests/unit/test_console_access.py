@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -9,6 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from rebalance_tasks.cli.app import run
+from rebalance_tasks.cli.output import EXIT_USAGE
 from rebalance_tasks.console import access
 from rebalance_tasks.console.access import Attempts, Role, Sessions, Tokens, load_tokens
 from rebalance_tasks.console.server import is_loopback, usable_tokens
@@ -119,6 +123,34 @@ def test_only_loopback_may_go_without_a_token(host: str, inside: bool) -> None:
 def test_a_made_token_is_never_written_to_a_log() -> None:
     with pytest.raises(ConfigurationError, match="could only be shown on a terminal"):
         usable_tokens(Tokens(), "127.0.0.1", may_show=False)
+
+
+Captured = pytest.CaptureFixture[str]
+
+
+@pytest.fixture
+def bare(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No configuration and no token."""
+    for name in [name for name in os.environ if name.startswith("REBALANCE_")]:
+        monkeypatch.delenv(name)
+
+
+@pytest.mark.parametrize("arguments", [["--host", "0.0.0.0"], []])  # noqa: S104
+def test_the_command_refuses_to_serve_without_a_token(bare: None, capsys: Captured, arguments: list[str]) -> None:
+    assert run(["console", *arguments]) == EXIT_USAGE
+    assert "REBALANCE_CONSOLE_OPERATOR_TOKEN" in capsys.readouterr().err
+
+
+def test_without_the_extra_the_command_says_what_to_install(
+    bare: None, capsys: Captured, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "uvicorn", None)
+    monkeypatch.delitem(sys.modules, "rebalance_tasks.console.server", raising=False)
+    monkeypatch.delattr("rebalance_tasks.console.server", raising=False)
+    assert run(["console"]) == EXIT_USAGE
+    told = capsys.readouterr().err
+    assert "uvicorn" in told
+    assert "rebalance-tasks[console]" in told
 
 
 # -- timeline --------------------------------------------------------------------------------------------------------
