@@ -18,7 +18,7 @@ from starlette.routing import Route
 
 from rebalance_tasks.cli.output import error_story
 from rebalance_tasks.console.access import Role
-from rebalance_tasks.console.calls import Call, identifier, validated
+from rebalance_tasks.console.calls import Call, Refused, identifier, validated
 from rebalance_tasks.console.endpoints import ENDPOINTS
 from rebalance_tasks.console.gate import Denied, Gate
 from rebalance_tasks.console.headers import SecurityHeaders
@@ -35,7 +35,6 @@ from rebalance_tasks.core.errors import (
     ObjectNotFound,
     PlanNotFound,
     RebalanceError,
-    Refused,
     UnknownNode,
 )
 from rebalance_tasks.telemetry import get_logger

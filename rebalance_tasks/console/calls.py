@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 from pydantic import NonNegativeInt, TypeAdapter, ValidationError
 
 from rebalance_tasks.console.access import Role
-from rebalance_tasks.core.errors import InvalidArgument
+from rebalance_tasks.core.errors import InvalidArgument, PermanentError
 from rebalance_tasks.core.models import Frozen, Identifier
 
 if TYPE_CHECKING:
@@ -24,6 +24,12 @@ if TYPE_CHECKING:
 MOST_ROWS: Final = 1_000
 _IDENTIFIER: Final[TypeAdapter[str]] = TypeAdapter(Identifier)
 Given = TypeVar("Given", bound=Frozen)
+
+
+class Refused(PermanentError):
+    """What was asked for cannot be done as things stand; the message says what stands in the way."""
+
+    cause = "refused"
 
 
 class Nothing(Frozen):

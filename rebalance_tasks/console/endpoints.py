@@ -13,8 +13,8 @@ from pydantic import Field
 from rebalance_tasks.cli import explaining
 from rebalance_tasks.cli.output import jsonable
 from rebalance_tasks.console import shapes
-from rebalance_tasks.console.calls import Call, Page, act, read
-from rebalance_tasks.core.errors import Refused, UnknownNode
+from rebalance_tasks.console.calls import Call, Page, Refused, act, read
+from rebalance_tasks.core.errors import UnknownNode
 from rebalance_tasks.core.models import Frozen, Identifier, KeyText
 
 if TYPE_CHECKING:

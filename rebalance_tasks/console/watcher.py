@@ -20,7 +20,7 @@ from rebalance_tasks.core.errors import JobNotFound
 from rebalance_tasks.telemetry import get_logger
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncGenerator
 
     from rebalance_tasks.client import Rebalancer
     from rebalance_tasks.control.overview import Overview
@@ -101,7 +101,7 @@ class Watcher:
         """Look at a job that has just been started, even if it ends before it is seen active."""
         self._watched = job_id
 
-    async def events(self) -> AsyncIterator[Event]:
+    async def events(self) -> AsyncGenerator[Event]:
         """Yield the fleet and the job of now, then every change."""
         queue: asyncio.Queue[Event] = asyncio.Queue(QUEUE_LENGTH)
         for event in _changes(None, self._last, self.client) if self._last else ():

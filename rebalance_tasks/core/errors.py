@@ -146,12 +146,6 @@ class InvalidTransition(PermanentError):
         self.wanted = wanted
 
 
-class Refused(PermanentError):
-    """What was asked for cannot be done as things stand; the message says what stands in the way."""
-
-    cause = "refused"
-
-
 class StaleLease(RetryableError):
     """The lease this writer holds is no longer the newest; its writes are refused (fencing)."""
 

@@ -62,6 +62,7 @@ def test_a_page_hears_of_the_fleet_a_job_and_its_end(rebalancer: Rebalancer) -> 
     async def scenario(events: AsyncIterator[Event]) -> None:
         await heard(events, "fleet", lambda fleet: fleet["surveyed"] is False)
         checked = await asyncio.to_thread(rebalancer.check)
+        assert checked.plan_id is not None
         await heard(events, "check", lambda check: check["plan_id"] == checked.plan_id)
         job = await asyncio.to_thread(rebalancer.start, checked.plan_id)
         await heard(events, "job", lambda data: data["job_id"] == job.job_id)
