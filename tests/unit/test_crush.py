@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rebalance_tasks.core.crush import RULE_TREE, CompiledFleet, CrushPlacementAlgorithm
-from rebalance_tasks.core.crush_tree import Level, domain_path
+from rebalance_tasks.core.crush_domains import Level, domain_path
 from rebalance_tasks.core.errors import EmptyClusterError, InvalidArgument
 from rebalance_tasks.core.models import (
     ConstraintType,
@@ -308,7 +308,7 @@ def test_trees_of_many_requirements_are_not_kept_for_ever() -> None:
     fleet = CompiledFleet(MIXED)
     for i in range(200):
         CRUSH.compute_placement(PlacementTarget(object_key="k", required_zones=("a", f"z{i}")), fleet)
-    assert len(fleet._trees) <= 64
+    assert len(fleet._rules) <= 64
 
 
 # --- recompute, estimate -------------------------------------------------------------------------------------------
