@@ -29,7 +29,7 @@ import numpy.typing as npt
 
 from rebalance_tasks.core.crush_domains import Indices, Level, canonical, runs
 from rebalance_tasks.core.fixedlog import floating_weights, log_table, negative_logs
-from rebalance_tasks.core.hashing import U64, hash_path, mix_many, round_hashes
+from rebalance_tasks.core.hashing import U64, fold, hash_path, mix_many, round_hashes
 from rebalance_tasks.core.minima import TAKEN, row_of_minimum
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ class _Program(NamedTuple):
 
     Attributes:
         top/slope: uint64 (4096,), the table of `fixedlog`.
-        item_hashes: uint64 (n,).
+        item_hashes: uint64 (n,), folded (`hashing.fold`).
         mantissas/shifts: uint64 (n,), from `fixedlog.floating_weights`.
         thresholds: uint64 (n,), for a number of replicas: a mixed hash below it is above the bound.
         domains: int32 (4, n), the domain of each node in each level.
@@ -144,7 +144,9 @@ class Flat:
     def _program(self, count: int) -> _Program:
         program = self._programs.get(count)
         if program is None:
-            program = self._programs[count] = self._nodes._replace(thresholds=self._thresholds(count))
+            program = self._programs[count] = self._nodes._replace(
+                item_hashes=fold(self._nodes.item_hashes), thresholds=self._thresholds(count)
+            )
         return program
 
     def _thresholds(self, count: int) -> U64:

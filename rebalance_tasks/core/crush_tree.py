@@ -27,7 +27,7 @@ import numpy.typing as npt
 
 from rebalance_tasks.core.crush_domains import Indices, Level, canonical, runs
 from rebalance_tasks.core.fixedlog import draw, draws, exact_weights, log_table, normalize_weights
-from rebalance_tasks.core.hashing import U64, hash_path, round_hashes
+from rebalance_tasks.core.hashing import U64, fold, hash_path, round_hashes
 from rebalance_tasks.core.minima import smallest_rows
 
 if TYPE_CHECKING:
@@ -238,7 +238,7 @@ class Tree:
         return _Program(
             top=table.top_array,
             slope=table.slope_array,
-            item_hashes=np.array([one for level in Level for one in self._items[level].hashes], dtype=np.uint64),
+            item_hashes=fold(np.array([one for level in Level for one in self._items[level].hashes], dtype=np.uint64)),
             item_weights=np.array(weights, dtype=np.uint64),
             first_child=np.array([*first_child, ends[-1]], dtype=np.int64),
             leaves=self._leaf_array,
@@ -246,7 +246,7 @@ class Tree:
             picks=np.array([turn.picks for turn in turns]),
             ranks=np.array([turn.bucket.round_number for turn in turns]),
             members=np.array([base[turn.level] + child for turn in turns for child in turn.bucket.children]),
-            member_hashes=np.concatenate([turn.bucket.round_hashes for turn in turns]),
+            member_hashes=fold(np.concatenate([turn.bucket.round_hashes for turn in turns])),
             member_weights=np.array([one for turn in turns for one in turn.bucket.weights], dtype=np.uint64),
         )
 
@@ -296,12 +296,12 @@ class _Program(NamedTuple):
 
     Attributes:
         top/slope: uint64 (4096,), the table of `fixedlog`.
-        item_hashes/item_weights: uint64 (places,), the weights normalised among the children of one parent.
+        item_hashes/item_weights: uint64 (places,), folded (`hashing.fold`); the weights normalised among the children of one parent.
         first_child: int64 (places above the nodes + 1,): the children of place g are ``first_child[g] : first_child[g + 1]``.
         leaves: int32 (nodes,), positions in the cluster map.
         starts: int64 (turns + 1,): where each turn's members begin.
         picks/ranks: int64 (turns,).
-        members: int64, their numbers; member_hashes/member_weights: uint64, for the turn's round.
+        members: int64, their numbers; member_hashes/member_weights: uint64, folded, for the turn's round.
     """
 
     top: U64

@@ -92,6 +92,15 @@ def mix(key_hash: int, item_hash: int, round_number: int = 0) -> int:
     return ((x ^ (x >> MIX_SHIFT_2)) * MIX_MUL_2) & MASK64
 
 
+def fold(hashes: U64) -> U64:
+    """Return the mixer's first step, of any shape.
+
+    It is linear over xor: that of ``key ^ item`` is ``fold(key) ^ fold(item)``, so it is done once a key and once a place
+    instead of once a pair.
+    """
+    return hashes ^ (hashes >> np.uint64(MIX_SHIFT_1))
+
+
 def mix_many(key_hashes: U64, item_hashes: U64, out: U64, scratch: U64) -> None:
     """Mix every key with every place, as `mix` does.
 
@@ -101,9 +110,7 @@ def mix_many(key_hashes: U64, item_hashes: U64, out: U64, scratch: U64) -> None:
         out: uint64 (m, n), overwritten with the result: a row a place, so that what follows runs along the keys.
         scratch: uint64 (m, n), overwritten.
     """
-    np.bitwise_xor(item_hashes[:, None], key_hashes[None, :], out=out)
-    np.right_shift(out, np.uint64(MIX_SHIFT_1), out=scratch)
-    np.bitwise_xor(out, scratch, out=out)
+    np.bitwise_xor(fold(item_hashes)[:, None], fold(key_hashes)[None, :], out=out)
     np.multiply(out, np.uint64(MIX_MUL_1), out=out)
     np.right_shift(out, np.uint64(MIX_SHIFT_2), out=scratch)
     np.bitwise_xor(out, scratch, out=out)

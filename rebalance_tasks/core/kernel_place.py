@@ -30,8 +30,8 @@ TAKEN: Final = np.uint64(2**64 - 1)
 
 @inlined
 def _mix(key: np.uint64, item: np.uint64) -> np.uint64:
-    mixed = key ^ item
-    mixed = (mixed ^ (mixed >> MIX_SHIFT_1)) * MIX_MUL_1
+    """Mix what `hashing.fold` has folded already."""
+    mixed = (key ^ item) * MIX_MUL_1
     return (mixed ^ (mixed >> MIX_SHIFT_2)) * MIX_MUL_2
 
 
@@ -93,7 +93,7 @@ def _place_tree(  # noqa: PLR0913, PLR0917  the arrays of `crush_tree._Program`
     best = np.empty(out.shape[1], np.uint64)
     place = np.empty(out.shape[1], np.int64)
     for k in range(hashes.shape[0]):
-        key = hashes[k]
+        key = hashes[k] ^ (hashes[k] >> MIX_SHIFT_1)
         column = 0
         for turn in range(picks.shape[0]):
             found = 0  # the best so far, sorted; of equals the first stays ahead
@@ -180,7 +180,7 @@ def _place_flat(  # noqa: PLR0913, PLR0917  the arrays of `crush_flat._Program`
     left = np.empty(n, np.uint64)
     chosen = np.empty(count, np.int64)
     for k in range(hashes.shape[0]):
-        key = hashes[k]
+        key = hashes[k] ^ (hashes[k] >> MIX_SHIFT_1)
         for i in range(n):  # no branch and no store of the hash: the processor does eight nodes at once
             likely[i] = _mix(key, item_hashes[i]) >= thresholds[i]
         found = 0

@@ -120,7 +120,9 @@ class FlatReference:
         self.paths = {
             node.node_id: ref_path(node) for node in nodes if node.state is NodeState.ACTIVE and node.weight > 0
         }
-        weights = {node.node_id: rounded_to_32_bits(Fraction(node.weight)) for node in nodes if node.node_id in self.paths}
+        weights = {
+            node.node_id: rounded_to_32_bits(Fraction(node.weight)) for node in nodes if node.node_id in self.paths
+        }
         heaviest = max(exponent for _, exponent in weights.values())
         self.divisors = {
             name: (mantissa, min(31, heaviest - exponent)) for name, (mantissa, exponent) in weights.items()
@@ -172,7 +174,10 @@ def golden_vectors() -> dict[str, object]:
     return {
         "key_hash": {key: str(xxhash.xxh3_64(key.encode()).intdigest()) for key in golden_keys()},
         "negative_log": {str(value): str(ref_log(value)) for value in mixed},
-        **{rule: {key: made(golden_fleet()).place(key, 5) for key in golden_keys()} for rule, made in REFERENCES.items()},
+        **{
+            rule: {key: made(golden_fleet()).place(key, 5) for key in golden_keys()}
+            for rule, made in REFERENCES.items()
+        },
     }
 
 
@@ -368,7 +373,10 @@ def test_compiled_hashes_are_those_of_xxhash_at_every_length() -> None:
 
 @pytest.mark.parametrize("compiled", [None, kernels_numba], ids=["xxhash", "numba"])
 def test_lone_surrogates_hash_alike_one_by_one_and_in_a_batch(compiled: ModuleType | None) -> None:
-    assert hashing.hash_keys(["ok", "\udcff"], compiled).tolist() == [hashing.hash_key("ok"), hashing.hash_key("\udcff")]
+    assert hashing.hash_keys(["ok", "\udcff"], compiled).tolist() == [
+        hashing.hash_key("ok"),
+        hashing.hash_key("\udcff"),
+    ]
 
 
 @pytest.mark.parametrize("compiled", [None, kernels_numba], ids=["xxhash", "numba"])
