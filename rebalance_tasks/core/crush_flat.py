@@ -29,7 +29,7 @@ import numpy.typing as npt
 
 from rebalance_tasks.core.crush_domains import Indices, Level, canonical, runs
 from rebalance_tasks.core.fixedlog import floating_weights, log_table, negative_logs
-from rebalance_tasks.core.hashing import U64, fold, hash_path, mix_many, round_hashes
+from rebalance_tasks.core.hashing import U64, fold, hash_path, mix_folded, mix_many, round_hashes
 from rebalance_tasks.core.minima import TAKEN, row_of_minimum
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from rebalance_tasks.core.models import NodeDescriptor
 
 #: Keys × nodes mixed at once; the two uint64 arrays stay in the second-level cache.
-_BLOCK_ELEMENTS: Final = 1 << 16
+_BLOCK_ELEMENTS: Final = 1 << 15
 #: Keys whose candidates are compared at once, so that NumPy's cost per call does not show.
 _BLOCK_KEYS: Final = 1 << 12
 #: Keys from which the bound is learnt, and how many of them may lie above it: each costs a look at all nodes.
@@ -85,8 +85,8 @@ class Flat:
         order, paths = canonical(nodes, eligible)
         self.leaves = tuple(order)
         self.preferring = scores is not None
-        score_of = dict(zip(eligible, scores, strict=True)) if scores is not None else dict.fromkeys(eligible, 0)
-        self._ranks = [-score_of[i] for i in order]
+        score_of = dict.fromkeys(eligible, 0) if scores is None else dict(zip(eligible, scores, strict=True))
+        self._disfavour = np.array([-score_of[i] for i in order])
         domains = np.array([runs([path[level] for path in paths]) for level in Level], dtype=np.int32)
         mantissas, shifts = floating_weights([nodes[i].weight for i in order])
         table = log_table()
@@ -105,16 +105,16 @@ class Flat:
 
     def place(self, key_hash: int, count: int) -> list[int]:
         """Return the key's first `count` nodes (fewer when there are fewer), as positions in the cluster map."""
-        draws = self._all(np.array([key_hash], dtype=np.uint64))[0][:, 0].tolist()
-        order = sorted(range(len(draws)), key=[*zip(self._ranks, draws, strict=True)].__getitem__)
+        draws = self._all(np.array([key_hash], dtype=np.uint64))[0][:, 0]
+        order = np.lexsort((draws, self._disfavour))
         chosen: list[int] = []
         for domain in self._nodes.domains:
-            taken = {int(domain[i]) for i in chosen}
+            taken = {domain[i] for i in chosen}
             for i in order:
                 if len(chosen) >= count:
                     break
                 if domain[i] not in taken:
-                    taken.add(int(domain[i]))
+                    taken.add(domain[i])
                     chosen.append(i)
         return [self.leaves[i] for i in chosen]
 
@@ -125,12 +125,12 @@ class Flat:
             key_hashes: uint64 (n,).
             out: int32 (n, count), overwritten; −1 where there are fewer nodes than columns.
         """
-        thresholds = self._program(out.shape[1]).thresholds
+        program = self._program(out.shape[1])
         count = min(out.shape[1], len(self.leaves))
         out[:, count:] = -1
         for start in range(0, len(key_hashes), _BLOCK_KEYS):
             keys = key_hashes[start : start + _BLOCK_KEYS]
-            chosen, complete = self._choose(*self._candidates(keys, thresholds), count)
+            chosen, complete = self._choose(*self._candidates(keys, program), count)
             left = np.flatnonzero(~complete)
             for few in np.array_split(left, len(left) * len(self.leaves) // _BLOCK_ELEMENTS + 1):
                 chosen[:, few], _ = self._choose(*self._all(keys[few]), count)
@@ -174,19 +174,20 @@ class Flat:
         draws = _draws(mixed[0], self._nodes.mantissas[:, None], self._nodes.shifts[:, None])
         return draws, np.arange(len(self.leaves), dtype=np.int32)[:, None]
 
-    def _candidates(self, keys: U64, thresholds: U64) -> tuple[U64, Indices]:
+    def _candidates(self, keys: U64, program: _Program) -> tuple[U64, Indices]:
         """Return what lies within the bound: draws and nodes, (most candidates of a key, keys), `TAKEN` as filling."""
         m = len(self.leaves)
         rows = max(1, _BLOCK_ELEMENTS // m)
         work = np.empty((2, rows, m), dtype=np.uint64)
         positions, hashes = [], []
+        folded = fold(keys)
         for start in range(0, len(keys), rows):
-            part = keys[start : start + rows]
+            part = folded[start : start + rows]
             mixed, scratch = work[:, : len(part)]
-            mix_many(self._nodes.item_hashes, part, mixed, scratch)
-            found = np.flatnonzero(mixed >= thresholds)
+            mix_folded(program.item_hashes, part, mixed, scratch)
+            (found,) = (mixed >= program.thresholds).reshape(-1).nonzero()
             positions.append(found + start * m)
-            hashes.append(mixed.ravel()[found])
+            hashes.append(mixed.reshape(-1)[found])
         key, node = np.divmod(np.concatenate(positions), m)
         ends = np.cumsum(np.bincount(key, minlength=len(keys)))
         starts = np.concatenate(([0], ends[:-1]))
@@ -215,11 +216,11 @@ class Flat:
                 of_candidates = domain[nodes]
                 left = draws.copy()
                 for before in chosen[:pick]:
-                    left[of_candidates == domain[before]] = TAKEN
+                    np.copyto(left, TAKEN, where=of_candidates == domain[before])
             row = row_of_minimum(left)
             complete &= left[row, columns] != TAKEN
             chosen[pick] = everywhere[row, columns]
-            left[of_candidates == domain[chosen[pick]]] = TAKEN
+            np.copyto(left, TAKEN, where=of_candidates == domain[chosen[pick]])
         return chosen, complete
 
 

@@ -110,7 +110,12 @@ def mix_many(key_hashes: U64, item_hashes: U64, out: U64, scratch: U64) -> None:
         out: uint64 (m, n), overwritten with the result: a row a place, so that what follows runs along the keys.
         scratch: uint64 (m, n), overwritten.
     """
-    np.bitwise_xor(fold(item_hashes)[:, None], fold(key_hashes)[None, :], out=out)
+    mix_folded(fold(key_hashes), fold(item_hashes), out, scratch)
+
+
+def mix_folded(keys: U64, items: U64, out: U64, scratch: U64) -> None:
+    """Do as `mix_many` does, for what is folded already."""
+    np.bitwise_xor(items[:, None], keys[None, :], out=out)
     np.multiply(out, np.uint64(MIX_MUL_1), out=out)
     np.right_shift(out, np.uint64(MIX_SHIFT_2), out=scratch)
     np.bitwise_xor(out, scratch, out=out)
