@@ -25,15 +25,8 @@ import numpy as np
 
 from rebalance_tasks.core import movement
 from rebalance_tasks.core.crush_filter import target_filters
-from rebalance_tasks.core.crush_fleet import (
-    DEFAULT_RULE,
-    RULE_FLAT,
-    RULE_TREE,
-    ClusterMap,
-    CompiledFleet,
-    RuleName,
-    check_replica_count,
-)
+from rebalance_tasks.core.crush_fleet import ClusterMap, CompiledFleet, check_replica_count
+from rebalance_tasks.core.crush_rules import DEFAULT_RULE, RULE_FLAT, RULE_TREE, RuleName
 from rebalance_tasks.core.errors import InvalidArgument
 from rebalance_tasks.core.hashing import MIX_MUL_1, KeyBatch, hash_key, hash_keys, round_hashes
 from rebalance_tasks.core.kernels import WORTH_LOADING_KEYS, KernelName, check_threads, compiled_kernels, in_threads

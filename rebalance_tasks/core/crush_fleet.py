@@ -7,26 +7,20 @@ belongs to the fleet, since two readers who place by different rules look in dif
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Final, Literal, TypeAlias, get_args, overload
+from typing import Final, TypeAlias, get_args, overload
 
 import numpy as np
 
 from rebalance_tasks.core.crush_domains import CompiledRule, Level, domain_path
 from rebalance_tasks.core.crush_filter import NodeFilter, check_nodes, eligible_nodes, preference_scores
 from rebalance_tasks.core.crush_flat import Flat
+from rebalance_tasks.core.crush_rules import DEFAULT_RULE, RULE_FLAT, RuleName
 from rebalance_tasks.core.crush_tree import Tree
 from rebalance_tasks.core.errors import InvalidArgument
 from rebalance_tasks.core.hashing import hash_key
 from rebalance_tasks.core.kernels import WORTH_LOADING_CALLS, KernelName, check_kernel, compiled_kernels
 from rebalance_tasks.core.models import NodeDescriptor
 
-#: How domains and nodes are chosen; docs/adr/0011 compares them.
-RuleName: TypeAlias = Literal["flat", "tree"]
-#: Weighted rendezvous over all nodes: moves the least.
-RULE_FLAT: Final = "flat"
-#: The classic CRUSH descent.
-RULE_TREE: Final = "tree"
-DEFAULT_RULE: Final[RuleName] = RULE_FLAT
 #: Distinct sets of requirements for which a fleet keeps its compiled rule.
 _RULES_KEPT: Final = 64
 #: Single calls before compiled code is worth preparing for (the flat rule then learns its bound, some milliseconds).

@@ -138,9 +138,9 @@ class _Items:
     def bucket(self, members: Sequence[int], round_number: int = 0) -> Bucket:
         return Bucket(
             children=tuple(members),
-            hashes=tuple(self.hashes[i] for i in members),
-            weights=normalize_weights([self.exact_weights[i] for i in members]),
-            scores=None if self.scores is None else tuple(self.scores[i] for i in members),
+            hashes=tuple(map(self.hashes.__getitem__, members)),
+            weights=normalize_weights([*map(self.exact_weights.__getitem__, members)]),
+            scores=None if self.scores is None else tuple(map(self.scores.__getitem__, members)),
             round_number=round_number,
         )
 

@@ -7,6 +7,7 @@ specification (frozen since xxHash 0.8.0) and unsigned 64-bit arithmetic wraps t
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import TYPE_CHECKING, Final, TypeAlias
 
 import numpy as np
@@ -49,8 +50,13 @@ def hash_path(kind: str, *parts: str) -> int:
 
     Every part is prefixed with its length, so that no two different paths share their bytes.
     """
-    encoded = [part.encode("utf-8", "surrogatepass") for part in (kind, *parts)]
-    return int(xxh3_64_intdigest(b"".join(len(part).to_bytes(4, "big") + part for part in encoded)))
+    return int(xxh3_64_intdigest(b"".join(map(_prefixed, (kind, *parts)))))
+
+
+@lru_cache(maxsize=4096)  # the names of zones and racks come again with every node
+def _prefixed(part: str) -> bytes:
+    encoded = part.encode("utf-8", "surrogatepass")
+    return len(encoded).to_bytes(4, "big") + encoded
 
 
 def hash_keys(keys: KeyBatch, kernels: ModuleType | None = None) -> U64:

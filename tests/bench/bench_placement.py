@@ -13,6 +13,7 @@ import statistics
 import subprocess
 import sys
 import time
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
@@ -20,6 +21,7 @@ import pyarrow as pa
 
 from rebalance_tasks.core import kernels_numba, movement
 from rebalance_tasks.core.crush import CompiledFleet, CrushPlacementAlgorithm
+from rebalance_tasks.core.crush_domains import Level, domain_path
 from rebalance_tasks.core.hashing import hash_keys
 from rebalance_tasks.core.models import NodeDescriptor
 from tests.bench.placement_rivals import Crushtool, swift_python, swift_tables
@@ -51,6 +53,7 @@ FASTER: Final[dict[tuple[RuleName, int], float]] = {
 RULES: Final[tuple[RuleName, ...]] = ("flat", "tree")
 #: Sets of keys over which evenness is measured: one alone may be lucky.
 KEY_SETS: Final = 5
+SINGLE_CALLS: Final = 10_000
 #: Keys with which movement is measured.
 MOVED_KEYS: Final = {100: 1_000_000, 1_000: 300_000}
 
@@ -139,9 +142,7 @@ def wall_seconds(call: Callable[[], object]) -> float:
     return time.perf_counter() - begun
 
 
-def compare(  # noqa: PLR0917
-    report: Report, name: str, ours: list[float], theirs: list[float], limit: float, keys: int
-) -> None:
+def compare(report: Report, name: str, ours: list[float], theirs: list[float], limit: float, keys: int) -> None:
     """Add the ratio of medians; only the largest size has a limit, since crushtool must first read its map."""
     mine = statistics.median(ours)
     if not theirs:
@@ -182,42 +183,36 @@ def measure_evenness(report: Report, leaves: int, crushtool: Crushtool) -> None:
     """Compare loads per weight: primaries with what chance gives, all replicas with crushtool."""
     nodes = fleet(leaves)
     weights = np.array([node.weight for node in nodes])
-    theirs: list[float] = []
-    if crushtool.program is not None:
-        for number in range(KEY_SETS):
-            rows = crushtool.placements(nodes, KEYS, REPLICAS, first_key=number * KEYS)
-            theirs.append(relative_spread(rows, weights))
+    theirs = np.zeros(leaves)
+    for number in range(KEY_SETS if crushtool.program else 0):
+        theirs += loads(crushtool.placements(nodes, KEYS, REPLICAS, first_key=number * KEYS), leaves)
     for rule in RULES:
-        chi, spreads = [], []
+        chi, held = [], np.zeros(leaves)
         for number in range(KEY_SETS):
             keys = [f"set-{number}/object-{i}" for i in range(KEYS)]
             rows = CrushPlacementAlgorithm(rule=rule, kernel="numba").compute_placements(keys, REPLICAS, nodes)
             expected = KEYS * weights / weights.sum()
-            held = np.bincount(rows[:, 0], minlength=leaves)
-            chi.append(float(((held - expected) ** 2 / expected).sum() / (leaves - 1)))
-            spreads.append(relative_spread(rows, weights))
+            chi.append(float(((loads(rows[:, 0], leaves) - expected) ** 2 / expected).sum() / (leaves - 1)))
+            held += loads(rows, leaves)
         name = f"placement, {rule}, {leaves} leaves"
-        report.add(
-            Figure(
-                f"{name}: chi² per degree of freedom of primaries",
-                statistics.median(chi),
-                "",
-                1.2,
-                COMMAND,
-                {"chi": chi},
+        figure = f"{name}: chi² per degree of freedom of primaries"
+        report.add(Figure(figure, statistics.median(chi), "", 1.2, COMMAND, {"chi": chi}))
+        if theirs.any():
+            mine, rival = relative_spread(held / weights), relative_spread(theirs / weights)
+            figure = (
+                f"{name}: relative stddev of load per weight, all replicas of {KEY_SETS * KEYS:,} keys ÷ crushtool's"
             )
-        )
-        if theirs:
-            mine, rival = statistics.median(spreads), statistics.median(theirs)
-            samples = {"ours": spreads, "crushtool": theirs}
-            detail = f"{mine:.3%} against {rival:.3%}"
-            name = f"{name}: relative stddev of load per weight, all replicas ÷ crushtool's"
-            report.add(Figure(name, mine / rival, "×", 1.0, COMMAND, samples, detail))
+            samples = {"ours": [mine], "crushtool": [rival]}
+            report.add(Figure(figure, mine / rival, "×", 1.0, COMMAND, samples, f"{mine:.3%} against {rival:.3%}"))
 
 
-def relative_spread(rows: npt.NDArray[np.integer], weights: npt.NDArray[np.float64]) -> float:
-    """Return the stddev of load per weight, relative to its mean."""
-    load = np.bincount(rows.ravel(), minlength=len(weights)) / weights
+def loads(rows: npt.NDArray[np.integer], leaves: int) -> npt.NDArray[np.float64]:
+    """Return how often each node occurs."""
+    return np.bincount(rows.ravel(), minlength=leaves).astype(np.float64)
+
+
+def relative_spread(load: npt.NDArray[np.float64]) -> float:
+    """Return the standard deviation, relative to the mean."""
     return float(load.std() / load.mean())
 
 
@@ -227,15 +222,11 @@ def relative_spread(rows: npt.NDArray[np.integer], weights: npt.NDArray[np.float
 def changes(nodes: list[NodeDescriptor]) -> dict[str, tuple[list[NodeDescriptor], list[NodeDescriptor]]]:
     """Return the maps before and after each change: of one node, one host, one rack, in the middle of the fleet."""
     chosen = nodes[len(nodes) // 2]
-    parts = {
-        "node": lambda node: node.node_id == chosen.node_id,
-        "host": lambda node: (node.zone, node.rack, node.host) == (chosen.zone, chosen.rack, chosen.host),
-        "rack": lambda node: (node.zone, node.rack) == (chosen.zone, chosen.rack),
-    }
     found = {}
-    for part, belongs in parts.items():
-        without = [node for node in nodes if not belongs(node)]
-        heavier = [node.model_copy(update={"weight": node.weight * 1.5}) if belongs(node) else node for node in nodes]
+    for part, level in (("node", Level.NODE), ("host", Level.HOST), ("rack", Level.RACK)):
+        here = domain_path(chosen)[level]
+        without = [node for node in nodes if domain_path(node)[level] != here]
+        heavier = [node if node in without else node.model_copy(update={"weight": node.weight * 1.5}) for node in nodes]
         found[f"adding a {part}"] = (without, nodes)
         found[f"removing a {part}"] = (nodes, without)
         found[f"re-weighting a {part} (× 1.5)"] = (nodes, heavier)
@@ -295,7 +286,7 @@ def measure_hashing(report: Report) -> None:
             for batch, given in batches.items():
                 hashing_s, placing_s = [], []
                 for _ in range(ROUNDS):
-                    hashing_s.append(cpu_seconds(lambda given=given, compiled=compiled: hash_keys(given, compiled)))
+                    hashing_s.append(cpu_seconds(partial(hash_keys, given, compiled)))
                     placing_s.append(cpu_seconds(placed))
                 ratio = statistics.median(hashing_s) / statistics.median(placing_s)
                 name = f"hashing {KEYS:,} keys ({batch}) ÷ placing them: {rule}, {kernel}, 100 leaves"
@@ -310,16 +301,18 @@ def measure_single_calls(report: Report) -> None:
     for rule in RULES:
         compiled = CompiledFleet(nodes, rule=rule, kernel="numba")
         compiled.place("warm", REPLICAS)
-        names = [f"object-{i}" for i in range(10_000)]
-        samples = [
-            cpu_seconds(lambda compiled=compiled: [compiled.place(name, REPLICAS) for name in names]) / len(names) * 1e6
-            for _ in range(ROUNDS)
-        ]
+        samples = [cpu_seconds(partial(place_singly, compiled)) / SINGLE_CALLS * 1e6 for _ in range(ROUNDS)]
         name = f"a single call, {rule}, 1,000 nodes, {REPLICAS} replicas, numba"
         report.add(Figure(name, statistics.median(samples), "µs", 5.0, COMMAND, {"us": samples}))
-        samples = [cpu_seconds(lambda rule=rule: prepared(nodes, rule)) * 1e3 for _ in range(3 * ROUNDS)]
+        samples = [cpu_seconds(partial(prepared, nodes, rule)) * 1e3 for _ in range(3 * ROUNDS)]
         name = f"compiling 1,000 nodes, {rule}, ready for a batch"
         report.add(Figure(name, statistics.median(samples), "ms", 10.0, COMMAND, {"ms": samples}))
+
+
+def place_singly(compiled: CompiledFleet) -> None:
+    """Place key after key."""
+    for i in range(SINGLE_CALLS):
+        compiled.place(f"object-{i}", REPLICAS)
 
 
 def prepared(nodes: list[NodeDescriptor], rule: RuleName) -> None:
@@ -342,7 +335,7 @@ def measure_import(report: Report) -> None:
                 text=True,
                 env={**os.environ, "PYTHONWARNINGS": ""},
             ).stderr
-            lines = [line.split("|") for line in told.splitlines() if line.count("|") == 2]  # noqa: PLR2004
+            lines = [line.split("|") for line in told.splitlines() if line.count("|") == 2]
             samples.append(
                 sum(int(parts[1]) for parts in lines if parts[2].strip() in {module, "rebalance_tasks"}) / 1e6
             )
