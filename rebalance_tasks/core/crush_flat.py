@@ -138,7 +138,8 @@ class Flat:
 
     def place_compiled(self, kernels: ModuleType, key_hashes: U64, out: Indices) -> None:
         """Do as `place_many` does, by compiled code."""
-        out[:, len(self.leaves) :] = -1
+        if out.shape[1] > len(self.leaves):
+            out[:, len(self.leaves) :] = -1
         kernels.place_flat(key_hashes, out, *self._program(out.shape[1]))
 
     def _program(self, count: int) -> _Program:

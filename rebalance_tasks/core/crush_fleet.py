@@ -7,7 +7,7 @@ belongs to the fleet, since two readers who place by different rules look in dif
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Final, TypeAlias, get_args, overload
+from typing import TYPE_CHECKING, Final, TypeAlias, get_args, overload
 
 import numpy as np
 
@@ -20,6 +20,9 @@ from rebalance_tasks.core.errors import InvalidArgument
 from rebalance_tasks.core.hashing import hash_key
 from rebalance_tasks.core.kernels import WORTH_LOADING_CALLS, KernelName, check_kernel, compiled_kernels
 from rebalance_tasks.core.models import NodeDescriptor
+
+if TYPE_CHECKING:
+    from types import ModuleType
 
 #: Distinct sets of requirements for which a fleet keeps its compiled rule.
 _RULES_KEPT: Final = 64
@@ -64,6 +67,7 @@ class CompiledFleet(Sequence[NodeDescriptor]):
         self.positions = {str(node.node_id): i for i, node in enumerate(self.nodes)}
         self._rules: dict[tuple[NodeFilter, ...], CompiledRule] = {}
         self._calls = 0
+        self._kernels: ModuleType | None = None
 
     @overload
     def __getitem__(self, index: int) -> NodeDescriptor: ...
@@ -102,14 +106,20 @@ class CompiledFleet(Sequence[NodeDescriptor]):
         """
         check_replica_count(replica_count)
         rule = self.compiled(filters)
-        self._calls += 1
-        if not rule.preferring and (self.kernel == "numba" or self._calls > _FEW_CALLS):
-            kernels = compiled_kernels(self.kernel, worth_loading=self._calls > WORTH_LOADING_CALLS)
-            if kernels is not None:
-                out = np.empty((1, replica_count), dtype=np.int32)
-                rule.place_compiled(kernels, np.array((hash_key(key),), dtype=np.uint64), out)
-                return tuple(out[0, : len(rule.leaves)].tolist())
-        return tuple(rule.place(hash_key(key), replica_count))
+        kernels = None if rule.preferring else self._kernels_for_one()
+        if kernels is None:
+            return tuple(rule.place(hash_key(key), replica_count))
+        out = np.empty((1, replica_count), dtype=np.int32)
+        rule.place_compiled(kernels, np.array((hash_key(key),), dtype=np.uint64), out)
+        return tuple(out[0, : len(rule.leaves)].tolist())
+
+    def _kernels_for_one(self) -> ModuleType | None:
+        """Return what places a single key: compiled code where it is asked for, or after enough calls."""
+        if self._kernels is None:
+            self._calls += 1
+            if self.kernel == "numba" or self._calls > _FEW_CALLS:
+                self._kernels = compiled_kernels(self.kernel, worth_loading=self._calls > WORTH_LOADING_CALLS)
+        return self._kernels
 
     def separation(self, node_ids: Iterable[str]) -> Level:
         """Return the widest domain that no two of these nodes share (NODE: two share a host).

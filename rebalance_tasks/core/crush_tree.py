@@ -220,7 +220,8 @@ class Tree:
         program = self._programs.get(count)
         if program is None:
             program = self._programs[count] = self._program(count)
-        out[:, len(self.leaves) :] = -1
+        if count > len(self.leaves):
+            out[:, len(self.leaves) :] = -1
         kernels.place_tree(key_hashes, out, *program)
 
     def _program(self, count: int) -> _Program:

@@ -186,12 +186,18 @@ def _hash_arrow(keys: pa.Array | pa.ChunkedArray, kernels: ModuleType | None) ->
     if pa.types.is_dictionary(keys.type):
         hashes: U64 = _hash_arrow(keys.dictionary, kernels)[keys.indices.to_numpy(zero_copy_only=False)]
         return hashes
-    if kernels is not None and (pa.types.is_string(keys.type) or pa.types.is_large_string(keys.type)):
+    if pa.types.is_string_view(keys.type):
+        return _hash_arrow(keys.cast(pa.large_string()), kernels)
+    if not (pa.types.is_string(keys.type) or pa.types.is_large_string(keys.type)):
+        msg = f"keys: an Arrow array of {keys.type} was given where strings are expected"
+        raise InvalidArgument(msg)
+    if kernels is not None:
         return _hash_arrow_buffers(keys, kernels)
     hashes = np.empty(len(keys), dtype=np.uint64)
     for start in range(0, len(keys), _ARROW_BLOCK):
-        # Decoding and hashing str took 0.16 s a million, slicing the Arrow buffer key by key 0.27 s.
-        hashes[start : start + _ARROW_BLOCK] = _hash_sequence(keys.slice(start, _ARROW_BLOCK).to_pylist(), kernels)
+        # As bytes, which spares decoding and encoding; slicing the buffer key by key takes three times as long.
+        block = keys.slice(start, _ARROW_BLOCK).cast(pa.large_binary()).to_numpy(zero_copy_only=False).tolist()
+        hashes[start : start + len(block)] = np.fromiter(map(xxh3_64_intdigest, block), np.uint64, len(block))
     return hashes
 
 

@@ -83,6 +83,7 @@ class Crushtool:
         self.program = shutil.which("crushtool")
         self._buckets: dict[str, int] = {}
         self._devices: dict[str, int] = {}
+        self._placed: dict[tuple[object, ...], npt.NDArray[np.int64]] = {}
         self._folder = Path(tempfile.mkdtemp(prefix="rebalance-crush-"))
 
     def close(self) -> None:
@@ -105,7 +106,15 @@ class Crushtool:
     def placements(
         self, nodes: Sequence[NodeDescriptor], keys: int, replicas: int, first_key: int = 0
     ) -> npt.NDArray[np.int64]:
-        """Place keys: int64 (keys, replicas), positions in `nodes`."""
+        """Place keys: int64 (keys, replicas), positions in `nodes`; a fleet that was asked for before costs nothing."""
+        asked = (*((node.node_id, node.weight) for node in nodes), keys, replicas, first_key)
+        if asked not in self._placed:
+            self._placed[asked] = self._placements(nodes, keys, replicas, first_key)
+        return self._placed[asked]
+
+    def _placements(
+        self, nodes: Sequence[NodeDescriptor], keys: int, replicas: int, first_key: int
+    ) -> npt.NDArray[np.int64]:
         printed = self._test(self.compile(nodes), keys, replicas, "--show-mappings", first_key=first_key)
         digits = printed.translate(bytes(c if 48 <= c < 58 else 32 for c in range(256)))
         rows = np.fromstring(digits.decode(), dtype=np.int64, sep=" ").reshape(keys, 2 + replicas)[:, 2:]
