@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from rebalance_tasks.core.fingerprint import Fingerprint
+    from rebalance_tasks.core.ids import MoveId
     from rebalance_tasks.drivers.base import Driver
     from rebalance_tasks.migration.control import SliceControl
     from rebalance_tasks.migration.copying import Copier, StagedCopy
@@ -67,6 +68,23 @@ class Item:
     def unpublished(self) -> bool:
         """Whether nothing of it can be seen on the target."""
         return self.published is None and self.settlement is None and not self.again and self.state is MoveState.PENDING
+
+    @property
+    def whole_copy(self) -> StagedCopy:
+        """The copy, of an item that has one. Raises: AssertionError."""
+        if self.copy is None:
+            msg = f"move {self.move.move_id} has no copy"
+            raise AssertionError(msg)
+        return self.copy
+
+    @property
+    def read_back(self) -> tuple[MoveId, int, str] | None:
+        """What a burst needs to read the copy back; ``None`` where it is no single part that was copied just now."""
+        copy = self.copy
+        if copy is None or not self.fresh or copy.verified or len(copy.parts) != 1:
+            return None
+        part = copy.parts[0]
+        return self.move.move_id, part.length, part.digest
 
     def resize(self) -> None:
         """Count what was copied, where the source is not the size it was planned at."""

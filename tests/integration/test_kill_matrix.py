@@ -22,6 +22,7 @@ import rebalance_tasks
 from rebalance_tasks.control import cleanup as cleanups
 from rebalance_tasks.control import lifecycle
 from rebalance_tasks.core.states import RebalanceStatus
+from rebalance_tasks.drivers import local_burst
 from rebalance_tasks.drivers.base import Driver
 from rebalance_tasks.migration import copying
 from rebalance_tasks.migration.copying import Copier
@@ -52,6 +53,7 @@ SOURCES = Path(rebalance_tasks.__file__).parent
 def fleet(fleet_config: FleetFactory, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Fleet:
     monkeypatch.setattr(copying, "PART_BYTES", PART_BYTES)
     monkeypatch.setattr(Copier, "_part", Copier._part)  # counted below, and restored
+    monkeypatch.setattr(local_burst, "write_at", local_burst.write_at)
     count_copied(tmp_path / "copied")
     options = {"throttle_bytes_per_sec": "none", "max_egress_bytes_per_cycle": 10**9}
     return fleet_config({"n1": SIZES, "n2": {"resident": 3}}, options=options)
