@@ -37,7 +37,7 @@ def placed(nodes: list[NodeDescriptor], replicas: int) -> list[set[str]]:
     return [{nodes[i].node_id for i in row if i >= 0} for row in rows]
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=250, deadline=None)
 @given(nodes=fleets(), replicas=st.integers(1, 8), data=st.data())
 def test_flat_moves_replicas_only_off_a_removed_node_and_only_to_an_added_one(
     nodes: list[NodeDescriptor], replicas: int, data: st.DataObject
@@ -52,7 +52,7 @@ def test_flat_moves_replicas_only_off_a_removed_node_and_only_to_an_added_one(
             assert without == having
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=250, deadline=None)
 @given(nodes=fleets(), replicas=st.integers(1, 8), weight=weights, data=st.data())
 def test_flat_moves_replicas_only_to_or_from_a_node_weighted_anew(
     nodes: list[NodeDescriptor], replicas: int, weight: float, data: st.DataObject
