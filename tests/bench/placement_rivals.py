@@ -83,7 +83,7 @@ class Crushtool:
         self.program = shutil.which("crushtool")
         self._buckets: dict[str, int] = {}
         self._devices: dict[str, int] = {}
-        self._placed: dict[tuple[object, ...], npt.NDArray[np.int64]] = {}
+        self._placed: dict[tuple[object, ...], npt.NDArray[np.int32]] = {}
         self._folder = Path(tempfile.mkdtemp(prefix="rebalance-crush-"))
 
     def close(self) -> None:
@@ -105,8 +105,8 @@ class Crushtool:
 
     def placements(
         self, nodes: Sequence[NodeDescriptor], keys: int, replicas: int, first_key: int = 0
-    ) -> npt.NDArray[np.int64]:
-        """Place keys: int64 (keys, replicas), positions in `nodes`; a fleet that was asked for before costs nothing."""
+    ) -> npt.NDArray[np.int32]:
+        """Place keys: int32 (keys, replicas), positions in `nodes`; a fleet that was asked for before costs nothing."""
         asked = (*((node.node_id, node.weight) for node in nodes), keys, replicas, first_key)
         if asked not in self._placed:
             self._placed[asked] = self._placements(nodes, keys, replicas, first_key)
@@ -114,13 +114,13 @@ class Crushtool:
 
     def _placements(
         self, nodes: Sequence[NodeDescriptor], keys: int, replicas: int, first_key: int
-    ) -> npt.NDArray[np.int64]:
+    ) -> npt.NDArray[np.int32]:
         printed = self._test(self.compile(nodes), keys, replicas, "--show-mappings", first_key=first_key)
         digits = printed.translate(bytes(c if 48 <= c < 58 else 32 for c in range(256)))
         rows = np.fromstring(digits.decode(), dtype=np.int64, sep=" ").reshape(keys, 2 + replicas)[:, 2:]
         position = np.full(max(self._devices.values()) + 1, -1)
         position[[self._devices[node.node_id] for node in nodes]] = np.arange(len(nodes))
-        return position[rows]
+        return position[rows].astype(np.int32)
 
     def _test(self, binary: Path, keys: int, replicas: int, show: str, *, first_key: int = 0) -> bytes:
         numbers = ["--min-x", str(first_key), "--max-x", str(first_key + keys - 1), "--num-rep", str(replicas)]
