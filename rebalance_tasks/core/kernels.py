@@ -25,7 +25,7 @@ KernelName: TypeAlias = Literal["auto", "numpy", "numba"]
 WORTH_LOADING_KEYS: Final = 200_000
 #: Single calls on one compiled fleet after which ``auto`` loads numba: who asks so often will ask again.
 WORTH_LOADING_CALLS: Final = 1_000
-#: Keys a thread takes at a time: a hundred microseconds or more of work, and an end that threads reach together.
+#: Keys a thread takes at a time: some milliseconds of work, so that threads come to an end together.
 _SHARE_KEYS: Final = 1 << 15
 
 
