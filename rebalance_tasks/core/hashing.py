@@ -137,7 +137,7 @@ def _hash_numpy(keys: npt.NDArray[np.generic], kernels: ModuleType | None) -> U6
     if keys.ndim != 1:
         msg = f"keys: an array of {keys.ndim} dimensions was given where one dimension is expected"
         raise InvalidArgument(msg)
-    if keys.dtype == np.uint64:
+    if keys.dtype.newbyteorder("=") == np.uint64:
         # Of one kind, since compiled code is made for one: in this machine's byte order, contiguous, writable.
         return np.require(keys, dtype=np.uint64, requirements=["C", "W"])
     if keys.dtype.kind not in "UTO":

@@ -9,9 +9,10 @@ import textwrap
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
-from rebalance_tasks.core import crush_fleet, kernels
+from rebalance_tasks.core import crush_fleet, kernels, kernels_numba
 from rebalance_tasks.core.crush import CompiledFleet, CrushPlacementAlgorithm
 from rebalance_tasks.core.errors import InvalidArgument
 from rebalance_tasks.core.models import NodeDescriptor
@@ -19,6 +20,8 @@ from rebalance_tasks.core.models import NodeDescriptor
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+
+    from rebalance_tasks.core.crush import RuleName
 
 NODES = [NodeDescriptor(node_id=f"n{i}", zone=f"z{i % 3}", weight=1 + i % 2) for i in range(9)]
 
@@ -108,6 +111,24 @@ def test_both_kernels_place_before_and_after_the_fork_of_celerys_pool() -> None:
     """
     done = run(script)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("rule", ["flat", "tree"])
+def test_a_kernel_is_compiled_once_whatever_it_is_given(rule: RuleName) -> None:
+    hashes = np.arange(100, dtype=np.uint64)
+    frozen = hashes.copy()
+    frozen.setflags(write=False)
+    texts = [f"k{i}" for i in range(50)]
+    arrow = pa.array(texts)
+    batches = [texts, arrow, arrow.slice(3), pa.array(texts, pa.large_string()), [], pa.array([], pa.string())]
+    batches += [np.array(texts), hashes, frozen, hashes[::2], hashes.astype(">u8"), pa.array(["", ""])]
+    for batch in batches:
+        for replicas in (1, 3, 12):
+            CrushPlacementAlgorithm(rule=rule, kernel="numba").compute_placements(batch, replicas, NODES)
+    CompiledFleet(NODES, rule=rule, kernel="numba").place("k", 2)
+    kernel = kernels_numba.place_flat if rule == "flat" else kernels_numba.place_tree
+    for used in (kernel, kernels_numba.hash_many):
+        assert len(used._dispatcher.signatures) == 1
 
 
 DOUBLE = """
