@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 from xxhash import xxh3_64_intdigest
 
+from rebalance_tasks.core import xxh3_numpy
 from rebalance_tasks.core.errors import InvalidArgument
 
 if TYPE_CHECKING:
@@ -191,25 +192,24 @@ def _hash_arrow(keys: pa.Array | pa.ChunkedArray, kernels: ModuleType | None) ->
     if not (pa.types.is_string(keys.type) or pa.types.is_large_string(keys.type)):
         msg = f"keys: an Arrow array of {keys.type} was given where strings are expected"
         raise InvalidArgument(msg)
-    if kernels is not None:
-        return _hash_arrow_buffers(keys, kernels)
-    hashes = np.empty(len(keys), dtype=np.uint64)
-    for start in range(0, len(keys), _ARROW_BLOCK):
-        # As bytes, which spares decoding and encoding; slicing the buffer key by key takes three times as long.
-        block = keys.slice(start, _ARROW_BLOCK).cast(pa.large_binary()).to_numpy(zero_copy_only=False).tolist()
-        hashes[start : start + len(block)] = np.fromiter(map(xxh3_64_intdigest, block), np.uint64, len(block))
-    return hashes
-
-
-def _hash_arrow_buffers(keys: pa.Array, kernels: ModuleType) -> U64:
-    import pyarrow as pa  # noqa: PLC0415
-
     _, offset_buffer, data_buffer = keys.buffers()
     if not len(keys) or data_buffer is None:  # nothing, or nothing but empty strings
         return _hash_sequence([""] * len(keys), None)
     width = np.int64 if pa.types.is_large_string(keys.type) else np.int32
-    offsets = np.frombuffer(offset_buffer, dtype=width)[keys.offset : keys.offset + len(keys) + 1]
-    return _hash_buffer(np.frombuffer(data_buffer, dtype=np.uint8), offsets.astype(np.int64), 0, kernels)
+    offsets = np.frombuffer(offset_buffer, dtype=width)[keys.offset : keys.offset + len(keys) + 1].astype(np.int64)
+    data = np.frombuffer(data_buffer, dtype=np.uint8)
+    if kernels is not None:
+        return _hash_buffer(data, offsets, 0, kernels)
+    lengths = np.diff(offsets)
+    medium = (lengths >= xxh3_numpy.SHORTEST) & (lengths <= xxh3_numpy.LONGEST)
+    hashes = np.empty(len(keys), dtype=np.uint64)
+    hashes[medium] = xxh3_numpy.hash_medium(data, offsets[:-1][medium], offsets[1:][medium])
+    others = np.flatnonzero(~medium)
+    for part in np.array_split(others, len(others) // _ARROW_BLOCK + 1):
+        # As bytes, which spares decoding and encoding; slicing the buffer key by key takes three times as long.
+        texts = keys.take(pa.array(part)).cast(pa.large_binary()).to_numpy(zero_copy_only=False).tolist()
+        hashes[part] = np.fromiter(map(xxh3_64_intdigest, texts), np.uint64, len(texts))
+    return hashes
 
 
 def _hash_buffer(data: npt.NDArray[np.uint8], offsets: npt.NDArray[np.int64], gap: int, kernels: ModuleType) -> U64:

@@ -360,15 +360,18 @@ def test_arrow_numpy_and_list_of_keys_hash_alike(kind: pa.DataType, compiled: Mo
 
 @settings(max_examples=300, deadline=None)
 @given(st.lists(st.one_of(st.text(max_size=260), st.binary(max_size=250).map(lambda data: data.decode("latin-1")))))
-def test_compiled_hashes_are_those_of_xxhash(keys: list[str]) -> None:
+def test_hashes_of_batches_are_those_of_xxhash(keys: list[str]) -> None:
     expected = [xxhash.xxh3_64(key.encode("utf-8", "surrogatepass")).intdigest() for key in keys]
     assert hashing.hash_keys(keys, kernels_numba).tolist() == expected
-    assert hashing.hash_keys(pa.array(keys, pa.string()), kernels_numba).tolist() == expected
+    for compiled in (kernels_numba, None):
+        assert hashing.hash_keys(pa.array(keys, pa.string()), compiled).tolist() == expected
 
 
-def test_compiled_hashes_are_those_of_xxhash_at_every_length() -> None:
+def test_hashes_of_batches_are_those_of_xxhash_at_every_length() -> None:
     keys = [chr(32 + (i * 7 + length) % 90) * length for length in range(260) for i in range(5)]
-    assert hashing.hash_keys(keys, kernels_numba).tolist() == hashing.hash_keys(keys).tolist()
+    expected = hashing.hash_keys(keys).tolist()
+    assert hashing.hash_keys(keys, kernels_numba).tolist() == expected
+    assert hashing.hash_keys(pa.array(keys)).tolist() == expected
 
 
 @pytest.mark.parametrize("compiled", [None, kernels_numba], ids=["xxhash", "numba"])
