@@ -5,7 +5,7 @@ Both only compute: no node is looked at, nothing is moved. States set at run tim
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Final
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -22,9 +22,6 @@ if TYPE_CHECKING:
 
     from rebalance_tasks.core.models import NodeDescriptor, PlacementDecision
     from rebalance_tasks.core.movement import Movement
-
-#: Enough to tell 1 % of the replicas to a hundredth of itself, in a blink.
-_SAMPLE_KEYS: Final = 100_000
 
 Replicas = Annotated[int, typer.Option("--replicas", metavar="N", min=1, max=64, help="Copies of each object.")]
 Rule = Annotated[
@@ -88,18 +85,20 @@ def resize(
     ] = None,
     replicas: Replicas = 1,
     rule: Rule = None,
-    keys: Annotated[int, typer.Option("--keys", metavar="N", min=1, help="Size of the sample.")] = _SAMPLE_KEYS,
+    keys: Annotated[
+        int | None, typer.Option("--keys", metavar="N", min=1, help="Size of the sample (default 100,000).")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Measure what moves when nodes are added, removed or weighted anew: in all, per node, and against the least possible."""
-    from rebalance_tasks.core.crush import CrushPlacementAlgorithm  # noqa: PLC0415
+    from rebalance_tasks.core.crush import SAMPLE_KEYS, CrushPlacementAlgorithm  # noqa: PLC0415
 
     client = session.open_client()
     current = client.cluster_map()
     new = resized(current, add=add or [], remove=remove or [], weights=weight or [])
     crush = CrushPlacementAlgorithm(rule=rule or client.settings.placement_rule)
     before, after = crush.compile(current), crush.compile(new)
-    measured = crush.measure_movement(before, after, keys, replicas)
+    measured = crush.measure_movement(before, after, keys or SAMPLE_KEYS, replicas)
     estimated = crush.estimate_movement_on_resize(before, after)
     document = {
         **jsonable(measured),

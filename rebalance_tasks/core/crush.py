@@ -44,6 +44,7 @@ __all__ = [
     "DEFAULT_RULE",
     "RULE_FLAT",
     "RULE_TREE",
+    "SAMPLE_KEYS",
     "ClusterMap",
     "CompiledFleet",
     "CrushPlacementAlgorithm",
@@ -53,7 +54,7 @@ __all__ = [
 
 #: Keys that NumPy places at once; bounds the working memory to some 50 MB for three replicas.
 _BLOCK_KEYS: Final = 1 << 18
-#: Made-up keys to measure movement with: one replica in a thousand is told to 3 % with three replicas.
+#: Made-up keys to measure movement with: what a hundredth of the weight holds is told to 2 % with three replicas.
 SAMPLE_KEYS: Final = 100_000
 
 
