@@ -33,7 +33,14 @@ if TYPE_CHECKING:
     from rebalance_tasks.control.overview import Overview
     from rebalance_tasks.control.reindex_report import ReindexReport
     from rebalance_tasks.control.survey import Survey
-    from rebalance_tasks.core.models import CheckResult, ControlResult, FailureGroup, RebalanceJob, RebalancePlan
+    from rebalance_tasks.core.models import (
+        CheckResult,
+        ControlResult,
+        FailureGroup,
+        NodeDescriptor,
+        RebalanceJob,
+        RebalancePlan,
+    )
     from rebalance_tasks.core.undo import WayBack
     from rebalance_tasks.store.fleet import ChoreRecord
     from rebalance_tasks.store.holds import Hold
@@ -277,13 +284,17 @@ class Rebalancer:
         """
         return surveys.survey(self._context)
 
+    def cluster_map(self) -> list[NodeDescriptor]:
+        """Return the configured nodes with the states that were set at run time; looks at none of them."""
+        return self._context.nodes()
+
     def nodes(self) -> list[NodeReport]:
         """Report on every node: used, capacity, objects, and what is wrong."""
         return surveys.reports(self._context)
 
     def glances(self) -> list[NodeReport]:
         """Report on every node without listing it: what it holds is what the last survey and the moves since then say."""
-        return surveys.glances(self._context)
+        return overviews.glances(self._context)
 
     def overview(self, glances: list[NodeReport]) -> Overview:
         """The fleet as Redis knows it at this instant, for the nodes of `glances` (which may be some seconds old)."""

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import pyarrow.compute as pc
 
-from rebalance_tasks.cli.output import jsonable
 from rebalance_tasks.core.errors import ObjectNotFound
 
 if TYPE_CHECKING:
@@ -83,9 +82,3 @@ def shown(plan: RebalancePlan, key: str, inventory: Inventory) -> Shown:
     node_id = inventory.node_ids[int(inventory.node_index[rows[0]])]
     why = "the plan reaches its target without it, or an option holds it (see what is left alone in `rebalance plan`)"
     return Shown(key, node_id, False, None, "stays", why)
-
-
-def facts(found: Explained) -> dict[str, Any]:
-    """Return an explanation as plain JSON data."""
-    names = ("object_key", "node_id", "moves", "target_node", "code", "sentence", "details")
-    return {name: jsonable(getattr(found, name)) for name in names}

@@ -13,6 +13,7 @@ from rebalance_tasks.cli.parameters import Json  # noqa: TC001  typer reads it a
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
+    from rebalance_tasks.cli.explaining import Explained
     from rebalance_tasks.client import Rebalancer
     from rebalance_tasks.control.survey import Survey
     from rebalance_tasks.core.models import RebalancePlan
@@ -53,8 +54,13 @@ def _explain(client: Rebalancer, made: RebalancePlan, seen: Survey, key: str, *,
         made, key, seen.nodes, seen.inventory, options=settings.options, now=made.created_utc, prices=prices
     )
     move = next((move for move in made.moves if move.object_key == key), None)
-    data = {**explaining.facts(found), **({} if move is None else jsonable(move)), "plan_id": made.plan_id}
+    data = {**_facts(found), **({} if move is None else jsonable(move)), "plan_id": made.plan_id}
     if move is not None:
         emit(data, as_json=as_json, render=lambda: tables.move_explained(made, move, why=found.sentence))
         return
     emit({**data, "reason": found.sentence}, as_json=as_json, render=lambda: tables.stay_explained(found))
+
+
+def _facts(found: Explained) -> dict[str, object]:
+    names = ("object_key", "node_id", "moves", "target_node", "code", "sentence", "details")
+    return {name: jsonable(getattr(found, name)) for name in names}

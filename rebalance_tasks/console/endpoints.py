@@ -24,6 +24,10 @@ if TYPE_CHECKING:
     from rebalance_tasks.core.models import ControlResult, RebalanceMove
 
 
+#: Of an explanation, as ``rebalance plan --explain KEY --json`` prints it.
+EXPLAINED: Final = ("object_key", "node_id", "moves", "target_node", "code", "sentence", "details")
+
+
 class NodesQuery(Page):
     """Which nodes, in which order."""
 
@@ -211,7 +215,7 @@ def explain(call: Call) -> object:
     found = explaining.explain(
         made, key, seen.nodes, seen.inventory, options=settings.options, now=made.created_utc, prices=prices
     )
-    return explaining.facts(found)
+    return {name: jsonable(getattr(found, name)) for name in EXPLAINED}
 
 
 # -- jobs --------------------------------------------------------------------------------------------------------------

@@ -1,19 +1,26 @@
-"""The fleet at a glance, for whoever shows it over and over: a few reads of Redis, no look at any node."""
+"""The fleet at a glance, for whoever shows it over and over: a probe of each node now and then, a few reads of Redis."""
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from rebalance_tasks.control import fleetwide
+from rebalance_tasks.control.survey import NodeReport, probe
+from rebalance_tasks.core.errors import NodeMissing, RebalanceError
 from rebalance_tasks.core.imbalance import imbalance
+from rebalance_tasks.core.models import NodeState
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from rebalance_tasks.control.context import FleetContext
-    from rebalance_tasks.control.survey import NodeReport
     from rebalance_tasks.core.models import NodeDescriptor
+
+
+#: Probes wait for networks, not for the processor.
+_PROBES_AT_ONCE: Final = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +66,32 @@ class Overview:
     limit: int
     throttle: int | None
     nodes: tuple[NodeOverview, ...]
+
+
+def glances(context: FleetContext) -> list[NodeReport]:
+    """Report on every node without listing its objects: what it holds is what Redis keeps of the last survey.
+
+    Probes run side by side, since each may be a call over a network.
+    """
+    adopted = context.fleet.adopted()
+    usage = context.fleet.usage()
+
+    def glance(node: NodeDescriptor) -> NodeReport:
+        used = usage.get(node.node_id, 0)
+        if node.state is NodeState.MAINTENANCE:
+            return NodeReport(node, "maintenance", "not looked at", used, node.capacity_bytes)
+        try:
+            health = probe(context, node, adopted=adopted)
+        except RebalanceError as exc:
+            status = "missing" if isinstance(exc, NodeMissing) else "not_writable"
+            return NodeReport(node, status, str(exc), used, node.capacity_bytes)
+        capacity = health.total_bytes if node.capacity_bytes is None else node.capacity_bytes
+        if health.adopted:
+            return NodeReport(node, "ok", "", used, capacity)
+        return NodeReport(node, "unadopted", "no node-id yet: the first job writes it", used, capacity)
+
+    with ThreadPoolExecutor(_PROBES_AT_ONCE) as pool:
+        return list(pool.map(glance, context.nodes()))
 
 
 def overview(context: FleetContext, glances: Sequence[NodeReport]) -> Overview:

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from rebalance_tasks.core.errors import ConfigurationError, NodeError, NodeMissing, RebalanceError
+from rebalance_tasks.core.errors import ConfigurationError, NodeError, NodeMissing
 from rebalance_tasks.core.inventory import UNKNOWN_TIME, Inventory
 from rebalance_tasks.core.models import NodeState
 from rebalance_tasks.drivers.registry import validate_roots
@@ -22,9 +21,6 @@ if TYPE_CHECKING:
     from rebalance_tasks.control.context import FleetContext
     from rebalance_tasks.core.models import NodeDescriptor
     from rebalance_tasks.drivers.base import Listing, NodeHealth
-
-#: Probes wait for networks, not for the processor.
-_PROBES_AT_ONCE: Final = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,46 +142,12 @@ def reports(context: FleetContext) -> list[NodeReport]:
             health = probe(context, node, adopted=adopted)
             listing = context.driver(node.node_id).list_objects(require_identity=health.adopted)
         except NodeError as exc:
-            result.append(NodeReport(node, _trouble(exc), str(exc)))
+            status = "missing" if isinstance(exc, NodeMissing) else "not_writable"
+            result.append(NodeReport(node, status, str(exc)))
             continue
         capacity = health.total_bytes if node.capacity_bytes is None else node.capacity_bytes
         result.append(_report(node.model_copy(update={"capacity_bytes": capacity}), health, listing))
     return result
-
-
-def glances(context: FleetContext) -> list[NodeReport]:
-    """Report on every node without listing its objects: what it holds is what Redis keeps of the last survey.
-
-    Probes run side by side, since each may be a call over a network.
-    """
-    adopted = context.fleet.adopted()
-    usage = context.fleet.usage()
-
-    def glance(node: NodeDescriptor) -> NodeReport:
-        used = usage.get(node.node_id, 0)
-        if node.state is NodeState.MAINTENANCE:
-            return NodeReport(node, "maintenance", "not looked at", used, node.capacity_bytes)
-        try:
-            health = probe(context, node, adopted=adopted)
-        except RebalanceError as exc:
-            return NodeReport(node, _trouble(exc), str(exc), used, node.capacity_bytes)
-        capacity = health.total_bytes if node.capacity_bytes is None else node.capacity_bytes
-        return NodeReport(node, *_adoption(health), used, capacity)
-
-    with ThreadPoolExecutor(_PROBES_AT_ONCE) as pool:
-        return list(pool.map(glance, context.nodes()))
-
-
-def _trouble(error: RebalanceError) -> str:
-    """The status of a node that cannot be looked at."""
-    return "missing" if isinstance(error, NodeMissing) else "not_writable"
-
-
-def _adoption(health: NodeHealth) -> tuple[str, str]:
-    """Status and detail of a node that can be looked at."""
-    if health.adopted:
-        return "ok", ""
-    return "unadopted", "no node-id yet: written when the first job starts, or by `rebalance nodes --adopt`"
 
 
 def _report(node: NodeDescriptor, health: NodeHealth | None, listing: Listing | None) -> NodeReport:
@@ -193,7 +155,8 @@ def _report(node: NodeDescriptor, health: NodeHealth | None, listing: Listing | 
         return NodeReport(node, "maintenance", "not looked at", capacity_bytes=node.capacity_bytes)
     return NodeReport(
         node,
-        *_adoption(health),
+        "ok" if health.adopted else "unadopted",
+        "" if health.adopted else "no node-id yet: written when the first job starts, or by `rebalance nodes --adopt`",
         used_bytes=int(listing.size_bytes.sum()),
         capacity_bytes=node.capacity_bytes,
         objects=len(listing.keys),
