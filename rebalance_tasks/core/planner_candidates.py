@@ -178,8 +178,8 @@ class Eligibility:
             self._present, self._counts = np.unique(places, return_counts=True)
         self._patterns: dict[int, NDArray[np.bool_]] = {}
 
-    def allowed(self, rows: NDArray[np.int64], i: int, j: int) -> NDArray[np.bool_]:
-        """Return bool (rows,): storage class, regions, patterns and replicas allow i → j (of one group, only the first)."""
+    def permitted(self, rows: NDArray[np.int64], j: int) -> NDArray[np.bool_]:
+        """Return bool (rows,): storage class, regions and patterns allow these objects on j."""
         inventory = self._work.inventory
         mask = np.ones(len(rows), np.bool_)
         if self._class_ok is not None and inventory.required_storage_class is not None:
@@ -189,11 +189,28 @@ class Eligibility:
         target = self._work.fleet.nodes[j]
         if target.include or target.exclude:
             mask &= matches(target, inventory, rows)
-        if inventory.replica_group is not None:
-            mask &= self._apart(inventory.replica_group.codes[rows].astype(np.int64), i, j, mask)
         return mask
 
-    def _apart(self, groups: NDArray[np.int64], i: int, j: int, so_far: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    def allowed_alone(self, rows: NDArray[np.int64], i: int, j: int) -> NDArray[np.bool_]:
+        """Return bool (rows,): each of these objects by itself may go i → j; replicas elsewhere count, those among them do not."""
+        mask = self.permitted(rows, j)
+        if (groups := self._work.inventory.replica_group) is not None:
+            mask &= self._apart(groups.codes[rows].astype(np.int64), i, j)
+        return mask
+
+    def allowed(self, rows: NDArray[np.int64], i: int, j: int) -> NDArray[np.bool_]:
+        """Return bool (rows,): as `allowed_alone`, and of one replica group only the first."""
+        mask = self.allowed_alone(rows, i, j)
+        if (replicas := self._work.inventory.replica_group) is not None:
+            groups = replicas.codes[rows]
+            contenders = np.flatnonzero(mask & (groups >= 0))
+            _, first = np.unique(groups[contenders], return_index=True)
+            alone = groups < 0
+            alone[contenders[first]] = True
+            mask &= alone
+        return mask
+
+    def _apart(self, groups: NDArray[np.int64], i: int, j: int) -> NDArray[np.bool_]:
         """No other object of the group is on j's host, nor about to be (what leaves in this plan still counts as there)."""
         fleet = self._work.fleet
         if self._present is None or self._counts is None or not len(self._present):
@@ -206,12 +223,7 @@ class Eligibility:
         free = there <= 0
         if arriving := self._work.held.get(fleet.host[j]):
             free &= ~np.isin(groups, np.concatenate(arriving))
-        free |= groups < 0
-        contenders = np.flatnonzero(free & so_far & (groups >= 0))
-        _, first = np.unique(groups[contenders], return_index=True)
-        alone = groups < 0
-        alone[contenders[first]] = True
-        return free & alone
+        return free | (groups < 0)
 
 
 def gravity_of(inventory: Inventory, fleet: Fleet, options: RebalancerOptions) -> NDArray[np.float64]:

@@ -5,6 +5,7 @@ Byte counts that decide anything are Python ints (exact at any size); floats onl
 
 from __future__ import annotations
 
+import copy
 from collections import defaultdict
 from dataclasses import dataclass, field
 from decimal import Decimal, localcontext
@@ -165,17 +166,23 @@ class Ledger:
         """Record another option that bound."""
         self._limits.add(name)
 
-    def affordable(self, wanted: int, per_gb: Decimal) -> int:
-        """Return how many of the wanted bytes the budgets allow at a price, recording what cut them."""
-        allowed = wanted
-        if self.bytes_left < allowed:
+    def affordable(self, most: int, per_gb: Decimal, *, wanted: int | None = None) -> int:
+        """Return how many of some bytes the budgets allow at a price, recording which of them cut the wanted ones.
+
+        Args:
+            most: bytes that would be of use.
+            per_gb: money for 10⁹ bytes.
+            wanted: bytes without which something is missing; default ``most``.
+        """
+        wanted = most if wanted is None else wanted
+        if self.bytes_left < wanted:
             self.note_egress()
-            allowed = self.bytes_left
+        allowed = min(most, self.bytes_left)
         if per_gb > 0:
             payable = int(Fraction(self.cost_left) / Fraction(per_gb) * 10**9)
-            if payable < allowed:
+            if payable < wanted:
                 self.note_cost()
-                allowed = payable
+            allowed = min(allowed, payable)
         return allowed
 
     def spend(self, moves: int, size_bytes: int, per_gb: Decimal) -> None:
@@ -197,12 +204,24 @@ class Chosen:
     step: str
 
 
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """How far a plan was, to go on from there in another way."""
+
+    used: list[int]
+    ledger: Ledger
+    candidates: dict[int, NDArray[np.int64]]
+    chosen: int
+    held: dict[int, int]
+
+
 @dataclass(slots=True)
 class Work:
     """Everything the steps read and change.
 
     Attributes:
         gravity: float64 (n,) in [0, 1].
+        move_weight: λ: as many bytes, held fully, as one move more is worth.
         candidates: node → rows (int64) that may still leave it, in the order in which they should.
         held: per host, replica groups that arrive there by a chosen move.
     """
@@ -212,6 +231,7 @@ class Work:
     ledger: Ledger
     gravity: NDArray[np.float64]
     candidates: dict[int, NDArray[np.int64]]
+    move_weight: float = 1.0
     chosen: list[Chosen] = field(default_factory=list)
     held: dict[int, list[NDArray[np.int64]]] = field(default_factory=lambda: defaultdict(list))
 
@@ -226,3 +246,21 @@ class Work:
         if groups is not None:
             self.held[self.fleet.host[j]].append(groups.codes[rows].astype(np.int64))
         return size_bytes
+
+    def snapshot(self) -> Snapshot:
+        """Return where the plan stands."""
+        held = {host: len(groups) for host, groups in self.held.items()}
+        return Snapshot(list(self.fleet.used), copy.deepcopy(self.ledger), dict(self.candidates), len(self.chosen), held)
+
+    def restore(self, at: Snapshot) -> None:
+        """Go back to a snapshot."""
+        self.fleet.used[:] = at.used
+        self.ledger = copy.deepcopy(at.ledger)
+        self.candidates = dict(at.candidates)
+        del self.chosen[at.chosen :]
+        for host, groups in self.held.items():
+            del groups[at.held.get(host, 0) :]
+
+    def bytes_since(self, at: Snapshot) -> int:
+        """Return the bytes chosen since a snapshot."""
+        return at.ledger.bytes_left - self.ledger.bytes_left

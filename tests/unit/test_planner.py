@@ -18,7 +18,7 @@ from rebalance_tasks.core.inventory import Inventory
 from rebalance_tasks.core.models import NodeDescriptor, NodeState, RebalancePlan, StorageClass
 from rebalance_tasks.core.options import RebalancerOptions
 from rebalance_tasks.core.planner import plan_rebalance
-from rebalance_tasks.core.planner_flow import Pool, balance
+
 from rebalance_tasks.core.verify import verify_plan
 
 NOW = datetime(2024, 5, 1, 12, tzinfo=UTC)

@@ -1,0 +1,138 @@
+"""A linear (or integer) program, built a block at a time and solved by HiGHS for one goal after another.
+
+The planner's goals are ordered: each is minimised, then kept while the next one is. Deterministic: one thread, a fixed
+seed, limits in nodes of the search tree and never in seconds, so that the same snapshot gives the same plan. One thread also
+because Celery forks: HiGHS starts none then.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final, TypeAlias
+
+import highspy
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from numpy.typing import NDArray
+
+#: Positions of variables.
+Columns: TypeAlias = "NDArray[np.int32]"
+Values: TypeAlias = "NDArray[np.float64]"
+
+INFINITY: Final = float(highspy.kHighsInf)
+#: Nodes of the search tree in which an integer program must be solved; the best solution seen counts then.
+MOST_NODES: Final = 400
+#: An integer solution this near to the bound is good enough.
+_GAP: Final = 0.003
+#: How far a goal may be given up for the next one, relative to its value: the solver's own rounding.
+_KEEP: Final = 1e-9
+_SOLVED: Final = frozenset(
+    {
+        highspy.HighsModelStatus.kOptimal,
+        highspy.HighsModelStatus.kSolutionLimit,
+        highspy.HighsModelStatus.kIterationLimit,
+    }
+)
+
+
+class _Solver(highspy.Highs):
+    """A solver that does not begin by printing its name: standard output belongs to the command that runs it."""
+
+    def enableCallbacks(self) -> None:  # noqa: N802  the library's name; its constructor calls it and prints there
+        """Be silent first."""
+        self.silent()
+        super().enableCallbacks()
+
+
+class Program:
+    """Minimise goals over x with ``lower ≤ A·x ≤ upper`` and ``0 ≤ x ≤ most``."""
+
+    def __init__(self) -> None:
+        """Begin without variables."""
+        self._solver = _Solver()
+        for name, value in (
+            ("threads", 1),
+            ("random_seed", 0),
+            ("mip_rel_gap", _GAP),
+            ("mip_feasibility_tolerance", 1e-9),
+        ):
+            self._solver.setOptionValue(name, value)
+        self._size = 0
+
+    def variables(self, most: Values, *, whole: bool = False) -> Columns:
+        """Add variables between 0 and ``most`` (float64 (n,)); return their positions."""
+        n = len(most)
+        columns = np.arange(self._size, self._size + n, dtype=np.int32)
+        if n:
+            none = np.empty(0, np.int32)
+            starts = np.zeros(n, np.int32)
+            self._solver.addCols(n, np.zeros(n), np.zeros(n), most, 0, starts, none, np.empty(0))
+            if whole:
+                self._solver.changeColsIntegrality(n, columns, np.full(n, highspy.HighsVarType.kInteger))
+        self._size += n
+        return columns
+
+    def rows(
+        self,
+        lower: Values,
+        upper: Values,
+        entries: Sequence[tuple[NDArray[np.integer], Columns, Values]],
+    ) -> None:
+        """Add constraints.
+
+        Args:
+            lower: float64 (m,), −∞ for none; upper likewise.
+            upper: see lower.
+            entries: blocks of (row in 0 … m−1, variable, coefficient), each of equal length.
+        """
+        if not len(lower):
+            return
+        row = np.concatenate([np.asarray(block[0], np.int64) for block in entries])
+        column = np.concatenate([block[1] for block in entries])
+        value = np.concatenate([block[2] for block in entries]).astype(np.float64)
+        order = np.lexsort((column, row))
+        row, column, value = row[order], column[order], value[order]
+        starts = np.searchsorted(row, np.arange(len(lower))).astype(np.int32)
+        self._solver.addRows(len(lower), lower, upper, len(value), starts, column.astype(np.int32), value)
+
+    def at_most(self, limit: float, costs: Mapping[int, float] | tuple[Columns, Values]) -> None:
+        """Add one constraint: Σ cost · x ≤ limit."""
+        columns, values = _sparse(costs)
+        self._solver.addRow(-INFINITY, limit, len(columns), columns, values)
+
+    def minimise_and_keep(self, columns: Columns, costs: Values, *, nodes: int = MOST_NODES) -> Values | None:
+        """Minimise one goal; from then on no solution may be worse in this respect.
+
+        Args:
+            columns: variables that cost something.
+            costs: float64, one each.
+            nodes: of the search tree, for an integer program.
+
+        Returns:
+            x, float64 (all variables,); None when there is no solution at all.
+        """
+        self._solver.setOptionValue("mip_max_nodes", nodes)
+        full = np.zeros(self._size)
+        full[columns] = costs
+        self._solver.changeColsCost(self._size, np.arange(self._size, dtype=np.int32), full)
+        self._solver.run()
+        if self._solver.getModelStatus() not in _SOLVED:
+            return None
+        found = np.array(self._solver.getSolution().col_value)
+        if len(found) != self._size:
+            return None
+        reached = float(found[columns] @ costs)
+        self.at_most(reached + _KEEP * max(1.0, abs(reached)), (columns, costs))
+        return found
+
+    def start_from(self, solution: Values) -> None:
+        """Give an integer program a first solution to better."""
+        self._solver.setSolution(self._size, np.arange(self._size, dtype=np.int32), solution)
+
+
+def _sparse(costs: Mapping[int, float] | tuple[Columns, Values]) -> tuple[Columns, Values]:
+    if isinstance(costs, tuple):
+        return costs
+    return np.array(list(costs), np.int32), np.array(list(costs.values()), np.float64)
