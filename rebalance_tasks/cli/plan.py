@@ -13,9 +13,9 @@ from rebalance_tasks.cli.parameters import Json  # noqa: TC001  typer reads it a
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from rebalance_tasks.cli.explaining import Explained
     from rebalance_tasks.client import Rebalancer
     from rebalance_tasks.control.survey import Survey
+    from rebalance_tasks.core.explain import Explained
     from rebalance_tasks.core.models import RebalancePlan
 
 
@@ -46,11 +46,12 @@ def plan(
 
 
 def _explain(client: Rebalancer, made: RebalancePlan, seen: Survey, key: str, *, as_json: bool) -> None:
-    from rebalance_tasks.cli import explaining, tables  # noqa: PLC0415
+    from rebalance_tasks.cli import tables  # noqa: PLC0415
+    from rebalance_tasks.core.explain import explain_object  # noqa: PLC0415
 
     settings = client.settings
     prices = {(price.from_region, price.to_region): price.per_gb for price in settings.prices}
-    found = explaining.explain(
+    found = explain_object(
         made, key, seen.nodes, seen.inventory, options=settings.options, now=made.created_utc, prices=prices
     )
     move = next((move for move in made.moves if move.object_key == key), None)

@@ -8,9 +8,9 @@ every consumer may trust them. Order in the flow: survey (or a host's own table)
 from __future__ import annotations
 
 import difflib
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Final, Self
+from typing import TYPE_CHECKING, Any, Final, Self
 
 import numpy as np
 import pyarrow as pa
@@ -205,6 +205,17 @@ class Inventory:
         totals = np.zeros(len(self.node_ids), np.int64)
         np.add.at(totals, self.node_index, self.size_bytes)
         return dict(zip(self.node_ids, totals.tolist(), strict=True))
+
+    def take(self, rows: NDArray[np.int64]) -> Self:
+        """Return some rows (int64 (m,)) as an inventory of its own; whether a key is ambiguous is found out anew."""
+        changed: dict[str, Any] = {}
+        for column in fields(self):
+            value = getattr(self, column.name)
+            if isinstance(value, np.ndarray):
+                changed[column.name] = value[rows]
+            elif isinstance(value, Coded):
+                changed[column.name] = Coded(value.codes[rows], value.values)
+        return replace(self, keys=self.keys.take(pa.array(rows)), **changed)
 
     @cached_property
     def ambiguous(self) -> NDArray[np.bool_]:

@@ -1,8 +1,8 @@
 """The plan: which objects move where, so that the spread falls with the least disruption, and why.
 
 A pure function of its arguments. The steps: screen the objects that must stay → empty draining nodes → for each pool
-at or over the threshold lay a band of least bytes, fill its flows by gravity per byte, settle the rest object by
-object → write moves, reasons and sums. `verify` checks every plan again with arithmetic of its own.
+at or over the threshold find the flows of least bytes and money inside the budgets, fill them by gravity per byte, settle
+the rest object by object → write moves, reasons and sums. `verify` checks every plan again with arithmetic of its own.
 
 Invariants: 8 (budgets and hard constraints are never traded for balance), 9 (the spread never grows, nothing is
 overfilled, nothing moves twice; draining is exempt from the first).
@@ -20,8 +20,9 @@ import pyarrow as pa
 from rebalance_tasks.core.imbalance import imbalance
 from rebalance_tasks.core.models import RebalanceMove, RebalancePlan
 from rebalance_tasks.core.planner_balance import balance_pools
-from rebalance_tasks.core.planner_candidates import CODE, MOVABLE, REASONS, Eligibility, gravity_of, node_rows, screen
+from rebalance_tasks.core.planner_candidates import MOVABLE, REASONS, Eligibility, gravity_of, node_rows, screen
 from rebalance_tasks.core.planner_drain import drain
+from rebalance_tasks.core.planner_reasons import explain_rest, obstacles, wanting
 from rebalance_tasks.core.planner_state import Fleet, Ledger, Work, add_money, money
 
 if TYPE_CHECKING:
@@ -38,13 +39,6 @@ if TYPE_CHECKING:
 
 #: Moves off a draining node come before every balancing move, whose priority is the source's fill in thousandths.
 DRAIN_PRIORITY: Final = 1000
-#: budget option -> the word under which objects it held back are counted, in the order of precedence.
-_BUDGET_REASONS: Final = {
-    "max_moves_per_cycle": "budget_moves",
-    "max_egress_bytes_per_cycle": "budget_egress",
-    "max_cost_per_cycle": "budget_cost",
-    "max_cost_per_day": "budget_cost",
-}
 
 
 def plan_rebalance(  # noqa: PLR0913  a pure function takes its whole world as arguments
@@ -98,7 +92,8 @@ def plan_rebalance(  # noqa: PLR0913  a pure function takes its whole world as a
         move_weight=_move_weight(inventory, why),
     )
     triggered, by_size = _choose(work, options)
-    _explain_rest(work, why, triggered, options)
+    givers = wanting(state, triggered, options)
+    explain_rest(work, why, givers)
     moves = _moves(work, by_size=by_size)
     return _written(
         RebalancePlan(
@@ -113,6 +108,7 @@ def plan_rebalance(  # noqa: PLR0913  a pure function takes its whole world as a
             imbalance_before=_imbalance(state, state.initial_used),
             imbalance_after=_imbalance(state, state.used),
             limits_reached=work.ledger.limits,
+            cannot=obstacles(work, why, givers),
             not_moved={REASONS[code]: n for code, n in enumerate(np.bincount(why).tolist()) if n and code != MOVABLE},
         ),
         named=plan_id is not None,
@@ -149,24 +145,6 @@ def _move_weight(inventory: Inventory, why: NDArray[np.int8]) -> float:
     """Return λ: one move more is worth an average object that is fully held, whatever the scale of the sizes."""
     movable = why == MOVABLE
     return max(1.0, 4 * float(inventory.size_bytes.sum(where=movable)) / max(1, int(np.count_nonzero(movable))))
-
-
-def _explain_rest(work: Work, why: NDArray[np.int8], triggered: list[list[int]], options: RebalancerOptions) -> None:
-    """Give every object that could have moved and did not its reason, in place; moved ones stay `MOVABLE`."""
-    fleet = work.fleet
-    moved = np.zeros(len(why), np.bool_)
-    for chosen in work.chosen:
-        moved[chosen.rows] = True
-    wanting = set(np.flatnonzero(fleet.draining).tolist())
-    for members in triggered:
-        floor = min(fleet.share(i) for i in members) + options.effective_target
-        if fleet.spread(members) > options.effective_target:
-            wanting |= {i for i in members if fleet.share(i) > floor}
-    held_back = next((word for name, word in _BUDGET_REASONS.items() if name in work.ledger.limits), "no_target")
-    by_node = np.full(len(fleet.nodes) + 1, CODE["not_needed"], np.int8)
-    by_node[list(wanting)] = CODE[held_back]
-    rest = (why == MOVABLE) & ~moved
-    why[rest] = by_node[node_rows(work.inventory, fleet)[rest]]
 
 
 def _moves(work: Work, *, by_size: bool) -> tuple[RebalanceMove, ...]:

@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from rebalance_tasks.core.planner_exact import balance_exactly, few_ways
+from rebalance_tasks.core.planner_exact import ENOUGH, balance_exactly
 from rebalance_tasks.core.planner_fill import Filler, in_order
 from rebalance_tasks.core.planner_flow import Hubs, Limits, Network, Supply
 from rebalance_tasks.core.planner_repair import Repair
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+    from decimal import Decimal
 
     from numpy.typing import NDArray
 
@@ -50,26 +51,28 @@ def balance_pools(work: Work, eligibility: Eligibility, pools: list[list[int]], 
     Returns:
         Whether the largest objects left first because the number of moves bound.
     """
-    few, before = few_ways(work, pools), work.snapshot()
+    before = work.snapshot()
     by_size, good = _by_flows(work, eligibility, pools, goal=goal)
-    if good or not few:
+    if good:
         return by_size
     reached, limits = _result(work, pools, before, goal=goal), work.ledger.limits
+    flowed = work.snapshot()
     work.restore(before)
-    balance_exactly(work, eligibility, pools, goal=goal)
-    if _result(work, pools, before, goal=goal)[0] > goal:
-        for name in limits:
-            work.ledger.note(name)
-    if _result(work, pools, before, goal=goal) <= reached:
-        return by_size
-    # The search was cut off before it found anything better.
-    work.restore(before)
-    return _by_flows(work, eligibility, pools, goal=goal)[0]
+    if balance_exactly(work, eligibility, pools, goal=goal):
+        found = _result(work, pools, before, goal=goal)
+        # Within the share to which a spread out of reach is met, fewer bytes and less money are better.
+        if found[0] < reached[0] / (1 + ENOUGH) or (found[0] <= reached[0] * (1 + ENOUGH) and found[1:] < reached[1:]):
+            for name in limits if found[0] > goal else ():
+                work.ledger.note(name)
+            return by_size
+    work.restore(flowed)
+    return by_size
 
 
-def _result(work: Work, pools: list[list[int]], before: Snapshot, *, goal: float) -> tuple[float, int]:
-    """What was reached: the spread as far as it is over the goal, and the bytes it took."""
-    return max(goal, *(work.fleet.spread(members) for members in pools)), work.bytes_since(before)
+def _result(work: Work, pools: list[list[int]], before: Snapshot, *, goal: float) -> tuple[float, int, Decimal]:
+    """What was reached: the spread as far as it is over the goal, and the bytes and the money it took."""
+    spread = max(goal, *(work.fleet.spread(members) for members in pools))
+    return spread, before.ledger.bytes_left - work.ledger.bytes_left, before.ledger.cost_left - work.ledger.cost_left
 
 
 def _by_flows(work: Work, eligibility: Eligibility, pools: list[list[int]], *, goal: float) -> tuple[bool, bool]:
@@ -88,7 +91,7 @@ def _by_flows(work: Work, eligibility: Eligibility, pools: list[list[int]], *, g
         Filler(work, eligibility, pools[at], exceed=not solution.used_up).fill(flows)
     for at in order:
         Repair(work, eligibility, pools[at], goal=goals[at]).run()
-    reached, size_bytes = _result(work, pools, before, goal=max(goals))
+    reached, size_bytes, _ = _result(work, pools, before, goal=max(goals))
     near = reached <= max(goals) + (0 if max(goals) == goal else _AS_GOOD * (wide - max(goals)))
     return by_size, near and size_bytes <= solution.size_bytes * (1 + _AS_GOOD) + 1
 
@@ -114,7 +117,9 @@ class _Demand:
         ledger = self._work.ledger
         solution = self._network.solve(goal, Limits())
         limits = Limits()
-        if solution is not None and (solution.size_bytes > ledger.bytes_left or solution.cost > float(ledger.cost_left)):
+        if solution is not None and (
+            solution.size_bytes > ledger.bytes_left or solution.cost > float(ledger.cost_left)
+        ):
             limits = Limits(size_bytes=ledger.bytes_left, cost=float(ledger.cost_left))
             solution = self._network.solve(goal, limits)
         if solution is None:
@@ -125,7 +130,9 @@ class _Demand:
                 self._note(solution)
                 return solution, False
         ledger.note_moves()
-        counts = {i: _segments(self._work.inventory.size_bytes[rows], ledger.moves_left) for i, rows in self._useful.items()}
+        counts = {
+            i: _segments(self._work.inventory.size_bytes[rows], ledger.moves_left) for i, rows in self._useful.items()
+        }
         limits = Limits(ledger.bytes_left, float(ledger.cost_left), ledger.moves_left, counts)
         solution = self._network.solve(goal, limits)
         if solution is not None:

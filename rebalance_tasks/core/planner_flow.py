@@ -148,8 +148,9 @@ class Network:
         goals = [(worst, np.ones(1)), (spreads, np.ones(len(spreads))), (x, np.ones(len(x)))]
         goals += [(x, costs) for costs in (self._price, self._distance) if len(costs) and np.ptp(costs) > 0]
         found = None
-        for columns, costs in goals[len(spreads) == 1 :]:
-            better = program.minimise_and_keep(columns, costs)
+        for columns, costs in (goal for goal in goals[len(spreads) == 1 :] if len(goal[0])):
+            # Prices of bytes are tiny numbers; the solver's tolerances are not.
+            better = program.minimise_and_keep(columns, costs / costs.max())
             if better is None:
                 break
             found = better
@@ -178,14 +179,17 @@ class Network:
         hub_of = np.array([self._hubs.of[i] for i in members])
         nothing = np.zeros(len(self._hubs.nodes))
         program.rows(nothing, nothing, [(self._arc_hub, x, np.ones(len(x))), (hub_of, y, -np.ones(n))])
-        program.rows(np.full(pools, goal * SCALE), np.full(pools, INFINITY), [(np.arange(pools), spreads, np.ones(pools))])
+        program.rows(
+            np.full(pools, goal * SCALE), np.full(pools, INFINITY), [(np.arange(pools), spreads, np.ones(pools))]
+        )
         return program, x, y, spreads
 
     def _limit(self, program: Program, x: Columns, limits: Limits) -> None:
         if limits.size_bytes is not None:
             program.at_most(limits.size_bytes / self._unit, (x, np.ones(len(x))))
         if limits.cost is not None:
-            program.at_most(limits.cost, (x, self._price))
+            scale = limits.cost or 1.0
+            program.at_most(limits.cost / scale, (x, self._price / scale))
         if limits.moves is None:
             return
         sizes = [limits.counts[i][0] / self._unit for i in self._members]

@@ -13,7 +13,7 @@ import highspy
 import numpy as np
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
     from numpy.typing import NDArray
 
@@ -22,8 +22,10 @@ Columns: TypeAlias = "NDArray[np.int32]"
 Values: TypeAlias = "NDArray[np.float64]"
 
 INFINITY: Final = float(highspy.kHighsInf)
-#: Nodes of the search tree in which an integer program must be solved; the best solution seen counts then.
-MOST_NODES: Final = 400
+#: Variables × nodes of the search tree in which an integer program must be solved, and nodes at least; the best solution
+#: that was seen counts then.
+_MOST_WORK: Final = 120_000
+_LEAST_NODES: Final = 400
 #: An integer solution this near to the bound is good enough.
 _GAP: Final = 0.003
 #: How far a goal may be given up for the next one, relative to its value: the solver's own rounding.
@@ -97,23 +99,14 @@ class Program:
         starts = np.searchsorted(row, np.arange(len(lower))).astype(np.int32)
         self._solver.addRows(len(lower), lower, upper, len(value), starts, column.astype(np.int32), value)
 
-    def at_most(self, limit: float, costs: Mapping[int, float] | tuple[Columns, Values]) -> None:
+    def at_most(self, limit: float, costs: tuple[Columns, Values]) -> None:
         """Add one constraint: Σ cost · x ≤ limit."""
-        columns, values = _sparse(costs)
+        columns, values = costs
         self._solver.addRow(-INFINITY, limit, len(columns), columns, values)
 
-    def minimise_and_keep(self, columns: Columns, costs: Values, *, nodes: int = MOST_NODES) -> Values | None:
-        """Minimise one goal; from then on no solution may be worse in this respect.
-
-        Args:
-            columns: variables that cost something.
-            costs: float64, one each.
-            nodes: of the search tree, for an integer program.
-
-        Returns:
-            x, float64 (all variables,); None when there is no solution at all.
-        """
-        self._solver.setOptionValue("mip_max_nodes", nodes)
+    def minimise(self, columns: Columns, costs: Values) -> Values | None:
+        """Return the x of least Σ cost · x, float64 (all variables,); None when there is no solution at all."""
+        self._solver.setOptionValue("mip_max_nodes", max(_LEAST_NODES, _MOST_WORK // self._size))
         full = np.zeros(self._size)
         full[columns] = costs
         self._solver.changeColsCost(self._size, np.arange(self._size, dtype=np.int32), full)
@@ -121,18 +114,16 @@ class Program:
         if self._solver.getModelStatus() not in _SOLVED:
             return None
         found = np.array(self._solver.getSolution().col_value)
-        if len(found) != self._size:
-            return None
-        reached = float(found[columns] @ costs)
-        self.at_most(reached + _KEEP * max(1.0, abs(reached)), (columns, costs))
+        return found if len(found) == self._size else None
+
+    def minimise_and_keep(self, columns: Columns, costs: Values) -> Values | None:
+        """Like `minimise`; from then on no solution may be worse in this respect."""
+        found = self.minimise(columns, costs)
+        if found is not None:
+            reached = float(found[columns] @ costs)
+            self.at_most(reached + _KEEP * max(1.0, abs(reached)), (columns, costs))
         return found
 
     def start_from(self, solution: Values) -> None:
         """Give an integer program a first solution to better."""
         self._solver.setSolution(self._size, np.arange(self._size, dtype=np.int32), solution)
-
-
-def _sparse(costs: Mapping[int, float] | tuple[Columns, Values]) -> tuple[Columns, Values]:
-    if isinstance(costs, tuple):
-        return costs
-    return np.array(list(costs), np.int32), np.array(list(costs.values()), np.float64)

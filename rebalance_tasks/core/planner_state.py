@@ -143,7 +143,7 @@ class Ledger:
         self._cost_name = "max_cost_per_cycle"
         if day is not None and day < self.cost_left:
             self.cost_left, self._cost_name = max(day, Decimal(0)), "max_cost_per_day"
-        self._limits: set[str] = set()
+        self._limits: frozenset[str] = frozenset()
 
     @property
     def limits(self) -> tuple[str, ...]:
@@ -152,19 +152,19 @@ class Ledger:
 
     def note_moves(self) -> None:
         """Record that the number of moves bound."""
-        self._limits.add("max_moves_per_cycle")
+        self.note("max_moves_per_cycle")
 
     def note_egress(self) -> None:
         """Record that the egress budget bound."""
-        self._limits.add("max_egress_bytes_per_cycle")
+        self.note("max_egress_bytes_per_cycle")
 
     def note_cost(self) -> None:
         """Record that the money bound."""
-        self._limits.add(self._cost_name)
+        self.note(self._cost_name)
 
     def note(self, name: str) -> None:
         """Record another option that bound."""
-        self._limits.add(name)
+        self._limits |= {name}
 
     def affordable(self, most: int, per_gb: Decimal, *, wanted: int | None = None) -> int:
         """Return how many of some bytes the budgets allow at a price, recording which of them cut the wanted ones.
@@ -211,8 +211,8 @@ class Snapshot:
     used: list[int]
     ledger: Ledger
     candidates: dict[int, NDArray[np.int64]]
-    chosen: int
-    held: dict[int, int]
+    chosen: list[Chosen]
+    held: dict[int, list[NDArray[np.int64]]]
 
 
 @dataclass(slots=True)
@@ -249,18 +249,13 @@ class Work:
 
     def snapshot(self) -> Snapshot:
         """Return where the plan stands."""
-        held = {host: len(groups) for host, groups in self.held.items()}
-        return Snapshot(list(self.fleet.used), copy.deepcopy(self.ledger), dict(self.candidates), len(self.chosen), held)
+        held = {host: list(groups) for host, groups in self.held.items()}
+        return Snapshot(list(self.fleet.used), copy.copy(self.ledger), dict(self.candidates), list(self.chosen), held)
 
     def restore(self, at: Snapshot) -> None:
-        """Go back to a snapshot."""
+        """Go back to a snapshot, or forward again to one taken later."""
         self.fleet.used[:] = at.used
-        self.ledger = copy.deepcopy(at.ledger)
+        self.ledger = copy.copy(at.ledger)
         self.candidates = dict(at.candidates)
-        del self.chosen[at.chosen :]
-        for host, groups in self.held.items():
-            del groups[at.held.get(host, 0) :]
-
-    def bytes_since(self, at: Snapshot) -> int:
-        """Return the bytes chosen since a snapshot."""
-        return at.ledger.bytes_left - self.ledger.bytes_left
+        self.chosen[:] = at.chosen
+        self.held = defaultdict(list, {host: list(groups) for host, groups in at.held.items()})

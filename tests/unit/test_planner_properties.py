@@ -19,6 +19,7 @@ from rebalance_tasks.core.options import RebalancerOptions
 from rebalance_tasks.core.planner import plan_rebalance
 from rebalance_tasks.core.planner_fill import take_in_order
 from rebalance_tasks.core.verify import verify_plan
+from tests.support.exact import shortfall, small_fleet
 
 NOW = datetime(2024, 5, 1, 12, tzinfo=UTC)
 THOROUGH = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -154,7 +155,7 @@ def test_fine_objects_reach_the_target_with_nearly_the_least_bytes(used: list[in
         assert made.moves == ()
 
 
-@settings(THOROUGH, max_examples=25)
+@settings(THOROUGH, max_examples=6)
 @given(nodes=st.integers(2, 5), counts=st.lists(st.integers(0, 60), min_size=5, max_size=5), seed=st.integers(0, 9))
 def test_a_plan_applied_and_planned_again_never_moves_an_object_back(nodes: int, counts: list[int], seed: int) -> None:
     rng = np.random.default_rng(seed)
@@ -197,3 +198,16 @@ def test_taking_in_order_is_first_fit(sizes: list[int], quota: int, most: int) -
             expected.append(i)
             left -= size
     assert take_in_order(np.array(sizes, np.int64), quota, most).tolist() == expected
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_small_fleets_are_planned_nearly_as_well_as_can_be(seed: int) -> None:
+    """`make bench` tries a thousand of them."""
+    fleet = small_fleet(seed)
+    options = RebalancerOptions(max_moves_per_cycle=10**6, max_egress_bytes_per_cycle=10**15)
+    made = plan_rebalance(fleet.nodes, fleet.inventory, options=options)
+    verify_plan(made, fleet.nodes, fleet.inventory, options)
+    if made.imbalance_before >= options.imbalance_threshold:
+        spread, size_bytes = shortfall(fleet, made, options.effective_target)
+        assert spread <= 1.02
+        assert size_bytes <= 1.02
