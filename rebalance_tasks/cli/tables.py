@@ -274,6 +274,8 @@ def _plan_totals(plan: RebalancePlan) -> RenderableType:
     lines.add_row("duration", f"about {seconds(plan.estimated_duration_seconds)}")
     if plan.limits_reached:
         lines.add_row("limited by", ", ".join(plan.limits_reached))
+    for text in plan.cannot:
+        lines.add_row("cannot", Text(printable(text)))
     return lines
 
 

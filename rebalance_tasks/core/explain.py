@@ -160,4 +160,4 @@ def _hosts_of_replicas(row: int, fleet: Fleet, inventory: Inventory) -> set[str]
 
 
 def _stays(key: str, node_id: str, code: str, facts: Mapping[str, Any]) -> Explained:
-    return Explained(key, node_id, False, None, code, f"this object {SENTENCES[code]}", facts)
+    return Explained(key, node_id, False, None, code, SENTENCES[code], facts)

@@ -5,8 +5,6 @@ Each object gets at most one reason to stay; the first that applies, in the orde
 
 from __future__ import annotations
 
-import fnmatch
-import re
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Final
 
@@ -16,6 +14,7 @@ import pyarrow.compute as pc
 
 from rebalance_tasks.core.inventory import UNKNOWN_TIME
 from rebalance_tasks.core.models import NodeState
+from rebalance_tasks.core.patterns import matching
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -41,6 +40,7 @@ REASONS: Final = (
     "too_young",
     "cooldown",
     "zero_bytes",
+    "too_small",
     "no_target",
     "budget_moves",
     "budget_egress",
@@ -101,7 +101,7 @@ def screen(
         if descriptor.include or descriptor.exclude:
             rows = np.flatnonzero(node == i)
             outside = np.zeros(len(why), np.bool_)
-            outside[rows[~matches(descriptor, inventory, rows)]] = True
+            outside[rows[~matches(descriptor, inventory.keys.take(pa.array(rows)))]] = True
             stay(outside, "excluded")
     stay(pc.greater(pc.binary_length(inventory.keys), _MAX_KEY_BYTES).to_numpy(zero_copy_only=False), "invalid_key")
     draining = np.array([*fleet.draining, False])
@@ -121,6 +121,8 @@ def screen(
             edge = moment - least // timedelta(microseconds=1) * 1000
             stay((column != UNKNOWN_TIME) & (column > edge), reason)
     stay((inventory.size_bytes == 0) & ~draining[node], "zero_bytes")
+    if options.min_object_size:
+        stay((inventory.size_bytes < options.min_object_size) & ~draining[node], "too_small")
     return why
 
 
@@ -130,16 +132,10 @@ def node_rows(inventory: Inventory, fleet: Fleet) -> NDArray[np.int64]:
     return translate[inventory.node_index]
 
 
-def matches(node: NodeDescriptor, inventory: Inventory, rows: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """Return bool (rows,): the keys that a node's include and exclude patterns let through."""
-    include = re.compile("|".join(map(fnmatch.translate, node.include or ("*",))))
-    exclude = re.compile("|".join(map(fnmatch.translate, node.exclude))) if node.exclude else None
-    keys: list[str] = inventory.keys.take(pa.array(rows)).to_pylist()
-    return np.fromiter(
-        (include.match(key) is not None and (exclude is None or exclude.match(key) is None) for key in keys),
-        np.bool_,
-        len(keys),
-    )
+def matches(node: NodeDescriptor, keys: pa.LargeStringArray) -> NDArray[np.bool_]:
+    """Return bool (n,): the keys that a node's include and exclude patterns let through."""
+    included = matching(keys, node.include) if node.include else np.ones(len(keys), np.bool_)
+    return included & ~matching(keys, node.exclude)
 
 
 class Eligibility:
@@ -188,7 +184,7 @@ class Eligibility:
             mask &= self._region_ok[inventory.required_regions.codes[rows], j]
         target = self._work.fleet.nodes[j]
         if target.include or target.exclude:
-            mask &= matches(target, inventory, rows)
+            mask &= matches(target, inventory.keys.take(pa.array(rows)))
         return mask
 
     def allowed_alone(self, rows: NDArray[np.int64], i: int, j: int) -> NDArray[np.bool_]:

@@ -171,20 +171,23 @@ class _Problem:
         found = program.minimise(spreads, ones)
         if found is None:
             return None
-        reached, near = float(found[spreads].sum()), goal * SCALE * len(spreads) * (1 + _ROUNDING)
+        near = goal * SCALE * len(spreads) * (1 + _ROUNDING)
+        if program.cut_off and float(found[spreads].sum()) > near:
+            found = program.improve(found, spreads, ones)
+        reached = float(found[spreads].sum())
         # Out of reach, the last hair of spread may cost more bytes than all the rest.
         program.at_most(near if reached <= near else reached * (1 + ENOUGH), (spreads, ones))
         goals = [self._bytes()]
         if np.ptp(ways.prices):
             goals = [ways.sizes, ways.sizes * ways.prices, *goals]
         for costs in goals:
-            program.start_from(found)
             # The solver's gaps are relative.
             scaled = costs / costs.max()
+            program.start_from(found)
             better = program.minimise(x, scaled)
             if better is None:
                 break
-            found = better
+            found = program.improve(better, x, scaled) if program.cut_off else better
             program.at_most(float(found[x] @ scaled) * (1 + _TIE) + _ROUNDING, (x, scaled))
         return np.rint(found[x]).astype(np.int64)
 

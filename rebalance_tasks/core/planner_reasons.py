@@ -27,25 +27,25 @@ _BUDGET_REASONS: Final = {
     "max_cost_per_cycle": "budget_cost",
     "max_cost_per_day": "budget_cost",
 }
-#: What each reason means; "this object …".
+#: What each reason means, for people.
 SENTENCES: Final = {
-    "unknown_node": "is on a node that the fleet does not have",
-    "ambiguous": "is on more than one node, so nobody can say which copy counts",
-    "excluded": "is excluded by a pattern of its node, pending in a job, or forwarded",
-    "invalid_key": "has a key longer than any store takes (1,024 bytes)",
-    "node_not_active": "is on a node in maintenance",
-    "no_capacity": "is on a node without a stated capacity",
-    "pinned": "is pinned",
-    "protected_gravity": "is held by gravity at or above gravity_protection_threshold",
-    "too_young": "was written within min_object_age",
-    "cooldown": "was moved within object_cooldown",
-    "too_small": "is smaller than min_object_size",
-    "zero_bytes": "has no bytes, so moving it changes nothing",
-    "no_target": "fits no node that it could go to without making things worse",
-    "budget_moves": "waits, since the moves of this cycle are spent (max_moves_per_cycle)",
-    "budget_egress": "waits, since the bytes of this cycle are spent (max_egress_bytes_per_cycle)",
-    "budget_cost": "waits, since the money is spent (max_cost_per_cycle or max_cost_per_day)",
-    "not_needed": "need not move: others that are held less, or bring more, do",
+    "unknown_node": "it is on a node that the fleet does not have",
+    "ambiguous": "its key is on more than one node",
+    "excluded": "a node's patterns, or a job, leave it alone",
+    "invalid_key": "its key is longer than a move can carry",
+    "node_not_active": "its node is in maintenance",
+    "no_capacity": "its node states no capacity",
+    "pinned": "it is pinned",
+    "protected_gravity": "its gravity is at gravity_protection_threshold or above",
+    "too_young": "it was written to within min_object_age",
+    "cooldown": "it was moved within object_cooldown",
+    "zero_bytes": "it holds no bytes",
+    "too_small": "it is smaller than min_object_size",
+    "no_target": "no node may take it, or has room and would be better off",
+    "budget_moves": "max_moves_per_cycle was used up",
+    "budget_egress": "max_egress_bytes_per_cycle was used up",
+    "budget_cost": "max_cost_per_cycle, or the day's, was used up",
+    "not_needed": "balance is reached without it, by objects that are held less or bring more",
 }
 
 

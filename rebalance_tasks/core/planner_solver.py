@@ -26,10 +26,14 @@ INFINITY: Final = float(highspy.kHighsInf)
 #: that was seen counts then.
 _MOST_WORK: Final = 120_000
 _LEAST_NODES: Final = 400
+_MORE_NODES: Final = 3_000
 #: An integer solution this near to the bound is good enough.
 _GAP: Final = 0.003
 #: How far a goal may be given up for the next one, relative to its value: the solver's own rounding.
 _KEEP: Final = 1e-9
+#: How much better a solution must be for `improve`, and how often it asks.
+_STEP: Final = 0.012
+_MOST_STEPS: Final = 15
 _SOLVED: Final = frozenset(
     {
         highspy.HighsModelStatus.kOptimal,
@@ -45,7 +49,7 @@ class _Solver(highspy.Highs):
     def enableCallbacks(self) -> None:  # noqa: N802  the library's name; its constructor calls it and prints there
         """Be silent first."""
         self.silent()
-        super().enableCallbacks()
+        super().enableCallbacks()  # type: ignore[no-untyped-call]
 
 
 class Program:
@@ -53,7 +57,7 @@ class Program:
 
     def __init__(self) -> None:
         """Begin without variables."""
-        self._solver = _Solver()
+        self._solver = _Solver()  # type: ignore[no-untyped-call]
         for name, value in (
             ("threads", 1),
             ("random_seed", 0),
@@ -62,6 +66,11 @@ class Program:
         ):
             self._solver.setOptionValue(name, value)
         self._size = 0
+
+    @property
+    def cut_off(self) -> bool:
+        """Whether the last search ended before it was complete."""
+        return bool(self._solver.getModelStatus() != highspy.HighsModelStatus.kOptimal)
 
     def variables(self, most: Values, *, whole: bool = False) -> Columns:
         """Add variables between 0 and ``most`` (float64 (n,)); return their positions."""
@@ -99,22 +108,53 @@ class Program:
         starts = np.searchsorted(row, np.arange(len(lower))).astype(np.int32)
         self._solver.addRows(len(lower), lower, upper, len(value), starts, column.astype(np.int32), value)
 
-    def at_most(self, limit: float, costs: tuple[Columns, Values]) -> None:
-        """Add one constraint: Σ cost · x ≤ limit."""
+    def at_most(self, limit: float, costs: tuple[Columns, Values]) -> int:
+        """Add one constraint, Σ cost · x ≤ limit; return its number for `limit`."""
         columns, values = costs
         self._solver.addRow(-INFINITY, limit, len(columns), columns, values)
+        return int(self._solver.getNumRow()) - 1
 
-    def minimise(self, columns: Columns, costs: Values) -> Values | None:
-        """Return the x of least Σ cost · x, float64 (all variables,); None when there is no solution at all."""
-        self._solver.setOptionValue("mip_max_nodes", max(_LEAST_NODES, _MOST_WORK // self._size))
+    def limit(self, number: int, limit: float) -> None:
+        """Change the limit of a constraint of `at_most`."""
+        self._solver.changeRowBounds(number, -INFINITY, limit)
+
+    def minimise(self, columns: Columns, costs: Values, *, nodes: int = _LEAST_NODES) -> Values | None:
+        """Return the x of least Σ cost · x, float64 (all variables,); None when there is no solution at all.
+
+        Args:
+            columns: variables that cost something.
+            costs: float64, one each.
+            nodes: of the search tree, for an integer program; more where there are few variables.
+        """
+        self._solver.setOptionValue("mip_max_nodes", max(nodes, _MOST_WORK // self._size))
         full = np.zeros(self._size)
         full[columns] = costs
         self._solver.changeColsCost(self._size, np.arange(self._size, dtype=np.int32), full)
         self._solver.run()
-        if self._solver.getModelStatus() not in _SOLVED:
+        solved = self._solver.getModelStatus() in _SOLVED
+        if (
+            not solved
+            or self._solver.getInfo().primal_solution_status != highspy.SolutionStatus.kSolutionStatusFeasible
+        ):
             return None
-        found = np.array(self._solver.getSolution().col_value)
-        return found if len(found) == self._size else None
+        return np.array(self._solver.getSolution().col_value)
+
+    def improve(self, found: Values, columns: Columns, costs: Values) -> Values:
+        """Return a solution that costs less than one found, as long as any that costs clearly less turns up; keep its cost.
+
+        To an integer program whose search was cut off. Asking whether there is anything better by a step finds what
+        minimising did not, and "there is nothing" is soon proved.
+        """
+        reached = float(found[columns] @ costs)
+        number = self.at_most(reached, (columns, costs))
+        for _ in range(_MOST_STEPS):
+            self.limit(number, reached * (1 - _STEP))
+            better = self.minimise(columns, np.zeros(len(columns)), nodes=_MORE_NODES)
+            if better is None:
+                break
+            found, reached = better, float(better[columns] @ costs)
+        self.limit(number, reached * (1 + _KEEP) + _KEEP)
+        return found
 
     def minimise_and_keep(self, columns: Columns, costs: Values) -> Values | None:
         """Like `minimise`; from then on no solution may be worse in this respect."""

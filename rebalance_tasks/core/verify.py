@@ -178,6 +178,11 @@ class _Check:
             _broken(move, f"the object is protected: gravity {gravity} ≥ {options.gravity_protection_threshold}")
         if inventory.pinned is not None and inventory.pinned[row]:
             _broken(move, "the object is pinned")
+        draining = self.nodes[move.source_node].state is NodeState.DRAINING
+        if move.size_bytes < options.min_object_size and not (draining or self.plan.undo_of):
+            _broken(
+                move, f"the object has {move.size_bytes} bytes, fewer than min_object_size {options.min_object_size}"
+            )
         for column, least, rule in (
             (inventory.mtime_ns, options.min_object_age, "the object is younger than min_object_age"),
             (inventory.last_moved_ns, options.object_cooldown, "the object was moved within object_cooldown"),

@@ -20,6 +20,7 @@ from rich.console import Console, Group
 
 from rebalance_tasks.cli import picture, plot_html, plot_png, simulation_inputs, tables
 from rebalance_tasks.cli.app import run
+from rebalance_tasks.control import inventories
 from rebalance_tasks.control.survey import NodeReport
 from rebalance_tasks.core.errors import ConfigurationError, InvalidInventory
 from rebalance_tasks.core.models import NodeDescriptor, NodeState, RebalanceMove, RebalancePlan
@@ -269,10 +270,10 @@ def test_an_inventory_file_that_cannot_be_used_is_refused(tmp_path: Path) -> Non
     odd, broken = tmp_path / "i.txt", tmp_path / "i.parquet"
     broken.write_bytes(b"no parquet")
     with pytest.raises(InvalidInventory, match="ends in"):
-        simulation_inputs.read_inventory(odd)
+        inventories.read_inventory(odd)
     with pytest.raises(InvalidInventory, match="cannot be read"):
-        simulation_inputs.read_inventory(broken)
+        inventories.read_inventory(broken)
     with pytest.raises(InvalidInventory, match="cannot be read"):
-        simulation_inputs.read_inventory(tmp_path / "none.csv")
+        inventories.read_inventory(tmp_path / "none.csv")
     with pytest.raises(ConfigurationError, match="no nodes are configured"):
         simulation_inputs.from_file(broken)

@@ -19,7 +19,7 @@ from rebalance_tasks.core.options import RebalancerOptions
 from rebalance_tasks.core.planner import plan_rebalance
 from rebalance_tasks.core.planner_fill import take_in_order
 from rebalance_tasks.core.verify import verify_plan
-from tests.support.exact import shortfall, small_fleet
+from tests.support.exact import beaten_by, small_fleet
 
 NOW = datetime(2024, 5, 1, 12, tzinfo=UTC)
 THOROUGH = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -200,14 +200,12 @@ def test_taking_in_order_is_first_fit(sizes: list[int], quota: int, most: int) -
     assert take_in_order(np.array(sizes, np.int64), quota, most).tolist() == expected
 
 
-@pytest.mark.parametrize("seed", range(12))
-def test_small_fleets_are_planned_nearly_as_well_as_can_be(seed: int) -> None:
+@pytest.mark.parametrize("seed", [1, 3, 9, 14, 15, 16, 24, 30, 35, 44])
+def test_no_plan_of_a_small_fleet_is_better_by_two_parts_in_a_hundred(seed: int) -> None:
     """`make bench` tries a thousand of them."""
     fleet = small_fleet(seed)
     options = RebalancerOptions(max_moves_per_cycle=10**6, max_egress_bytes_per_cycle=10**15)
     made = plan_rebalance(fleet.nodes, fleet.inventory, options=options)
     verify_plan(made, fleet.nodes, fleet.inventory, options)
     if made.imbalance_before >= options.imbalance_threshold:
-        spread, size_bytes = shortfall(fleet, made, options.effective_target)
-        assert spread <= 1.02
-        assert size_bytes <= 1.02
+        assert beaten_by(fleet, made, options.effective_target) == ""
