@@ -112,6 +112,18 @@ class Service(Frozen):
     inventory: Annotated[str, AfterValidator(_check_inventory)] = "nodes"
 
 
+class Gravity(Frozen):
+    """Where the measures behind gravity come from when the inventory brings none of its own.
+
+    Attributes:
+        access: ``none``, ``times``, or the path of an S3 access log.
+        colocation: ``none`` or ``folder``.
+    """
+
+    access: Annotated[str, Field(min_length=1)] = "none"
+    colocation: Literal["none", "folder"] = "none"
+
+
 class Contents(Frozen):
     """The tables beside ``[fleet]``; the part that the document and `Settings` share."""
 
@@ -121,6 +133,7 @@ class Contents(Frozen):
     ] = ()
     prices: Annotated[tuple[Price, ...], AfterValidator(_check_prices)] = ()
     rules: tuple[Rule, ...] = ()
+    gravity: Gravity = Gravity()
 
 
 class _FleetTable(Service):
@@ -147,6 +160,7 @@ class Settings(Service, Contents):
         message_prefix: first part of every key that Celery makes on the broker and the result backend; none by default.
         inventory: where the list of objects comes from.
         prices: egress prices between regions.
+        gravity: where measures of use come from.
         rules: what objects need, by key pattern; the first that says something counts.
         config_path: the file that was read, if any.
     """
@@ -183,7 +197,7 @@ class Settings(Service, Contents):
     def digest(self) -> str:
         """Return 16 hex digits over what the workers of a fleet must agree on.
 
-        That is fleet, mode, locator, inventory, options, nodes, prices and rules. Connection URLs, storage_options and the file's path may
+        That is fleet, mode, locator, inventory, options, gravity, nodes, prices and rules. Connection URLs, storage_options and the file's path may
         differ from machine to machine; the order of nodes and prices means nothing.
         """
         agreed = {
@@ -196,6 +210,7 @@ class Settings(Service, Contents):
                 node.model_dump(exclude={"storage_options"})
                 for node in sorted(self.nodes, key=lambda node: node.node_id)
             ],
+            "gravity": self.gravity.model_dump(),
             "rules": [rule.model_dump(mode="json") for rule in self.rules],
             "prices": sorted((price.from_region, price.to_region, _canonical(price.per_gb)) for price in self.prices),
         }

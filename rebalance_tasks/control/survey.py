@@ -9,16 +9,19 @@ from __future__ import annotations
 from collections import defaultdict
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from rebalance_tasks.control.access_log import read_access_log
 from rebalance_tasks.control.inventories import FROM_NODES, inventory_from
 from rebalance_tasks.core.errors import ConfigurationError, NodeError, NodeMissing
 from rebalance_tasks.core.inventory import UNKNOWN_TIME, Inventory
 from rebalance_tasks.core.inventory_columns import text
+from rebalance_tasks.core.measures import with_access_counts, with_access_from_times, with_neighbours
 from rebalance_tasks.core.models import NodeState
 from rebalance_tasks.core.rules import with_rules
 from rebalance_tasks.drivers.registry import validate_roots
@@ -189,7 +192,18 @@ def _inventory(context: FleetContext, seen: Mapping[str, _Seen]) -> Inventory:
         found = Inventory.from_listings({name: (x.keys, x.size_bytes, x.mtime_ns) for name, x in seen.items()})
     else:
         found = inventory_from(context.settings.inventory, context.nodes())
-    return with_rules(found, context.settings.rules)
+    return _measured(context, with_rules(found, context.settings.rules))
+
+
+def _measured(context: FleetContext, inventory: Inventory) -> Inventory:
+    """Add the measures of use that are configured, where the inventory has none."""
+    wanted = context.settings.gravity
+    if wanted.access == "times":
+        inventory = with_access_from_times(inventory, context.connection.now_ms() * 10**6)
+    elif wanted.access != "none":
+        counts, hours = read_access_log(Path(wanted.access))
+        inventory = with_access_counts(inventory, counts, hours)
+    return with_neighbours(inventory) if wanted.colocation == "folder" else inventory
 
 
 def reports(context: FleetContext) -> list[NodeReport]:

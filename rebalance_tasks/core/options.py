@@ -140,7 +140,7 @@ class RebalancerOptions(Frozen):
     max_utilisation: Annotated[float, Field(gt=0.0, le=1.0, allow_inf_nan=False)] = 0.95
     job_deadline: Annotated[Duration, Field(ge=timedelta(seconds=1))] | None = None
     job_retention: Annotated[Duration, Field(ge=timedelta(minutes=1))] = timedelta(days=7)
-    check_retention: Annotated[Duration, Field(ge=timedelta(minutes=1))] = timedelta(days=30)
+    check_retention: Annotated[Duration, Field(ge=timedelta(minutes=1))] = timedelta(days=7)
 
     @field_validator("quiet_hours_timezone")
     @classmethod

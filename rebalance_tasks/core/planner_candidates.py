@@ -51,6 +51,8 @@ CODE: Final = {name: code for code, name in enumerate(REASONS)}
 MOVABLE: Final = 0
 #: The longest key a move can carry (S3's limit, which the models share).
 _MAX_KEY_BYTES: Final = 1024
+#: Rows scored at a time.
+_BLOCK: Final = 1 << 16
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -236,21 +238,24 @@ def gravity_of(inventory: Inventory, fleet: Fleet, options: RebalancerOptions) -
         return np.zeros(len(inventory), np.float64)
     from rebalance_tasks.core import gravity  # noqa: PLC0415  a plain inventory needs none of it
 
-    node = node_rows(inventory, fleet)
-    nothing = np.zeros(len(inventory), np.float64)
-    price = np.array([*(float(n.egress_cost_per_gb) for n in fleet.nodes), 0.0])
+    price = np.array([*map(fleet.mean_price, range(len(fleet.nodes))), 0.0])
     latency = np.array([*(np.nan if n.latency_ms is None else n.latency_ms for n in fleet.nodes), np.nan])
-    compliant = np.zeros(len(inventory), np.bool_)
-    if (rules := inventory.required_regions) is not None:
-        inside = [[n.region in regions for n in fleet.nodes] + [False] for regions in rules.values]
-        # An object without a rule is not held by compliance anywhere.
-        compliant = np.array([*inside, [False] * (len(fleet.nodes) + 1)])[rules.codes, node]
-    score = gravity.composite(
-        (nothing if reads is None else reads) + (nothing if writes is None else writes),
-        nothing if near is None else near,
-        price[node],
-        latency[node],
-        compliant,
-        options.scoring_weights,
-    )
-    return np.clip(np.asarray(score, np.float64), 0.0, 1.0)
+    inside = np.zeros((1, len(fleet.nodes) + 1), np.bool_)
+    rules = inventory.required_regions
+    if rules is not None:
+        # An object without a rule (the last row) is not held by compliance anywhere.
+        inside = np.vstack([[[n.region in regions for n in fleet.nodes] + [False] for regions in rules.values], inside])
+    node = node_rows(inventory, fleet)
+    found = np.empty(len(inventory), np.float64)
+    # A block's columns stay in the processor's cache, and memory does not grow with the inventory.
+    for first in range(0, len(inventory), _BLOCK):
+        rows = slice(first, first + _BLOCK)
+        found[rows] = gravity.composite(
+            sum((column[rows] for column in (reads, writes) if column is not None), np.zeros(len(found[rows]))),
+            0.0 if near is None else near[rows],
+            price[node[rows]],
+            latency[node[rows]],
+            inside[-1 if rules is None else rules.codes[rows], node[rows]],
+            options.scoring_weights,
+        )
+    return np.clip(found, 0.0, 1.0, out=found)

@@ -115,6 +115,11 @@ class Fleet:
                 return self._prices[pair]
         return source.egress_cost_per_gb
 
+    def mean_price(self, i: int) -> float:
+        """Money for 10⁹ bytes that leave a node, over the nodes of its pool that they could go to; its own where there are none."""
+        others = [self.per_gb(i, j) for j in self.pools.get(self.nodes[i].pool, ()) if j != i] if self._prices else []
+        return float(sum(others) / len(others)) if others else float(self.nodes[i].egress_cost_per_gb)
+
     def distance(self, i: int, j: int) -> int:
         """0 within a zone, 1 within a region, 2 beyond."""
         source, target = self.nodes[i], self.nodes[j]

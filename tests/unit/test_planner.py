@@ -443,7 +443,8 @@ def test_placement_decides_among_equal_targets() -> None:
 
 
 def test_a_target_out_of_reach_is_a_reasoned_cannot() -> None:
-    made = plan(TWO, rows(("giant", 900, "n1"), ("held", 50, "n1"), pinned=[False, True]))
+    objects = [("giant", 900, "n1"), ("held", 5, "n1"), ("far", 60, "n2")]
+    made = plan(TWO, rows(*objects, pinned=[False, True, True]))
     assert made.moves == ()
     assert [text.split(":")[0] for text in made.cannot] == ["no_target", "pinned"]
     assert "'giant'" in made.cannot[0]
