@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path  # noqa: TC003  as below
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -24,6 +25,12 @@ def plan(
     explain: Annotated[
         bool, typer.Option("--explain", help="List every move with its reason; with KEY, explain that object.")
     ] = False,
+    save: Annotated[
+        Path | None,
+        typer.Option(
+            "--save", metavar="FILE", help="Also write what was surveyed as Parquet, for simulate --inventory."
+        ),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Survey the fleet and show what would be moved, and why. Moves nothing."""
@@ -35,6 +42,10 @@ def plan(
         raise typer.BadParameter(msg, param_hint="KEY")
     client = session.open_client()
     made, seen = client.dry_run()
+    if save is not None:
+        from pyarrow import parquet  # noqa: PLC0415
+
+        parquet.write_table(seen.inventory.to_arrow(), save)
     if key is not None:
         _explain(client, made, seen, key, as_json=as_json)
         return
