@@ -24,17 +24,18 @@ from rebalance_tasks.core.errors import (
 )
 from rebalance_tasks.core.states import MoveState
 from rebalance_tasks.drivers.base import FreeOutcome
+from rebalance_tasks.drivers.registry import burst
 from rebalance_tasks.migration import manifests
 from rebalance_tasks.migration.control import Interrupt, SliceInterrupted
 from rebalance_tasks.migration.copying import StagedCopy
 from rebalance_tasks.migration.faults import Step, reached
-from rebalance_tasks.migration.item import REFUSALS, journal_entry, staged_path, unbooked_bytes
+from rebalance_tasks.migration.item import REFUSALS, attempt, journal_entry, journal_row, staged_path
 from rebalance_tasks.migration.undo import unpublish
-from rebalance_tasks.store.moves import FREE_PENDING, Attempt, Settlement
-from rebalance_tasks.store.records import Freed, JournalEntry
+from rebalance_tasks.store.moves import FREE_PENDING, Settlement
+from rebalance_tasks.store.records import Freed, JournalEntry, Part
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from rebalance_tasks.core.fingerprint import Fingerprint
     from rebalance_tasks.core.ids import MoveId
@@ -64,6 +65,11 @@ class Batch:
         """
         self._recognise()
         self._begin()
+        small = sum(item.fresh and item.unpublished for item in self._items)
+        with burst(self._c.source, self._c.target, objects=small) as self._burst:
+            return self._run()
+
+    def _run(self) -> int:
         try:
             self._stage()
             self._verify()
@@ -126,12 +132,12 @@ class Batch:
         fresh = [item for item in self._items if item.unpublished]
         if not fresh:
             return
-        attempts: list[Attempt] = []
-        for item in fresh:
-            egress = unbooked_bytes(item)
-            item.entry = journal_entry(item, running=True, booked=item.move.size_bytes)
-            attempts.append(Attempt(item.move, item.entry, egress_bytes=egress, cost_nano=self._c.cost_nano(egress)))
-        codes = self._c.store.begin(attempts, budgets=self._c.budgets, day=self._c.now().strftime("%Y-%m-%d"))
+        codes = self._c.store.begin(
+            [attempt(item, self._c.cost_nano) for item in fresh],
+            budgets=self._c.budgets,
+            day=self._c.now().strftime("%Y-%m-%d"),
+            fresh=all(item.fresh for item in fresh),
+        )
         reached(Step.BEGIN)
         for item, code in zip(fresh, codes, strict=True):
             if code != "ok":
@@ -140,19 +146,38 @@ class Batch:
                 self._end(item, state, code, REFUSALS[code])
 
     def _stage(self) -> None:
+        todo = [item for item in self._items if item.unpublished and item.staged is None]
+        most = self._c.control.chunk_bytes
         with self._c.source.hold():
-            for item in self._items:
-                if item.unpublished and item.staged is None:
-                    self._c.control.check()
-                    try:
-                        self._copy_aside(item)
-                    except RebalanceError as exc:
-                        self._trouble(item, exc)
+            copies = self._burst.stage(
+                (
+                    (item.move.key, item.move.move_id, item.move.size_bytes)
+                    if item.fresh and item.move.size_bytes <= most
+                    else None
+                    for item in todo
+                ),
+                self._c.control.spend,
+            )
+            for item in todo:
+                try:
+                    self._copy_aside(item, next(copies))
+                except RebalanceError as exc:
+                    self._trouble(item, exc)
         if any(item.unpublished for item in self._items):
             self._c.target.sync()
             reached(Step.SYNC_STAGED)
 
-    def _copy_aside(self, item: Item) -> None:
+    def _copy_aside(self, item: Item, copied: tuple[Fingerprint, str] | None) -> None:
+        if copied is None:
+            self._c.control.check()
+            self._copy_alone(item)
+        else:
+            source, digest = copied
+            item.copy = StagedCopy(source, [Part(source.size_bytes, digest)])
+            self._c.copier.copied_bytes += source.size_bytes
+        reached(Step.STAGE, lambda: staged_path(self._c.target, item.move.move_id))
+
+    def _copy_alone(self, item: Item) -> None:
         move = item.move
         item.copy = self._c.copier.stage(
             self._c.source,
@@ -164,22 +189,23 @@ class Batch:
             progress=lambda copy: self._journal_parts(item, copy),
             fresh=item.fresh,
         )
-        reached(Step.STAGE, lambda: staged_path(self._c.target, move.move_id))
 
     def _verify(self) -> None:
-        for item in self._items:
-            if item.copy is None or item.staged is not None or not item.unpublished:
-                continue
+        todo = [item for item in self._items if item.copy and item.staged is None and item.unpublished]
+        read = self._burst.read_back(item.read_back if self._c.validate else None for item in todo)
+        for item in todo:
+            self._c.control.check()
             try:
-                item.staged = self._verified(item, item.copy)
+                item.staged = next(read) or self._verified(item)
             except RebalanceError as exc:
                 self._trouble(item, exc)
             else:
                 item.resize()
         reached(Step.VERIFY)
 
-    def _verified(self, item: Item, copy: StagedCopy) -> Fingerprint:
+    def _verified(self, item: Item) -> Fingerprint:
         """Fingerprint of the very file that was read back."""
+        copy = item.whole_copy
         if self._c.validate:
             return self._c.copier.verify(self._c.target, item.move.key, item.move.move_id, copy)
         staged = self._c.target.staged(item.move.move_id)
@@ -212,13 +238,19 @@ class Batch:
             reached(Step.PART)
 
     def _journal_staged(self) -> None:
-        ready = {
-            item.move.index: journal_entry(item, running=True)
-            for item in self._items
-            if item.unpublished and item.staged
-        }
-        self._c.store.write_journal(ready)
-        if ready:
+        rows: list[str] = []
+        entries: dict[int, JournalEntry] = {}
+        together = self._c.store.one_journal
+        for item in self._items:
+            if item.staged is None or not item.unpublished:
+                continue
+            row = journal_row(item) if together else None
+            if row is None:
+                entries[item.move.index] = journal_entry(item, running=True)
+            else:
+                rows.append(row)
+        self._c.store.write_journal(entries, rows)
+        if entries or rows:
             reached(Step.JOURNAL)
 
     # -- publish and commit ---------------------------------------------------------------------------------------
@@ -230,9 +262,15 @@ class Batch:
         try:
             with self._c.source.hold(), self._c.target.hold() as hold:
                 strays = hold.strays
+                done = self._burst.publish(
+                    (item.move.key, item.move.move_id, item.copy.source, item.staged)
+                    if item.fresh and item.copy and item.staged
+                    else None
+                    for item in ready
+                )
                 for item in ready:
                     try:
-                        self._give_key(item)
+                        self._give_key(item, done)
                     except RebalanceError as exc:
                         self._trouble(item, exc)
         finally:
@@ -241,11 +279,14 @@ class Batch:
                     item.published = None
                     self._again(item, SourceChanged(item.move.key, "a folder of its key was renamed on the target"))
 
-    def _give_key(self, item: Item) -> None:
+    def _give_key(self, item: Item, done: Iterator[bool]) -> None:
         move, copy = item.move, item.copy
-        if copy is None or not self._c.source.unchanged(move.key, copy.source):
+        if next(done):
+            item.published = item.staged
+        elif copy is None or not self._c.source.unchanged(move.key, copy.source):
             raise SourceChanged(move.key, "the source changed after it was copied")
-        item.published = self._c.target.publish(move.move_id, move.key, expected=item.staged)
+        else:
+            item.published = self._c.target.publish(move.move_id, move.key, expected=item.staged)
         reached(Step.PUBLISH)
 
     def _commit(self) -> None:
@@ -273,15 +314,20 @@ class Batch:
         if not items:
             return
         with self._c.source.hold({item.move.move_id for item in items if item.fresh}) as hold:
+            freed = self._burst.free(
+                (item.move.key, item.move.move_id, item.copy.source) if item.fresh and item.copy else None
+                for item in items
+            )
             for item in items:
-                self._free(item)
+                self._free(item, freed)
         for item in items if hold.strays else ():
             if item.move.move_id in hold.strays:
                 # Its folder was renamed while it was freed: it was put back there, and nothing is at its key.
                 self._end(item, MoveState.COMPLETED)
 
-    def _free(self, item: Item) -> None:
+    def _free(self, item: Item, freed: Iterator[bool]) -> None:
         expected = item.copy.source if item.copy else None
+        done = next(freed)
         if expected is None:
             entry = manifests.find(self._c.target, item.move.move_id)
             expected = entry.copied_fingerprint() if entry else None
@@ -289,7 +335,7 @@ class Batch:
             self._end(item, MoveState.COMPLETED, FREE_PENDING, "nothing says which version of the source was copied")
             return
         try:
-            outcome = self._c.source.free(item.move.key, item.move.move_id, expected)
+            outcome = FreeOutcome.FREED if done else self._c.source.free(item.move.key, item.move.move_id, expected)
         except ObjectUnreadable as exc:
             self._take_back(item)
             if item.here:
