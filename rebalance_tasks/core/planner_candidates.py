@@ -51,8 +51,6 @@ CODE: Final = {name: code for code, name in enumerate(REASONS)}
 MOVABLE: Final = 0
 #: The longest key a move can carry (S3's limit, which the models share).
 _MAX_KEY_BYTES: Final = 1024
-#: Rows scored at a time.
-_BLOCK: Final = 1 << 16
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -248,8 +246,8 @@ def gravity_of(inventory: Inventory, fleet: Fleet, options: RebalancerOptions) -
     node = node_rows(inventory, fleet)
     found = np.empty(len(inventory), np.float64)
     # A block's columns stay in the processor's cache, and memory does not grow with the inventory.
-    for first in range(0, len(inventory), _BLOCK):
-        rows = slice(first, first + _BLOCK)
+    for first in range(0, len(inventory), gravity.BLOCK_ROWS):
+        rows = slice(first, first + gravity.BLOCK_ROWS)
         found[rows] = gravity.composite(
             sum((column[rows] for column in (reads, writes) if column is not None), np.zeros(len(found[rows]))),
             0.0 if near is None else near[rows],
