@@ -38,6 +38,7 @@ REASONS: Final = {
     "changed": "it was written to since",
     "gone": "it was deleted since",
     "storage_class": "no node that may take it offers its storage class",
+    "tags": "no node that may take it carries its tags",
     "regions": "no node that may take it lies in its regions",
     "replicas_apart": "every node that may take it holds a replica",
     "too_large": "no node has room for an object of its size",

@@ -280,7 +280,7 @@ def _nowhere(
     left = [other for other in targets if not refusals[other.node_id]]
     if not left:
         # Nodes may refuse for different reasons: told is the one that adding capacity helps least.
-        return min(set(refusals.values()), key=("storage_class", "regions", "excluded").index)
+        return min(set(refusals.values()), key=("storage_class", "regions", "tags", "excluded").index)
     left = [other for other in left if host_of(other) not in taken]
     if not left:
         return "replicas_apart"

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import pyarrow.compute as pc
@@ -28,7 +28,14 @@ if TYPE_CHECKING:
     from rebalance_tasks.core.models import NodeDescriptor, RebalancePlan
     from rebalance_tasks.core.options import RebalancerOptions
 
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+#: word of a refusal -> what the node lacks.
+_REFUSALS: Final = {
+    "storage_class": "lacks the storage class",
+    "regions": "is in no required region",
+    "tags": "lacks a required tag",
+    "excluded": "its patterns exclude the key",
+}
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,9 +145,7 @@ def _refusals(key: str, row: int, at: int, fleet: Fleet, inventory: Inventory) -
         if not is_eligible(node):
             found[j] = f"does not take objects ({node.state})"
         elif why := refusal(node, inventory, row, key):
-            found[j] = {"storage_class": "lacks the storage class", "regions": "is in no required region"}.get(
-                why, "its patterns exclude the key"
-            )
+            found[j] = _REFUSALS[why]
         elif host_of(node) in taken:
             found[j] = "its host holds a replica"
         elif size > fleet.room(j):

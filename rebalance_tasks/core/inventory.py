@@ -39,6 +39,7 @@ COLUMNS: Final = (
     "replica_group",
     "required_regions",
     "required_storage_class",
+    "required_tags",
     "pinned",
     "last_moved_utc",
     "mtime_utc",
@@ -71,6 +72,7 @@ class Inventory:
         replica_group: dictionary-coded; objects of one group must stay on different hosts.
         required_regions: dictionary-coded tuples of regions in which the object may live.
         required_storage_class: dictionary-coded storage class.
+        required_tags: dictionary-coded tuples of ``key=value``, all of which the node must carry.
         ignored_columns: columns of the table that mean nothing here.
     """
 
@@ -86,6 +88,7 @@ class Inventory:
     replica_group: Coded[str] | None = None
     required_regions: Coded[tuple[str, ...]] | None = None
     required_storage_class: Coded[str] | None = None
+    required_tags: Coded[tuple[str, ...]] | None = None
     pinned: NDArray[np.bool_] | None = None
     last_moved_ns: NDArray[np.int64] | None = None
     mtime_ns: NDArray[np.int64] | None = None
@@ -120,8 +123,9 @@ class Inventory:
             last_access_ns=reader.times("last_access_utc"),
             colocated_dependencies=reader.counts("colocated_dependencies"),
             replica_group=reader.coded("replica_group"),
-            required_regions=reader.regions("required_regions"),
+            required_regions=reader.text_sets("required_regions"),
             required_storage_class=reader.storage_classes("required_storage_class"),
+            required_tags=reader.text_sets("required_tags"),
             pinned=reader.flags("pinned"),
             last_moved_ns=reader.times("last_moved_utc"),
             mtime_ns=reader.nanoseconds("mtime_ns") if "mtime_ns" in table.column_names else reader.times("mtime_utc"),
@@ -244,9 +248,10 @@ class Inventory:
         for name in ("gravity", "reads_per_hour", "writes_per_hour", "colocated_dependencies", "pinned"):
             if (plain := getattr(self, name)) is not None:
                 out[name] = plain
-        for name in ("replica_group", "required_regions", "required_storage_class"):
+        for name in ("replica_group", "required_regions", "required_storage_class", "required_tags"):
             if (coded := getattr(self, name)) is not None:
-                out[name] = coded.to_arrow(pa.list_(pa.string()) if name == "required_regions" else pa.string())
+                lists = name in {"required_regions", "required_tags"}
+                out[name] = coded.to_arrow(pa.list_(pa.string()) if lists else pa.string())
         for name, nanos in (("last_access_utc", self.last_access_ns), ("last_moved_utc", self.last_moved_ns)):
             if nanos is not None:
                 out[name] = pa.array(nanos, mask=nanos == UNKNOWN_TIME).cast(pa.timestamp("ns", "UTC"))

@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 from rebalance_tasks.core.inventory import UNKNOWN_TIME
 from rebalance_tasks.core.models import NodeState
 from rebalance_tasks.core.patterns import matching
+from rebalance_tasks.core.requirements import NEEDS
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -145,24 +146,18 @@ class Eligibility:
         """Prepare the lookup tables."""
         self._work = work
         inventory, fleet = work.inventory, work.fleet
-        classes, regions, groups = inventory.required_storage_class, inventory.required_regions, inventory.replica_group
-        # One column a node, one row a distinct requirement; the last row is "no requirement" (code −1).
-        self._class_ok = (
-            None
-            if classes is None
-            else np.array(
-                [[value in node.storage_classes for node in fleet.nodes] for value in classes.values]
-                + [[True] * len(fleet.nodes)],
+        groups = inventory.replica_group
+        # For each kind of need the codes, and a table: a row a distinct value, the last one "no need" (code −1), a column a node.
+        self._needs = [
+            (
+                needed.codes,
+                np.array(
+                    [[has(n, value) for n in fleet.nodes] for value in needed.values] + [[True] * len(fleet.nodes)]
+                ),
             )
-        )
-        self._region_ok = (
-            None
-            if regions is None
-            else np.array(
-                [[node.region in value for node in fleet.nodes] for value in regions.values]
-                + [[True] * len(fleet.nodes)],
-            )
-        )
+            for column, (_, has) in NEEDS.items()
+            if (needed := getattr(inventory, column)) is not None
+        ]
         self._hosts = max(fleet.host, default=0) + 1
         self._present: NDArray[np.int64] | None = None
         self._counts: NDArray[np.int64] | None = None
@@ -172,16 +167,13 @@ class Eligibility:
             host = np.array([*fleet.host, -1])
             places = groups.codes[known].astype(np.int64) * self._hosts + host[node[known]]
             self._present, self._counts = np.unique(places, return_counts=True)
-        self._patterns: dict[int, NDArray[np.bool_]] = {}
 
     def permitted(self, rows: NDArray[np.int64], j: int) -> NDArray[np.bool_]:
-        """Return bool (rows,): storage class, regions and patterns allow these objects on j."""
+        """Return bool (rows,): storage class, regions, tags and patterns allow these objects on j."""
         inventory = self._work.inventory
         mask = np.ones(len(rows), np.bool_)
-        if self._class_ok is not None and inventory.required_storage_class is not None:
-            mask &= self._class_ok[inventory.required_storage_class.codes[rows], j]
-        if self._region_ok is not None and inventory.required_regions is not None:
-            mask &= self._region_ok[inventory.required_regions.codes[rows], j]
+        for codes, table in self._needs:
+            mask &= table[codes[rows], j]
         target = self._work.fleet.nodes[j]
         if target.include or target.exclude:
             mask &= matches(target, inventory.keys.take(pa.array(rows)))

@@ -1,7 +1,7 @@
 """How many bytes go from which node to which, as if objects were water: a min-cost flow with budgets as constraints.
 
 For each pool a band [a, a + T] of utilisation is laid; bytes flow from the nodes to *hubs* and on to nodes. A hub is a set of
-nodes that no object and no price can tell apart (zone, region, storage classes, patterns), so that a thousand nodes make some
+nodes that no object and no price can tell apart (zone, region, storage classes, tags, patterns), so that a thousand nodes make some
 ten thousand variables and not a million. Goals in order: the smallest spread that goal, objects and budgets allow → fewest
 bytes → least money → nearest targets. The solver's doubles guide; filling decides with exact byte counts.
 
@@ -66,7 +66,8 @@ class Hubs:
         by_traits: dict[tuple[object, ...], list[int]] = {}
         for i in members:
             node = fleet.nodes[i]
-            traits = (node.pool, node.zone, node.region, node.storage_classes, node.include, node.exclude)
+            tags = tuple(sorted(node.tags.items()))
+            traits = (node.pool, node.zone, node.region, node.storage_classes, tags, node.include, node.exclude)
             by_traits.setdefault(traits, []).append(i)
         self.nodes = list(by_traits.values())
         self.of = {i: hub for hub, nodes in enumerate(self.nodes) for i in nodes}

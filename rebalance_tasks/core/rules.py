@@ -7,6 +7,7 @@ inventory says of an object goes before any rule. Invariant 8: these are hard co
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated
 
@@ -33,31 +34,38 @@ class Rule(Frozen):
         pattern: glob over whole keys; ``*`` also matches ``/``.
         regions: the only regions in which they may live; empty: anywhere.
         storage_class: what their node must offer.
+        tags: what their node must carry.
         pinned: they are never moved.
     """
 
     pattern: Annotated[str, Field(min_length=1, max_length=1024)]
     regions: tuple[Annotated[str, Field(min_length=1)], ...] = ()
     storage_class: StorageClass | None = None
+    tags: Mapping[str, str] = Field(default_factory=dict)
     pinned: bool = False
 
 
 def with_rules(inventory: Inventory, rules: Sequence[Rule]) -> Inventory:
     """Return the inventory with what the rules say of it."""
     regions, classes, pinned = inventory.required_regions, inventory.required_storage_class, inventory.pinned
+    tags = inventory.required_tags
     for rule in rules:
         matches = matching(inventory.keys, [rule.pattern])
         if rule.regions:
             regions = _given(regions, matches, tuple(sorted(set(rule.regions))))
         if rule.storage_class is not None:
             classes = _given(classes, matches, rule.storage_class.value)
+        if rule.tags:
+            tags = _given(tags, matches, tuple(sorted(f"{name}={value}" for name, value in rule.tags.items())))
         if rule.pinned:
             pinned = matches if pinned is None else pinned | matches
     if not rules:
         return inventory
     # The keys are the same, so what was found out about them still holds.
     ambiguous = inventory.ambiguous
-    made = replace(inventory, required_regions=regions, required_storage_class=classes, pinned=pinned)
+    made = replace(
+        inventory, required_regions=regions, required_storage_class=classes, required_tags=tags, pinned=pinned
+    )
     made.__dict__["ambiguous"] = ambiguous
     return made
 

@@ -36,7 +36,7 @@ _SIZE_OF_NOTHING: Final = 1 << 20
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _PLAIN: Final = ("gravity", "reads_per_hour", "writes_per_hour", "colocated_dependencies", "pinned")
 _TIMES: Final = ("last_access_ns", "last_moved_ns", "mtime_ns")
-_CODED: Final = ("replica_group", "required_regions", "required_storage_class")
+_CODED: Final = ("replica_group", "required_regions", "required_storage_class", "required_tags")
 
 
 class World:

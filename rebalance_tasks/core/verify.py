@@ -206,6 +206,11 @@ class _Check:
             allowed = regions.values[regions.codes[row]]
             if target.region not in allowed:
                 _broken(move, f"the target's region {target.region!r} is not among the required {', '.join(allowed)}")
+        if (tags := inventory.required_tags) is not None and tags.codes[row] >= 0:
+            for wanted in tags.values[tags.codes[row]]:
+                name, _, value = wanted.partition("=")
+                if target.tags.get(name) != value:
+                    _broken(move, f"the object needs tag {wanted!r}, which the target does not carry")
         for node in (source, target):
             included = not node.include or any(fnmatchcase(move.object_key, pattern) for pattern in node.include)
             if not included or any(fnmatchcase(move.object_key, pattern) for pattern in node.exclude):

@@ -60,6 +60,7 @@ def test_what_fits_is_counted_whatever_the_budgets_and_they_say_how_long_it_take
         ({"gravity": [0.95, 0.0]}, [node("b")], "protected_gravity"),
         ({"required_storage_class": ["ssd", None]}, [node("b", storage_classes=("hdd",))], "storage_class"),
         ({"required_regions": [["eu"], None]}, [node("b", region="us")], "regions"),
+        ({"required_tags": [["owner=media"], None]}, [node("b", tags={"owner": "web"})], "tags"),
         ({}, [node("b", exclude=("k0*",))], "excluded"),
         ({}, [node("b", capacity=40)], "too_large"),
         ({}, [node("b", capacity=60)], "no_room"),

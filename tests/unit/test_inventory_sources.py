@@ -55,7 +55,7 @@ def test_the_first_rule_that_says_something_counts_and_the_inventory_goes_before
     rules = [
         Rule(pattern="eu/*", regions=("eu-west", "eu-east")),
         Rule(pattern="*", regions=("us",), storage_class=StorageClass.SSD),
-        Rule(pattern="us/*", pinned=True),
+        Rule(pattern="us/*", pinned=True, tags={"owner": "web"}),
     ]
     found = with_rules(inventory, rules)
     assert found.required_regions is not None
@@ -65,6 +65,8 @@ def test_the_first_rule_that_says_something_counts_and_the_inventory_goes_before
     assert regions == [("eu-east", "eu-west"), ("mars",), ("us",)]
     assert [found.required_storage_class.values[code] for code in found.required_storage_class.codes] == ["ssd"] * 3
     assert found.pinned.tolist() == [False, False, True]
+    assert found.required_tags is not None
+    assert (found.required_tags.codes.tolist(), found.required_tags.values) == ([-1, -1, 0], (("owner=web",),))
     assert with_rules(inventory, []) is inventory
 
 

@@ -45,6 +45,7 @@ def fleets(draw: st.DrawFn) -> list[NodeDescriptor]:
             used_bytes=draw(st.sampled_from([None, None, None, 0, 700, 2000])),
             egress_cost_per_gb=draw(st.sampled_from([Decimal(0), Decimal("0.09"), Decimal(7)])),
             state=NodeState.ACTIVE if equal and draw(st.booleans()) else draw(states),
+            tags=draw(st.sampled_from([{}, {"o": "x"}, {"o": "x", "p": "y"}])),
             exclude=draw(st.sampled_from([(), (), (), ("k1*",)])),
         )
         for i in range(count)
@@ -81,6 +82,7 @@ def inventories(draw: st.DrawFn, nodes: list[NodeDescriptor]) -> Inventory:
         "pinned": (pa.bool_(), st.booleans()),
         "replica_group": (pa.string(), st.sampled_from([None, "g1", "g2", "g3"])),
         "required_regions": (pa.list_(pa.string()), st.sampled_from([None, [], ["eu"], ["eu", "us"], ["mars"]])),
+        "required_tags": (pa.list_(pa.string()), st.sampled_from([None, ["o=x"], ["o=x", "p=y"]])),
         "required_storage_class": (pa.string(), st.sampled_from([None, None, "hot", "ssd"])),
         "last_moved_utc": (pa.timestamp("us", "UTC"), moments),
         "mtime_utc": (pa.timestamp("us", "UTC"), moments),
