@@ -60,8 +60,10 @@ def balance_pools(work: Work, eligibility: Eligibility, pools: list[list[int]], 
     work.restore(before)
     if balance_exactly(work, eligibility, pools, goal=goal):
         found = _result(work, pools, before, goal=goal)
-        # Within the share to which a spread out of reach is met, fewer bytes and less money are better.
-        if found[0] < reached[0] / (1 + ENOUGH) or (found[0] <= reached[0] * (1 + ENOUGH) and found[1:] < reached[1:]):
+        # Within the share to which a spread out of reach is met, fewer bytes and less money are better; a goal that was
+        # reached is not given up for them.
+        as_near = found[0] <= (goal if reached[0] <= goal else reached[0] * (1 + ENOUGH))
+        if found[0] < reached[0] / (1 + ENOUGH) or (as_near and found[1:] < reached[1:]):
             for name in limits if found[0] > goal else ():
                 work.ledger.note(name)
             return by_size
@@ -102,7 +104,6 @@ class _Demand:
     def __init__(self, work: Work, eligibility: Eligibility, pools: list[list[int]]) -> None:
         self._work = work
         self._eligibility = eligibility
-        self._members = [i for members in pools for i in members if i in work.candidates]
         self._useful: dict[int, NDArray[np.int64]] = {}
         for members in pools:
             for i, limit in size_limits(work, members).items():

@@ -34,6 +34,8 @@ _KEEP: Final = 1e-9
 #: How much better a solution must be for `improve`, and how often it asks.
 _STEP: Final = 0.012
 _MOST_STEPS: Final = 15
+#: Searches, each with a seed of its own, before nothing better is taken for granted.
+_SEARCHES: Final = 2
 _SOLVED: Final = frozenset(
     {
         highspy.HighsModelStatus.kOptimal,
@@ -149,11 +151,21 @@ class Program:
         number = self.at_most(reached, (columns, costs))
         for _ in range(_MOST_STEPS):
             self.limit(number, reached * (1 - _STEP))
-            better = self.minimise(columns, np.zeros(len(columns)), nodes=_MORE_NODES)
-            if better is None:
+            if (better := self._any(columns)) is None:
                 break
             found, reached = better, float(better[columns] @ costs)
         self.limit(number, reached * (1 + _KEEP) + _KEEP)
+        return found
+
+    def _any(self, columns: Columns) -> Values | None:
+        """Return any solution; what one search does not find in its time another may that begins elsewhere."""
+        found = None
+        for seed in range(_SEARCHES):
+            self._solver.setOptionValue("random_seed", seed)
+            found = self.minimise(columns, np.zeros(len(columns)), nodes=_MORE_NODES)
+            if found is not None or self._solver.getModelStatus() == highspy.HighsModelStatus.kInfeasible:
+                break
+        self._solver.setOptionValue("random_seed", 0)
         return found
 
     def minimise_and_keep(self, columns: Columns, costs: Values) -> Values | None:

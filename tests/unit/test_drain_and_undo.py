@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rebalance_tasks.core.drain import DrainCheck, check_drain
@@ -135,6 +135,7 @@ def test_an_empty_node_drains_at_once() -> None:
     assert (check.fits, check.objects, check.fewest_cycles, check.cost) == (True, 0, 0, Decimal(0))
 
 
+@settings(deadline=None)
 @given(
     sizes=st.lists(st.integers(0, 300), max_size=30),
     capacities=st.lists(st.integers(1, 2000), min_size=0, max_size=4),
