@@ -57,18 +57,24 @@ def indices_of(ranges: str) -> list[int]:
     return [index for first, last in spans for index in range(int(first), int(last) + 1)]
 
 
+#: Without entity tags a fingerprint needs no escaping, and a tuple is written at a stroke, in a third of the time.
+_PLAIN_VERSION: Final = '[%d,%d,%d,%d,"%s"]'
+_PLAIN_ROW: Final = f"[%d,%s,%d,{_PLAIN_VERSION},{_PLAIN_VERSION}]"
+
+
 # -- the journal ------------------------------------------------------------------------------------------------------
 def version_row(found: Fingerprint) -> str:
     """Return a fingerprint as a JSON list."""
     if found.etag:
         return f"[{found.size_bytes},{found.mtime_ns},{found.inode},{found.device},{text(found.etag)}]"
-    # A tuple is written at a stroke, in a third of the time.
-    return '[%d,%d,%d,%d,"%s"]' % found  # noqa: UP031
+    return _PLAIN_VERSION % found
 
 
 def journal_row(index: int, source: Fingerprint, staged: Fingerprint, *, digest: str, verified: int) -> str:
     """Return what a batch's journal says of a staged copy of one part, as long as its source."""
-    return f"[{index},{text(digest)},{verified},{version_row(source)},{version_row(staged)}]"
+    if source.etag or staged.etag:
+        return f"[{index},{text(digest)},{verified},{version_row(source)},{version_row(staged)}]"
+    return _PLAIN_ROW % (index, text(digest), verified, *source, *staged)
 
 
 def pack_journal(ranges: str, rows: Iterable[str] = ()) -> str:

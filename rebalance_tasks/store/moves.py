@@ -10,12 +10,11 @@ from typing import TYPE_CHECKING, Any, Final, cast
 from rebalance_tasks.core.errors import StaleLease
 from rebalance_tasks.core.states import MoveState
 from rebalance_tasks.store.batches import JOURNAL_FIELD, pack_journal, ranges_of, version_row
-from rebalance_tasks.store.records import Freed, UndoRecord
+from rebalance_tasks.store.records import Freed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from rebalance_tasks.core.fingerprint import Fingerprint
     from rebalance_tasks.store.connection import Call, Connection, Value
     from rebalance_tasks.store.keys import FleetKeys, JobKeys
     from rebalance_tasks.store.leases import Lease
@@ -311,13 +310,6 @@ class MoveStore:
             self._fleet.frees_batches,
             self._fleet.trash_batches,
         ]
-
-    def note_undo(self, move: MoveRecord, copied: Fingerprint) -> None:
-        """Leave it to the cleanup to take an unflipped copy off its target: a node cannot be reached now."""
-        record = UndoRecord(
-            source=self._group.source, target=self._group.target, key=move.key, fingerprint=copied.to_json()
-        )
-        self._redis.hset(self._fleet.undos, {move.move_id: record.model_dump_json()})
 
     def _location_keys(self) -> list[str]:
         fleet = self._fleet
