@@ -9,7 +9,18 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from rebalance_tasks.cli import console, node_states, output, placement, plan, session, simulate, undo, upkeep
+from rebalance_tasks.cli import (
+    checks,
+    console,
+    node_states,
+    output,
+    placement,
+    plan,
+    session,
+    simulate,
+    undo,
+    upkeep,
+)
 from rebalance_tasks.cli.output import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USAGE, emit
 from rebalance_tasks.cli.parameters import All, Job, Json, Node
 from rebalance_tasks.core.masking import masked_url
@@ -226,6 +237,7 @@ def check(
 
 
 app.command(epilog="Example: rebalance plan --explain photos/2024/cat.jpg")(plan.plan)
+app.command(epilog="Example: rebalance checks --limit 5")(checks.checks)
 
 
 # -- acting --------------------------------------------------------------------------------------------------------

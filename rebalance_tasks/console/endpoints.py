@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 
 from pydantic import Field
 
-from rebalance_tasks.cli import explaining
 from rebalance_tasks.cli.output import jsonable
 from rebalance_tasks.console import shapes
 from rebalance_tasks.console.calls import Call, Page, Refused, act, read
 from rebalance_tasks.core.errors import UnknownNode
+from rebalance_tasks.core.explain import explain_object
 from rebalance_tasks.core.models import Frozen, Identifier, KeyText
 
 if TYPE_CHECKING:
@@ -212,7 +212,7 @@ def explain(call: Call) -> object:
     settings = call.client.settings
     prices = {(price.from_region, price.to_region): price.per_gb for price in settings.prices}
     key = call.arguments(KeyQuery).key
-    found = explaining.explain(
+    found = explain_object(
         made, key, seen.nodes, seen.inventory, options=settings.options, now=made.created_utc, prices=prices
     )
     return {name: jsonable(getattr(found, name)) for name in EXPLAINED}
