@@ -101,8 +101,9 @@ def test_a_job_is_started_watched_paused_resumed_and_cancelled(operator: Page, w
 def test_the_fleet_follows_a_job_without_a_reload(operator: Page, world: ConsoleWorld) -> None:
     job_id = start_job(operator)
     operator.goto("/")
-    before = operator.locator(".node", has_text="disk6").inner_text()
-    wait_until(lambda: operator.locator(".node", has_text="disk6").inner_text() != before, 20, "disk6 fills")
+    shares = operator.locator(".node .share")
+    before = shares.all_inner_texts()
+    wait_until(lambda: shares.all_inner_texts() != before, 60, "the bars follow the job")
     world.rebalancer.cancel(job_id)
     wait_for(world.rebalancer, job_id)
     operator.get_by_text("nothing moves").wait_for()
