@@ -78,7 +78,7 @@ COMPILE = "$(UV)" pip compile --quiet --universal --python-version 3.11 --genera
 
 lock: ## the hashed pins in requirements/ (needs uv)
 	@test -n "$(UV)" || { echo "make lock needs uv on PATH"; exit 1; }
-	$(COMPILE) pyproject.toml --output-file requirements/run.lock
+	$(COMPILE) pyproject.toml --extra console --output-file requirements/run.lock
 	$(COMPILE) --group build --output-file requirements/build.lock
 	$(COMPILE) pyproject.toml --all-extras --group dev --output-file requirements/dev.lock
 	@! grep -nE '://|^-' requirements/*.lock || { echo "a URL or an option slipped into a lock file"; exit 1; }
