@@ -27,10 +27,13 @@ from rebalance_tasks.settings import Settings, load_settings
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from prometheus_client import CollectorRegistry
+
     from rebalance_tasks.control.drain import StateChange
     from rebalance_tasks.control.locate import Location
     from rebalance_tasks.control.reindex_report import ReindexReport
     from rebalance_tasks.control.survey import Survey
+    from rebalance_tasks.core.events import Event
     from rebalance_tasks.core.models import CheckResult, ControlResult, FailureGroup, RebalanceJob, RebalancePlan
     from rebalance_tasks.core.undo import WayBack
     from rebalance_tasks.store.fleet import ChoreRecord
@@ -77,7 +80,8 @@ class Rebalancer:
             }
             settings = settings.model_copy(update={"redis_url": redis_url, **followers})
         self.settings = settings
-        self._context = Runtime(settings, make_app(settings)).context
+        self._runtime = Runtime(settings, make_app(settings))
+        self._context = self._runtime.context
 
     # -- the verbs of a job ---------------------------------------------------------------------------------------
     def start(self, plan: RebalancePlan | str, job_id: str | None = None) -> RebalanceJob:
@@ -94,11 +98,11 @@ class Rebalancer:
 
     def pause(self, job_id: str) -> ControlResult:
         """Pause a job: no byte moves once its runners have seen the flag (within 100 ms). Raises: JobNotFound."""
-        return lifecycle.pause(self._context, job_id)
+        return lifecycle.pause(self._context, job_id, by=self._who())
 
     def resume(self, job_id: str) -> ControlResult:
         """Lift the operator's pause. Raises: JobNotFound."""
-        return lifecycle.resume(self._context, job_id)
+        return lifecycle.resume(self._context, job_id, by=self._who())
 
     def cancel(self, job_id: str) -> ControlResult:
         """Cancel a job: published moves are finished, unpublished ones undone. Raises: JobNotFound."""
@@ -153,11 +157,11 @@ class Rebalancer:
     # -- the whole fleet ------------------------------------------------------------------------------------------
     def pause_all(self) -> ControlResult:
         """Pause the fleet: the active job (if any; else ``job_id`` is empty), and every check and job to come."""
-        return fleetwide.pause_all(self._context)
+        return fleetwide.pause_all(self._context, by=self._who())
 
     def resume_all(self) -> ControlResult:
         """Lift the pause of the fleet and wake the active job, unless it is held for another reason."""
-        return fleetwide.resume_all(self._context)
+        return fleetwide.resume_all(self._context, by=self._who())
 
     def pause_node(self, node_id: str) -> ControlResult:
         """Hold one node: groups that touch it stop within 100 ms and wait without a permit; other groups go on.
@@ -168,11 +172,11 @@ class Rebalancer:
         Raises:
             UnknownNode: it is not configured here.
         """
-        return fleetwide.pause_node(self._context, node_id)
+        return fleetwide.pause_node(self._context, node_id, by=self._who())
 
     def resume_node(self, node_id: str) -> ControlResult:
         """Let go of a node that was paused; the reason is not empty when it was not, or is out of reach."""
-        return fleetwide.resume_node(self._context, node_id)
+        return fleetwide.resume_node(self._context, node_id, by=self._who())
 
     def holds(self) -> list[Hold]:
         """Every hold on a node: by whom (``operator``, ``missing``) and since when."""
@@ -188,7 +192,7 @@ class Rebalancer:
         Raises:
             InvalidArgument: below 1.
         """
-        return fleetwide.set_limit(self._context, limit)
+        return fleetwide.set_limit(self._context, limit, by=self._who())
 
     def throttle(self) -> int | None:
         """Bytes a second that each group may write: set at run time, else `throttle_bytes_per_sec`; ``None``: no limit."""
@@ -203,11 +207,11 @@ class Rebalancer:
         Raises:
             InvalidArgument: below 1.
         """
-        return fleetwide.set_throttle(self._context, rate_bytes_per_s)
+        return fleetwide.set_throttle(self._context, rate_bytes_per_s, by=self._who())
 
     def reset_throttle(self) -> int | None:
         """Go by the configured rate again, and return it."""
-        return fleetwide.reset_throttle(self._context)
+        return fleetwide.reset_throttle(self._context, by=self._who())
 
     def reindex(self, *, force: bool = False, progress: Callable[[int, int, str], None] | None = None) -> ReindexReport:
         """Rebuild locations, usage, forwardings, pending frees and trash records from the nodes, after Redis was lost.
@@ -249,7 +253,7 @@ class Rebalancer:
 
     def check(self, *, force: bool = False) -> CheckResult:
         """Check the fleet now, as beat does; ``force`` plans even under the threshold."""
-        return checks.run_check(self._context, force=force)
+        return checks.run_check(self._context, force=force, by=self._who())
 
     def locate(self, key: str) -> Location:
         """Return the node that holds an object (a node id with ``.url`` and ``.via``). Raises: ObjectNotFound, InvalidKey."""
@@ -266,6 +270,22 @@ class Rebalancer:
     def checks(self, limit: int = 20) -> list[dict[str, Any]]:
         """Why the last checks ran or skipped, newest first."""
         return [record.model_dump(mode="json") for record in self._context.fleet.checks(limit)]
+
+    def events(self, *, limit: int = 100, job_id: str | None = None) -> list[Event]:
+        """The newest events of the fleet, or of a job: what was decided, what happened, who asked; oldest first."""
+        return self._context.events.newest(limit, job_id=job_id)
+
+    def events_after(self, event_id: str, *, limit: int = 500, job_id: str | None = None) -> list[Event]:
+        """Events after an id, oldest first. Raises: InvalidArgument."""
+        return self._context.events.after(event_id, limit=limit, job_id=job_id)
+
+    def follow_events(self, event_id: str | None = None) -> Iterator[Event]:
+        """Yield events as they happen, without an end: those after an id, by default those from now on."""
+        return self._context.events.follow(event_id)
+
+    def metrics_registry(self) -> CollectorRegistry:
+        """The fleet's metrics, for a Prometheus endpoint; read from Redis at each scrape."""
+        return self._runtime.metrics_registry()
 
     def survey(self) -> Survey:
         """List every object of the fleet, as a check does; changes nothing.
@@ -290,15 +310,15 @@ class Rebalancer:
         Raises:
             UnknownNode; NodeMissing: a node cannot be surveyed.
         """
-        return drains.drain(self._context, node_id, force=force, dry_run=dry_run)
+        return drains.drain(self._context, node_id, force=force, dry_run=dry_run, by=self._who())
 
     def activate(self, node_id: str) -> StateChange:
         """Let a node give and take again. Raises: UnknownNode."""
-        return drains.set_state(self._context, node_id, NodeState.ACTIVE)
+        return drains.set_state(self._context, node_id, NodeState.ACTIVE, by=self._who())
 
     def maintenance(self, node_id: str) -> StateChange:
         """Leave a node alone: it neither gives nor takes, and is not looked at. Raises: UnknownNode."""
-        return drains.set_state(self._context, node_id, NodeState.MAINTENANCE)
+        return drains.set_state(self._context, node_id, NodeState.MAINTENANCE, by=self._who())
 
     def adopt(self) -> list[str]:
         """Write ``.rebalance/node-id`` on nodes that lack it (also after a disk was replaced); return their ids."""

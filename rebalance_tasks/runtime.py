@@ -9,7 +9,7 @@ import uuid
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Final
 
 from rebalance_tasks.control.context import FleetContext
@@ -18,7 +18,7 @@ from rebalance_tasks.control.start import admit
 from rebalance_tasks.core.errors import UnknownFleet, UnknownNode
 from rebalance_tasks.core.quiet_hours import in_quiet_hours
 from rebalance_tasks.drivers.registry import open_driver
-from rebalance_tasks.messages import CeleryMessenger
+from rebalance_tasks.messages import CeleryMessenger, queue_depths
 from rebalance_tasks.migration.control import SliceControl
 from rebalance_tasks.migration.copying import Copier
 from rebalance_tasks.migration.item import BatchContext
@@ -37,6 +37,7 @@ from rebalance_tasks.store.trash import TrashStore
 
 if TYPE_CHECKING:
     from celery import Celery
+    from prometheus_client import CollectorRegistry
 
     from rebalance_tasks.drivers.base import Driver
     from rebalance_tasks.store.leases import Lease
@@ -108,6 +109,16 @@ class Runtime:
             driver=self._drivers,
             messenger=CeleryMessenger(self._app, fleet=self.settings.fleet),
         )
+
+    def metrics_registry(self) -> CollectorRegistry:
+        """What Prometheus scrapes: `rebalance metrics` and the console serve it."""
+        from prometheus_client import CollectorRegistry  # noqa: PLC0415  as below
+
+        from rebalance_tasks.control.metrics import FleetCollector  # noqa: PLC0415  no task needs it
+
+        registry = CollectorRegistry(auto_describe=False)
+        registry.register(FleetCollector(self.context, partial(queue_depths, self._app)))
+        return registry
 
     def slice(
         self, job_id: str, group_id: str, *, owner: str, extra: bool = False, ending: Ending | None = None
@@ -210,7 +221,7 @@ class _Beat:
         if code == "ok" and options.quiet_hours is not None:
             now = _from_ms(now_ms)
             if in_quiet_hours(options, now=now):
-                self.context.jobs.pause(self.job_id, reason=QUIET_HOURS)
+                self.context.jobs.pause(self.job_id, reason=QUIET_HOURS, by="runner")
                 return "paused"
         return code
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from rebalance_tasks.cli import node_states, output, plan, session, simulate, undo, upkeep
+from rebalance_tasks.cli import events, metrics, node_states, output, plan, session, simulate, undo, upkeep
 from rebalance_tasks.cli.output import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USAGE, emit
 from rebalance_tasks.cli.parameters import All, Job, Json, Node
 from rebalance_tasks.core.masking import masked_url
@@ -311,6 +311,11 @@ app.command(name="retry-failed", epilog="Example: rebalance retry-failed rebal-2
 app.command(epilog="Example: rebalance limit 6")(upkeep.limit)
 app.command(epilog="Example: rebalance throttle 20MiB/s")(upkeep.throttle)
 app.command(epilog="Example: rebalance reindex")(upkeep.reindex)
+
+# -- watching over a fleet: commands with files of their own --------------------------------------------------------------
+
+app.command(epilog="Example: rebalance events --follow")(events.events)
+app.command(epilog="Example: rebalance metrics --port 9817")(metrics.metrics)
 
 # -- trying before moving, and taking back: commands with files of their own --------------------------------------------
 

@@ -7,6 +7,8 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Protocol
 
 from rebalance_tasks.core.errors import UnknownNode
+from rebalance_tasks.store.counters import CounterStore
+from rebalance_tasks.store.events import EventStore
 from rebalance_tasks.store.holds import HoldStore
 from rebalance_tasks.store.outcomes import OutcomeStore
 from rebalance_tasks.store.progress import ProgressStore
@@ -74,6 +76,16 @@ class FleetContext:
     def outcomes(self) -> OutcomeStore:
         """Why moves of a job failed or were skipped."""
         return OutcomeStore(self.connection, self.keys)
+
+    @property
+    def events(self) -> EventStore:
+        """The fleet's history."""
+        return EventStore(self.connection, self.keys)
+
+    @property
+    def counters(self) -> CounterStore:
+        """What was ever counted."""
+        return CounterStore(self.connection, self.keys)
 
     @property
     def holds(self) -> HoldStore:

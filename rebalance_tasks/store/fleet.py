@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final, cast
 
+from rebalance_tasks.core.events import EventKind
 from rebalance_tasks.core.models import NodeState
+from rebalance_tasks.store.events import queue_event
 from rebalance_tasks.store.records import CheckRecord
 
 if TYPE_CHECKING:
@@ -68,11 +70,19 @@ class FleetStore:
         raw = self._redis.get(self._keys.check_starting)
         return None if raw is None else raw.decode()
 
-    def record_check(self, record: CheckRecord) -> None:
-        """Keep why a check ran or skipped."""
+    def record_check(self, record: CheckRecord, *, by: str) -> None:
+        """Keep why a check ran or skipped, and who asked for it."""
         pipe = self._redis.client.pipeline(transaction=True)
         pipe.lpush(self._keys.checks, record.model_dump_json())
         pipe.ltrim(self._keys.checks, 0, CHECKS_KEPT - 1)
+        pipe.hincrby(self._keys.counters, f"checks:{record.verdict}", 1)
+        told = {
+            "verdict": record.verdict,
+            "reason": record.reason,
+            "plan_id": record.plan_id,
+            "imbalance": record.imbalance,
+        }
+        queue_event(pipe, self._keys, EventKind.CHECKED, by=by, data=told)
         pipe.execute()
 
     def checks(self, limit: int) -> list[CheckRecord]:
@@ -128,6 +138,18 @@ class FleetStore:
     def awaiting(self) -> dict[str, int]:
         """Bytes by node that are freed but still in the trash."""
         return {node: int(value) for node, value in self._redis.hgetall(self._keys.awaiting).items()}
+
+    def set_capacities(self, capacities: Mapping[str, int]) -> None:
+        """Keep the capacities that a survey found, bytes by node."""
+        pipe = self._redis.client.pipeline(transaction=True)
+        pipe.delete(self._keys.capacity)
+        if capacities:
+            pipe.hset(self._keys.capacity, mapping=cast("Any", capacities))
+        pipe.execute()
+
+    def capacities(self) -> dict[str, int]:
+        """Capacity by node, bytes, as the last survey found it."""
+        return {node: int(value) for node, value in self._redis.hgetall(self._keys.capacity).items()}
 
     def publish_digest(self, worker: str, digest: str, *, now_ms: int) -> None:
         """Say which configuration a worker runs with."""

@@ -153,6 +153,26 @@ class FleetKeys:
     def trash_due(self) -> str:  # noqa: D102
         return self.key("trash:due")
 
+    #: hash: node id -> capacity in bytes, as the last survey found it
+    @property
+    def capacity(self) -> str:  # noqa: D102
+        return self.key("capacity")
+
+    #: stream: decisions and transitions {kind, job, by, data}, bounded
+    @property
+    def events(self) -> str:  # noqa: D102
+        return self.key("events")
+
+    #: hash: what ever was counted (moves of ended jobs, causes, checks, tasks) -> how often
+    @property
+    def counters(self) -> str:  # noqa: D102
+        return self.key("counters")
+
+    #: hash: how far notices were delivered, attempts of the one that waits, and when it is due
+    @property
+    def notices(self) -> str:  # noqa: D102
+        return self.key("notices")
+
     #: hash: worker name -> JSON {digest, at}
     @property
     def digests(self) -> str:  # noqa: D102

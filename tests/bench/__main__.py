@@ -21,6 +21,7 @@ BENCHES: Final = {
     "copy": "bench_copy",
     "memory": "bench_memory",
     "simulate": "bench_simulate",
+    "metrics": "bench_metrics",
 }
 
 

@@ -198,6 +198,7 @@ def arena_of(
     options: Mapping[str, Any] | None = None,
     fleet: Mapping[str, Any] | None = None,
     concurrency: int = 1,
+    log_level: str = "WARNING",
 ) -> Iterator[Arena]:
     """Make an arena of empty nodes and start its server and its worker; all end with the context.
 
@@ -210,7 +211,9 @@ def arena_of(
         made = write_fleet(directory, redis_url=server.url, nodes=specs, options=options, fleet=fleet)
         factory = ProcessFactory(directory, server.url)
         try:
-            worker = factory.worker(env={**env, "REBALANCE_CONFIG": str(made.config)}, concurrency=concurrency)
+            worker = factory.worker(
+                env={**env, "REBALANCE_CONFIG": str(made.config)}, concurrency=concurrency, log_level=log_level
+            )
             arena = Arena(directory, server.url, made, worker)
             yield arena
             arena.redis.close()
