@@ -51,12 +51,14 @@ class FleetCollector(Collector):
         """
         self._context = context
         self._depths = queue_depths
+        # Settings never change, and the digest of a thousand nodes costs as much as all the rest of a scrape.
+        self._digest = context.settings.digest()
 
     def collect(self) -> Iterator[Family]:
         """Read everything once. Without Redis only ``rebalance_redis_up 0`` is said, so that an alert can tell why."""
         fleet = self._context.settings.fleet
         try:
-            samples, histograms = readings.read(self._context, self._depths)
+            samples, histograms = readings.read(self._context, self._depths, digest=self._digest)
         except (RedisError, OSError) as exc:
             log.warning("metrics.redis_away", error=str(exc))
             samples, histograms = {"rebalance_redis_up": [((), 0.0)]}, {}

@@ -54,13 +54,23 @@ class _Look:
     trash: int
     overdue: int
     held: int
-    reserved: Mapping[str, int]
 
 
-def read(context: FleetContext, queue_depths: QueueDepths) -> tuple[Samples, dict[str, list[Histogram]]]:
-    """Read every metric but those that have nothing to say. Raises: RedisError."""
+def read(
+    context: FleetContext, queue_depths: QueueDepths, *, digest: str
+) -> tuple[Samples, dict[str, list[Histogram]]]:
+    """Read every metric but those that have nothing to say.
+
+    Args:
+        context: the fleet.
+        queue_depths: counts the messages that wait on the broker.
+        digest: of the fleet's configuration.
+
+    Raises:
+        RedisError.
+    """
     nodes = context.nodes()
-    look = _look(context, nodes)
+    look = _look(context)
     counters = context.counters.totals()
     samples: Samples = {
         "rebalance_redis_up": [((), 1)],
@@ -69,12 +79,12 @@ def read(context: FleetContext, queue_depths: QueueDepths) -> tuple[Samples, dic
         "rebalance_trash_records": [((), look.trash)],
         "rebalance_trash_overdue_records": [((), look.overdue)],
         "rebalance_permits_held": [((), look.held)],
-        **_nodes(context, nodes, look),
+        **_nodes(context, nodes),
         **_counted(counters),
         **_limits(context),
         **_job(context),
         **_checks(context),
-        **_workers(context, look.now_ms),
+        **_workers(context, look.now_ms, digest),
     }
     depths = queue_depths(data_queues(nodes))
     samples["rebalance_queue_messages"] = [((queue,), count) for queue, count in depths.items()]
@@ -94,7 +104,7 @@ def data_queues(nodes: Sequence[NodeDescriptor]) -> list[str]:
     return [CONTROL_QUEUE, DATA_QUEUE, *named]
 
 
-def _look(context: FleetContext, nodes: Sequence[NodeDescriptor]) -> _Look:
+def _look(context: FleetContext) -> _Look:
     keys, redis = context.keys, context.connection
     now_ms = redis.now_ms()
     pipe = redis.client.pipeline(transaction=False)
@@ -103,35 +113,41 @@ def _look(context: FleetContext, nodes: Sequence[NodeDescriptor]) -> _Look:
     pipe.zcount(keys.trash_due, "-inf", now_ms - OVERDUE_MS)
     pipe.hlen(keys.permits)
     forwardings, trash, overdue, held = pipe.execute()
-    sums = redis.run("reserved_sums", [keys.reserved(node.node_id) for node in nodes]) if nodes else []
-    reserved = {node.node_id: int(total) for node, total in zip(nodes, sums, strict=True) if int(total)}
-    return _Look(now_ms, forwardings, trash, overdue, held, reserved)
+    return _Look(now_ms, forwardings, trash, overdue, held)
 
 
 # -- nodes ---------------------------------------------------------------------------------------------------------------
-def _nodes(context: FleetContext, nodes: Sequence[NodeDescriptor], look: _Look) -> Samples:
-    used, awaiting, surveyed = context.fleet.usage(), context.fleet.awaiting(), context.fleet.capacities()
-    found: Samples = {"rebalance_node_utilisation_ratio": []}
+def _nodes(context: FleetContext, nodes: Sequence[NodeDescriptor]) -> Samples:
+    shares: list[Sample] = []
+    used: list[Sample] = []
     capacities: list[Sample] = []
+    reserved: list[Sample] = []
+    trash: list[Sample] = []
     by_pool: dict[str, list[float]] = {}
-    for node in nodes:
-        capacity = node.capacity_bytes or surveyed.get(node.node_id, 0)
-        capacities.append(((node.node_id,), capacity))
-        if node.node_id in surveyed:  # one that holds nothing has no entry of its own
-            used.setdefault(node.node_id, 0)
-        if not capacity or node.node_id not in used:
-            continue
-        share = used[node.node_id] / capacity
-        found["rebalance_node_utilisation_ratio"].append(((node.node_id, node.pool, node.zone or ""), share))
-        if node.state is NodeState.ACTIVE:
-            by_pool.setdefault(node.pool, []).append(share)
+    for node, figures in zip(nodes, context.fleet.figures([node.node_id for node in nodes]), strict=True):
+        label = (node.node_id,)
+        capacity = node.capacity_bytes or max(0, figures.capacity)
+        capacities.append((label, capacity))
+        if figures.reserved:
+            reserved.append((label, figures.reserved))
+        if figures.awaiting:
+            trash.append((label, figures.awaiting))
+        if figures.used < 0 and figures.capacity < 0:
+            continue  # never surveyed; one that was and holds nothing has no entry of its own
+        used.append((label, max(0, figures.used)))
+        if capacity:
+            share = max(0, figures.used) / capacity
+            shares.append(((node.node_id, node.pool, node.zone), share))
+            if node.state is NodeState.ACTIVE:
+                by_pool.setdefault(node.pool, []).append(share)
     known = {node.node_id for node in nodes}
-    return found | {
-        "rebalance_imbalance_ratio": [((pool,), max(shares) - min(shares)) for pool, shares in by_pool.items()],
+    return {
+        "rebalance_imbalance_ratio": [((pool,), max(found) - min(found)) for pool, found in by_pool.items()],
+        "rebalance_node_utilisation_ratio": shares,
+        "rebalance_node_used_bytes": used,
         "rebalance_node_capacity_bytes": capacities,
-        "rebalance_node_used_bytes": [((node,), count) for node, count in used.items() if node in known],
-        "rebalance_node_reserved_bytes": [((node,), count) for node, count in look.reserved.items()],
-        "rebalance_node_trash_bytes": [((node,), count) for node, count in awaiting.items() if count and node in known],
+        "rebalance_node_reserved_bytes": reserved,
+        "rebalance_node_trash_bytes": trash,
         "rebalance_node_state": [
             ((node.node_id, node.state.value), 1) for node in nodes if node.state is not NodeState.ACTIVE
         ],
@@ -246,7 +262,6 @@ def _checks(context: FleetContext) -> Samples:
     return found
 
 
-def _workers(context: FleetContext, now_ms: int) -> Samples:
-    own = context.settings.digest()
+def _workers(context: FleetContext, now_ms: int, own: str) -> Samples:
     same = [digest == own for digest in context.fleet.digests(now_ms=now_ms).values()]
     return {"rebalance_workers": [(("yes",), sum(same)), (("no",), len(same) - sum(same))]}

@@ -6,7 +6,7 @@ import json
 import uuid
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, cast
 
 from rebalance_tasks.core.events import EventKind
 from rebalance_tasks.core.models import NodeState
@@ -14,7 +14,7 @@ from rebalance_tasks.store.events import queue_event
 from rebalance_tasks.store.records import CheckRecord
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from rebalance_tasks.store.connection import Connection
     from rebalance_tasks.store.keys import FleetKeys
@@ -37,6 +37,15 @@ class ChoreRecord:
 
     at: datetime
     did: Mapping[str, int]
+
+
+class NodeFigures(NamedTuple):
+    """Bytes of a node: of objects (-1: never surveyed), its capacity (-1: likewise), in the trash, promised to groups."""
+
+    used: int
+    capacity: int
+    awaiting: int
+    reserved: int
 
 
 #: A start that was asked for should be there by then.
@@ -147,9 +156,13 @@ class FleetStore:
             pipe.hset(self._keys.capacity, mapping=cast("Any", capacities))
         pipe.execute()
 
-    def capacities(self) -> dict[str, int]:
-        """Capacity by node, bytes, as the last survey found it."""
-        return {node: int(value) for node, value in self._redis.hgetall(self._keys.capacity).items()}
+    def figures(self, node_ids: Sequence[str]) -> list[NodeFigures]:
+        """How full these nodes are, in order; one trip, however many there are."""
+        if not node_ids:
+            return []
+        keys = [self._keys.usage, self._keys.capacity, self._keys.awaiting, *map(self._keys.reserved, node_ids)]
+        text = cast("bytes", self._redis.run("node_figures", keys, node_ids))
+        return [NodeFigures(*map(int, line.split())) for line in text.splitlines()]
 
     def publish_digest(self, worker: str, digest: str, *, now_ms: int) -> None:
         """Say which configuration a worker runs with."""
