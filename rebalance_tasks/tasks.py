@@ -19,9 +19,10 @@ from celery.signals import worker_shutting_down
 from pydantic import ValidationError
 from redis.exceptions import RedisError
 
+from rebalance_tasks import signals
 from rebalance_tasks.control import check as checks
 from rebalance_tasks.control import cleanup as cleanups
-from rebalance_tasks.control import lifecycle
+from rebalance_tasks.control import lifecycle, notices
 from rebalance_tasks.control import start as starts
 from rebalance_tasks.control import sweep as sweeps
 from rebalance_tasks.control.relay import run_relay
@@ -67,6 +68,8 @@ ANSWERED: Final[dict[str, Any]] = {**DELIVERY, "ignore_result": False}
 CHECK_TIME_LIMIT_S: Final = 580
 #: A group whose runner failed so often for reasons we did not foresee is given up, so that the job can end.
 MAX_GROUP_ERRORS: Final = 5
+#: Every sweep asks again, so a message that waited longer is one too many.
+NOTIFY_EXPIRES_S: Final = 10
 
 
 class FleetArguments(Frozen):
@@ -211,8 +214,20 @@ def finalize(self: Task[Any, Any], *, job_id: str, fleet: str | None = None) -> 
 
 @shared_task(name="rebalance.sweep", **DELIVERY)
 def sweep(self: Task[Any, Any], *, fleet: str | None = None) -> dict[str, Any]:
-    """Re-drive what stalls."""
-    return asdict(sweeps.run_sweep(_runtime(self, _validated(FleetArguments, fleet=fleet)).context))
+    """Re-drive what stalls, and have told what happened."""
+    context = _runtime(self, _validated(FleetArguments, fleet=fleet)).context
+    report = sweeps.run_sweep(context)
+    if notices.behind(context):
+        # A task of its own: a receiver that hangs must not keep the sweep.
+        notify.apply_async(kwargs={"fleet": context.settings.fleet}, expires=NOTIFY_EXPIRES_S)
+    return asdict(report)
+
+
+@shared_task(name="rebalance.notify", **DELIVERY)
+def notify(self: Task[Any, Any], *, fleet: str | None = None) -> dict[str, Any]:
+    """Tell signals and webhooks what happened since they were told last."""
+    context = _runtime(self, _validated(FleetArguments, fleet=fleet)).context
+    return asdict(notices.deliver(context, signal=signals.send))
 
 
 @shared_task(name="rebalance.cleanup", **DELIVERY)

@@ -168,10 +168,20 @@ class FleetKeys:
     def counters(self) -> str:  # noqa: D102
         return self.key("counters")
 
-    #: hash: how far notices were delivered, attempts of the one that waits, and when it is due
+    #: hash: receiver of notices -> "<last event told> <failed attempts> <due ms>"
     @property
     def notices(self) -> str:  # noqa: D102
         return self.key("notices")
+
+    #: string: token of the one who delivers notices (expires)
+    @property
+    def notices_lock(self) -> str:  # noqa: D102
+        return self.key("notices:lock")
+
+    #: counter: last token given out for that
+    @property
+    def notices_fence(self) -> str:  # noqa: D102
+        return self.key("notices:fence")
 
     #: hash: worker name -> JSON {digest, at}
     @property

@@ -29,7 +29,7 @@ from tests.support.hooks import SIZES
 from tests.support.wait import wait_until
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from rebalance_tasks.embedded import EmbeddedServer
@@ -98,7 +98,7 @@ def test_a_busy_fleet_serves_every_metric_of_the_table(engine: Engine, fleet: Fl
 def test_totals_never_go_back_while_a_job_runs_ends_and_is_forgotten(engine: Engine) -> None:
     before = totals(engine)
     job_id = engine.start(moves_between("n1", "n2", SIZES))
-    steps = [
+    steps: list[Callable[[], object]] = [
         engine.slice,
         lambda: run_sweep(engine.context),
         lambda: run_sweep(engine.context),

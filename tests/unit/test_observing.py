@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 import subprocess
+import time
 from pathlib import Path
 from typing import Any, Final
 
@@ -13,6 +14,8 @@ import pytest
 import yaml
 
 from rebalance_tasks.control.metrics_table import METRICS
+from rebalance_tasks.core.events import EventKind
+from rebalance_tasks.core.signature import sign
 
 ROOT: Final = Path(__file__).parents[2]
 NAMES: Final = {metric.name for metric in METRICS}
@@ -31,6 +34,18 @@ def test_the_table_of_the_docs_is_the_table_of_the_code() -> None:
     rows = re.findall(r"^\| `(\w+)` \| (\w+) \| (.+?) \| (.+?) \|$", page, re.MULTILINE)
     described = [(name, kind, tuple(re.findall(r"`(\w+)`", labels)), text) for name, kind, labels, text in rows]
     assert described == [(metric.name, metric.kind, metric.labels, metric.help) for metric in METRICS]
+
+
+def test_every_event_is_described_and_the_snippet_of_the_docs_checks_a_signature() -> None:
+    page = (ROOT / "docs/reference/events.md").read_text(encoding="utf-8")
+    assert re.findall(r"^\| `(\w+\.\w+)` \|", page, re.MULTILINE) == [kind.value for kind in EventKind]
+    (snippet,) = [code for code in re.findall(r"```python\n(.*?)```", page, re.DOTALL) if "def is_ours" in code]
+    scope: dict[str, Any] = {}
+    exec(snippet, scope)  # noqa: S102  our own page
+    header = sign("secret", b"{}", at_s=int(time.time()))
+    assert scope["is_ours"](header, b"{}", "secret")
+    assert not scope["is_ours"](header, b"{ }", "secret")
+    assert not scope["is_ours"](sign("secret", b"{}", at_s=int(time.time()) - 400), b"{}", "secret")
 
 
 def test_names_tell_kind_and_unit() -> None:
