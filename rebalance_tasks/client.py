@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 from rebalance_tasks.celery import make_app
 from rebalance_tasks.control import causes, fleetwide, lifecycle
 from rebalance_tasks.control import check as checks
+from rebalance_tasks.control import doctor as doctors
 from rebalance_tasks.control import drain as drains
 from rebalance_tasks.control import locate as locations
 from rebalance_tasks.control import reindex as reindexes
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry
 
     from rebalance_tasks.control.drain import StateChange
+    from rebalance_tasks.control.findings import Finding
     from rebalance_tasks.control.locate import Location
     from rebalance_tasks.control.reindex_report import ReindexReport
     from rebalance_tasks.control.survey import Survey
@@ -282,6 +284,10 @@ class Rebalancer:
     def follow_events(self, event_id: str | None = None) -> Iterator[Event]:
         """Yield events as they happen, without an end: those after an id, by default those from now on."""
         return self._context.events.follow(event_id)
+
+    def doctor(self) -> list[Finding]:
+        """Look whether everything is as it should be; each finding that is not well says what to do next."""
+        return doctors.examine(self._context, self._runtime.worker_queues)
 
     def metrics_registry(self) -> CollectorRegistry:
         """The fleet's metrics, for a Prometheus endpoint; read from Redis at each scrape."""

@@ -44,6 +44,12 @@ def queue_depths(app: Celery, queues: Sequence[str]) -> dict[str, int]:
     return found
 
 
+def worker_queues(app: Celery, *, timeout_s: float = 1.5) -> dict[str, list[str]]:
+    """Ask the workers that answer within a time which queues each takes messages from."""
+    answers = app.control.inspect(timeout=timeout_s).active_queues() or {}
+    return {str(worker): sorted(str(queue["name"]) for queue in queues) for worker, queues in answers.items()}
+
+
 class CeleryMessenger:
     """Publishes through a Celery app: ours, or the stock app of a service that includes our tasks."""
 

@@ -18,7 +18,7 @@ from rebalance_tasks.control.start import admit
 from rebalance_tasks.core.errors import UnknownFleet, UnknownNode
 from rebalance_tasks.core.quiet_hours import in_quiet_hours
 from rebalance_tasks.drivers.registry import open_driver
-from rebalance_tasks.messages import CeleryMessenger, queue_depths
+from rebalance_tasks.messages import CeleryMessenger, queue_depths, worker_queues
 from rebalance_tasks.migration.control import SliceControl
 from rebalance_tasks.migration.copying import Copier
 from rebalance_tasks.migration.item import BatchContext
@@ -109,6 +109,10 @@ class Runtime:
             driver=self._drivers,
             messenger=CeleryMessenger(self._app, fleet=self.settings.fleet),
         )
+
+    def worker_queues(self) -> dict[str, list[str]]:
+        """Which queues each worker that answers takes messages from."""
+        return worker_queues(self._app)
 
     def metrics_registry(self) -> CollectorRegistry:
         """What Prometheus scrapes: `rebalance metrics` and the console serve it."""

@@ -194,10 +194,10 @@ def watch(job: Job = None, as_json: Json = False) -> None:
 
 @app.command(epilog="Example: rebalance doctor")
 def doctor(as_json: Json = False) -> None:
-    """Check Redis, workers, nodes and configuration; exit 1 if something is wrong."""
+    """Look at Redis, workers, beat, nodes and settings, and say how to mend what is wrong; exit 1 if something does not work."""
     from rebalance_tasks.cli import doctor as ward  # noqa: PLC0415
 
-    findings = ward.examine(session.open_client())
+    findings = session.open_client().doctor()
     emit(findings, as_json=as_json, render=lambda: ward.findings_table(findings))
     if any(finding.verdict == "fail" for finding in findings):
         raise typer.Exit(EXIT_FAILED)

@@ -164,9 +164,16 @@ class FleetStore:
         text = cast("bytes", self._redis.run("node_figures", keys, node_ids))
         return [NodeFigures(*map(int, line.split())) for line in text.splitlines()]
 
-    def publish_digest(self, worker: str, digest: str, *, now_ms: int) -> None:
-        """Say which configuration a worker runs with."""
-        self._redis.hset(self._keys.digests, {worker: json.dumps({"digest": digest, "at": now_ms})})
+    def publish_digest(self, worker: str, digest: str, *, now_ms: int, skew_ms: int = 0) -> None:
+        """Say which configuration a worker runs with, and by how much its clock is ahead of Redis'."""
+        self._redis.hset(self._keys.digests, {worker: json.dumps({"digest": digest, "at": now_ms, "skew_ms": skew_ms})})
+
+    def skews_ms(self) -> dict[str, int]:
+        """By how much each worker's clock is ahead of Redis', as it said itself."""
+        return {
+            worker: int(json.loads(value).get("skew_ms", 0))
+            for worker, value in self._redis.hgetall(self._keys.digests).items()
+        }
 
     def digests(self, *, now_ms: int) -> dict[str, str]:
         """Configuration digests of the workers that live; forgotten ones are removed."""

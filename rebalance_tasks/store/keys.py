@@ -183,7 +183,7 @@ class FleetKeys:
     def notices_fence(self) -> str:  # noqa: D102
         return self.key("notices:fence")
 
-    #: hash: worker name -> JSON {digest, at}
+    #: hash: worker name -> JSON {digest, at, skew_ms}
     @property
     def digests(self) -> str:  # noqa: D102
         return self.key("digests")

@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
@@ -15,9 +15,10 @@ import numpy as np
 import pytest
 import redis
 
-from rebalance_tasks.cli import doctor, output, session, tables
+from rebalance_tasks.cli import output, session, tables
 from rebalance_tasks.cli.app import app, run
 from rebalance_tasks.control.drain import StateChange
+from rebalance_tasks.control.findings import Finding
 from rebalance_tasks.control.reindex_report import ReindexReport
 from rebalance_tasks.control.survey import Survey
 from rebalance_tasks.core.drain import DrainCheck, Held
@@ -36,7 +37,6 @@ from rebalance_tasks.core.models import (
 from rebalance_tasks.core.states import RebalanceStatus
 from rebalance_tasks.core.undo import WayBack
 from rebalance_tasks.settings import Settings
-from rebalance_tasks.store.fleet import ChoreRecord
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -105,6 +105,7 @@ class FakeClient:
     """What the commands see of `Rebalancer`; records what was asked of it."""
 
     known: list[RebalanceJob] = field(default_factory=lambda: [job()])
+    findings: list[Finding] = field(default_factory=list)
     calls: list[tuple[Any, ...]] = field(default_factory=list)
     made_plan: RebalancePlan = field(
         default_factory=lambda: RebalancePlan(
@@ -131,6 +132,9 @@ class FakeClient:
     settings: Settings = field(default_factory=Settings)
     seen: Survey = field(default_factory=lambda: SEEN)
     drained: DrainCheck = field(default_factory=lambda: FITS)
+
+    def doctor(self) -> list[Finding]:
+        return self.findings
 
     def jobs(self, status: RebalanceStatus | None = None) -> list[RebalanceJob]:
         if self.error is not None:
@@ -356,6 +360,8 @@ def test_the_commands_are_those_of_the_design() -> None:
         "maintenance",
         "undo",
         "simulate",
+        "events",
+        "metrics",
     }
 
 
@@ -672,14 +678,6 @@ def test_reindex_exits_1_when_a_node_was_missing(client: FakeClient, capsys: Cap
     assert "n2" in capsys.readouterr().out
 
 
-def test_doctor_says_when_the_chores_last_ran_and_what_they_did() -> None:
-    now = datetime(2024, 1, 31, 12, tzinfo=UTC)
-    fresh = doctor.examine_chore("sweep", ChoreRecord(now - timedelta(seconds=7), {"redriven": 2}), now=now)
-    assert (fresh.verdict, fresh.detail) == ("ok", "ran 7s ago: redriven 2")
-    assert doctor.examine_chore("sweep", ChoreRecord(now - timedelta(minutes=5), {}), now=now).verdict == "warn"
-    assert "beat" in doctor.examine_chore("cleanup", None, now=now).detail
-
-
 # -- pieces ----------------------------------------------------------------------------------------------------------
 
 
@@ -694,31 +692,13 @@ def test_json_keeps_odd_file_names_printable() -> None:
     assert output.jsonable({"key": "a\udcff"}) == {"key": "a\\udcff"}
 
 
-def test_doctor_names_what_is_wrong_and_what_to_do(redis_url: str, redis_client: redis.Redis) -> None:
-    assert [finding.verdict for finding in doctor.examine_redis(redis_url)] == ["ok", "ok", "ok"]
-    redis_client.config_set("maxmemory-policy", "allkeys-lru")
-    try:
-        found = {finding.name: finding for finding in doctor.examine_redis(redis_url)}
-    finally:
-        redis_client.config_set("maxmemory-policy", "noeviction")
-    assert found["eviction"].verdict == "fail"
-    assert "noeviction" in found["eviction"].detail
-    assert doctor.judge_durability({"aof_enabled": 0}).verdict == "warn"
-
-
-def test_doctor_looks_no_further_when_redis_is_away(client: FakeClient, capsys: Captured) -> None:
-    client.settings = Settings(redis_url="redis://u:secret@127.0.0.1:1/0")
+def test_doctor_shows_what_to_do_next_and_fails_when_something_does_not_work(
+    client: FakeClient, capsys: Captured
+) -> None:
+    client.findings = [Finding("redis", "ok", "answers"), Finding("workers", "warn", "[b]slow[/b]", "wake them")]
+    assert run(["doctor"]) == 0
+    assert "[b]slow[/b]" in (text := capsys.readouterr().out)
+    assert "→ wake them" in text
+    client.findings = [*client.findings, Finding("node n1", "fail", "missing", "mount it")]
     assert run(["doctor", "--json"]) == 1
-    captured = capsys.readouterr()
-    [finding] = json.loads(captured.out)
-    assert finding["verdict"] == "fail"
-    assert "secret" not in captured.out
-
-
-def test_doctor_reports_on_each_node_and_on_missing_workers(client: FakeClient) -> None:
-    findings = {finding.name: finding for finding in doctor.examine_nodes(client.nodes())}  # type: ignore[arg-type]
-    assert [findings[f"node n{n}"].verdict for n in (1, 2, 3)] == ["ok", "warn", "fail"]
-    assert "adopt" in findings["node n2"].detail
-    assert doctor.examine_workers([]).verdict == "fail"
-    assert doctor.examine_workers(["w@host"]).verdict == "ok"
-    assert doctor.examine_digest([{"verdict": "skipped", "reason": "config_digest: workers differ"}]).verdict == "fail"
+    assert document(capsys)[2] == {"name": "node n1", "verdict": "fail", "detail": "missing", "next_step": "mount it"}
