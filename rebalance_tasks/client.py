@@ -5,24 +5,15 @@ from __future__ import annotations
 import getpass
 import socket
 import time
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Final
 
-from rebalance_tasks.celery import make_app
-from rebalance_tasks.control import causes, fleetwide, lifecycle
-from rebalance_tasks.control import check as checks
-from rebalance_tasks.control import doctor as doctors
-from rebalance_tasks.control import drain as drains
-from rebalance_tasks.control import locate as locations
-from rebalance_tasks.control import reindex as reindexes
-from rebalance_tasks.control import retry as retries
-from rebalance_tasks.control import start as starts
-from rebalance_tasks.control import survey as surveys
-from rebalance_tasks.control import undo as undos
-from rebalance_tasks.control.survey import NodeReport
+from rebalance_tasks.control import causes
+from rebalance_tasks.control.context import StateContext
 from rebalance_tasks.core.errors import InvalidArgument, JobNotFound
 from rebalance_tasks.core.models import NodeState
 from rebalance_tasks.core.states import RebalanceStatus
-from rebalance_tasks.runtime import Runtime
+from rebalance_tasks.lazily import module
 from rebalance_tasks.settings import Settings, load_settings
 
 if TYPE_CHECKING:
@@ -30,18 +21,39 @@ if TYPE_CHECKING:
 
     from prometheus_client import CollectorRegistry
 
+    from rebalance_tasks.control import check as checks
+    from rebalance_tasks.control import doctor as doctors
+    from rebalance_tasks.control import drain as drains
+    from rebalance_tasks.control import fleetwide, lifecycle
+    from rebalance_tasks.control import locate as locations
+    from rebalance_tasks.control import reindex as reindexes
+    from rebalance_tasks.control import retry as retries
+    from rebalance_tasks.control import start as starts
+    from rebalance_tasks.control import survey as surveys
+    from rebalance_tasks.control import undo as undos
+    from rebalance_tasks.control.context import FleetContext
     from rebalance_tasks.control.drain import StateChange
     from rebalance_tasks.control.findings import Finding
     from rebalance_tasks.control.locate import Location
     from rebalance_tasks.control.reindex_report import ReindexReport
-    from rebalance_tasks.control.survey import Survey
+    from rebalance_tasks.control.survey import NodeReport, Survey
     from rebalance_tasks.core.events import Event
     from rebalance_tasks.core.models import CheckResult, ControlResult, FailureGroup, RebalanceJob, RebalancePlan
     from rebalance_tasks.core.undo import WayBack
+    from rebalance_tasks.runtime import Runtime
     from rebalance_tasks.store.fleet import ChoreRecord
     from rebalance_tasks.store.holds import Hold
+else:
+    # Loaded when first used: who asks for a job's status waits for neither Celery nor NumPy.
+    checks, doctors, drains, fleetwide, lifecycle, locations, reindexes, retries, starts, surveys, undos = (
+        module(f"rebalance_tasks.control.{name}")
+        for name in (
+            *("check", "doctor", "drain", "fleetwide", "lifecycle", "locate"),
+            *("reindex", "retry", "start", "survey", "undo"),
+        )
+    )
 
-__all__ = ["NodeReport", "Rebalancer"]
+__all__ = ["Rebalancer"]
 
 #: `watch` looks this often; a change shows within it.
 WATCH_EVERY_S: Final = 0.25
@@ -82,8 +94,23 @@ class Rebalancer:
             }
             settings = settings.model_copy(update={"redis_url": redis_url, **followers})
         self.settings = settings
-        self._runtime = Runtime(settings, make_app(settings))
-        self._context = self._runtime.context
+
+    @cached_property
+    def _state(self) -> StateContext:
+        """What is enough to look."""
+        return StateContext.open(self.settings)
+
+    @cached_property
+    def _runtime(self) -> Runtime:
+        """What it takes to act: drivers and messages."""
+        from rebalance_tasks.celery import make_app  # noqa: PLC0415  see above
+        from rebalance_tasks.runtime import Runtime  # noqa: PLC0415
+
+        return Runtime(self.settings, make_app(self.settings))
+
+    @property
+    def _context(self) -> FleetContext:
+        return self._runtime.context
 
     # -- the verbs of a job ---------------------------------------------------------------------------------------
     def start(self, plan: RebalancePlan | str, job_id: str | None = None) -> RebalanceJob:
@@ -112,15 +139,15 @@ class Rebalancer:
 
     def status(self, job_id: str) -> RebalanceJob:
         """The job as it is at this instant. Raises: JobNotFound."""
-        return self._context.jobs.load(job_id)
+        return self._state.jobs.load(job_id)
 
     def jobs(self, status: RebalanceStatus | str | None = None) -> list[RebalanceJob]:
         """Known jobs, newest first, optionally of one status."""
         wanted = None if status is None else RebalanceStatus(status)
         found: list[RebalanceJob] = []
-        for job_id in self._context.jobs.ids():
+        for job_id in self._state.jobs.ids():
             try:
-                job = self._context.jobs.load(job_id)
+                job = self._state.jobs.load(job_id)
             except JobNotFound:
                 continue
             if wanted is None or job.status is wanted:
@@ -142,7 +169,7 @@ class Rebalancer:
 
     def failures(self, job_id: str) -> list[FailureGroup]:
         """Failed and skipped moves by cause, each cause with an example and the way out. Raises: JobNotFound."""
-        return causes.failure_groups(self._context, self.status(job_id))
+        return causes.failure_groups(self._state, self.status(job_id))
 
     def watch(self, job_id: str) -> Iterator[RebalanceJob]:
         """Yield the job whenever it has changed, the last time at its terminal status. Raises: JobNotFound."""
@@ -182,7 +209,7 @@ class Rebalancer:
 
     def holds(self) -> list[Hold]:
         """Every hold on a node: by whom (``operator``, ``missing``) and since when."""
-        return self._context.holds.all()
+        return self._state.holds.all()
 
     def limit(self) -> int:
         """How many groups may transfer at once: what was set at run time, else `max_concurrent_migrations`."""
@@ -229,7 +256,7 @@ class Rebalancer:
 
     def last_chore(self, name: str) -> ChoreRecord | None:
         """When the last ``sweep`` or ``cleanup`` ran and what it did; ``None`` when none ever ran."""
-        return self._context.fleet.last_chore(name)
+        return self._state.fleet.last_chore(name)
 
     # -- the fleet ------------------------------------------------------------------------------------------------
     def plan(self) -> RebalancePlan:
@@ -263,27 +290,27 @@ class Rebalancer:
 
     def load_plan(self, plan_id: str) -> RebalancePlan:
         """Return a kept plan. Raises: PlanNotFound."""
-        return self._context.plans.load(plan_id)
+        return self._state.plans.load(plan_id)
 
     def plans(self, limit: int = 20) -> list[str]:
         """Ids of the newest plans."""
-        return self._context.plans.newest(limit)
+        return self._state.plans.newest(limit)
 
     def checks(self, limit: int = 20) -> list[dict[str, Any]]:
         """Why the last checks ran or skipped, newest first."""
-        return [record.model_dump(mode="json") for record in self._context.fleet.checks(limit)]
+        return [record.model_dump(mode="json") for record in self._state.fleet.checks(limit)]
 
     def events(self, *, limit: int = 100, job_id: str | None = None) -> list[Event]:
         """The newest events of the fleet, or of a job: what was decided, what happened, who asked; oldest first."""
-        return self._context.events.newest(limit, job_id=job_id)
+        return self._state.events.newest(limit, job_id=job_id)
 
     def events_after(self, event_id: str, *, limit: int = 500, job_id: str | None = None) -> list[Event]:
         """Events after an id, oldest first. Raises: InvalidArgument."""
-        return self._context.events.after(event_id, limit=limit, job_id=job_id)
+        return self._state.events.after(event_id, limit=limit, job_id=job_id)
 
     def follow_events(self, event_id: str | None = None) -> Iterator[Event]:
         """Yield events as they happen, without an end: those after an id, by default those from now on."""
-        return self._context.events.follow(event_id)
+        return self._state.events.follow(event_id)
 
     def doctor(self) -> list[Finding]:
         """Look whether everything is as it should be; each finding that is not well says what to do next."""

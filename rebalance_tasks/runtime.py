@@ -25,15 +25,8 @@ from rebalance_tasks.migration.item import BatchContext
 from rebalance_tasks.migration.slice import Slice, SliceWorld
 from rebalance_tasks.settings import Settings, load_settings
 from rebalance_tasks.store.attempts import AttemptStore
-from rebalance_tasks.store.connection import Connection, connect
-from rebalance_tasks.store.fleet import FleetStore
-from rebalance_tasks.store.jobs import JobStore
-from rebalance_tasks.store.keys import FleetKeys
-from rebalance_tasks.store.locations import LocationStore
 from rebalance_tasks.store.moves import UNLIMITED, Budgets, Ending, MoveStore
-from rebalance_tasks.store.plans import PlanStore
 from rebalance_tasks.store.throttle import ByteBucket
-from rebalance_tasks.store.trash import TrashStore
 
 if TYPE_CHECKING:
     from celery import Celery
@@ -88,27 +81,10 @@ class Runtime:
         self._drivers = Drivers(settings)
 
     @cached_property
-    def connection(self) -> Connection:
-        """The door to Redis."""
-        return Connection(connect(self.settings.redis_url))
-
-    @cached_property
     def context(self) -> FleetContext:
         """What the verbs of `control` work with."""
-        keys = FleetKeys(self.settings.fleet, self.settings.key_prefix)
-        connection = self.connection
-        return FleetContext(
-            settings=self.settings,
-            connection=connection,
-            keys=keys,
-            fleet=FleetStore(connection, keys),
-            jobs=JobStore(connection, keys),
-            plans=PlanStore(connection, keys),
-            locations=LocationStore(connection, keys),
-            trash=TrashStore(connection, keys),
-            driver=self._drivers,
-            messenger=CeleryMessenger(self._app, fleet=self.settings.fleet),
-        )
+        messenger = CeleryMessenger(self._app, fleet=self.settings.fleet)
+        return FleetContext.wired(self.settings, driver=self._drivers, messenger=messenger)
 
     def worker_queues(self) -> dict[str, list[str]]:
         """Which queues each worker that answers takes messages from."""
@@ -141,12 +117,12 @@ class Runtime:
             jobs=context.jobs,
             limit=self.settings.options.max_concurrent_migrations,
             move_store=lambda lease: MoveStore(
-                self.connection, context.keys, job_id=job_id, lease=lease, ending=ending
+                self.context.connection, context.keys, job_id=job_id, lease=lease, ending=ending
             ),
             drivers=lambda group: (self._drivers(group.source), self._drivers(group.target)),
             context=lambda lease, store, drivers, slice_s: self._batch_context(job_id, lease, store, drivers, slice_s),
             spread=lambda group: context.messenger.publish_extra(job_id, group),
-            attempts=lambda lease: AttemptStore(self.connection, context.keys, job_id=job_id, lease=lease),
+            attempts=lambda lease: AttemptStore(self.context.connection, context.keys, job_id=job_id, lease=lease),
             admit=lambda: admit(context, job_id),
             missing=context.holds.missing,
         )
@@ -192,7 +168,7 @@ class Runtime:
     def _bucket(self, job_id: str, group: GroupRecord) -> ByteBucket:
         keys = self.context.keys
         return ByteBucket(
-            self.connection,
+            self.context.connection,
             keys.job(job_id).throttle(group.group_id),
             rate_bytes_per_s=self.settings.options.throttle_bytes_per_sec,
             override_key=keys.throttle,

@@ -187,7 +187,7 @@ def status(job: Job = None, as_json: Json = False) -> None:
 
 @app.command(epilog="Example: rebalance watch")
 def watch(job: Job = None, as_json: Json = False) -> None:
-    """Follow a job to its end (Ctrl-C stops watching, not the job). With --json: the job as it ended."""
+    """Follow a job to its end: bars, rate, failures, and the keys p, r, c (each asks first) and q. Elsewhere than on a terminal a line a change; with --json the job as it ended."""
     client = session.open_client()
     session.follow_to_end(session.chosen_job(client, job), as_json=as_json)
 

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from rebalance_tasks.cli.explaining import Explained
-    from rebalance_tasks.client import NodeReport
     from rebalance_tasks.control.reindex_report import ReindexReport
+    from rebalance_tasks.control.survey import NodeReport
     from rebalance_tasks.core.models import FailureGroup, RebalanceJob, RebalanceMove, RebalancePlan
 
 #: Moves listed before "... and more": a screenful; ``--explain`` lists all.
