@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from dataclasses import dataclass, field
@@ -343,6 +344,33 @@ def test_tables_have_no_colour_codes_in_a_pipe_and_no_credentials(
     assert "secret" not in captured.out
 
 
+JSON_PAGE = Path(__file__).parents[2] / "docs/reference/json-output.md"
+#: Documented elsewhere, or printing no document.
+NOT_HERE = {"demo", "console", "metrics", "init", "events", "doctor"}
+
+
+def shape(data: Any) -> list[str]:
+    """Fields of a document, or of the entries of a list."""
+    return sorted(data[0] if isinstance(data, list) else data)
+
+
+def documented_shapes() -> dict[str, list[str]]:
+    rows = re.findall(r"^\| `rebalance (.+?)` \| (.+?) \|", JSON_PAGE.read_text(encoding="utf-8"), re.MULTILINE)
+    return {command: sorted(re.findall(r"`(\w+)`", fields)) for command, fields in rows}
+
+
+@pytest.mark.parametrize("command", documented_shapes())
+def test_a_document_has_the_fields_that_its_page_tells(client: FakeClient, capsys: Captured, command: str) -> None:
+    assert run([*command.split(), "--json"]) == 0
+    assert shape(document(capsys)) == documented_shapes()[command]
+
+
+def test_every_command_that_prints_a_document_is_on_the_page() -> None:
+    told = {command.split()[0] for command in documented_shapes()}
+    names = {command.name or command.callback.__name__ for command in app.registered_commands if command.callback}
+    assert names - NOT_HERE == told
+
+
 def test_every_command_has_help_with_an_example(capsys: Captured) -> None:
     for command in app.registered_commands:
         assert command.callback is not None
@@ -361,6 +389,7 @@ def test_the_commands_are_those_of_the_design() -> None:
         "undo",
         "simulate",
         "events",
+        "init",
         "metrics",
     }
 
