@@ -13,7 +13,7 @@ SOURCES := rebalance_tasks tests $(wildcard *.py)
 export PYTHON
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint format unit integration chaos bench check lock clean
+.PHONY: help install demo test lint format unit integration chaos bench audit wheel check lock clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -63,7 +63,19 @@ chaos: install ## kills, lost tails, a bad network, strangers: until CHAOS_KILLS
 bench: install ## measure; tables on stdout, samples in build/bench; exits 1 on a missed figure
 	$(BIN)/python -m tests.bench $(ARGS)
 
-check: test ## what must pass before a commit
+audit: install ## known vulnerabilities of the pins that a deployment installs; skipped with a word without a network
+	@$(BIN)/python ops/audit.py requirements/run.lock
+
+wheel: install ## the wheel, tried in a fresh environment that holds nothing but its pins
+	rm -rf build/wheel
+	$(BIN)/python -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir build/wheel/dist .
+	$(BIN)/python -m venv build/wheel/venv
+	build/wheel/venv/bin/python -m pip install --quiet --require-hashes -r requirements/run.lock
+	build/wheel/venv/bin/python -m pip install --quiet --no-deps build/wheel/dist/*.whl
+	build/wheel/venv/bin/python -m pip check
+	cd build/wheel && venv/bin/rebalance --version && venv/bin/rebalance simulate --synthetic 3 --cycles 2 >/dev/null
+
+check: test audit ## what must pass before a commit
 	git diff --check HEAD
 
 # `make lock UPGRADE=--upgrade` moves the pins; without it only what pyproject asks for changes. Never a URL in these files.
