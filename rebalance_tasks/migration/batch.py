@@ -29,9 +29,9 @@ from rebalance_tasks.migration import manifests
 from rebalance_tasks.migration.control import Interrupt, SliceInterrupted
 from rebalance_tasks.migration.copying import StagedCopy
 from rebalance_tasks.migration.faults import Step, reached
-from rebalance_tasks.migration.item import REFUSALS, journal_entry, staged_path, unbooked_bytes
+from rebalance_tasks.migration.item import REFUSALS, attempt, journal_entry, journal_row, staged_path
 from rebalance_tasks.migration.undo import unpublish
-from rebalance_tasks.store.moves import FREE_PENDING, Attempt, Settlement
+from rebalance_tasks.store.moves import FREE_PENDING, Settlement
 from rebalance_tasks.store.records import Freed, JournalEntry, Part
 
 if TYPE_CHECKING:
@@ -132,12 +132,12 @@ class Batch:
         fresh = [item for item in self._items if item.unpublished]
         if not fresh:
             return
-        attempts: list[Attempt] = []
-        for item in fresh:
-            egress = unbooked_bytes(item)
-            item.entry = journal_entry(item, running=True, booked=item.move.size_bytes)
-            attempts.append(Attempt(item.move, item.entry, egress_bytes=egress, cost_nano=self._c.cost_nano(egress)))
-        codes = self._c.store.begin(attempts, budgets=self._c.budgets, day=self._c.now().strftime("%Y-%m-%d"))
+        codes = self._c.store.begin(
+            [attempt(item, self._c.cost_nano) for item in fresh],
+            budgets=self._c.budgets,
+            day=self._c.now().strftime("%Y-%m-%d"),
+            fresh=all(item.fresh for item in fresh),
+        )
         reached(Step.BEGIN)
         for item, code in zip(fresh, codes, strict=True):
             if code != "ok":
@@ -238,13 +238,19 @@ class Batch:
             reached(Step.PART)
 
     def _journal_staged(self) -> None:
-        ready = {
-            item.move.index: journal_entry(item, running=True)
-            for item in self._items
-            if item.unpublished and item.staged
-        }
-        self._c.store.write_journal(ready)
-        if ready:
+        rows: list[str] = []
+        entries: dict[int, JournalEntry] = {}
+        together = self._c.store.one_journal
+        for item in self._items:
+            if item.staged is None or not item.unpublished:
+                continue
+            row = journal_row(item) if together else None
+            if row is None:
+                entries[item.move.index] = journal_entry(item, running=True)
+            else:
+                rows.append(row)
+        self._c.store.write_journal(entries, rows)
+        if entries or rows:
             reached(Step.JOURNAL)
 
     # -- publish and commit ---------------------------------------------------------------------------------------

@@ -18,6 +18,7 @@ BENCHES: Final = {
     "recovery": "bench_recovery",
     "listing": "bench_listing",
     "retention": "bench_retention",
+    "store": "bench_store",
     "copy": "bench_copy",
     "memory": "bench_memory",
     "simulate": "bench_simulate",
