@@ -98,3 +98,10 @@ def test_promtool_reads_rules_and_configuration(tmp_path: Path) -> None:
     )
     assert checked.returncode == 0, checked.stdout + checked.stderr
     assert f"{len(ALERTS)} rules found" in checked.stdout
+
+
+@pytest.mark.skipif(shutil.which("promtool") is None, reason="no promtool (Debian: prometheus)")
+def test_alerts_fire_for_what_they_are_there_for() -> None:
+    rules = ROOT / "ops/prometheus/alerts.test.yml"
+    checked = subprocess.run(["promtool", "test", "rules", str(rules)], capture_output=True, text=True, check=False)
+    assert checked.returncode == 0, checked.stdout + checked.stderr
