@@ -12,6 +12,7 @@ from rebalance_tasks.core.errors import JobNotFound
 from rebalance_tasks.core.models import NodeState
 from rebalance_tasks.core.states import RebalanceStatus
 from rebalance_tasks.store.counters import JOB_BOUNDS_S, TASK_BOUNDS_S
+from rebalance_tasks.store.versions import NewerVersion
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -242,7 +243,7 @@ def _active(context: FleetContext) -> RebalanceJob | None:
     job_id = context.jobs.active()
     try:
         job = None if job_id is None else context.jobs.load(job_id)
-    except JobNotFound:
+    except (JobNotFound, NewerVersion):  # a newer release's exporter tells of it
         return None
     return None if job is None or job.status.terminal else job
 
