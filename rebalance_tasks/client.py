@@ -38,11 +38,19 @@ if TYPE_CHECKING:
     from rebalance_tasks.control.reindex_report import ReindexReport
     from rebalance_tasks.control.survey import NodeReport, Survey
     from rebalance_tasks.core.events import Event
-    from rebalance_tasks.core.models import CheckResult, ControlResult, FailureGroup, RebalanceJob, RebalancePlan
+    from rebalance_tasks.core.models import (
+        CheckResult,
+        ControlResult,
+        FailureGroup,
+        NodeDescriptor,
+        RebalanceJob,
+        RebalancePlan,
+    )
     from rebalance_tasks.core.undo import WayBack
     from rebalance_tasks.runtime import Runtime
     from rebalance_tasks.store.fleet import ChoreRecord
     from rebalance_tasks.store.holds import Hold
+    from rebalance_tasks.store.snapshots import Snapshot
 else:
     # Loaded when first used: who asks for a job's status waits for neither Celery nor NumPy.
     checks, doctors, drains, fleetwide, lifecycle, locations, reindexes, retries, starts, surveys, undos = (
@@ -320,6 +328,10 @@ class Rebalancer:
         """The fleet's metrics, for a Prometheus endpoint; read from Redis at each scrape."""
         return self._runtime.metrics_registry()
 
+    def snapshots(self, limit: int = 20) -> list[Snapshot]:
+        """What the last checks saw and decided, newest first, for as long as `check_retention` keeps it."""
+        return self._state.snapshots.newest(limit)
+
     def survey(self) -> Survey:
         """List every object of the fleet, as a check does; changes nothing.
 
@@ -327,6 +339,10 @@ class Rebalancer:
             NodeMissing, NodeNotWritable, ConfigurationError.
         """
         return surveys.survey(self._context)
+
+    def cluster_map(self) -> list[NodeDescriptor]:
+        """Return the configured nodes with the states that were set at run time; looks at none of them."""
+        return self._context.nodes()
 
     def nodes(self) -> list[NodeReport]:
         """Report on every node: used, capacity, objects, and what is wrong."""

@@ -9,7 +9,20 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from rebalance_tasks.cli import events, init, metrics, node_states, output, plan, session, simulate, undo, upkeep
+from rebalance_tasks.cli import (
+    checks,
+    events,
+    init,
+    metrics,
+    node_states,
+    output,
+    placement,
+    plan,
+    session,
+    simulate,
+    undo,
+    upkeep,
+)
 from rebalance_tasks.cli.output import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USAGE, emit
 from rebalance_tasks.cli.parameters import All, Job, Json, Node
 from rebalance_tasks.core.masking import masked_url
@@ -59,7 +72,7 @@ def _command(argv: Sequence[str]) -> str:
     known = {
         command.name or getattr(command.callback, "__name__", "").replace("_", "-")
         for command in app.registered_commands
-    }
+    } | {str(group.name) for group in app.registered_groups}
     return next((f"{word} " for word in argv if word in known), "")
 
 
@@ -156,6 +169,9 @@ def locate(
     emit(data, as_json=as_json, render=lambda: f"{found.node_id}  {url}  (via {found.via})")
 
 
+app.command(epilog="Example: rebalance place photos/2024/cat.jpg --replicas 3")(placement.place)
+
+
 @app.command(epilog="Example: rebalance jobs --status running")
 def jobs(
     state: Annotated[RebalanceStatus | None, typer.Option("--status", help="Only jobs in this state.")] = None,
@@ -222,6 +238,7 @@ def check(
 
 
 app.command(epilog="Example: rebalance plan --explain photos/2024/cat.jpg")(plan.plan)
+app.command(epilog="Example: rebalance checks --limit 5")(checks.checks)
 
 
 # -- acting --------------------------------------------------------------------------------------------------------
@@ -323,8 +340,10 @@ app.command(epilog="Example: rebalance metrics --port 9817")(metrics.metrics)
 
 # -- trying before moving, and taking back: commands with files of their own --------------------------------------------
 
-app.command(epilog="Example: rebalance simulate --synthetic 12 --event '5 add node_id=new capacity_bytes=2GB'")(
-    simulate.simulate
+app.add_typer(
+    simulate.group,
+    name="simulate",
+    epilog="Example: rebalance simulate --synthetic 12 --event '5 add node_id=new capacity_bytes=2GB'",
 )
 app.command(epilog="Example: rebalance drain disk3 --dry-run")(node_states.drain)
 app.command(epilog="Example: rebalance activate disk3")(node_states.activate)

@@ -18,6 +18,7 @@ from rebalance_tasks.store.locations import LocationStore
 from rebalance_tasks.store.outcomes import OutcomeStore
 from rebalance_tasks.store.plans import PlanStore
 from rebalance_tasks.store.progress import ProgressStore
+from rebalance_tasks.store.snapshots import SnapshotStore
 from rebalance_tasks.store.trash import TrashStore
 
 if TYPE_CHECKING:
@@ -92,6 +93,11 @@ class StateContext:
     def holds(self) -> HoldStore:
         """Nodes that are held, and the groups that wait for them."""
         return HoldStore(self.connection, self.keys)
+
+    @property
+    def snapshots(self) -> SnapshotStore:
+        """What checks saw and decided."""
+        return SnapshotStore(self.connection, self.keys)
 
     @property
     def progress(self) -> ProgressStore:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from decimal import Decimal
 from enum import StrEnum
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field, NonNegativeInt, field_validator
 
@@ -117,13 +117,22 @@ class PlacementTarget(Frozen):
 
 
 class PlacementDecision(Frozen):
-    """Where an object belongs: the primary first, then its replicas."""
+    """Where an object belongs: the primary first, then its replicas.
+
+    Attributes:
+        placement_rule_id: ``flat`` or ``tree``.
+        separation: the widest domain that no two of the nodes share: ``zone``, and less where the fleet has fewer zones
+            than replicas: ``rack``, ``host``, or ``node`` when even a host holds two.
+        missing_replicas: how many could not be placed, since there are fewer eligible nodes.
+    """
 
     target_nodes: tuple[str, ...]
     primary_node: str
     replica_nodes: tuple[str, ...] = ()
-    placement_rule_id: str = "tree"
+    placement_rule_id: str = "flat"
     deterministic: bool = True
+    separation: Literal["zone", "rack", "host", "node"] = "zone"
+    missing_replicas: NonNegativeInt = 0
 
 
 class PlacementConstraint(Frozen):
@@ -169,6 +178,7 @@ class RebalancePlan(Frozen):
         epoch: the fleet's epoch the plan was made in; `start` re-verifies the moves of an older plan.
         limits_reached: names of the options that bound the plan (``"max_moves_per_cycle"``).
         not_moved: reason → number of objects left where they are; with the moves it adds up to the inventory.
+        cannot: why the target is out of reach although no budget binds: constraint, objects, an example; empty when it is met.
         undo_of: the job whose moves this plan takes back; such a plan may raise the spread and moves within the cooldown.
     """
 
@@ -184,6 +194,7 @@ class RebalancePlan(Frozen):
     imbalance_after: float = Field(default=0.0, ge=0.0)
     limits_reached: tuple[str, ...] = ()
     not_moved: Mapping[str, int] = Field(default_factory=dict)
+    cannot: tuple[str, ...] = ()
     undo_of: str = Field(default="", max_length=128)
 
     def to_arrow(self) -> pa.Table:

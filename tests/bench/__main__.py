@@ -23,6 +23,8 @@ BENCHES: Final = {
     "memory": "bench_memory",
     "simulate": "bench_simulate",
     "metrics": "bench_metrics",
+    "placement": "bench_placement",
+    "plan": "bench_plan",
 }
 
 

@@ -132,8 +132,10 @@ def test_the_sample_shows_every_table() -> None:
     text = (REFERENCE / "rebalance.example.toml").read_text(encoding="utf-8")
     assert set(re.findall(r"^(\[+\w+\]+)$", text, re.MULTILINE)) == {
         "[fleet]",
+        "[gravity]",
         "[options]",
         "[[nodes]]",
         "[[prices]]",
         "[[webhooks]]",
+        "[[rules]]",
     }
