@@ -24,7 +24,7 @@ from rebalance_tasks.core.events import NOTICES, EventKind
 from rebalance_tasks.core.masking import has_credentials, masked, masked_url
 from rebalance_tasks.core.models import Frozen, Identifier, Money, NodeDescriptor
 from rebalance_tasks.core.options import RebalancerOptions
-from rebalance_tasks.core.rules import Rule
+from rebalance_tasks.core.rule import Rule
 from rebalance_tasks.settings_redis import check_celery_url, check_redis_url
 
 if TYPE_CHECKING:

@@ -384,6 +384,7 @@ def test_a_document_has_the_fields_that_its_page_tells(client: FakeClient, capsy
 def test_every_command_that_prints_a_document_is_on_the_page() -> None:
     told = {command.split()[0] for command in documented_shapes()}
     names = {command.name or command.callback.__name__ for command in app.registered_commands if command.callback}
+    names |= {str(group.name) for group in app.registered_groups}
     assert names - NOT_HERE == told
 
 
