@@ -13,7 +13,7 @@ SOURCES := rebalance_tasks tests $(wildcard *.py ops/*.py)
 export PYTHON
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint format unit integration chaos browser bench docs check lock clean
+.PHONY: help install demo test lint format unit integration chaos browser bench docs audit wheel check lock clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -69,7 +69,19 @@ bench: install ## measure; tables on stdout, samples in build/bench; exits 1 on 
 docs: install ## the site of the documentation, in build/site; a warning is an error
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
-check: test docs ## what must pass before a commit
+audit: install ## known vulnerabilities of the pins that a deployment installs; skipped with a word without a network
+	@$(BIN)/python ops/audit.py requirements/run.lock
+
+wheel: install ## the wheel, tried in a fresh environment that holds nothing but its pins
+	rm -rf build/wheel
+	$(BIN)/python -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir build/wheel/dist .
+	$(BIN)/python -m venv build/wheel/venv
+	build/wheel/venv/bin/python -m pip install --quiet --require-hashes -r requirements/run.lock
+	build/wheel/venv/bin/python -m pip install --quiet --no-deps build/wheel/dist/*.whl
+	build/wheel/venv/bin/python -m pip check
+	cd build/wheel && venv/bin/rebalance --version && venv/bin/rebalance simulate --synthetic 3 --cycles 2 >/dev/null
+
+check: test docs audit ## what must pass before a commit
 	git diff --check HEAD
 
 # `make lock UPGRADE=--upgrade` moves the pins; without it only what pyproject asks for changes. Never a URL in these files.

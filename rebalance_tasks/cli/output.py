@@ -11,6 +11,7 @@ import os
 import sys
 import traceback
 from collections.abc import Mapping
+from contextlib import contextmanager
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final
 
@@ -19,7 +20,7 @@ from pydantic import BaseModel
 from rebalance_tasks.core.masking import masked_text
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from rich.console import Console, RenderableType
 
@@ -46,6 +47,17 @@ def emit(data: object, *, as_json: bool, render: Callable[[], RenderableType]) -
         print_json(data)
     else:
         console().print(render())
+
+
+@contextmanager
+def busy(what: str, *, quiet: bool) -> Iterator[None]:
+    """Show on a terminal's stderr that something long goes on, and what."""
+    err = console(stderr=True)
+    if quiet or not err.is_terminal:
+        yield
+        return
+    with err.status(what):
+        yield
 
 
 def print_json(data: object) -> None:

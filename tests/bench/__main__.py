@@ -22,6 +22,7 @@ BENCHES: Final = {
     "copy": "bench_copy",
     "memory": "bench_memory",
     "simulate": "bench_simulate",
+    "metrics": "bench_metrics",
     "placement": "bench_placement",
     "plan": "bench_plan",
     "console": "bench_console",
