@@ -42,6 +42,7 @@ __all__ = [
     "NodeHealth",
     "ObjectMetadata",
     "ObjectTooLarge",
+    "Remote",
     "SourceHandle",
     "StagedWriter",
 ]
@@ -170,6 +171,18 @@ class Hold(Protocol):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Look whether the folders are still in their places; let go."""
+        ...
+
+
+class Remote(Protocol):
+    """What a driver may say of itself besides; the engine asks for each by name, and does without (`migration.ways`)."""
+
+    #: objects that may go through one step at once, since each call takes a round trip.
+    parallel: int
+
+    @property
+    def checks_writes(self) -> bool:
+        """Whether bytes that are not what was sent are refused on arrival, so that a copy need not be read back."""
         ...
 
 

@@ -15,6 +15,8 @@ from urllib.parse import unquote, urlsplit
 
 from rebalance_tasks.core.errors import ConfigurationError
 from rebalance_tasks.drivers.local import LocalDriver
+from rebalance_tasks.drivers.object_store import ObjectStoreDriver
+from rebalance_tasks.drivers.s3_options import bucket_and_prefix, endpoint_of, open_s3_bucket, options_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -63,7 +65,20 @@ def _local_place(node: NodeDescriptor) -> tuple[str, ...]:
     return ("file", *(part for part in os.path.realpath(local_path(node)).split("/") if part))
 
 
-_SCHEMES: Final = {"file": _Scheme(open=_open_local, place=_local_place)}
+def _open_s3(node: NodeDescriptor) -> Driver:
+    bucket, prefix = open_s3_bucket(node)
+    return ObjectStoreDriver(node.node_id, bucket, prefix=prefix, include=node.include, exclude=node.exclude)
+
+
+def _s3_place(node: NodeDescriptor) -> tuple[str, ...]:
+    name, prefix = bucket_and_prefix(node)
+    return ("s3", endpoint_of(options_of(node))[0], name, *(part for part in prefix.split("/") if part))
+
+
+_SCHEMES: Final = {
+    "file": _Scheme(open=_open_local, place=_local_place),
+    "s3": _Scheme(open=_open_s3, place=_s3_place),
+}
 
 
 def known_schemes() -> tuple[str, ...]:

@@ -30,6 +30,7 @@ from rebalance_tasks.migration.copying import StagedCopy
 from rebalance_tasks.migration.faults import Step, reached
 from rebalance_tasks.migration.item import REFUSALS, journal_entry, staged_path, unbooked_bytes
 from rebalance_tasks.migration.undo import unpublish
+from rebalance_tasks.migration.ways import arrives_checked, each, for_lanes, lanes
 from rebalance_tasks.store.moves import FREE_PENDING, Attempt, Settlement
 from rebalance_tasks.store.records import Freed, JournalEntry
 
@@ -49,7 +50,8 @@ class Batch:
 
     def __init__(self, context: BatchContext, items: Sequence[Item], *, number: int) -> None:
         """Bind the items; ``number`` names the batch within its slice."""
-        self._c = context
+        self._c = for_lanes(context)
+        self._lanes = lanes(context.source, context.target)
         self._items = list(items)
         self._number = number
         self._stop: SliceInterrupted | None = None
@@ -141,16 +143,18 @@ class Batch:
 
     def _stage(self) -> None:
         with self._c.source.hold():
-            for item in self._items:
-                if item.unpublished and item.staged is None:
-                    self._c.control.check()
-                    try:
-                        self._copy_aside(item)
-                    except RebalanceError as exc:
-                        self._trouble(item, exc)
+            wanted = [item for item in self._items if item.unpublished and item.staged is None]
+            each(wanted, self._stage_one, at_once=self._lanes)
         if any(item.unpublished for item in self._items):
             self._c.target.sync()
             reached(Step.SYNC_STAGED)
+
+    def _stage_one(self, item: Item) -> None:
+        self._c.control.check()
+        try:
+            self._copy_aside(item)
+        except RebalanceError as exc:
+            self._trouble(item, exc)
 
     def _copy_aside(self, item: Item) -> None:
         move = item.move
@@ -167,20 +171,23 @@ class Batch:
         reached(Step.STAGE, lambda: staged_path(self._c.target, move.move_id))
 
     def _verify(self) -> None:
-        for item in self._items:
-            if item.copy is None or item.staged is not None or not item.unpublished:
-                continue
-            try:
-                item.staged = self._verified(item, item.copy)
-            except RebalanceError as exc:
-                self._trouble(item, exc)
-            else:
-                item.resize()
+        wanted = [item for item in self._items if item.copy is not None and item.staged is None and item.unpublished]
+        each(wanted, self._verify_one, at_once=self._lanes)
         reached(Step.VERIFY)
 
+    def _verify_one(self, item: Item) -> None:
+        if item.copy is None:
+            return
+        try:
+            item.staged = self._verified(item, item.copy)
+        except RebalanceError as exc:
+            self._trouble(item, exc)
+        else:
+            item.resize()
+
     def _verified(self, item: Item, copy: StagedCopy) -> Fingerprint:
-        """Fingerprint of the very file that was read back."""
-        if self._c.validate:
+        """Fingerprint of the very file that was read back, or whose bytes were checked when they arrived."""
+        if self._c.validate and not arrives_checked(self._c.target):
             return self._c.copier.verify(self._c.target, item.move.key, item.move.move_id, copy)
         staged = self._c.target.staged(item.move.move_id)
         if staged is None or staged.size_bytes != copy.staged_bytes:
@@ -230,16 +237,18 @@ class Batch:
         try:
             with self._c.source.hold(), self._c.target.hold() as hold:
                 strays = hold.strays
-                for item in ready:
-                    try:
-                        self._give_key(item)
-                    except RebalanceError as exc:
-                        self._trouble(item, exc)
+                each(ready, self._publish_one, at_once=self._lanes)
         finally:
             for item in ready if strays else ():
                 if item.move.move_id in strays:
                     item.published = None
                     self._again(item, SourceChanged(item.move.key, "a folder of its key was renamed on the target"))
+
+    def _publish_one(self, item: Item) -> None:
+        try:
+            self._give_key(item)
+        except RebalanceError as exc:
+            self._trouble(item, exc)
 
     def _give_key(self, item: Item) -> None:
         move, copy = item.move, item.copy
@@ -273,8 +282,7 @@ class Batch:
         if not items:
             return
         with self._c.source.hold({item.move.move_id for item in items if item.fresh}) as hold:
-            for item in items:
-                self._free(item)
+            each(items, self._free, at_once=self._lanes)
         for item in items if hold.strays else ():
             if item.move.move_id in hold.strays:
                 # Its folder was renamed while it was freed: it was put back there, and nothing is at its key.

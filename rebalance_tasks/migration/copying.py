@@ -68,9 +68,12 @@ class Copier:
     def __init__(self, control: SliceControl) -> None:
         """Bind to the slice that steers it."""
         self._control = control
-        self._buffer = _buffer()
         #: bytes written to targets so far
         self.copied_bytes = 0
+
+    @property
+    def _buffer(self) -> memoryview:
+        return _buffer()
 
     def stage(  # noqa: PLR0913  all that one copy is about, by name
         self,
