@@ -7,7 +7,7 @@ node's prefix included. Everything here may be called from several threads at on
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -43,6 +43,15 @@ class Stored:
     modified_ns: int
     attributes: Mapping[str, str] = field(default_factory=dict)
     storage_class: str = ""
+
+
+class Upload(NamedTuple):
+    """An unfinished upload in parts."""
+
+    #: ns since the epoch
+    begun_ns: int
+    name: str
+    upload_id: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,8 +191,8 @@ class Bucket(Protocol):
         """Throw an upload away if it is there."""
         ...
 
-    def uploads(self, prefix: str) -> list[tuple[str, str]]:
-        """Return (name, upload id) of unfinished uploads, oldest first."""
+    def uploads(self, prefix: str) -> list[Upload]:
+        """Return unfinished uploads, oldest first."""
         ...
 
     def close(self) -> None:

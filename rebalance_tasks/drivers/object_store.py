@@ -234,10 +234,10 @@ class ObjectStoreDriver:
         """What is there of a copy that is not whole."""
         begun = Partial()
         if self.bucket.capabilities.parts:
-            for upload, upload_id in self.bucket.uploads(name):
-                if upload == name:
-                    parts = [(etag, size) for _, etag, size in self.bucket.parts(name, upload_id)]
-                    begun.upload_id, begun.parts = upload_id, parts
+            for upload in self.bucket.uploads(name):
+                if upload.name == name:
+                    parts = [(etag, size) for _, etag, size in self.bucket.parts(name, upload.upload_id)]
+                    begun.upload_id, begun.parts = upload.upload_id, parts
         tail = self.bucket.head(f"{name}~tail")
         if tail is not None:
             begun.tail_start, begun.tail_bytes = int(tail.attributes.get(OFFSET, "0")), tail.size_bytes
@@ -336,11 +336,12 @@ class ObjectStoreDriver:
             self.bucket.delete(name)
             if parts or move_id in self._begun:
                 if self.bucket.capabilities.parts:
-                    for upload, upload_id in self.bucket.uploads(name):
-                        if upload == name:
-                            self.bucket.abort(name, upload_id)
-                for ending in ("~tail", "~attributes"):
-                    self.bucket.delete(f"{name}{ending}")
+                    for upload in self.bucket.uploads(name):
+                        if upload.name == name:
+                            self.bucket.abort(name, upload.upload_id)
+                for page in self.bucket.pages(f"{name}~"):
+                    for found in page:
+                        self.bucket.delete(found.name)
         except BucketError as exc:
             raise node_error(self.node_id, exc, "discard a copy") from exc
         self._begun.discard(move_id)
@@ -372,15 +373,20 @@ class ObjectStoreDriver:
     def list_staged(self) -> Iterator[tuple[MoveId, Fingerprint]]:
         """Yield the staged copies lying about, unfinished ones too."""
         folder = f"{self._work}tmp/"
+        written_ns: dict[str, int] = {}
         try:
-            names = {found.name for page in self.bucket.pages(folder) for found in page}
+            lying = [(found.name, found.modified_ns) for page in self.bucket.pages(folder) for found in page]
             if self.bucket.capabilities.parts:
-                names |= {name for name, _ in self.bucket.uploads(folder)}
+                lying += [(upload.name, upload.begun_ns) for upload in self.bucket.uploads(folder)]
         except BucketError as exc:
             raise node_error(self.node_id, exc, "list copies") from exc
-        for move_id in sorted({name.removeprefix(folder).partition("~")[0] for name in names}):
-            if is_name(move_id):
-                yield MoveId(move_id), self.staged(MoveId(move_id)) or Fingerprint(0)
+        for name, at_ns in lying:
+            move_id = name.removeprefix(folder).partition("~")[0]
+            written_ns[move_id] = max(at_ns, written_ns.get(move_id, 0))
+        for move_id in sorted(filter(is_name, written_ns)):
+            whole = self.staged(MoveId(move_id))
+            partial = Fingerprint(whole.size_bytes if whole else 0, mtime_ns=written_ns[move_id])
+            yield MoveId(move_id), whole if whole is not None and whole.etag else partial
 
     # -- manifests ------------------------------------------------------------------------------------------------
     def write_manifest(self, name: str, lines: Iterable[str]) -> None:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Final, NoReturn
 from urllib.parse import unquote_plus
 
 from rebalance_tasks.drivers import bucket as buckets
-from rebalance_tasks.drivers.bucket import STANDARD_ATTRIBUTES, Capabilities, Stored
+from rebalance_tasks.drivers.bucket import STANDARD_ATTRIBUTES, Capabilities, Stored, Upload
 from rebalance_tasks.drivers.s3_http import Answer, EndpointUnreachable, child_text
 from rebalance_tasks.drivers.s3_probe import Guard, guard_header, probe_endpoint
 from rebalance_tasks.drivers.s3_signing import quoted
@@ -261,9 +261,9 @@ class S3Bucket:
         if answer.status != _OK_NOT_THERE:
             self._require(answer, f"abort the upload of {name!r}")
 
-    def uploads(self, prefix: str) -> list[tuple[str, str]]:
-        """Return (name, upload id) of unfinished uploads, oldest first."""
-        found: list[tuple[str, str, str]] = []
+    def uploads(self, prefix: str) -> list[Upload]:
+        """Return unfinished uploads, oldest first."""
+        found: list[Upload] = []
         query = {"uploads": "", "prefix": prefix, "encoding-type": "url"}
         while True:
             answer = self._ask("GET", query=query)
@@ -272,9 +272,10 @@ class S3Bucket:
             for upload in root.iterfind("Upload"):
                 name = unquote_plus(child_text(upload, "Key"))
                 if name.startswith(prefix):
-                    found.append((child_text(upload, "Initiated"), name, child_text(upload, "UploadId")))
+                    begun_ns = _seconds_ns(child_text(upload, "Initiated"))
+                    found.append(Upload(begun_ns, name, child_text(upload, "UploadId")))
             if child_text(root, "IsTruncated") != "true":
-                return [(name, upload_id) for _, name, upload_id in sorted(found)]
+                return sorted(found)
             query["key-marker"] = unquote_plus(child_text(root, "NextKeyMarker"))
             query["upload-id-marker"] = child_text(root, "NextUploadIdMarker")
 
@@ -385,13 +386,16 @@ def _stored(name: str, headers: HTTPMessage, size_bytes: int) -> Stored:
     return Stored(name, size_bytes, _etag(headers.get("ETag", "")), modified, attributes, storage_class)
 
 
+def _seconds_ns(text: str) -> int:
+    """An ISO time in ns since the epoch, whole seconds: that is all a look at an object tells."""
+    return int(datetime.fromisoformat(text).replace(tzinfo=UTC).timestamp()) * 10**9
+
+
 def _listed(element: Element) -> Stored:
-    modified = child_text(element, "LastModified")
     return Stored(
         unquote_plus(child_text(element, "Key")),
         int(child_text(element, "Size")),
         _etag(child_text(element, "ETag")),
-        # Whole seconds: that is all a look at the object tells.
-        int(datetime.fromisoformat(modified).replace(tzinfo=UTC).timestamp()) * 10**9,
+        _seconds_ns(child_text(element, "LastModified")),
         storage_class=child_text(element, "StorageClass"),
     )

@@ -12,6 +12,7 @@ import http.client
 import random
 import ssl
 import time
+import weakref
 from collections import deque
 from contextlib import suppress
 from dataclasses import dataclass
@@ -122,6 +123,8 @@ class S3Endpoint:
         #: the server's time minus ours
         self._skew = timedelta(0)
         self._idle: dict[str, deque[http.client.HTTPConnection]] = {}
+        # A process that ends, or a driver that is dropped, leaves no connection to be found by the collector.
+        weakref.finalize(self, _close_all, self._idle)
         self._tls = ssl.create_default_context() if self.secure else None
 
     def request(
@@ -230,6 +233,10 @@ class S3Endpoint:
 
     def close(self) -> None:
         """Close all connections that lie idle."""
-        for idle in self._idle.values():
-            while idle:
-                idle.pop().close()
+        _close_all(self._idle)
+
+
+def _close_all(connections: Mapping[str, deque[http.client.HTTPConnection]]) -> None:
+    for idle in connections.values():
+        while idle:
+            idle.pop().close()

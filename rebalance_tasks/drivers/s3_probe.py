@@ -57,7 +57,7 @@ def probe_endpoint(endpoint: S3Endpoint, bucket: str, *, prefix: str = "") -> tu
         Refused: the credentials may not write.
     """
     base = "/".join((f"{prefix}{RESERVED}", "tmp", f"probe-{os.urandom(8).hex()}"))
-    names = [f"{base}{ending}" for ending in ("", "-copy", "-bad", "-a\\b")]
+    names = [f"{base}{ending}" for ending in ("", "~copy", "~bad", "~a\\b")]
 
     def ask(method: str, name: str, headers: dict[str, str] | None = None) -> Answer:
         body = _BODY if method == "PUT" and not (headers or {}).get("x-amz-copy-source") else b""

@@ -79,7 +79,7 @@ def each(items: Sequence[T], act: Callable[[T], object], *, at_once: int) -> Non
         act: what to do; it settles what is wrong with one object itself.
         at_once: how many threads; 1 is the caller's own.
     """
-    if at_once == 1 or len(items) == 1:
+    if at_once == 1 or len(items) <= 1:
         for item in items:
             act(item)
         return

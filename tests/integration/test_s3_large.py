@@ -46,7 +46,7 @@ def read_staged(harness: ObjectHarness) -> bytes:
 def leftovers(harness: ObjectHarness) -> list[str]:
     folder = f"{harness.prefix}/.rebalance/tmp/"
     names = [item.name for page in harness.bucket.pages(folder) for item in page]
-    return names + [name for name, _ in harness.bucket.uploads(folder)]
+    return names + [upload.name for upload in harness.bucket.uploads(folder)]
 
 
 @pytest.mark.parametrize("cut", [300_000, LEAST_PART_BYTES, LEAST_PART_BYTES + 300_000, len(DATA)])

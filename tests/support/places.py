@@ -136,10 +136,6 @@ class S3Place:
         found = [item.name for page in self.door.pages(f"{self.prefix}/{folder}/") for item in page]
         return [name.removeprefix(f"{self.prefix}/") for name in found]
 
-    def uploads(self) -> list[tuple[str, str]]:
-        """Unfinished uploads."""
-        return self.door.uploads(f"{self.prefix}/")
-
     def spoil(self, name: str) -> bool:
         """A store that checks what it is sent cannot be spoiled through its door."""
         return False
@@ -163,8 +159,8 @@ class S3Place:
                 path = folder / item.name.removeprefix(f"{self.prefix}/")
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.write_bytes(door.get(item.name, 0, max(1, item.size_bytes))[1])
-        for number, (name, _) in enumerate(self.uploads()):
-            path = folder / TMP / f"{Path(name).name}.upload-{number}"
+        for number, upload in enumerate(door.uploads(f"{self.prefix}/")):
+            path = folder / TMP / f"{Path(upload.name).name}.upload-{number}"
             path.parent.mkdir(parents=True, exist_ok=True)
             path.touch()
         return folder

@@ -65,7 +65,9 @@ class Weed:
             self._process = subprocess.Popen(
                 die_with_parent(command, sig=signal.SIGKILL), stdin=subprocess.DEVNULL, stdout=log, stderr=log
             )
-        self.endpoint = S3Endpoint(self.url, region="us-east-1", credentials=lambda: Credentials(ACCESS_KEY, SECRET_KEY))
+        self.endpoint = S3Endpoint(
+            self.url, region="us-east-1", credentials=lambda: Credentials(ACCESS_KEY, SECRET_KEY)
+        )
         wait_until(self._serves, 60, "SeaweedFS answers and has a volume to write to")
 
     @property

@@ -47,4 +47,6 @@ class ObjectHarness:
         return ObjectStoreDriver(node_id, self._open(), prefix=self.prefix)
 
     def holds(self, key: str) -> bool:
-        return len(f"{self.prefix}/{key}".encode()) <= 1024 and ("\\" not in key or self.bucket.capabilities.keeps_backslashes)
+        return len(f"{self.prefix}/{key}".encode()) <= 1024 and (
+            "\\" not in key or self.bucket.capabilities.keeps_backslashes
+        )
