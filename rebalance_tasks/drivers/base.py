@@ -24,7 +24,7 @@ from rebalance_tasks.core.fingerprint import Fingerprint
 from rebalance_tasks.core.keys import RESERVED
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Iterator, Mapping
+    from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
     from types import TracebackType
 
     import numpy as np
@@ -43,6 +43,7 @@ __all__ = [
     "ObjectMetadata",
     "ObjectTooLarge",
     "Remote",
+    "ServerSide",
     "SourceHandle",
     "StagedWriter",
 ]
@@ -183,6 +184,27 @@ class Remote(Protocol):
     @property
     def checks_writes(self) -> bool:
         """Whether bytes that are not what was sent are refused on arrival, so that a copy need not be read back."""
+        ...
+
+
+class ServerSide(Protocol):
+    """A driver whose server copies objects from another node of its own kind; asked for by name, as `Remote`."""
+
+    def copies_from(self, source: Driver) -> bool:
+        """Whether it does so from this node."""
+        ...
+
+    def versions(self, keys: Sequence[str]) -> dict[str, Fingerprint]:
+        """Return the versions of those objects that can be copied so: a copy proves itself by the same entity tag."""
+        ...
+
+    def copy_from(self, source: Driver, key: str, version: Fingerprint) -> Fingerprint:
+        """Copy one version to the same key here, in one step and never overwriting.
+
+        Raises:
+            SourceVanished, SourceChanged: there is no such version any more.
+            TargetExists: something else is at the key here.
+        """
         ...
 
 

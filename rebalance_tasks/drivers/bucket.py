@@ -112,6 +112,8 @@ class Bucket(Protocol):
 
     #: as an operator wrote it, without secrets.
     url: str
+    #: what the store calls it.
+    name: str
 
     @property
     def capabilities(self) -> Capabilities:
@@ -162,12 +164,16 @@ class Bucket(Protocol):
         """
         ...
 
+    def copies_from(self, other: Bucket) -> bool:
+        """Whether `copy` can name the other one as ``source_bucket``."""
+        ...
+
     def delete(self, name: str, *, etag: str | None = None) -> bool:
         """Delete an object, with ``etag`` only that version; False when there was none. Raises: ConditionFailed."""
         ...
 
-    def pages(self, prefix: str) -> Iterator[Sequence[Stored]]:
-        """Yield pages of the objects whose names begin with ``prefix``, in order of their names."""
+    def pages(self, prefix: str, *, after: str = "") -> Iterator[Sequence[Stored]]:
+        """Yield pages of the objects whose names begin with ``prefix`` and come after a name, in order of their names."""
         ...
 
     # -- uploads in parts -----------------------------------------------------------------------------------------

@@ -11,12 +11,21 @@ from __future__ import annotations
 import json
 import threading
 from collections import Counter
+from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from rebalance_tasks.core.errors import ChecksumMismatch, InvalidArgument, InvalidKey, NodeMissing, TargetExists
+from rebalance_tasks.core.errors import (
+    ChecksumMismatch,
+    InvalidArgument,
+    InvalidKey,
+    NodeMissing,
+    SourceChanged,
+    SourceVanished,
+    TargetExists,
+)
 from rebalance_tasks.core.ids import MoveId, NodeId
 from rebalance_tasks.core.keys import MAX_KEY_BYTES, RESERVED, is_reserved, validate_key
 from rebalance_tasks.drivers.base import Fingerprint, FreeOutcome, Listing, NodeHealth
@@ -27,10 +36,12 @@ from rebalance_tasks.drivers.object_errors import node_error, source_error, targ
 from rebalance_tasks.drivers.object_files import OFFSET, ObjectSource, ObjectWriter, Partial, fingerprint_of
 from rebalance_tasks.drivers.object_hold import ObjectHold
 from rebalance_tasks.drivers.object_trash import ObjectTrash, same_version
+from rebalance_tasks.drivers.object_versions import versions_of
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Iterator
+    from collections.abc import Collection, Iterable, Iterator, Sequence
 
+    from rebalance_tasks.drivers.base import Driver
     from rebalance_tasks.drivers.bucket import Bucket
 
 #: Storage classes out of which an object must be brought back before it can be read.
@@ -345,6 +356,51 @@ class ObjectStoreDriver:
         except BucketError as exc:
             raise node_error(self.node_id, exc, "discard a copy") from exc
         self._begun.discard(move_id)
+
+    # -- copies on the server's side ------------------------------------------------------------------------------
+    def copies_from(self, source: Driver) -> bool:
+        """Whether the source is in the same store."""
+        return isinstance(source, ObjectStoreDriver) and self.bucket.copies_from(source.bucket)
+
+    def versions(self, keys: Sequence[str]) -> dict[str, Fingerprint]:
+        """Return versions that can be copied on the server's side; see `drivers.object_versions`. Raises: NodeMissing."""
+        names = {}
+        for key in keys:
+            with suppress(InvalidKey):  # whoever acts on it will say so
+                names[self._name(key)] = key
+        try:
+            found = versions_of(self.bucket, names)
+        except BucketError as exc:
+            raise node_error(self.node_id, exc, "look at objects") from exc
+        return {names[name]: version for name, version in found.items()}
+
+    def copy_from(self, source: Driver, key: str, version: Fingerprint) -> Fingerprint:
+        """Copy one version to the same key here, never overwriting; see `ServerSide.copy_from`."""
+        if not isinstance(source, ObjectStoreDriver):
+            msg = f"node {source.node_id!r} is in no store"
+            raise TypeError(msg)
+        name, origin = self._name(key), source._name(key)  # noqa: SLF001  of our own kind
+        try:
+            etag = self.bucket.copy(
+                origin,
+                name,
+                etag=version.etag,
+                size_bytes=version.size_bytes,
+                new=True,
+                source_bucket=source.bucket.name,
+            )
+        except NotThere as exc:
+            raise SourceVanished(key, "nothing is at this key any more") from exc
+        except ConditionFailed as exc:
+            if not source.unchanged(key, version):
+                raise SourceChanged(key, "another version has been written to this key") from exc
+            raise TargetExists(key, "something else is at this key") from exc
+        except BucketError as exc:
+            raise target_error(self.node_id, key, exc, "copy") from exc
+        if etag != version.etag:
+            self.bucket.delete(name, etag=etag)
+            raise ChecksumMismatch(key, "the server's copy has another ETag than the original")
+        return version
 
     # -- freeing --------------------------------------------------------------------------------------------------
     def free(self, key: str, move_id: MoveId, expected: Fingerprint) -> FreeOutcome:

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from http.client import HTTPMessage
     from xml.etree.ElementTree import Element
 
+    from rebalance_tasks.drivers.bucket import Bucket
     from rebalance_tasks.drivers.s3_http import S3Endpoint
 
 #: S3 copies no more in one request; above it the copy is made of parts …
@@ -196,9 +197,15 @@ class S3Bucket:
         self._require(answer, f"delete {name!r}")
         return True
 
-    def pages(self, prefix: str) -> Iterator[Sequence[Stored]]:
+    def copies_from(self, other: Bucket) -> bool:
+        """Whether the other is at the same endpoint, for the same account."""
+        return isinstance(other, S3Bucket) and self.endpoint.same_account(other.endpoint)
+
+    def pages(self, prefix: str, *, after: str = "") -> Iterator[Sequence[Stored]]:
         """Yield pages of objects, in order of their names."""
         query = {"list-type": "2", "encoding-type": "url", "prefix": prefix}
+        if after:
+            query["start-after"] = after
         while True:
             answer = self._listing(query)
             root = answer.xml()

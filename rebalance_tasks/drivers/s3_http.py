@@ -184,6 +184,10 @@ class S3Endpoint:
         msg = f"{self.url}: {last} ({TRIES} tries)"
         raise EndpointUnreachable(msg)
 
+    def same_account(self, other: S3Endpoint) -> bool:
+        """Tell whether the other asks the same server in the same name."""
+        return self.url == other.url and self._credentials().access_key == other._credentials().access_key
+
     def _address(self, bucket: str, name: str) -> tuple[str, str]:
         path = "/" + quoted(name, safe="/")
         return (f"{bucket}.{self._host}", path) if self._virtual_hosts else (self._host, f"/{bucket}{path}")

@@ -81,10 +81,11 @@ def probe_endpoint(endpoint: S3Endpoint, bucket: str, *, prefix: str = "") -> tu
             parts=True,
             keeps_backslashes=_keeps_backslash(endpoint, bucket, names[3]),
         )
-        return able, guard or Guard.SIGNATURE
     except EndpointUnreachable as exc:
         msg = f"s3://{bucket} does not answer: {exc}"
         raise NoBucket(msg) from exc
+    else:
+        return able, guard or Guard.SIGNATURE
     finally:
         with suppress(EndpointUnreachable):
             for name in names:

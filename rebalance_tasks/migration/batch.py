@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from contextlib import suppress
 from dataclasses import replace
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, cast
 
 from rebalance_tasks.core.errors import (
     ChecksumMismatch,
@@ -27,6 +27,7 @@ from rebalance_tasks.drivers.base import FreeOutcome
 from rebalance_tasks.migration import manifests
 from rebalance_tasks.migration.control import Interrupt, SliceInterrupted
 from rebalance_tasks.migration.copying import StagedCopy
+from rebalance_tasks.migration.direct import mark_direct, same_object, spend_all
 from rebalance_tasks.migration.faults import Step, reached
 from rebalance_tasks.migration.item import REFUSALS, journal_entry, staged_path, unbooked_bytes
 from rebalance_tasks.migration.undo import unpublish
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
 
     from rebalance_tasks.core.fingerprint import Fingerprint
     from rebalance_tasks.core.ids import MoveId
+    from rebalance_tasks.drivers.base import ServerSide
     from rebalance_tasks.migration.item import BatchContext, Item
 
 #: A source that keeps changing, or a copy that never verifies, is given up after so many tries.
@@ -144,6 +146,7 @@ class Batch:
     def _stage(self) -> None:
         with self._c.source.hold():
             wanted = [item for item in self._items if item.unpublished and item.staged is None]
+            mark_direct(self._c, wanted)
             each(wanted, self._stage_one, at_once=self._lanes)
         if any(item.unpublished for item in self._items):
             self._c.target.sync()
@@ -158,6 +161,10 @@ class Batch:
 
     def _copy_aside(self, item: Item) -> None:
         move = item.move
+        if item.direct and item.copy is not None:
+            spend_all(self._c.control, move.size_bytes)
+            item.staged = item.copy.source
+            return
         item.copy = self._c.copier.stage(
             self._c.source,
             self._c.target,
@@ -243,15 +250,35 @@ class Batch:
                 if item.move.move_id in strays:
                     item.published = None
                     self._again(item, SourceChanged(item.move.key, "a folder of its key was renamed on the target"))
+        if self._stop is not None and any(item.direct and item.unpublished for item in ready):
+            self._interrupted(self._stop)
 
     def _publish_one(self, item: Item) -> None:
+        if item.direct and not self._goes_on():
+            return
         try:
             self._give_key(item)
         except RebalanceError as exc:
             self._trouble(item, exc)
 
+    def _goes_on(self) -> bool:
+        """Look at the flags before a server is told to copy; what is under way is finished."""
+        if self._stop is not None and self._stop.why is not Interrupt.DEADLINE:
+            return False
+        try:
+            self._c.control.check()
+        except SliceInterrupted as stop:
+            self._stop = stop
+            return False
+        return True
+
     def _give_key(self, item: Item) -> None:
         move, copy = item.move, item.copy
+        if item.direct and copy is not None:
+            target = cast("ServerSide", self._c.target)
+            item.published = target.copy_from(self._c.source, move.key, copy.source)
+            reached(Step.COPY)
+            return
         if copy is None or not self._c.source.unchanged(move.key, copy.source):
             raise SourceChanged(move.key, "the source changed after it was copied")
         item.published = self._c.target.publish(move.move_id, move.key, expected=item.staged)
@@ -388,7 +415,7 @@ class Batch:
         """
         entry = manifests.find(self._c.target, item.move.move_id)
         at_key = self._c.target.stat(item.move.key)
-        same = self._c.copier.same(self._c.target, item.move.key, item.copy) if item.copy and entry is None else None
+        same = same_object(self._c, item, at_key) if entry is None else None
         self._discard(item)
         if same is not None:
             item.published = same

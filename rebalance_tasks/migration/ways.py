@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from rebalance_tasks.drivers.base import Driver
-    from rebalance_tasks.migration.control import SliceControl
+    from rebalance_tasks.migration.control import Steering
     from rebalance_tasks.migration.item import BatchContext
 
 T = TypeVar("T")
@@ -36,7 +36,7 @@ def lanes(*drivers: Driver) -> int:
 class SharedControl:
     """A slice's control for several threads: one of them at a time spends, waits and looks at the flags."""
 
-    def __init__(self, control: SliceControl) -> None:
+    def __init__(self, control: Steering) -> None:
         """Share ``control``."""
         self._control = control
         self._lock = threading.Lock()

@@ -25,6 +25,7 @@ from tests.support.fleets import NodeSpec, made_up
 from tests.support.hooks import DAY_MS
 from tests.support.killing import PART_BYTES, killed
 from tests.support.places import MANIFESTS, TMP, LocalPlace, Place, S3Place
+from tests.support.weed import OTHER_KEY
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -68,7 +69,7 @@ class Case:
     prelude: tuple[Any, ...] = ()
     leave: Any = None
     sizes: dict[str, int] = field(default_factory=lambda: SIZES)
-    pairs: tuple[str, ...] = ("local-s3", "s3-local", "s3-s3")
+    pairs: tuple[str, ...] = ("local-s3", "s3-local", "s3-other")
 
     def __str__(self) -> str:
         return f"{self.step}-{self.nth}-{self.act.__name__}"
@@ -101,9 +102,18 @@ PLAIN = [
 ]
 #: Where the two sides of a pair differ most.
 EVERYWHERE = {Step.STAGE, Step.JOURNAL, Step.PUBLISH, Step.MANIFEST, Step.FREE}
-BOTH, INTO, OUT = ("s3-s3",), ("local-s3", "s3-s3"), ("s3-local",)
+#: "other" is a bucket of another account: between it and "s3" bytes go through the worker, between "s3" and "s3" they do not.
+BOTH, INTO, OUT, DIRECT = ("s3-other",), ("local-s3", "s3-other"), ("s3-local",), ("s3-s3",)
+DIRECTLY = [
+    *(Step.BEGIN, Step.JOURNAL, Step.COPY, Step.SYNC_PUBLISHED, Step.MANIFEST, Step.FLIP, Step.FREE, Step.SETTLE),
+]
 CASES = [
-    *(Case(step, pairs=("local-s3", "s3-local", "s3-s3") if step in EVERYWHERE else BOTH) for step in PLAIN),
+    *(Case(step, pairs=("local-s3", "s3-local", "s3-other") if step in EVERYWHERE else BOTH) for step in PLAIN),
+    *(Case(step, pairs=DIRECT) for step in DIRECTLY),
+    *(Case(step, nth=4, pairs=DIRECT) for step in (Step.COPY, Step.FREE)),
+    *(Case(step, WRITING, pairs=DIRECT) for step in (Step.RETRACT, Step.UNPUBLISH, Step.AGAIN)),
+    Case(Step.RECOGNISE, before=((Step.COPY, 1),), pairs=DIRECT),
+    *(Case(step, before=((Step.SYNC_PUBLISHED, 3),), sizes=ONE, pairs=DIRECT) for step in (Step.UNPUBLISH, Step.COUNT)),
     *(Case(step, nth=4, pairs=BOTH) for step in (Step.PUBLISH, Step.FREE)),
     *(Case(step, nth=nth, pairs=BOTH) for step, nth in ((Step.PART, 3), (Step.STAGE, 4), (Step.SYNC_STAGED, 1))),
     *(Case(step, WRITING, pairs=BOTH) for step in (Step.FREE, Step.RETRACT, Step.UNPUBLISH, Step.REMOVE, Step.AGAIN)),
@@ -143,7 +153,8 @@ def world(pair: str, weed: Weed, fleet_config: FleetFactory, monkeypatch: pytest
     places: dict[str, Place] = {}
     for node, kind in zip(("n1", "n2"), pair.split("-"), strict=True):
         here = tmp_path / "nodes" / node
-        places[node] = LocalPlace(here) if kind == "local" else S3Place(weed.bucket(), "its/prefix", weed.options())
+        options = weed.options(access_key=OTHER_KEY) if kind == "other" else weed.options()
+        places[node] = LocalPlace(here) if kind == "local" else S3Place(weed.bucket(), "its/prefix", options)
     nodes = {
         node: NodeSpec(capacity_bytes=10**9, settings={"url": place.url(), **place.settings()})
         for node, place in places.items()

@@ -25,13 +25,15 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 ACCESS_KEY, SECRET_KEY = "test-key", "test-secret"
+#: Of another account as far as anybody can tell: between the two nothing is copied on the server's side.
+OTHER_KEY = "other-key"
 #: The server asks the system for nothing but these.
 _PORTS = ("master.port", "volume.port", "filer.port", "s3.port")
 _IDENTITIES = {
     "identities": [
         {
             "name": "tests",
-            "credentials": [{"accessKey": ACCESS_KEY, "secretKey": SECRET_KEY}],
+            "credentials": [{"accessKey": key, "secretKey": SECRET_KEY} for key in (ACCESS_KEY, OTHER_KEY)],
             "actions": ["Admin", "Read", "List", "Tagging", "Write"],
         }
     ]
@@ -89,9 +91,9 @@ class Weed:
         assert answer.ok, answer
         return name
 
-    def options(self, **more: Any) -> dict[str, Any]:
+    def options(self, *, access_key: str = ACCESS_KEY, **more: Any) -> dict[str, Any]:
         """``storage_options`` of a node on this server."""
-        keys = {"access_key_id": ACCESS_KEY, "secret_access_key": SECRET_KEY}
+        keys = {"access_key_id": access_key, "secret_access_key": SECRET_KEY}
         return {"endpoint_url": self.url, "region": "us-east-1", **keys, **more}
 
     def kill(self) -> None:
