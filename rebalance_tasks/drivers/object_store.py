@@ -67,6 +67,7 @@ class ObjectStoreDriver:
         prefix: str = "",
         include: Iterable[str] = (),
         exclude: Iterable[str] = (),
+        trash: bool = True,
     ) -> None:
         """Serve the objects below ``prefix`` (no slash at its ends); nothing is asked before the first call.
 
@@ -76,12 +77,13 @@ class ObjectStoreDriver:
             prefix: of their names; the whole bucket when empty.
             include: glob patterns; when given, only keys that match one are objects.
             exclude: glob patterns; keys that match one are left alone.
+            trash: free by a copy into the trash; False deletes the copied version at once where the store can do that.
         """
         self.node_id = NodeId(node_id)
         self.bucket = bucket
         self._root = f"{prefix}/" if prefix else ""
         self._work = f"{self._root}{RESERVED}/"
-        self._trash = ObjectTrash(bucket, node_id, f"{self._work}trash/")
+        self._trash = ObjectTrash(bucket, node_id, f"{self._work}trash/", keeps=trash)
         self._passes = key_filter(include, exclude)
         #: moves that are freed for the first time, counted by the holds that say so
         self._fresh: Counter[MoveId] = Counter()

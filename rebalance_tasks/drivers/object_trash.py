@@ -26,9 +26,16 @@ if TYPE_CHECKING:
 class ObjectTrash:
     """The trash of one node."""
 
-    def __init__(self, bucket: Bucket, node_id: str, prefix: str) -> None:
-        """Keep freed objects below ``prefix``, which ends in a slash."""
-        self._bucket, self._node_id, self._prefix = bucket, node_id, prefix
+    def __init__(self, bucket: Bucket, node_id: str, prefix: str, *, keeps: bool = True) -> None:
+        """Keep freed objects below ``prefix``, which ends in a slash.
+
+        Args:
+            bucket: where.
+            node_id: whose, for errors.
+            prefix: of the trash.
+            keeps: False deletes the version that was copied at once, where the store can do just that.
+        """
+        self._bucket, self._node_id, self._prefix, self._keeps = bucket, node_id, prefix, keeps
 
     def free(self, name: str, key: str, move_id: MoveId, expected: Fingerprint, *, fresh: bool) -> FreeOutcome:
         """Move an object into the trash if it is still ``expected``.
@@ -41,7 +48,7 @@ class ObjectTrash:
             fresh: nothing was ever freed under this move.
         """
         try:
-            if not fresh and self._find(move_id, expected) is not None:
+            if self._keeps and not fresh and self._find(move_id, expected) is not None:
                 # An earlier attempt came as far as this, or further; another version at the key is a stranger's.
                 self._remove(name, expected)
                 return FreeOutcome.FREED
@@ -50,6 +57,8 @@ class ObjectTrash:
             raise source_error(self._node_id, key, exc, "free") from exc
 
     def _free(self, name: str, move_id: MoveId, expected: Fingerprint) -> FreeOutcome:
+        if not self._keeps and self._bucket.capabilities.deletes_version:
+            return self._delete(name, expected)
         aside = self._name(move_id, expected)
         try:
             self._bucket.copy(name, aside, etag=expected.etag, size_bytes=expected.size_bytes, new=False)
@@ -62,6 +71,13 @@ class ObjectTrash:
         # A stranger's new version is at the key: the old one is nobody's any more.
         self._bucket.delete(aside)
         return FreeOutcome.CHANGED
+
+    def _delete(self, name: str, expected: Fingerprint) -> FreeOutcome:
+        try:
+            there = self._bucket.delete(name, etag=expected.etag)
+        except ConditionFailed:
+            return FreeOutcome.GONE if self._bucket.head(name) is None else FreeOutcome.CHANGED
+        return FreeOutcome.FREED if there else FreeOutcome.GONE
 
     def _remove(self, name: str, expected: Fingerprint) -> bool:
         """Delete one version; False when another one is there."""

@@ -67,7 +67,14 @@ def _local_place(node: NodeDescriptor) -> tuple[str, ...]:
 
 def _open_s3(node: NodeDescriptor) -> Driver:
     bucket, prefix = open_s3_bucket(node)
-    return ObjectStoreDriver(node.node_id, bucket, prefix=prefix, include=node.include, exclude=node.exclude)
+    return ObjectStoreDriver(
+        node.node_id,
+        bucket,
+        prefix=prefix,
+        include=node.include,
+        exclude=node.exclude,
+        trash=options_of(node).free == "trash",
+    )
 
 
 def _s3_place(node: NodeDescriptor) -> tuple[str, ...]:

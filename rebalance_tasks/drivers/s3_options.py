@@ -39,6 +39,8 @@ class S3Options(Frozen):
         profile: of the shared configuration files.
         addressing_style: the bucket in the path or in the host; by default in the host at AWS only.
         allow_versions: use a bucket that keeps old versions or locks objects, where deleting frees nothing.
+        free: ``trash`` copies a source into the trash before it is deleted, ``delete`` deletes exactly the version that was
+            copied at once (where the endpoint honours the condition): half the requests, and nothing to bring back.
     """
 
     endpoint_url: str = ""
@@ -49,6 +51,7 @@ class S3Options(Frozen):
     profile: str = ""
     addressing_style: Literal["auto", "path", "virtual"] = "auto"
     allow_versions: bool = False
+    free: Literal["trash", "delete"] = "trash"
 
 
 def bucket_and_prefix(node: NodeDescriptor) -> tuple[str, str]:

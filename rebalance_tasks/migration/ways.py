@@ -6,10 +6,12 @@ them, so that the steps of a batch need not.
 
 from __future__ import annotations
 
+import os
 import threading
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from dataclasses import replace
-from typing import TYPE_CHECKING, TypeVar
+from functools import cache
+from typing import TYPE_CHECKING, Final, TypeVar
 
 from rebalance_tasks.migration.copying import Copier
 
@@ -22,6 +24,9 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+#: More requests at once made nothing faster on two cores.
+MOST_AT_ONCE: Final = 16
+
 
 def arrives_checked(target: Driver) -> bool:
     """Whether the target refuses bytes that are not what was sent, as a probe has shown: then a copy need not be read back."""
@@ -30,7 +35,7 @@ def arrives_checked(target: Driver) -> bool:
 
 def lanes(*drivers: Driver) -> int:
     """How many objects may go through a step at once between these nodes."""
-    return max(int(getattr(driver, "parallel", 1)) for driver in drivers)
+    return min(MOST_AT_ONCE, max(int(getattr(driver, "parallel", 1)) for driver in drivers))
 
 
 class SharedControl:
@@ -77,17 +82,24 @@ def each(items: Sequence[T], act: Callable[[T], object], *, at_once: int) -> Non
     Args:
         items: with what.
         act: what to do; it settles what is wrong with one object itself.
-        at_once: how many threads; 1 is the caller's own.
+        at_once: 1 stays in the caller's thread; more is `MOST_AT_ONCE` threads, for all slices of this process.
     """
     if at_once == 1 or len(items) <= 1:
         for item in items:
             act(item)
         return
-    with ThreadPoolExecutor(min(at_once, len(items))) as pool:
-        futures = [pool.submit(act, item) for item in items]
-        wait(futures, return_when=FIRST_EXCEPTION)
-        for future in futures:
-            future.cancel()
+    pool = _pool(os.getpid())
+    futures = [pool.submit(act, item) for item in items]
+    wait(futures, return_when=FIRST_EXCEPTION)
+    for future in futures:
+        future.cancel()
+    wait(futures)
     for future in futures:
         if not future.cancelled():
             future.result()
+
+
+@cache
+def _pool(_pid: int) -> ThreadPoolExecutor:
+    """Threads that stay, since each has a connection to Redis of its own; a fork has none of its parent's."""
+    return ThreadPoolExecutor(MOST_AT_ONCE, thread_name_prefix="rebalance-lane")

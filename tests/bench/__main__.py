@@ -19,6 +19,7 @@ BENCHES: Final = {
     "listing": "bench_listing",
     "retention": "bench_retention",
     "copy": "bench_copy",
+    "stores": "bench_stores",
     "memory": "bench_memory",
     "simulate": "bench_simulate",
 }

@@ -104,12 +104,17 @@ PLAIN = [
 EVERYWHERE = {Step.STAGE, Step.JOURNAL, Step.PUBLISH, Step.MANIFEST, Step.FREE}
 #: "other" is a bucket of another account: between it and "s3" bytes go through the worker, between "s3" and "s3" they do not.
 BOTH, INTO, OUT, DIRECT = ("s3-other",), ("local-s3", "s3-other"), ("s3-local",), ("s3-s3",)
+#: "bare" frees without a trash.
+BARE = ("bare-s3",)
+OPTIONS: dict[str, dict[str, Any]] = {"other": {"access_key": OTHER_KEY}, "bare": {"free": "delete"}}
 DIRECTLY = [
     *(Step.BEGIN, Step.JOURNAL, Step.COPY, Step.SYNC_PUBLISHED, Step.MANIFEST, Step.FLIP, Step.FREE, Step.SETTLE),
 ]
 CASES = [
     *(Case(step, pairs=("local-s3", "s3-local", "s3-other") if step in EVERYWHERE else BOTH) for step in PLAIN),
     *(Case(step, pairs=DIRECT) for step in DIRECTLY),
+    *(Case(step, pairs=BARE) for step in (Step.FLIP, Step.FREE, Step.SETTLE)),
+    *(Case(step, WRITING, pairs=BARE) for step in (Step.FREE, Step.RETRACT)),
     *(Case(step, nth=4, pairs=DIRECT) for step in (Step.COPY, Step.FREE)),
     *(Case(step, WRITING, pairs=DIRECT) for step in (Step.RETRACT, Step.UNPUBLISH, Step.AGAIN)),
     Case(Step.RECOGNISE, before=((Step.COPY, 1),), pairs=DIRECT),
@@ -153,7 +158,7 @@ def world(pair: str, weed: Weed, fleet_config: FleetFactory, monkeypatch: pytest
     places: dict[str, Place] = {}
     for node, kind in zip(("n1", "n2"), pair.split("-"), strict=True):
         here = tmp_path / "nodes" / node
-        options = weed.options(access_key=OTHER_KEY) if kind == "other" else weed.options()
+        options = weed.options(**OPTIONS.get(kind, {}))
         places[node] = LocalPlace(here) if kind == "local" else S3Place(weed.bucket(), "its/prefix", options)
     nodes = {
         node: NodeSpec(capacity_bytes=10**9, settings={"url": place.url(), **place.settings()})

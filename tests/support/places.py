@@ -7,6 +7,7 @@ directory is downloaded into one first. It can be written down as text, for proc
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -112,8 +113,12 @@ class S3Place:
         return json.dumps({"bucket": self.bucket, "prefix": self.prefix, "options": self.options})
 
     @property
+    def _root(self) -> str:
+        return f"{self.prefix}/" if self.prefix else ""
+
+    @property
     def door(self) -> S3Bucket:
-        keys = Credentials(self.options["access_key_id"], self.options["secret_access_key"])
+        keys = Credentials(self.options["access_key_id"], os.path.expandvars(self.options["secret_access_key"]))
         endpoint = S3Endpoint(self.options["endpoint_url"], region="us-east-1", credentials=lambda: keys)
         return S3Bucket(endpoint, self.bucket, prefix=self.prefix)
 
@@ -124,17 +129,17 @@ class S3Place:
         return {"storage_options": self.options}
 
     def put(self, name: str, data: bytes) -> None:
-        self.door.put(f"{self.prefix}/{name}", data, {}, new=False)
+        self.door.put(f"{self._root}{name}", data, {}, new=False)
 
     def get(self, name: str) -> bytes | None:
         try:
-            return self.door.get(f"{self.prefix}/{name}", 0, 1 << 28)[1]
+            return self.door.get(f"{self._root}{name}", 0, 1 << 28)[1]
         except NotThere:
             return None
 
     def names(self, folder: str) -> list[str]:
-        found = [item.name for page in self.door.pages(f"{self.prefix}/{folder}/") for item in page]
-        return [name.removeprefix(f"{self.prefix}/") for name in found]
+        found = [item.name for page in self.door.pages(f"{self._root}{folder}/") for item in page]
+        return [name.removeprefix(f"{self._root}") for name in found]
 
     def spoil(self, name: str) -> bool:
         """A store that checks what it is sent cannot be spoiled through its door."""
@@ -142,24 +147,24 @@ class S3Place:
 
     def lose(self) -> None:
         self.put("lost-node-id", self.get(".rebalance/node-id") or b"")
-        self.door.delete(f"{self.prefix}/.rebalance/node-id")
+        self.door.delete(f"{self._root}.rebalance/node-id")
 
     def back(self) -> None:
         node_id = self.get("lost-node-id")
         if node_id is not None:
             self.put(".rebalance/node-id", node_id)
-            self.door.delete(f"{self.prefix}/lost-node-id")
+            self.door.delete(f"{self._root}lost-node-id")
 
     def mirror(self, folder: Path) -> Path:
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
         door = self.door
-        for page in door.pages(f"{self.prefix}/"):
+        for page in door.pages(f"{self._root}"):
             for item in page:
-                path = folder / item.name.removeprefix(f"{self.prefix}/")
+                path = folder / item.name.removeprefix(f"{self._root}")
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.write_bytes(door.get(item.name, 0, max(1, item.size_bytes))[1])
-        for number, upload in enumerate(door.uploads(f"{self.prefix}/")):
+        for number, upload in enumerate(door.uploads(f"{self._root}")):
             path = folder / TMP / f"{Path(upload.name).name}.upload-{number}"
             path.parent.mkdir(parents=True, exist_ok=True)
             path.touch()
