@@ -8,11 +8,9 @@ refused when the node is looked at, not found out in the middle of a job.
 
 from __future__ import annotations
 
-import json
 import threading
 from collections import Counter
 from contextlib import suppress
-from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
@@ -30,11 +28,12 @@ from rebalance_tasks.core.ids import MoveId, NodeId
 from rebalance_tasks.core.keys import MAX_KEY_BYTES, RESERVED, is_reserved, validate_key
 from rebalance_tasks.drivers.base import Fingerprint, FreeOutcome, Listing, NodeHealth
 from rebalance_tasks.drivers.bucket import BucketError, ConditionFailed, NotThere
-from rebalance_tasks.drivers.local_errors import is_name, validate_name
+from rebalance_tasks.drivers.local_errors import validate_name
 from rebalance_tasks.drivers.local_listing import key_filter
 from rebalance_tasks.drivers.object_errors import node_error, source_error, target_error
-from rebalance_tasks.drivers.object_files import OFFSET, ObjectSource, ObjectWriter, Partial, fingerprint_of
+from rebalance_tasks.drivers.object_files import ObjectSource, ObjectWriter, fingerprint_of
 from rebalance_tasks.drivers.object_hold import ObjectHold
+from rebalance_tasks.drivers.object_staging import ObjectStaging
 from rebalance_tasks.drivers.object_trash import ObjectTrash, same_version
 from rebalance_tasks.drivers.object_versions import versions_of
 
@@ -83,12 +82,11 @@ class ObjectStoreDriver:
         self.bucket = bucket
         self._root = f"{prefix}/" if prefix else ""
         self._work = f"{self._root}{RESERVED}/"
+        self._staging = ObjectStaging(bucket, node_id, f"{self._work}tmp/")
         self._trash = ObjectTrash(bucket, node_id, f"{self._work}trash/", keeps=trash)
         self._passes = key_filter(include, exclude)
         #: moves that are freed for the first time, counted by the holds that say so
         self._fresh: Counter[MoveId] = Counter()
-        #: moves of which an earlier attempt has left something aside
-        self._begun: set[MoveId] = set()
         self._lock = threading.Lock()
 
     @property
@@ -201,9 +199,6 @@ class ObjectStoreDriver:
         except BucketError as exc:
             raise node_error(self.node_id, exc, "ask what the store can do") from exc
 
-    def _aside(self, move_id: MoveId) -> str:
-        return f"{self._work}tmp/{validate_name(move_id, 'move id')}"
-
     # -- bursts ---------------------------------------------------------------------------------------------------
     def hold(self, fresh: Collection[MoveId] = ()) -> ObjectHold:
         """Remember which moves are fresh; a store has no folders that could be renamed."""
@@ -234,74 +229,22 @@ class ObjectStoreDriver:
     # -- copy aside, verify, publish ------------------------------------------------------------------------------
     def stage(self, move_id: MoveId, *, offset: int = 0, sparse: bool = False) -> ObjectWriter:  # noqa: ARG002  stores know no holes
         """Open the staged copy of a move, cut to ``offset`` bytes, for appending; see `Driver.stage`."""
-        name, label = self._aside(move_id), f"staged:{move_id}"
-        try:
-            begun = self._partial(name) if offset else Partial()
-            if not offset and move_id in self._begun:
-                self.discard(move_id)
-            return ObjectWriter(self.bucket, self.node_id, name, label=label, begun=begun, offset=offset)
-        except BucketError as exc:
-            raise target_error(self.node_id, label, exc, "stage a copy") from exc
-
-    def _partial(self, name: str) -> Partial:
-        """What is there of a copy that is not whole."""
-        begun = Partial()
-        if self.bucket.capabilities.parts:
-            for upload in self.bucket.uploads(name):
-                if upload.name == name:
-                    parts = [(etag, size) for _, etag, size in self.bucket.parts(name, upload.upload_id)]
-                    begun.upload_id, begun.parts = upload.upload_id, parts
-        tail = self.bucket.head(f"{name}~tail")
-        if tail is not None:
-            begun.tail_start, begun.tail_bytes = int(tail.attributes.get(OFFSET, "0")), tail.size_bytes
-        return begun
+        return self._staging.write(move_id, offset)
 
     def staged(self, move_id: MoveId) -> Fingerprint | None:
         """Fingerprint of a staged copy; one that is not whole has a size and nothing else."""
-        name = self._aside(move_id)
-        try:
-            found = self.bucket.head(name)
-            if found is not None:
-                self._begun.add(move_id)
-                return self._whole(name, fingerprint_of(found))
-            size = self._partial(name).size_bytes
-        except BucketError as exc:
-            raise node_error(self.node_id, exc, "look at a copy") from exc
-        if size:
-            self._begun.add(move_id)
-        return Fingerprint(size) if size else None
-
-    def _whole(self, name: str, found: Fingerprint) -> Fingerprint:
-        """The fingerprint that a staged copy will have once it is published: with the time that travels."""
-        attributes = self._attributes(name) if "-" in found.etag else None
-        if attributes is None:
-            return found
-        stored = self.bucket.head(name)
-        if stored is None:
-            return found
-        return fingerprint_of(replace(stored, attributes=attributes))
-
-    def _attributes(self, name: str) -> dict[str, str] | None:
-        """The attributes that an upload in parts is to have."""
-        try:
-            _, data = self.bucket.get(f"{name}~attributes", 0, 1 << 20)
-        except NotThere:
-            return None
-        return {str(key): str(value) for key, value in json.loads(data).items()}
+        return self._staging.look(move_id)
 
     def open_staged(self, move_id: MoveId) -> ObjectSource:
         """Open a staged copy for reading it back. Raises: SourceVanished, ObjectUnreadable."""
-        name = self._aside(move_id)
-        source = ObjectSource(self.bucket, self.node_id, name, f"staged:{move_id}")
-        source.fingerprint = self._whole(name, source.fingerprint)
-        return source
+        return self._staging.read(move_id)
 
     def sync(self) -> None:
         """Nothing to do: a store answers when it has what it was given."""
 
     def publish(self, move_id: MoveId, key: str, *, expected: Fingerprint | None = None) -> Fingerprint:
         """Give the staged copy its key by a copy on the server's side that never overwrites; see `Driver.publish`."""
-        name, aside = self._name(key), self._aside(move_id)
+        name, aside = self._name(key), self._staging.name(move_id)
         staged = self.staged(move_id) if expected is None else expected
         if staged is None or not staged.etag:
             message = f"nothing is staged under move {move_id!r}; it was published or discarded before"
@@ -313,51 +256,38 @@ class ObjectStoreDriver:
                 etag=staged.etag,
                 size_bytes=staged.size_bytes,
                 new=True,
-                attributes=self._attributes(aside) if "-" in staged.etag else None,
+                attributes=self._staging.attributes(aside, staged.etag),
             )
         except (ConditionFailed, NotThere) as exc:
-            self._explain(name, key, move_id, staged, expected)
+            self._explain(name, aside, key, staged, expected)
             raise TargetExists(key, "something else is at this key") from exc
         except BucketError as exc:
             raise target_error(self.node_id, key, exc, "publish") from exc
-        self._forget(move_id, parts="-" in staged.etag)
+        self._staging.forget(move_id, whole="-" not in staged.etag)
         return Fingerprint(staged.size_bytes, mtime_ns=staged.mtime_ns, etag=etag)
 
-    def _explain(self, name: str, key: str, move_id: MoveId, staged: Fingerprint, expected: Fingerprint | None) -> None:
+    def _explain(self, name: str, aside: str, key: str, staged: Fingerprint, expected: Fingerprint | None) -> None:
         """Raise what is wrong if it is the staged copy, and not the key."""
         try:
-            there, aside = self.bucket.head(name), self.bucket.head(self._aside(move_id))
+            there, copy = self.bucket.head(name), self.bucket.head(aside)
         except BucketError as exc:
             raise target_error(self.node_id, key, exc, "publish") from exc
-        if aside is None and expected is None:
-            message = f"nothing is staged under move {move_id!r}; it was published or discarded before"
+        if copy is None and expected is None:
+            message = f"nothing is staged at {aside!r}; it was published or discarded before"
             raise InvalidArgument(message)
-        if aside is None or aside.etag != staged.etag:
-            raise ChecksumMismatch(key, f"the copy staged under move {move_id!r} is not the one that was verified")
+        if copy is None or copy.etag != staged.etag:
+            raise ChecksumMismatch(key, f"the copy staged at {aside!r} is not the one that was verified")
         if there is None:
             why = "the store says that this key is taken and shows nothing there: an empty folder of a store on files?"
             raise TargetExists(key, why)
 
     def discard(self, move_id: MoveId) -> None:
         """Remove a staged copy if there is one, unfinished uploads too."""
-        self._aside(move_id)
-        self._forget(move_id, parts=True)
+        self._staging.forget(move_id, whole=False)
 
-    def _forget(self, move_id: MoveId, *, parts: bool) -> None:
-        name = self._aside(move_id)
-        try:
-            self.bucket.delete(name)
-            if parts or move_id in self._begun:
-                if self.bucket.capabilities.parts:
-                    for upload in self.bucket.uploads(name):
-                        if upload.name == name:
-                            self.bucket.abort(name, upload.upload_id)
-                for page in self.bucket.pages(f"{name}~"):
-                    for found in page:
-                        self.bucket.delete(found.name)
-        except BucketError as exc:
-            raise node_error(self.node_id, exc, "discard a copy") from exc
-        self._begun.discard(move_id)
+    def list_staged(self) -> Iterator[tuple[MoveId, Fingerprint]]:
+        """Yield the staged copies lying about, unfinished ones too."""
+        return self._staging.entries()
 
     # -- copies on the server's side ------------------------------------------------------------------------------
     def copies_from(self, source: Driver) -> bool:
@@ -427,24 +357,6 @@ class ObjectStoreDriver:
     def list_trash(self) -> Iterator[tuple[MoveId, Fingerprint, int]]:
         """Yield (move_id, fingerprint, when it was trashed in ns since the epoch)."""
         return self._trash.entries()
-
-    def list_staged(self) -> Iterator[tuple[MoveId, Fingerprint]]:
-        """Yield the staged copies lying about, unfinished ones too."""
-        folder = f"{self._work}tmp/"
-        written_ns: dict[str, int] = {}
-        try:
-            lying = [(found.name, found.modified_ns) for page in self.bucket.pages(folder) for found in page]
-            if self.bucket.capabilities.parts:
-                lying += [(upload.name, upload.begun_ns) for upload in self.bucket.uploads(folder)]
-        except BucketError as exc:
-            raise node_error(self.node_id, exc, "list copies") from exc
-        for name, at_ns in lying:
-            move_id = name.removeprefix(folder).partition("~")[0]
-            written_ns[move_id] = max(at_ns, written_ns.get(move_id, 0))
-        for move_id in sorted(filter(is_name, written_ns)):
-            whole = self.staged(MoveId(move_id))
-            partial = Fingerprint(whole.size_bytes if whole else 0, mtime_ns=written_ns[move_id])
-            yield MoveId(move_id), whole if whole is not None and whole.etag else partial
 
     # -- manifests ------------------------------------------------------------------------------------------------
     def write_manifest(self, name: str, lines: Iterable[str]) -> None:

@@ -36,7 +36,7 @@ from rebalance_tasks.store.moves import FREE_PENDING, Attempt, Settlement
 from rebalance_tasks.store.records import Freed, JournalEntry
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from rebalance_tasks.core.fingerprint import Fingerprint
     from rebalance_tasks.core.ids import MoveId
@@ -147,20 +147,25 @@ class Batch:
         with self._c.source.hold():
             wanted = [item for item in self._items if item.unpublished and item.staged is None]
             mark_direct(self._c, wanted)
-            each(wanted, self._stage_one, at_once=self._lanes)
+            self._each(wanted, self._copy_aside)
         if any(item.unpublished for item in self._items):
             self._c.target.sync()
             reached(Step.SYNC_STAGED)
 
-    def _stage_one(self, item: Item) -> None:
-        self._c.control.check()
-        try:
-            self._copy_aside(item)
-        except RebalanceError as exc:
-            self._trouble(item, exc)
+    def _each(self, items: Sequence[Item], act: Callable[[Item], None]) -> None:
+        """Carry each item through a step; what is wrong with one object is that object's trouble."""
+
+        def one(item: Item) -> None:
+            try:
+                act(item)
+            except RebalanceError as exc:
+                self._trouble(item, exc)
+
+        each(items, one, at_once=self._lanes)
 
     def _copy_aside(self, item: Item) -> None:
         move = item.move
+        self._c.control.check()
         if item.direct and item.copy is not None:
             spend_all(self._c.control, move.size_bytes)
             item.staged = item.copy.source
@@ -179,17 +184,12 @@ class Batch:
 
     def _verify(self) -> None:
         wanted = [item for item in self._items if item.copy is not None and item.staged is None and item.unpublished]
-        each(wanted, self._verify_one, at_once=self._lanes)
+        self._each(wanted, self._verify_item)
         reached(Step.VERIFY)
 
-    def _verify_one(self, item: Item) -> None:
-        if item.copy is None:
-            return
-        try:
+    def _verify_item(self, item: Item) -> None:
+        if item.copy is not None:
             item.staged = self._verified(item, item.copy)
-        except RebalanceError as exc:
-            self._trouble(item, exc)
-        else:
             item.resize()
 
     def _verified(self, item: Item, copy: StagedCopy) -> Fingerprint:
@@ -244,7 +244,7 @@ class Batch:
         try:
             with self._c.source.hold(), self._c.target.hold() as hold:
                 strays = hold.strays
-                each(ready, self._publish_one, at_once=self._lanes)
+                self._each(ready, self._give_key)
         finally:
             for item in ready if strays else ():
                 if item.move.move_id in strays:
@@ -252,14 +252,6 @@ class Batch:
                     self._again(item, SourceChanged(item.move.key, "a folder of its key was renamed on the target"))
         if self._stop is not None and any(item.direct and item.unpublished for item in ready):
             self._interrupted(self._stop)
-
-    def _publish_one(self, item: Item) -> None:
-        if item.direct and not self._goes_on():
-            return
-        try:
-            self._give_key(item)
-        except RebalanceError as exc:
-            self._trouble(item, exc)
 
     def _goes_on(self) -> bool:
         """Look at the flags before a server is told to copy; what is under way is finished."""
@@ -275,6 +267,8 @@ class Batch:
     def _give_key(self, item: Item) -> None:
         move, copy = item.move, item.copy
         if item.direct and copy is not None:
+            if not self._goes_on():
+                return
             target = cast("ServerSide", self._c.target)
             item.published = target.copy_from(self._c.source, move.key, copy.source)
             reached(Step.COPY)

@@ -269,7 +269,7 @@ def test_what_cannot_be_meant_is_refused_with_the_way_out(url: str, options: dic
 
 
 def test_a_secret_is_not_shown_by_an_error_about_it() -> None:
-    options = {"secret_access_key": ["s3cr3t"]}
+    options: dict[str, Any] = {"secret_access_key": ["s3cr3t"]}
     with pytest.raises(ConfigurationError, match="secret_access_key: Input should be a valid string") as caught:
         open_driver(node("s3://bucket", **options))
     assert "s3cr3t" not in str(caught.value)
