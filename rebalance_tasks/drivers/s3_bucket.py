@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+from dataclasses import replace
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from functools import cached_property
@@ -20,7 +21,7 @@ from rebalance_tasks.drivers import bucket as buckets
 from rebalance_tasks.drivers.bucket import STANDARD_ATTRIBUTES, Capabilities, Stored, Upload
 from rebalance_tasks.drivers.s3_http import Answer, EndpointUnreachable, child_text
 from rebalance_tasks.drivers.s3_probe import Guard, guard_header, probe_endpoint
-from rebalance_tasks.drivers.s3_signing import quoted
+from rebalance_tasks.drivers.s3_signing import query_text, quoted
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -112,7 +113,15 @@ class S3Bucket:
         if tells and hashlib.md5(answer.body, usedforsecurity=False).hexdigest() != found.etag:
             msg = f"{self.url}: {name!r} arrived with other bytes than its ETag says"
             raise buckets.BadBytes(msg)
+        if offset == 0 and answer.headers.get("x-amz-tagging-count"):
+            found = replace(found, attributes={**found.attributes, "tags": self._tags(name)})
         return found, answer.body
+
+    def _tags(self, name: str) -> str:
+        """Tags as a query string, which is how they are written."""
+        answer = self._ask("GET", name, query={"tagging": ""})
+        self._require(answer, f"read the tags of {name!r}")
+        return query_text({child_text(tag, "Key"): child_text(tag, "Value") for tag in answer.xml().iter("Tag")})
 
     def put(self, name: str, data: bytes, attributes: Mapping[str, str], *, new: bool) -> str:
         """Write an object in one step; its hash is signed, and so checked."""
