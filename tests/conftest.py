@@ -11,6 +11,7 @@ import redis
 from rebalance_tasks.core.errors import ServerUnavailable
 from rebalance_tasks.embedded import EmbeddedServer, start_server
 from tests.support.fleets import Content, Fleet, NodeSpec, write_fleet
+from tests.support.sftp import Sftp, sftp_server
 from tests.support.weed import Weed, weed_server
 from tests.support.workers import ProcessFactory
 
@@ -52,6 +53,13 @@ def redis_client(redis_url: str) -> Iterator[redis.Redis]:
 def weed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Weed]:
     """A real S3 server for this test process alone, on free ports."""
     with weed_server(tmp_path_factory.mktemp("weed")) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def sftp(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sftp]:
+    """A real SFTP server for this test process alone, on a free port."""
+    with sftp_server(tmp_path_factory.mktemp("sftp")) as server:
         yield server
 
 
