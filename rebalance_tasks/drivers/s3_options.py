@@ -7,12 +7,13 @@ container, instance). They are held by what signs and shown nowhere: an error he
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final, Literal
-from urllib.parse import unquote, urlsplit
+from urllib.parse import urlsplit
 
 from pydantic import SecretStr, ValidationError
 
 from rebalance_tasks.core.errors import ConfigurationError
 from rebalance_tasks.core.models import Frozen
+from rebalance_tasks.drivers.places import bucket_and_prefix
 from rebalance_tasks.drivers.s3_bucket import S3Bucket
 from rebalance_tasks.drivers.s3_http import S3Endpoint
 from rebalance_tasks.drivers.s3_signing import Credentials
@@ -52,20 +53,6 @@ class S3Options(Frozen):
     addressing_style: Literal["auto", "path", "virtual"] = "auto"
     allow_versions: bool = False
     free: Literal["trash", "delete"] = "trash"
-
-
-def bucket_and_prefix(node: NodeDescriptor) -> tuple[str, str]:
-    """Return bucket and prefix of an ``s3://bucket/prefix`` URL (or one of another store). Raises: ConfigurationError."""
-    parts = urlsplit(node.url)
-    prefix = unquote(parts.path).strip("/")
-    bad = not parts.netloc or any(part in {"", ".", ".."} for part in prefix.split("/") if prefix)
-    if bad or parts.query or parts.fragment:
-        message = (
-            f"node {node.node_id!r}: url {node.url!r} names no place; write {parts.scheme}://bucket or "
-            f"{parts.scheme}://bucket/some/prefix ('?' and '#' as %3F and %23)"
-        )
-        raise ConfigurationError(message)
-    return parts.netloc, prefix
 
 
 def options_of(node: NodeDescriptor) -> S3Options:

@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
 #: Requests of so many objects are in flight at once on one connection.
 PARALLEL: Final = 16
-_TMP: Final = f"{RESERVED}/tmp"
+_TMP: Final = f"{RESERVED}/tmp"  # noqa: S108  below our own folder
 _FOLDERS: Final = ("tmp", "manifests", "trash", "kept")
 _NS: Final = 10**9
 

@@ -53,8 +53,9 @@ class Batch:
     def __init__(self, context: BatchContext, items: Sequence[Item], *, number: int) -> None:
         """Bind the items; ``number`` names the batch within its slice."""
         self._c = for_lanes(context)
-        self._lanes = lanes(context.source, context.target)
         self._items = list(items)
+        mean = sum(item.move.size_bytes for item in items) / max(1, len(items))
+        self._lanes = lanes(context.source, context.target, mean_bytes=mean)
         self._number = number
         self._stop: SliceInterrupted | None = None
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import os
 import threading
-from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from collections import deque
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import replace
 from functools import cache
 from typing import TYPE_CHECKING, Final, TypeVar
@@ -26,6 +27,9 @@ T = TypeVar("T")
 
 #: More requests at once made nothing faster on two cores.
 MOST_AT_ONCE: Final = 16
+#: Of objects that take their time by their bytes, and not by round trips, more at once only get in each other's way.
+MOST_LARGE_AT_ONCE: Final = 4
+LARGE_BYTES: Final = 256 * 1024
 
 
 def arrives_checked(target: Driver) -> bool:
@@ -33,8 +37,10 @@ def arrives_checked(target: Driver) -> bool:
     return bool(getattr(target, "checks_writes", False))
 
 
-def lanes(*drivers: Driver) -> int:
-    """How many objects may go through a step at once between these nodes."""
+def lanes(*drivers: Driver, mean_bytes: float = 0) -> int:
+    """How many objects of so many bytes may go through a step at once between these nodes."""
+    if mean_bytes > LARGE_BYTES:
+        return min(MOST_LARGE_AT_ONCE, lanes(*drivers))
     return min(MOST_AT_ONCE, max(int(getattr(driver, "parallel", 1)) for driver in drivers))
 
 
@@ -77,26 +83,36 @@ def for_lanes(context: BatchContext) -> BatchContext:
 
 
 def each(items: Sequence[T], act: Callable[[T], object], *, at_once: int) -> None:
-    """Do something with each item, some of them at once; the first error ends it when those under way have ended.
+    """Do something with each item, some of them at once; after an error no further one is begun.
 
     Args:
         items: with what.
         act: what to do; it settles what is wrong with one object itself.
-        at_once: 1 stays in the caller's thread; more is `MOST_AT_ONCE` threads, for all slices of this process.
+        at_once: how many threads; 1 is the caller's own.
     """
     if at_once == 1 or len(items) <= 1:
         for item in items:
             act(item)
         return
+    pending = deque(items)
+
+    def run() -> None:
+        while pending:
+            try:
+                item = pending.popleft()
+            except IndexError:  # another one was quicker
+                return
+            try:
+                act(item)
+            except BaseException:
+                pending.clear()
+                raise
+
     pool = _pool(os.getpid())
-    futures = [pool.submit(act, item) for item in items]
-    wait(futures, return_when=FIRST_EXCEPTION)
-    for future in futures:
-        future.cancel()
+    futures = [pool.submit(run) for _ in range(min(at_once, len(items)))]
     wait(futures)
     for future in futures:
-        if not future.cancelled():
-            future.result()
+        future.result()
 
 
 @cache

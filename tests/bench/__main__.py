@@ -20,6 +20,7 @@ BENCHES: Final = {
     "retention": "bench_retention",
     "copy": "bench_copy",
     "stores": "bench_stores",
+    "sftp": "bench_sftp",
     "memory": "bench_memory",
     "simulate": "bench_simulate",
 }

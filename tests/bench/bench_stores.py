@@ -120,7 +120,7 @@ def _case(binary: str, weed: Weed, count: int, size: int, *, streamed: bool, rou
         with worlds.world(nodes, options=options, concurrency=PROCESSES):
             rebalancer = Rebalancer()
             rebalancer.adopt()
-            samples.ours.append(_job(rebalancer, keys, size))
+            samples.ours.append(move_all(rebalancer, keys, size))
         best: tuple[float, float, tuple[int, int]] | None = None
         for one in settings:
             again, target = weed.bucket(), weed.bucket()
@@ -153,7 +153,8 @@ def _fill(weed: Weed, bucket: str, count: int, size: int) -> list[str]:
     return keys
 
 
-def _job(rebalancer: Rebalancer, keys: Sequence[str], size: int) -> float:
+def move_all(rebalancer: Rebalancer, keys: Sequence[str], size: int) -> float:
+    """Move objects of one size from a to b; return the seconds from start to final status."""
     moves = tuple(RebalanceMove(object_key=key, source_node="a", target_node="b", size_bytes=size) for key in keys)
     plan = RebalancePlan(
         plan_id=f"bench-{uuid.uuid4().hex[:8]}", fleet="test", moves=moves, estimated_egress_bytes=size * len(keys)

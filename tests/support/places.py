@@ -102,6 +102,23 @@ class LocalPlace:
 
 
 @dataclass(frozen=True)
+class SftpPlace(LocalPlace):
+    """A directory of this machine, reached through a server."""
+
+    port: int = 0
+    options: dict[str, Any] = field(default_factory=dict, hash=False)
+
+    def __str__(self) -> str:
+        return json.dumps({"root": str(self.root), "port": self.port, "options": self.options})
+
+    def url(self) -> str:
+        return f"sftp://127.0.0.1:{self.port}{self.root}"
+
+    def settings(self) -> dict[str, Any]:
+        return {"storage_options": self.options}
+
+
+@dataclass(frozen=True)
 class S3Place:
     """A prefix of a bucket; ``options`` are the node's ``storage_options``."""
 
@@ -174,4 +191,7 @@ class S3Place:
 def place_of(text: str) -> Place:
     """Read what ``str(place)`` wrote."""
     data = json.loads(text)
-    return LocalPlace(Path(data["root"])) if "root" in data else S3Place(**data)
+    if "bucket" in data:
+        return S3Place(**data)
+    root = Path(data.pop("root"))
+    return SftpPlace(root, **data) if data else LocalPlace(root)
