@@ -62,10 +62,12 @@ class SftpSource:
 
     def _fetch(self) -> None:
         offset = self._position
+        # A longer read is cut into requests that would all find the end.
+        length = min(WINDOW_BYTES, self.fingerprint.size_bytes - offset)
 
         async def read(client: asyncssh.SFTPClient) -> bytes:
             async with client.open(self._path, "rb") as file:
-                data: bytes = await file.read(WINDOW_BYTES, offset)
+                data: bytes = await file.read(length, offset)
                 return data
 
         with translated(lambda exc: source_error(self._node_id, self._key, exc, "read")):
@@ -153,9 +155,10 @@ class SftpWriter:
 
 
 async def apply(file: Any, metadata: ObjectMetadata) -> None:  # noqa: ANN401  asyncssh's file of any text kind
-    """Give an open file its mode and, last, its times."""
-    if metadata.mode is not None:
-        await file.chmod(metadata.mode)
+    """Give an open file its mode and its times, by one request."""
+    attrs = asyncssh.SFTPAttrs(permissions=metadata.mode)
     if metadata.mtime_ns is not None:
         atime_ns = metadata.mtime_ns if metadata.atime_ns is None else metadata.atime_ns
-        await file.utime(ns=(atime_ns, metadata.mtime_ns))
+        attrs.atime, attrs.atime_ns = divmod(atime_ns, _NS)
+        attrs.mtime, attrs.mtime_ns = divmod(metadata.mtime_ns, _NS)
+    await file.setstat(attrs)
