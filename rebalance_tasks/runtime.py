@@ -164,7 +164,7 @@ class Runtime:
             copier=Copier(control),
             control=control,
             budgets=self._budgets(lease.capacities.get(group.target)),
-            cost_nano=lambda size: int(size * per_gb),
+            cost_nano=(lambda size: int(size * per_gb)) if per_gb else lambda _: 0,
             now=lambda: _from_ms(lease.now_ms + int((time.monotonic() - begun) * 1000)),
             validate=options.validate_checksums,
             forwarding_ttl_ms=_ms(options.forwarding_ttl) if options.enable_read_forwarding else 0,

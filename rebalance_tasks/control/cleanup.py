@@ -141,33 +141,37 @@ def _durable(context: FleetContext) -> bool:
 
 
 def _purge_due(context: FleetContext, report: CleanupReport) -> None:
-    for move_id, record in context.trash.due(limit=LIMIT):
-        try:
-            driver = context.driver(record.node)
-            driver.check_identity()
-            expected = Fingerprint.from_json(record.fingerprint)
-            gone = driver.purge(MoveId(move_id), expected)
-            reached(Step.PURGE)
-        except RebalanceError as exc:
-            log.warning("trash.postponed", move_id=move_id, node=record.node, error=str(exc))
-            context.trash.postpone(move_id, delay_ms=POSTPONE_MS)
-            continue
-        if gone:
-            context.trash.purged(move_id, record)
-            reached(Step.PURGED)
-            report.purged += 1
-        else:
-            log.warning("trash.changed", move_id=move_id, node=record.node, object_key=record.key)
-            context.trash.postpone(move_id, delay_ms=POSTPONE_MS)
+    for due in context.trash.due(limit=LIMIT):
+        left = [move_id for move_id, record in due.records.items() if not _purge(context, move_id, record)]
+        context.trash.purged(due, left=left, delay_ms=POSTPONE_MS)
+        reached(Step.PURGED)
+        report.purged += len(due.records) - len(left)
+
+
+def _purge(context: FleetContext, move_id: MoveId, record: TrashRecord) -> bool:
+    """Delete one freed source for good; False when it must be looked at again later."""
+    try:
+        driver = context.driver(record.node)
+        driver.check_identity()
+        gone = driver.purge(move_id, Fingerprint.from_json(record.fingerprint))
+        reached(Step.PURGE)
+    except RebalanceError as exc:
+        log.warning("trash.postponed", move_id=move_id, node=record.node, error=str(exc))
+        return False
+    if not gone:
+        log.warning("trash.changed", move_id=move_id, node=record.node, object_key=record.key)
+    return gone
 
 
 def _free_late(context: FleetContext, report: CleanupReport) -> None:
     """Free sources whose node could not be reached when their move was committed."""
+    context.locations.spread_frees(active=context.jobs.active())
     pending = list(context.locations.pending_frees().items())[:LIMIT]
     # Asked after: what is pending for a job that started in between is that job's own to free.
     active = context.jobs.active()
     pending = [(place, move_id) for place, move_id in pending if job_of(move_id) != active]
     entries = entries_of(context, {move_id for _, move_id in pending})
+    on_record = context.trash.known_ids() if pending else set()
     for (node, key), move_id in pending:
         entry = entries.get(move_id)
         if entry is None:
@@ -185,7 +189,7 @@ def _free_late(context: FleetContext, report: CleanupReport) -> None:
         if outcome is FreeOutcome.CHANGED:
             log.warning("free.left", node=node, object_key=key, move_id=move_id, why="it was written to")
             continue
-        if outcome is FreeOutcome.FREED and not context.trash.known(move_id):
+        if outcome is FreeOutcome.FREED and move_id not in on_record:
             record = TrashRecord(node=node, key=key, size=copied.size_bytes, fingerprint=copied.to_json())
             context.trash.add(move_id, record, delay_ms=purge_delay_ms(context))
             reached(Step.TRASH_LATE)

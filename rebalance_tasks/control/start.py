@@ -7,6 +7,7 @@ nothing. `start` twice with one job id is one job (invariant 3).
 from __future__ import annotations
 
 from collections import Counter, defaultdict
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Final
 
 from pydantic import TypeAdapter, ValidationError
@@ -24,6 +25,7 @@ from rebalance_tasks.telemetry import get_logger
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from contextlib import AbstractContextManager
 
     from rebalance_tasks.control.context import FleetContext
     from rebalance_tasks.core.models import NodeDescriptor, RebalanceJob, RebalanceMove
@@ -67,6 +69,7 @@ def start_job(
         raise InvalidArgument(msg)
     validate_roots(context.settings.nodes)
     adopt(context)
+    context.locations.spread_frees(active=context.jobs.active())
     job = _freeze(context, plan, job_id=job_id, requested_by=requested_by)
     if context.jobs.create(job):
         log.info("job.created", job_id=job_id, plan_id=plan_id, moves=len(job.states), groups=len(job.groups))
@@ -114,14 +117,15 @@ def _freeze(context: FleetContext, plan: RebalancePlan, *, job_id: str, requeste
     for number, (source, target) in enumerate(pairs):
         moves = by_pair[source, target]
         offset = len(states)
-        for move in moves:
-            why = _stale(context, nodes, move, fresh=fresh, seen=seen)
-            seen.add(move.object_key)
-            states.append(MoveState.SKIPPED if why else MoveState.PENDING)
-            if why:
-                skipped[f"{STALE}_{why}"] += 1
-            else:
-                total_bytes += move.size_bytes
+        with _looked_at(context, nodes, source, fresh=fresh):
+            for move in moves:
+                why = _stale(context, nodes, move, fresh=fresh, seen=seen)
+                seen.add(move.object_key)
+                states.append(MoveState.SKIPPED if why else MoveState.PENDING)
+                if why:
+                    skipped[f"{STALE}_{why}"] += 1
+                else:
+                    total_bytes += move.size_bytes
         left = states[offset:].count(MoveState.PENDING)
         if left:
             record = _record(nodes, f"g{number:04d}", moves, offset=offset)
@@ -197,13 +201,23 @@ def _stale(
     if move.object_key in seen:
         return "duplicate"
     try:
-        validate_key(move.object_key)
-        return "" if fresh else _moved_on(context, move)
+        return _moved_on(context, move, fresh=fresh)
     except RebalanceError as exc:
         return exc.cause
 
 
-def _moved_on(context: FleetContext, move: RebalanceMove) -> str:
+def _looked_at(
+    context: FleetContext, nodes: Mapping[str, NodeDescriptor], node_id: str, *, fresh: bool
+) -> AbstractContextManager[object]:
+    """Keep the folders of a node open while each of its objects is looked at, as of a plan that is not fresh they are."""
+    return nullcontext() if fresh or node_id not in nodes else context.driver(node_id).hold()
+
+
+def _moved_on(context: FleetContext, move: RebalanceMove, *, fresh: bool) -> str:
+    if fresh:
+        validate_key(move.object_key)
+        return ""
+    # A driver refuses by itself what can be no key.
     found = context.driver(move.source_node).stat(move.object_key)
     if found is None:
         return "source_gone"

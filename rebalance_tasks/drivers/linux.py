@@ -64,7 +64,11 @@ class _OpenHow(ctypes.Structure):
 
 @cache
 def _libc() -> ctypes.CDLL:
-    return ctypes.CDLL(None, use_errno=True)
+    libc = ctypes.CDLL(None, use_errno=True)
+    if hasattr(libc, "renameat2"):
+        # With the types at hand ctypes takes half the time for a call.
+        libc.renameat2.argtypes = (ctypes.c_int, ctypes.c_char_p, ctypes.c_int, ctypes.c_char_p, ctypes.c_uint)
+    return libc
 
 
 def _error(number: int, path: str) -> OSError:

@@ -80,6 +80,11 @@ class LocalDriver:
         """The root's absolute path, symbolic links resolved."""
         return self._tree.root
 
+    @property
+    def tree(self) -> LocalTree:
+        """What its calls stand on, for `drivers.local_burst`."""
+        return self._tree
+
     # -- the node itself ------------------------------------------------------------------------------------------
     def probe(self) -> NodeHealth:
         """Look at the root without changing it. Raises: NodeMissing, NodeNotWritable."""

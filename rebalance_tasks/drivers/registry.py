@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING, Final
 from urllib.parse import unquote, urlsplit
 
 from rebalance_tasks.core.errors import ConfigurationError
+from rebalance_tasks.drivers.burst import NoBurst
 from rebalance_tasks.drivers.local import LocalDriver
+from rebalance_tasks.drivers.local_burst import LocalBurst
 from rebalance_tasks.drivers.object_store import ObjectStoreDriver
 from rebalance_tasks.drivers.places import bucket_and_prefix, sftp_place
 from rebalance_tasks.drivers.s3_options import endpoint_of, open_s3_bucket, options_of
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
 
     from rebalance_tasks.core.models import NodeDescriptor
     from rebalance_tasks.drivers.base import Driver
+    from rebalance_tasks.drivers.burst import Burst
 
 #: Hosts that a file URL may name: this one.
 _THIS_HOST: Final = frozenset({"", "localhost"})
@@ -124,6 +127,14 @@ def _scheme(node: NodeDescriptor) -> _Scheme:
 def open_driver(node: NodeDescriptor) -> Driver:
     """Return the driver that serves a node; it opens nothing before its first call. Raises: ConfigurationError."""
     return _scheme(node).open(node)
+
+
+def burst(source: Driver, target: Driver, *, objects: int) -> Burst:
+    """Return the fastest way for up to so many fresh objects between two nodes."""
+    if not (isinstance(source, LocalDriver) and isinstance(target, LocalDriver)) or objects < 2:  # noqa: PLR2004  one is no burst
+        return NoBurst()
+    # Without syncfs each copy is synced when it is finished, which its own writer does.
+    return NoBurst() if target.tree.calls.syncfs is None else LocalBurst(source.tree, target.tree, objects=objects)
 
 
 def validate_roots(nodes: Iterable[NodeDescriptor]) -> None:

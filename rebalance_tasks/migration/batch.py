@@ -24,16 +24,17 @@ from rebalance_tasks.core.errors import (
 )
 from rebalance_tasks.core.states import MoveState
 from rebalance_tasks.drivers.base import FreeOutcome
+from rebalance_tasks.drivers.registry import burst
 from rebalance_tasks.migration import manifests
 from rebalance_tasks.migration.control import Interrupt, SliceInterrupted
 from rebalance_tasks.migration.copying import StagedCopy
 from rebalance_tasks.migration.direct import mark_direct, same_object, spend_all
 from rebalance_tasks.migration.faults import Step, reached
-from rebalance_tasks.migration.item import REFUSALS, journal_entry, staged_path, unbooked_bytes
+from rebalance_tasks.migration.item import REFUSALS, attempt, journal_entry, journal_row, staged_path
 from rebalance_tasks.migration.undo import unpublish
 from rebalance_tasks.migration.ways import arrives_checked, each, for_lanes, lanes
-from rebalance_tasks.store.moves import FREE_PENDING, Attempt, Settlement
-from rebalance_tasks.store.records import Freed, JournalEntry
+from rebalance_tasks.store.moves import FREE_PENDING, Settlement
+from rebalance_tasks.store.records import Freed, JournalEntry, Part
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -69,6 +70,11 @@ class Batch:
         """
         self._recognise()
         self._begin()
+        small = sum(item.fresh and item.unpublished for item in self._items)
+        with burst(self._c.source, self._c.target, objects=small) as self._burst:
+            return self._run()
+
+    def _run(self) -> int:
         try:
             self._stage()
             self._verify()
@@ -131,12 +137,12 @@ class Batch:
         fresh = [item for item in self._items if item.unpublished]
         if not fresh:
             return
-        attempts: list[Attempt] = []
-        for item in fresh:
-            egress = unbooked_bytes(item)
-            item.entry = journal_entry(item, running=True, booked=item.move.size_bytes)
-            attempts.append(Attempt(item.move, item.entry, egress_bytes=egress, cost_nano=self._c.cost_nano(egress)))
-        codes = self._c.store.begin(attempts, budgets=self._c.budgets, day=self._c.now().strftime("%Y-%m-%d"))
+        codes = self._c.store.begin(
+            [attempt(item, self._c.cost_nano) for item in fresh],
+            budgets=self._c.budgets,
+            day=self._c.now().strftime("%Y-%m-%d"),
+            fresh=all(item.fresh for item in fresh),
+        )
         reached(Step.BEGIN)
         for item, code in zip(fresh, codes, strict=True):
             if code != "ok":
@@ -145,10 +151,20 @@ class Batch:
                 self._end(item, state, code, REFUSALS[code])
 
     def _stage(self) -> None:
+        todo = [item for item in self._items if item.unpublished and item.staged is None]
+        most = self._c.control.chunk_bytes
         with self._c.source.hold():
-            wanted = [item for item in self._items if item.unpublished and item.staged is None]
-            mark_direct(self._c, wanted)
-            self._each(wanted, self._copy_aside)
+            mark_direct(self._c, todo)
+            copies = self._burst.stage(
+                (
+                    (item.move.key, item.move.move_id, item.move.size_bytes)
+                    if item.fresh and item.move.size_bytes <= most
+                    else None
+                    for item in todo
+                ),
+                self._c.control.spend,
+            )
+            self._each(todo, lambda item: self._copy_aside(item, next(copies)))
         if any(item.unpublished for item in self._items):
             self._c.target.sync()
             reached(Step.SYNC_STAGED)
@@ -164,12 +180,21 @@ class Batch:
 
         each(items, one, at_once=self._lanes)
 
-    def _copy_aside(self, item: Item) -> None:
+    def _copy_aside(self, item: Item, copied: tuple[Fingerprint, str] | None) -> None:
+        if copied is None:
+            self._c.control.check()
+            self._copy_alone(item)
+        else:
+            source, digest = copied
+            item.copy = StagedCopy(source, [Part(source.size_bytes, digest)])
+            self._c.copier.copied_bytes += source.size_bytes
+        reached(Step.STAGE, lambda: staged_path(self._c.target, item.move.move_id))
+
+    def _copy_alone(self, item: Item) -> None:
         move = item.move
-        self._c.control.check()
-        if item.direct and item.copy is not None:
+        if item.direct:
             spend_all(self._c.control, move.size_bytes)
-            item.staged = item.copy.source
+            item.staged = item.whole_copy.source
             return
         item.copy = self._c.copier.stage(
             self._c.source,
@@ -181,20 +206,21 @@ class Batch:
             progress=lambda copy: self._journal_parts(item, copy),
             fresh=item.fresh,
         )
-        reached(Step.STAGE, lambda: staged_path(self._c.target, move.move_id))
 
     def _verify(self) -> None:
-        wanted = [item for item in self._items if item.copy is not None and item.staged is None and item.unpublished]
-        self._each(wanted, self._verify_item)
+        todo = [item for item in self._items if item.copy and item.staged is None and item.unpublished]
+        read = self._burst.read_back(item.read_back if self._c.validate else None for item in todo)
+        self._each(todo, lambda item: self._verify_item(item, next(read)))
         reached(Step.VERIFY)
 
-    def _verify_item(self, item: Item) -> None:
-        if item.copy is not None:
-            item.staged = self._verified(item, item.copy)
-            item.resize()
+    def _verify_item(self, item: Item, read: Fingerprint | None) -> None:
+        self._c.control.check()
+        item.staged = read or self._verified(item)
+        item.resize()
 
-    def _verified(self, item: Item, copy: StagedCopy) -> Fingerprint:
+    def _verified(self, item: Item) -> Fingerprint:
         """Fingerprint of the very file that was read back, or whose bytes were checked when they arrived."""
+        copy = item.whole_copy
         if self._c.validate and not arrives_checked(self._c.target):
             return self._c.copier.verify(self._c.target, item.move.key, item.move.move_id, copy)
         staged = self._c.target.staged(item.move.move_id)
@@ -227,13 +253,19 @@ class Batch:
             reached(Step.PART)
 
     def _journal_staged(self) -> None:
-        ready = {
-            item.move.index: journal_entry(item, running=True)
-            for item in self._items
-            if item.unpublished and item.staged
-        }
-        self._c.store.write_journal(ready)
-        if ready:
+        rows: list[str] = []
+        entries: dict[int, JournalEntry] = {}
+        together = self._c.store.one_journal
+        for item in self._items:
+            if item.staged is None or not item.unpublished:
+                continue
+            row = journal_row(item) if together else None
+            if row is None:
+                entries[item.move.index] = journal_entry(item, running=True)
+            else:
+                rows.append(row)
+        self._c.store.write_journal(entries, rows)
+        if entries or rows:
             reached(Step.JOURNAL)
 
     # -- publish and commit ---------------------------------------------------------------------------------------
@@ -245,7 +277,13 @@ class Batch:
         try:
             with self._c.source.hold(), self._c.target.hold() as hold:
                 strays = hold.strays
-                self._each(ready, self._give_key)
+                done = self._burst.publish(
+                    (item.move.key, item.move.move_id, item.copy.source, item.staged)
+                    if item.fresh and item.copy and item.staged
+                    else None
+                    for item in ready
+                )
+                self._each(ready, lambda item: self._give_key(item, next(done)))
         finally:
             for item in ready if strays else ():
                 if item.move.move_id in strays:
@@ -254,29 +292,30 @@ class Batch:
         if self._stop is not None and any(item.direct and item.unpublished for item in ready):
             self._interrupted(self._stop)
 
-    def _goes_on(self) -> bool:
-        """Look at the flags before a server is told to copy; what is under way is finished."""
+    def _copy_directly(self, item: Item) -> None:
+        """Tell the target's server to copy, after a look at the flags; what is under way is finished."""
         if self._stop is not None and self._stop.why is not Interrupt.DEADLINE:
-            return False
+            return
         try:
             self._c.control.check()
         except SliceInterrupted as stop:
             self._stop = stop
-            return False
-        return True
-
-    def _give_key(self, item: Item) -> None:
-        move, copy = item.move, item.copy
-        if item.direct and copy is not None:
-            if not self._goes_on():
-                return
-            target = cast("ServerSide", self._c.target)
-            item.published = target.copy_from(self._c.source, move.key, copy.source)
-            reached(Step.COPY)
             return
-        if copy is None or not self._c.source.unchanged(move.key, copy.source):
+        target = cast("ServerSide", self._c.target)
+        item.published = target.copy_from(self._c.source, item.move.key, item.whole_copy.source)
+        reached(Step.COPY)
+
+    def _give_key(self, item: Item, done: bool) -> None:  # noqa: FBT001  what a burst answers
+        move, copy = item.move, item.copy
+        if item.direct:
+            self._copy_directly(item)
+            return
+        if done:
+            item.published = item.staged
+        elif copy is None or not self._c.source.unchanged(move.key, copy.source):
             raise SourceChanged(move.key, "the source changed after it was copied")
-        item.published = self._c.target.publish(move.move_id, move.key, expected=item.staged)
+        else:
+            item.published = self._c.target.publish(move.move_id, move.key, expected=item.staged)
         reached(Step.PUBLISH)
 
     def _commit(self) -> None:
@@ -304,13 +343,17 @@ class Batch:
         if not items:
             return
         with self._c.source.hold({item.move.move_id for item in items if item.fresh}) as hold:
-            each(items, self._free, at_once=self._lanes)
+            done = self._burst.free(
+                (item.move.key, item.move.move_id, item.copy.source) if item.fresh and item.copy else None
+                for item in items
+            )
+            each(items, lambda item: self._free(item, next(done)), at_once=self._lanes)
         for item in items if hold.strays else ():
             if item.move.move_id in hold.strays:
                 # Its folder was renamed while it was freed: it was put back there, and nothing is at its key.
                 self._end(item, MoveState.COMPLETED)
 
-    def _free(self, item: Item) -> None:
+    def _free(self, item: Item, freed: bool) -> None:  # noqa: FBT001  as above
         expected = item.copy.source if item.copy else None
         if expected is None:
             entry = manifests.find(self._c.target, item.move.move_id)
@@ -319,7 +362,7 @@ class Batch:
             self._end(item, MoveState.COMPLETED, FREE_PENDING, "nothing says which version of the source was copied")
             return
         try:
-            outcome = self._c.source.free(item.move.key, item.move.move_id, expected)
+            outcome = FreeOutcome.FREED if freed else self._c.source.free(item.move.key, item.move.move_id, expected)
         except ObjectUnreadable as exc:
             self._take_back(item)
             if item.here:

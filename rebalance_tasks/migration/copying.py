@@ -47,7 +47,7 @@ class StagedCopy:
 
     def __post_init__(self) -> None:
         """Sum up what an earlier attempt left."""
-        self.staged_bytes = sum(part.length for part in self.parts)
+        self.staged_bytes = sum([part.length for part in self.parts])
 
     def add(self, length: int, digest: str) -> None:
         """Note a part that is there."""

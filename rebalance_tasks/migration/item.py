@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Final
 
 from rebalance_tasks.core.states import MoveState
 from rebalance_tasks.drivers.base import RESERVED
+from rebalance_tasks.store import batches
+from rebalance_tasks.store.moves import Attempt
 from rebalance_tasks.store.records import JournalEntry
 
 if TYPE_CHECKING:
@@ -15,6 +17,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from rebalance_tasks.core.fingerprint import Fingerprint
+    from rebalance_tasks.core.ids import MoveId
     from rebalance_tasks.drivers.base import Driver
     from rebalance_tasks.migration.control import Steering
     from rebalance_tasks.migration.copying import Copier, StagedCopy
@@ -70,6 +73,23 @@ class Item:
         """Whether nothing of it can be seen on the target."""
         return self.published is None and self.settlement is None and not self.again and self.state is MoveState.PENDING
 
+    @property
+    def whole_copy(self) -> StagedCopy:
+        """The copy, of an item that has one. Raises: AssertionError."""
+        if self.copy is None:
+            msg = f"move {self.move.move_id} has no copy"
+            raise AssertionError(msg)
+        return self.copy
+
+    @property
+    def read_back(self) -> tuple[MoveId, int, str] | None:
+        """What a burst needs to read the copy back; ``None`` where it is no single part that was copied just now."""
+        copy = self.copy
+        if copy is None or not self.fresh or copy.verified or len(copy.parts) != 1:
+            return None
+        part = copy.parts[0]
+        return self.move.move_id, part.length, part.digest
+
     def resize(self) -> None:
         """Count what was copied, where the source is not the size it was planned at."""
         if self.copy is not None and self.copy.source.size_bytes != self.move.size_bytes:
@@ -124,6 +144,37 @@ def journal_entry(item: Item, *, running: bool, booked: int | None = None) -> Jo
         verified=copy.verified if copy else 0,
         staged=item.staged,
     )
+
+
+def attempt(item: Item, cost_nano: Callable[[int], int]) -> Attempt:
+    """Begin an item: give it the journal of a running attempt, and say what that takes of the budgets.
+
+    Args:
+        item: which.
+        cost_nano: of so many bytes of egress, in 10⁻⁹ of the currency.
+    """
+    size_bytes = item.move.size_bytes
+    if item.fresh:
+        # The common case, without looking for what an earlier attempt has left.
+        item.entry = JournalEntry(open=True, booked=size_bytes)
+        return Attempt(item.move, item.entry, size_bytes, cost_nano(size_bytes))
+    egress = unbooked_bytes(item)
+    item.entry = journal_entry(item, running=True, booked=size_bytes)
+    return Attempt(item.move, item.entry, egress, cost_nano(egress))
+
+
+def journal_row(item: Item) -> str | None:
+    """What the journal of its batch is to say of a staged copy; ``None`` when the item needs an entry of its own.
+
+    A row is for a first attempt that went straight through: one part, as long as the source.
+    """
+    copy, staged = item.copy, item.staged
+    if copy is None or staged is None or not item.fresh or len(copy.parts) != 1:
+        return None
+    part = copy.parts[0]
+    if part.length != copy.source.size_bytes:
+        return None
+    return batches.journal_row(item.move.index, copy.source, staged, digest=part.digest, verified=copy.verified)
 
 
 def staged_path(target: Driver, move_id: str) -> Path | None:

@@ -21,9 +21,7 @@ if TYPE_CHECKING:
 
     from rebalance_tasks.core.ids import NodeId
     from rebalance_tasks.drivers.base import Driver
-    from rebalance_tasks.migration.copying import StagedCopy
     from rebalance_tasks.migration.item import Item
-    from rebalance_tasks.store.records import MoveRecord
 
 log = get_logger(__name__)
 
@@ -52,34 +50,25 @@ class ManifestEntry(Frozen):
 
 
 def lines(items: Iterable[Item], source: NodeId, target: NodeId, at: datetime) -> Iterator[str]:
-    """Yield the line of each published item."""
+    """Yield the line of each published item: what `ManifestEntry` reads.
+
+    Written by hand: building and dumping a model costs more than publishing a small object.
+    """
+    nodes = f'"source":{text(source)},"target":{text(target)}'
+    end = f'"at":"{at.isoformat()}"}}'
     for item in items:
         if item.copy is None or item.published is None:
             msg = f"move {item.move.move_id} was published without a copy"
             raise AssertionError(msg)
-        yield line(item.move, source, target, item.copy, item.published, at)
-
-
-def line(
-    move: MoveRecord, source: NodeId, target: NodeId, copy: StagedCopy, published: Fingerprint, at: datetime
-) -> str:
-    """Return the line of one published object: what `ManifestEntry` reads.
-
-    Written by hand: building and dumping a model costs more than publishing a small object.
-    """
-    return (
-        f'{{"v":1,"move_id":{text(move.move_id)},"key":{text(move.key)},"source":{text(source)},"target":{text(target)},'
-        f'"size":{move.size_bytes},"checksum":{text(copy.checksum)},"published":{fingerprint_json(published)},'
-        f'"source_fingerprint":{fingerprint_json(copy.source)},"at":"{at.isoformat()}"}}'
-    )
-
-
-def fingerprint_json(fingerprint: Fingerprint) -> str:
-    """Return a fingerprint as JSON."""
-    return (
-        f'{{"size_bytes":{fingerprint.size_bytes},"mtime_ns":{fingerprint.mtime_ns},"inode":{fingerprint.inode},'
-        f'"device":{fingerprint.device},"etag":{text(fingerprint.etag)}}}'
-    )
+        move, copy = item.move, item.copy
+        size, mtime_ns, inode, device, etag = item.published
+        size_then, mtime_ns_then, inode_then, device_then, etag_then = copy.source
+        yield (
+            f'{{"v":1,"move_id":{text(move.move_id)},"key":{text(move.key)},{nodes},"size":{move.size_bytes},'
+            f'"checksum":{text(copy.checksum)},"published":{{"size_bytes":{size},"mtime_ns":{mtime_ns},"inode":{inode},'
+            f'"device":{device},"etag":{text(etag)}}},"source_fingerprint":{{"size_bytes":{size_then},'
+            f'"mtime_ns":{mtime_ns_then},"inode":{inode_then},"device":{device_then},"etag":{text(etag_then)}}},{end}'
+        )
 
 
 def entries(target: Driver) -> Iterator[tuple[str, ManifestEntry]]:

@@ -333,7 +333,7 @@ def _items(lease: Lease) -> deque[Item]:
     for move, state in lease.moves:
         entry = lease.journal.get(move.index)
         if entry is None:
-            (fresh if state is MoveState.PENDING else ready).append(Item(move, state))
+            (fresh if state is MoveState.PENDING else ready).append(Item(move, state, NEVER))
             continue
         if entry.open:
             entry = entry.model_copy(update={"deaths": entry.deaths + 1})

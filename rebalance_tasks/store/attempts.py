@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, cast
 
 from rebalance_tasks.core.errors import StaleLease
+from rebalance_tasks.store.batches import JOURNAL_FIELD, journal_of_batches
 from rebalance_tasks.store.records import JournalEntry, UndoRecord
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ class AttemptStore:
         self._job = keys.job(job_id)
         self._group = lease.group
         self._epoch = lease.epoch
+        self._moves = lease.moves
         self._name = f"{job_id}/{lease.group.group_id}/{lease.stretch}"
         self._lease_key = self._job.lease(lease.group.group_id, lease.stretch)
 
@@ -49,15 +51,20 @@ class AttemptStore:
         if not indices:
             return 0
         found = cast("list[bytes | None]", self._redis.client.hmget(self._job.journal, [str(i) for i in indices]))
-        args: list[Value] = [self._epoch]
+        fields = self._redis.hgetall(self._lease_key)
+        of_batches = journal_of_batches(
+            self._moves, [raw for name, raw in fields.items() if name.startswith(JOURNAL_FIELD)]
+        )
+        args: list[Value] = [self._epoch, "", ""]
         for index, raw in zip(indices, found, strict=True):
-            entry = None if raw is None else JournalEntry.model_validate_json(raw)
+            entry = of_batches.get(index) if raw is None else JournalEntry.model_validate_json(raw)
             if entry is not None and entry.open:
                 closed = entry.model_copy(update={"open": False, "deaths": max(entry.deaths, deaths[index])})
                 args += [index, closed.model_dump_json()]
-        if len(args) > 1 and self._redis.run("journal_write", [self._lease_key, self._job.journal], args) == b"stale":
+        opened = len(args) // 2 - 1
+        if opened and self._redis.run("journal_write", [self._lease_key, self._job.journal], args) == b"stale":
             raise self._stale()
-        return len(args) // 2
+        return opened
 
     def note_undo(self, move: MoveRecord, copied: Fingerprint) -> bool:
         """Leave it to the cleanup to take an unflipped copy off its target: a node cannot be reached now.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import threading
 import time
 from functools import cache
@@ -45,10 +46,17 @@ SOCKET_TIMEOUT_S: Final = 8.0
 RETRY_S: Final = 4.0
 
 
+#: A script names the helpers that it stands on; they are files below ``lua/with``.
+_WITH: Final = re.compile(r"^-- WITH (\w+)$", re.MULTILINE)
+
+
 @cache
 def script_source(name: str) -> str:
-    """Return the text of ``lua/<name>.lua``."""
-    return resources.files("rebalance_tasks.store").joinpath("lua", f"{name}.lua").read_text(encoding="utf-8")
+    """Return the text of ``lua/<name>.lua``, after the helpers that it names."""
+    folder = resources.files("rebalance_tasks.store").joinpath("lua")
+    script = folder.joinpath(f"{name}.lua").read_text(encoding="utf-8")
+    helpers = [folder.joinpath("with", f"{part}.lua").read_text(encoding="utf-8") for part in _WITH.findall(script)]
+    return "".join([*helpers, script])
 
 
 @cache

@@ -335,7 +335,16 @@ class JobStore(LeaseStore):
         group_ids = list(self._redis.hgetall(keys.groups))
         expiry = int(keep.total_seconds())
         pipe = self._redis.client.pipeline(transaction=False)
+        for group_id in group_ids:
+            pipe.hget(keys.group(group_id), "open")
+        # Only a job that was given up has stretches left; the journals of their batches lie in the leases.
+        left = [
+            keys.lease(group_id, int(stretch))
+            for group_id, stretches in zip(group_ids, pipe.execute(), strict=True)
+            for stretch in (stretches or b"").split()
+        ]
         pipe.delete(
+            *left,
             keys.journal,
             keys.queue,
             keys.held,

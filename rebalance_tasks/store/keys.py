@@ -123,7 +123,7 @@ class FleetKeys:
     def forwarding(self) -> str:  # noqa: D102
         return self.key("forwarding")
 
-    #: zset: object key by when it was last moved (ms); feeds the cooldown and tells which forwardings are old
+    #: zset: object key, or NUL and the name of a batch, by when it was last moved (ms); feeds the cooldown and tells which forwardings are old
     @property
     def moved(self) -> str:  # noqa: D102
         return self.key("moved")
@@ -138,6 +138,16 @@ class FleetKeys:
     def frees(self) -> str:  # noqa: D102
         return self.key("frees")
 
+    #: hash: "<job>/<group>/<stretch>" -> record of a batch, as in ``frees:batches``, that was moved together
+    @property
+    def moved_batches(self) -> str:  # noqa: D102
+        return self.key("moved:batches")
+
+    #: hash: "<job>/<group>/<stretch>" -> record of a batch whose sources are still to be freed
+    @property
+    def frees_batches(self) -> str:  # noqa: D102
+        return self.key("frees:batches")
+
     #: hash: move id -> JSON {source, target, key, fingerprint} of a copy to be taken off its target
     @property
     def undos(self) -> str:  # noqa: D102
@@ -148,7 +158,12 @@ class FleetKeys:
     def trash(self) -> str:  # noqa: D102
         return self.key("trash")
 
-    #: zset: move id by purge time (ms)
+    #: hash: "<job>/<group>/<stretch>" -> record of a batch whose sources are in the trash, with their fingerprints
+    @property
+    def trash_batches(self) -> str:  # noqa: D102
+        return self.key("trash:batches")
+
+    #: zset: move id, or NUL and the name of a batch, by purge time (ms)
     @property
     def trash_due(self) -> str:  # noqa: D102
         return self.key("trash:due")
@@ -236,7 +251,7 @@ class JobKeys:
         return f"{self.base}:g:{group_id}"
 
     def lease(self, group_id: str, stretch: int) -> str:
-        """Hash: epoch, owner, lease_until of a stretch that was begun and is not done."""
+        """Hash: epoch, owner, lease_until of a stretch that was begun and is not done; journals of its batches (``j:…``)."""
         return f"{self.group(group_id)}:l:{stretch}"
 
     def throttle(self, group_id: str) -> str:

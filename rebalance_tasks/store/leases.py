@@ -6,6 +6,7 @@ import json
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, cast
 
+from rebalance_tasks.store.batches import journal_of_batches
 from rebalance_tasks.store.records import GroupRecord, JournalEntry, unfinished_moves
 
 if TYPE_CHECKING:
@@ -98,7 +99,8 @@ class LeaseStore:
         code, epoch, now, *rest = self._redis.run("lease_acquire", script_keys, args)
         if not rest:
             return Lease(code.decode(), int(epoch), int(now))
-        record, capacities, stretch, first, states, packed, journal, more, room = rest
+        record, capacities, stretch, first, states, packed, journal, batches, more, room = rest
+        moves = unfinished_moves(job_id, int(first), states.decode(), packed)
         return Lease(
             code.decode(),
             int(epoch),
@@ -107,11 +109,8 @@ class LeaseStore:
             int(stretch),
             int(first),
             len(states),
-            unfinished_moves(job_id, int(first), states.decode(), packed),
-            {
-                int(index): JournalEntry.model_validate_json(entry)
-                for index, entry in zip(journal[::2], journal[1::2], strict=True)
-            },
+            moves,
+            _journal(moves, journal, batches),
             {str(node): int(value) for node, value in json.loads(capacities).items()},
             bool(more),
             bool(room),
@@ -158,3 +157,13 @@ class LeaseStore:
     def note_error(self, job_id: str, group_id: str) -> int:
         """Count an unexpected error of a group's runner; return how many there were."""
         return self._redis.client.hincrby(self._keys.job(job_id).group(group_id), "errors", 1)
+
+
+def _journal(
+    moves: Sequence[tuple[MoveRecord, MoveState]], entries: Sequence[bytes], batches: Sequence[bytes]
+) -> dict[int, JournalEntry]:
+    """What is known of the moves in flight: of those that have an entry of their own, that, else what their batch says."""
+    found = journal_of_batches(moves, batches)
+    for index, entry in zip(entries[::2], entries[1::2], strict=True):
+        found[int(index)] = JournalEntry.model_validate_json(entry)
+    return found

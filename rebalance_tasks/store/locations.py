@@ -5,10 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, TypeVar, cast
 
+from rebalance_tasks.store.batches import MARK, BatchRecord
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
-    from rebalance_tasks.store.connection import Connection
+    from rebalance_tasks.store.connection import Connection, Value
     from rebalance_tasks.store.keys import FleetKeys
 T = TypeVar("T")
 
@@ -50,7 +52,13 @@ class LocationStore:
     def last_moved(self) -> dict[str, int]:
         """Key -> when it was last moved, in ms; kept as long as the cooldown and the forwarding need it."""
         raw = cast("list[tuple[bytes, float]]", self._redis.client.zrange(self._keys.moved, 0, -1, withscores=True))
-        return {key.decode(): int(at) for key, at in raw}
+        at_of = {key.decode(): int(at) for key, at in raw}
+        batches = {name.removeprefix(MARK): at_of.pop(name) for name in list(at_of) if name.startswith(MARK)}
+        for name, record in self._batches(self._keys.moved_batches).items():
+            at = batches.get(name, 0)
+            for _, key in record.moves:
+                at_of[key] = max(at_of.get(key, 0), at)
+        return at_of
 
     def pending_frees(self) -> dict[tuple[str, str], str]:
         """(node, key) -> move id of sources that are flipped but not freed yet."""
@@ -58,11 +66,57 @@ class LocationStore:
         for field, move_id in self._redis.hgetall(self._keys.frees).items():
             node, _, key = field.partition("\0")
             result[node, key] = move_id.decode()
+        for record in self._batches(self._keys.frees_batches).values():
+            result.update(((record.node, move.key), move.move_id) for move in record.moves)
         return result
 
+    def spread_frees(self, *, active: str | None) -> int:
+        """Let sources of ended jobs that are pending as a batch be pending each by itself; return how many.
+
+        Only the job's own runners settle a batch as a whole, and a flip cancels only what is pending by itself.
+
+        Args:
+            active: the job that still runs, whose batches are left alone.
+        """
+        keys = [self._keys.frees_batches, self._keys.frees]
+        spread = 0
+        for name, raw in self._redis.hgetall(self._keys.frees_batches).items():
+            if name.partition("/")[0] == active:
+                continue
+            record = BatchRecord.read(name, raw)
+            args: list[Value] = [name, raw]
+            for move_id, key in record.moves:
+                args += [f"{record.node}\0{key}", move_id]
+            spread += len(record.moves) * int(self._redis.run("frees_spread", keys, args))
+        return spread
+
+    def _batches(self, key: str) -> dict[str, BatchRecord]:
+        return {name: BatchRecord.read(name, raw) for name, raw in self._redis.hgetall(key).items()}
+
     def expire(self, *, keep_ms: int, limit: int) -> int:
-        """Forget up to ``limit`` keys that were moved longer ago than ``keep_ms``, with their forwardings; return how many."""
-        return int(self._redis.run("forwarding_expire", [self._keys.forwarding, self._keys.moved], [limit, keep_ms]))
+        """Forget keys that were moved longer ago than ``keep_ms``, with their forwardings; return how many.
+
+        Args:
+            keep_ms: how long a moved key is remembered. A forwarding that was promised for longer is kept so long.
+            limit: most keys to look at, but for the last batch, which goes as a whole.
+        """
+        keys = [self._keys.forwarding, self._keys.moved, self._keys.moved_batches]
+        before = self._redis.now_ms() - keep_ms
+        forgotten = 0
+        single: list[str] = []
+        for member in self._redis.zrange_due(self._keys.moved, before, limit):
+            if forgotten + len(single) >= limit:
+                break
+            if not member.startswith(MARK):
+                single.append(member)
+                continue
+            name = member.removeprefix(MARK)
+            raw = self._redis.hget(self._keys.moved_batches, name)
+            of_batch = [] if raw is None else [move.key for move in BatchRecord.read(name, raw).moves]
+            forgotten += int(self._redis.run("forwarding_expire", keys, [keep_ms, name, *of_batch]))
+        for batch in _batches(single):
+            forgotten += int(self._redis.run("forwarding_expire", keys, [keep_ms, "", *batch]))
+        return forgotten
 
     # -- rebuilding -----------------------------------------------------------------------------------------------
     def place(self, places: Mapping[str, str]) -> int:
@@ -89,9 +143,12 @@ class LocationStore:
             now_ms: the time.
         """
         written = 0
+        remembered = self.last_moved()
         for batch in _batches(moved):
             live = [entry for entry in batch if entry.at_ms + forwarding_ttl_ms > now_ms] if forwarding_ttl_ms else []
-            self._redis.client.zadd(self._keys.moved, {entry.key: entry.at_ms for entry in batch}, gt=True)
+            later = {entry.key: entry.at_ms for entry in batch if entry.at_ms > remembered.get(entry.key, -1)}
+            if later:
+                self._redis.client.zadd(self._keys.moved, later, gt=True)
             if not live:
                 continue
             known = cast(

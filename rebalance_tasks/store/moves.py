@@ -8,20 +8,23 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from rebalance_tasks.core.errors import StaleLease
-from rebalance_tasks.store.records import UndoRecord
+from rebalance_tasks.core.states import MoveState
+from rebalance_tasks.store.batches import JOURNAL_FIELD, pack_journal, ranges_of, version_row
+from rebalance_tasks.store.records import Freed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from rebalance_tasks.core.fingerprint import Fingerprint
-    from rebalance_tasks.core.states import MoveState
     from rebalance_tasks.store.connection import Call, Connection, Value
     from rebalance_tasks.store.keys import FleetKeys, JobKeys
     from rebalance_tasks.store.leases import Lease
-    from rebalance_tasks.store.records import Freed, JournalEntry, MoveRecord, TrashRecord
+    from rebalance_tasks.store.records import JournalEntry, MoveRecord, TrashRecord
 
 #: No limit, in the scripts' language.
 UNLIMITED: Final = -1
+#: What a script says that a newer runner has shut out, or that takes no batch as a whole.
+STALE: Final = -1
+EACH: Final = -2
 #: Cause of a completed move whose source still stands because its node could not be reached; cleanup frees it.
 FREE_PENDING: Final = "free_pending"
 
@@ -36,9 +39,9 @@ class Budgets:
     target_bytes: int = UNLIMITED
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Attempt:
-    """A move about to be copied: what is journalled, and what it takes of the budgets.
+    """A move about to be copied: what is journalled, and what it takes of the budgets; made anew, never changed.
 
     Attributes:
         egress_bytes: still to be booked; room is reserved for the whole object.
@@ -50,9 +53,9 @@ class Attempt:
     cost_nano: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Settlement:
-    """The end of one move."""
+    """The end of one move; made anew, never changed."""
 
     move: MoveRecord
     state: MoveState
@@ -93,9 +96,22 @@ class MoveStore:
         self._lease_key = self._job.lease(lease.group.group_id, lease.stretch)
         #: under which room is reserved
         self._name = f"{job_id}/{lease.group.group_id}/{lease.stretch}"
+        #: field and ranges of the batch begun last, if it has one journal
+        self._begun: tuple[str, str] | None = None
 
-    def begin(self, attempts: Sequence[Attempt], *, budgets: Budgets, day: str) -> list[str]:
-        """Reserve room, book the budgets and journal the attempts of a batch, each move for itself.
+    @property
+    def one_journal(self) -> bool:
+        """Whether the batch begun last is journalled as one, so that `write_journal` takes rows for it."""
+        return self._begun is not None
+
+    def begin(self, attempts: Sequence[Attempt], *, budgets: Budgets, day: str, fresh: bool = False) -> list[str]:
+        """Reserve room, book the budgets and journal the attempts of a batch: as a whole if it fits, else each for itself.
+
+        Args:
+            attempts: in the order in which they are judged.
+            budgets: what may still be spent.
+            day: whose budget is booked, ``2026-01-31``.
+            fresh: none of the moves was attempted before, so that one journal does for all.
 
         Returns:
             For each attempt ``ok``, or what forbids it: ``target_full``, ``budget_egress``, ``budget_cost``,
@@ -104,6 +120,32 @@ class MoveStore:
         Raises:
             StaleLease: another runner has taken over.
         """
+        self._begun = None
+        if fresh and len(attempts) > 1:
+            indices = sorted([attempt.move.index for attempt in attempts])
+            begun = f"{JOURNAL_FIELD}{indices[0]}", ranges_of(indices)
+            entry: list[Value] = [
+                begun[0],
+                pack_journal(begun[1]),
+                sum([attempt.move.size_bytes for attempt in attempts]),
+                sum([attempt.egress_bytes for attempt in attempts]),
+                sum([attempt.cost_nano for attempt in attempts]),
+            ]
+            if self._begin(entry, budgets, day, together=True) == ["ok"]:
+                self._begun = begun
+                return ["ok"] * len(attempts)
+        entries: list[Value] = []
+        for attempt in attempts:
+            entries += [
+                attempt.move.index,
+                attempt.entry.model_dump_json(exclude_defaults=True),
+                attempt.move.size_bytes,
+                attempt.egress_bytes,
+                attempt.cost_nano,
+            ]
+        return self._begin(entries, budgets, day, together=False)
+
+    def _begin(self, entries: Sequence[Value], budgets: Budgets, day: str, *, together: bool) -> list[str]:
         target = self._group.target
         keys = [
             self._job.base,
@@ -122,25 +164,29 @@ class MoveStore:
             budgets.cost_nano,
             budgets.cost_nano_day,
             uuid.uuid4().hex,
+            int(together),
+            *entries,
         ]
-        for attempt in attempts:
-            args += [
-                attempt.move.index,
-                attempt.entry.model_dump_json(exclude_defaults=True),
-                attempt.move.size_bytes,
-                attempt.egress_bytes,
-                attempt.cost_nano,
-            ]
         codes = cast("list[bytes]", self._redis.run("moves_begin", keys, args))
         if codes == [b"stale"]:
             raise self._stale()
         return [code.decode() for code in codes]
 
-    def write_journal(self, entries: Mapping[int, JournalEntry]) -> None:
-        """Keep the progress of moves in flight. Raises: StaleLease."""
-        if not entries:
+    def write_journal(self, entries: Mapping[int, JournalEntry], rows: Sequence[str] = ()) -> None:
+        """Keep the progress of moves in flight.
+
+        Args:
+            entries: by index; they win over what the batch's journal says.
+            rows: of the batch begun last, which has one journal: a `batches.journal_row` for each copy that is staged.
+
+        Raises:
+            StaleLease: another runner has taken over.
+        """
+        if not entries and not rows:
             return
-        args: list[Value] = [self._lease.epoch]
+        args: list[Value] = [self._lease.epoch, "", ""]
+        if rows and self._begun is not None:
+            args[1:] = [self._begun[0], pack_journal(self._begun[1], rows)]
         for index, entry in entries.items():
             args += [index, entry.model_dump_json(exclude_defaults=True)]
         keys = [self._lease_key, self._job.journal]
@@ -164,7 +210,7 @@ class MoveStore:
         Raises:
             StaleLease: another runner has taken over.
         """
-        args: list[Value] = [
+        head: list[Value] = [
             self._lease.epoch,
             self._group.source,
             self._group.target,
@@ -172,23 +218,82 @@ class MoveStore:
             int(keep_locations),
             self._name,
         ]
-        for move in moves:
-            args += [move.index, move.key, move.size_bytes, move.move_id]
         keys = [*self._location_keys(), self._fleet.reserved(self._group.target), self._fleet.undos]
-        if int(self._redis.run("moves_flip", keys, args)) < 0:
+        flipped = EACH
+        # A record names all keys of the stretch: of a small part of them single entries take less room.
+        if len(moves) > 1 and 2 * len(moves) >= self._lease.size:
+            indices = sorted([move.index for move in moves])
+            size_bytes = sum([move.size_bytes for move in moves])
+            args = [*head, ranges_of(indices), size_bytes, *[move.key for move in moves]]
+            flipped = int(self._redis.run("batch_flip", [*keys, self._job.moves, *self._batch_keys()], args))
+        if flipped == EACH:
+            args = head
+            for move in moves:
+                args += [move.index, move.key, move.size_bytes, move.move_id]
+            flipped = int(self._redis.run("moves_flip", keys, args))
+        if flipped < 0:
             raise self._stale()
 
     def retract(self, moves: Sequence[MoveRecord], *, keep_locations: bool) -> None:
         """Take flips back: the sources are the truth again. Raises: StaleLease."""
-        args: list[Value] = [self._lease.epoch, self._group.source, self._group.target, int(keep_locations)]
+        args: list[Value] = [self._lease.epoch, self._group.source, self._group.target, int(keep_locations), self._name]
         for move in moves:
             args += [move.index, move.key, move.size_bytes]
-        if int(self._redis.run("moves_retract", self._location_keys(), args)) < 0:
+        if int(self._redis.run("moves_retract", [*self._location_keys(), *self._batch_keys()], args)) < 0:
             raise self._stale()
 
     def settle(self, settlements: Sequence[Settlement], *, purge_delay_ms: int) -> int:
         """Count moves, each once only; return how many of the group are left. Raises: StaleLease."""
-        keys = [
+        together: list[Settlement] = []
+        each: list[Settlement] = []
+        for item in settlements:
+            (together if _common(item) else each).append(item)
+        if len(together) > 1:
+            together.sort(key=_index)
+            counted, left = self._settle(together, each, purge_delay_ms)
+            if counted != EACH:
+                return left
+        return self._settle((), settlements, purge_delay_ms)[1]
+
+    def _settle(
+        self, together: Sequence[Settlement], each: Sequence[Settlement], purge_delay_ms: int
+    ) -> tuple[int, int]:
+        """Count those that were freed into the trash as one batch, and others; return how many, and how many are left."""
+        further = self._ending.calls() if self._ending else ()
+        call = ("moves_settle", self._settle_keys(), self._settle_args(together, each, purge_delay_ms))
+        (counted, left), *replies = self._redis.run_all([call, *further])
+        if int(counted) == STALE:
+            raise self._stale()
+        if self._ending and replies and int(left) == 0 and int(counted) != EACH:
+            self._ending.replies = replies
+        return int(counted), int(left)
+
+    def _settle_args(
+        self, together: Sequence[Settlement], each: Sequence[Settlement], purge_delay_ms: int
+    ) -> list[Value]:
+        lease = self._lease
+        rows = [version_row(item.trash.version) for item in together if isinstance(item.trash, Freed)]
+        args: list[Value] = [
+            lease.epoch,
+            self._name,
+            self._group.source,
+            purge_delay_ms,
+            lease.stretch,
+            lease.first,
+            lease.first + lease.size - 1,
+            ranges_of([item.move.index for item in together]),
+            sum([item.move.size_bytes for item in together]),
+            f"[{','.join(rows)}]",
+        ]
+        for item in each:
+            move = item.move
+            outcome = json.dumps({"cause": item.cause, "detail": item.detail[:500]}) if item.cause else ""
+            trash = "" if item.trash is None else item.trash.model_dump_json()
+            args += [move.index, item.state.value, move.size_bytes, move.key, move.move_id, outcome, item.cause, trash]
+        return args
+
+    def _settle_keys(self) -> list[str]:
+        return [
             self._job.base,
             self._job.group(self._group.group_id),
             self._job.states,
@@ -201,36 +306,10 @@ class MoveStore:
             self._fleet.awaiting,
             self._fleet.reserved(self._group.target),
             self._lease_key,
+            self._job.moves,
+            self._fleet.frees_batches,
+            self._fleet.trash_batches,
         ]
-        lease = self._lease
-        args: list[Value] = [
-            lease.epoch,
-            self._name,
-            self._group.source,
-            purge_delay_ms,
-            lease.stretch,
-            lease.first,
-            lease.first + lease.size - 1,
-        ]
-        for item in settlements:
-            move = item.move
-            outcome = json.dumps({"cause": item.cause, "detail": item.detail[:500]}) if item.cause else ""
-            trash = "" if item.trash is None else item.trash.model_dump_json()
-            args += [move.index, item.state.value, move.size_bytes, move.key, move.move_id, outcome, item.cause, trash]
-        further = self._ending.calls() if self._ending else ()
-        (counted, left), *replies = self._redis.run_all([("moves_settle", keys, args), *further])
-        if self._ending and replies and int(left) == 0:
-            self._ending.replies = replies
-        if int(counted) < 0:
-            raise self._stale()
-        return int(left)
-
-    def note_undo(self, move: MoveRecord, copied: Fingerprint) -> None:
-        """Leave it to the cleanup to take an unflipped copy off its target: a node cannot be reached now."""
-        record = UndoRecord(
-            source=self._group.source, target=self._group.target, key=move.key, fingerprint=copied.to_json()
-        )
-        self._redis.hset(self._fleet.undos, {move.move_id: record.model_dump_json()})
 
     def _location_keys(self) -> list[str]:
         fleet = self._fleet
@@ -244,5 +323,23 @@ class MoveStore:
             fleet.usage,
         ]
 
+    def _batch_keys(self) -> list[str]:
+        return [self._fleet.moved_batches, self._fleet.frees_batches]
+
     def _stale(self) -> StaleLease:
         return StaleLease(f"stretch {self._name} has a newer runner; this one stops")
+
+
+def _common(item: Settlement) -> bool:
+    """Whether a move ended as nearly all do: freed into the trash, with nothing to say of it."""
+    trash = item.trash
+    return (
+        isinstance(trash, Freed)
+        and item.state is MoveState.COMPLETED
+        and not item.cause
+        and trash.version.size_bytes == trash.size == item.move.size_bytes
+    )
+
+
+def _index(item: Settlement) -> int:
+    return item.move.index

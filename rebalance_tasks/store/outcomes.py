@@ -10,7 +10,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Final
 
 from rebalance_tasks.core.states import MoveState
-from rebalance_tasks.store.records import GroupRecord
+from rebalance_tasks.store.records import GroupRecord, unpack_keys
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator
@@ -131,4 +131,4 @@ class OutcomeStore:
 def _unpack(packed: bytes) -> tuple[int, list[tuple[str, int]]]:
     """Read what `records.pack_keys` wrote, with its line "<first> <count>" before it."""
     head, _, body = packed.partition(b"\n")
-    return int(head.split()[0]), [(str(key), int(size)) for key, size in json.loads(zlib.decompress(body))]
+    return int(head.split()[0]), unpack_keys(body)

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final, cast
 
+from rebalance_tasks.core.ids import MoveId
+from rebalance_tasks.store.batches import MARK, BatchRecord, Due
 from rebalance_tasks.store.records import TrashRecord
 from rebalance_tasks.store.versions import NewerVersion
 
 if TYPE_CHECKING:
-    from rebalance_tasks.store.connection import Connection
+    from collections.abc import Collection
+
+    from rebalance_tasks.store.connection import Connection, Value
     from rebalance_tasks.store.keys import FleetKeys
 
 #: Trash that a newer release has put on record stands aside for so long, so that it does not fill every batch.
@@ -23,18 +27,25 @@ class TrashStore:
         self._redis = connection
         self._keys = keys
 
-    def due(self, *, limit: int) -> list[tuple[str, TrashRecord]]:
-        """Up to ``limit`` (move id, record) whose grace is over."""
-        result: list[tuple[str, TrashRecord]] = []
-        for move_id in self._redis.zrange_due(self._keys.trash_due, self._redis.now_ms(), limit):
-            raw = self._redis.hget(self._keys.trash, move_id)
+    def due(self, *, limit: int) -> list[Due]:
+        """Trash whose grace is over: up to ``limit`` moves, but for the last batch, which comes as a whole."""
+        result: list[Due] = []
+        found = 0
+        for member in self._redis.zrange_due(self._keys.trash_due, self._redis.now_ms(), limit):
+            if found >= limit:
+                break
+            batch, name = member.startswith(MARK), member.removeprefix(MARK)
+            raw = self._redis.hget(self._keys.trash_batches if batch else self._keys.trash, name)
             if raw is None:
-                self._redis.client.zrem(self._keys.trash_due, move_id)
+                self._redis.client.zrem(self._keys.trash_due, member)
                 continue
             try:
-                result.append((move_id, TrashRecord.model_validate_json(raw)))
+                records = _of_batch(name, raw) if batch else {MoveId(name): TrashRecord.model_validate_json(raw)}
             except NewerVersion:  # a newer release's cleanup purges it
-                self.postpone(move_id, delay_ms=NEWER_AGAIN_MS)
+                self._redis.client.zadd(self._keys.trash_due, {member: self._redis.now_ms() + NEWER_AGAIN_MS})
+                continue
+            result.append(Due(name, batch, records))
+            found += len(records)
         return result
 
     def add(self, move_id: str, record: TrashRecord, *, delay_ms: int) -> None:
@@ -45,19 +56,35 @@ class TrashStore:
         pipe.hincrby(self._keys.awaiting, record.node, record.size)
         pipe.execute()
 
-    def known(self, move_id: str) -> bool:
-        """Whether the trash of a move is on record."""
-        return bool(self._redis.client.hexists(self._keys.trash, move_id))
-
     def known_ids(self) -> set[str]:
-        """Move ids of all trash on record."""
-        return {name.decode() for name in cast("list[bytes]", self._redis.client.hkeys(self._keys.trash))}
+        """Move ids of all trash on record. Raises: NewerVersion."""
+        ids = {name.decode() for name in cast("list[bytes]", self._redis.client.hkeys(self._keys.trash))}
+        for name, raw in self._redis.hgetall(self._keys.trash_batches).items():
+            ids.update(move.move_id for move in BatchRecord.read(name, raw).moves)
+        return ids
 
-    def purged(self, move_id: str, record: TrashRecord) -> None:
-        """Forget trash that is gone from its node."""
-        keys = [self._keys.trash, self._keys.trash_due, self._keys.awaiting]
-        self._redis.run("trash_purged", keys, [record.node, record.size, move_id])
+    def purged(self, due: Due, *, left: Collection[MoveId], delay_ms: int) -> None:
+        """Forget trash that is gone from its node.
 
-    def postpone(self, move_id: str, *, delay_ms: int) -> None:
-        """Look at it again later (its node is missing, or its content changed after it was freed)."""
-        self._redis.client.zadd(self._keys.trash_due, {move_id: self._redis.now_ms() + delay_ms})
+        Args:
+            due: what was to be purged.
+            left: those of it that are not gone (their node is missing, or their content changed after they were freed).
+            delay_ms: when to look at these again, each by itself from here on.
+        """
+        nodes = {record.node for record in due.records.values()}
+        gone = sum(record.size for move_id, record in due.records.items() if move_id not in left)
+        args: list[Value] = [int(due.batch), due.name, nodes.pop() if nodes else "", gone, delay_ms]
+        for move_id in left:
+            args += [move_id, due.records[move_id].model_dump_json()]
+        keys = [self._keys.trash, self._keys.trash_batches, self._keys.trash_due, self._keys.awaiting]
+        self._redis.run("trash_purged", keys, args)
+
+
+def _of_batch(name: str, raw: bytes) -> dict[MoveId, TrashRecord]:
+    record = BatchRecord.read(name, raw)
+    return {
+        move.move_id: TrashRecord(
+            node=record.node, key=move.key, size=version.size_bytes, fingerprint=version.to_json()
+        )
+        for move, version in zip(record.moves, record.versions, strict=True)
+    }

@@ -23,7 +23,7 @@ Upgrade: TypeAlias = "Callable[[Mapping[str, Any]], Mapping[str, Any]]"
 #: Name of the stamp in a record.
 STAMP: Final = "v"
 #: Kind of record -> the form this release writes.
-VERSIONS: Final[Mapping[str, int]] = {"plan": 1, "job": 1, "trash": 1, "undo": 1, "check": 1}
+VERSIONS: Final[Mapping[str, int]] = {"plan": 1, "job": 1, "trash": 1, "batch": 1, "undo": 1, "check": 1}
 #: Kind of record -> form -> how to take that form to the next.
 UPGRADES: Final[Mapping[str, Mapping[int, Upgrade]]] = {kind: {} for kind in VERSIONS}
 

@@ -18,6 +18,7 @@ BENCHES: Final = {
     "recovery": "bench_recovery",
     "listing": "bench_listing",
     "retention": "bench_retention",
+    "store": "bench_store",
     "copy": "bench_copy",
     "stores": "bench_stores",
     "sftp": "bench_sftp",

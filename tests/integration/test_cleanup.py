@@ -7,13 +7,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from rebalance_tasks.control.sweep import run_sweep
 from rebalance_tasks.store.records import UndoRecord
 from tests.support.checker import record, violations
 from tests.support.engine import Engine, move, moves_between
-from tests.support.hooks import (
-    DAY_MS,
-    SIZES,
-)
+from tests.support.hooks import DAY_MS, SIZES, WorkerDiedError, die_at
 
 if TYPE_CHECKING:
     from tests.conftest import FleetFactory
@@ -58,13 +56,17 @@ def test_forwardings_are_forgotten_after_their_time(fleet_config: FleetFactory) 
     assert engine.cleanup().forgotten == 0
     later(engine, minutes=2)
     assert engine.cleanup().forgotten == 5
-    assert redis.hlen(keys.forwarding) == redis.zcard(keys.moved) == 0
+    assert redis.hlen(keys.forwarding) == redis.zcard(keys.moved) == redis.hlen(keys.moved_batches) == 0
 
 
 def later(engine: Engine, *, minutes: int) -> None:
     """Let the moves have been made so much longer ago."""
-    for key in engine.context.locations.last_moved():
-        engine.context.connection.client.zincrby(engine.context.keys.moved, -minutes * 60_000, key)
+    redis, keys = engine.context.connection, engine.context.keys
+    for member in redis.zrange_due(keys.moved, 2**52, 10_000):
+        redis.client.zincrby(keys.moved, -minutes * 60_000, member)
+    for key, raw in redis.hgetall(keys.forwarding).items():
+        node, _, expires = raw.decode().rpartition("|")
+        redis.hset(keys.forwarding, {key: f"{node}|{int(expires) - minutes * 60_000}"})
 
 
 def test_staged_copies_of_ended_jobs_go_and_those_of_running_jobs_stay(fleet: Fleet, engine: Engine) -> None:
@@ -95,3 +97,24 @@ def test_an_undo_that_a_stale_runner_noted_late_does_not_take_a_moved_object_awa
     engine.cleanup()
     assert (fleet.roots["n2"] / "four").read_bytes() == content
     assert engine.context.connection.hgetall(engine.context.keys.undos) == {}
+
+
+def test_sources_of_a_batch_whose_job_was_given_up_are_freed_by_the_cleanup(
+    fleet: Fleet, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody is left who would settle the batch as a whole."""
+    written = record(fleet.roots)
+    engine.start(moves_between("n1", "n2", SIZES))
+    with monkeypatch.context() as patch:
+        die_at(patch, "flip")
+        with pytest.raises(WorkerDiedError):
+            engine.slice()
+    keys, redis = engine.context.keys, engine.context.connection.client
+    redis.delete(keys.job("j1").states)
+    engine.hurry()
+    run_sweep(engine.context)
+    assert redis.hlen(keys.frees_batches) == 1
+    assert engine.cleanup().freed_late == len(SIZES)
+    assert engine.context.locations.pending_frees() == {}
+    assert engine.cleanup(later_ms=DAY_MS).purged == len(SIZES)
+    assert violations(fleet.roots, written, trash=True) == []

@@ -21,7 +21,9 @@ import pytest
 import rebalance_tasks
 from rebalance_tasks.control import cleanup as cleanups
 from rebalance_tasks.control import lifecycle
+from rebalance_tasks.core.ids import MoveId
 from rebalance_tasks.core.states import RebalanceStatus
+from rebalance_tasks.drivers import local_burst
 from rebalance_tasks.drivers.base import Driver, ServerSide
 from rebalance_tasks.migration import copying
 from rebalance_tasks.migration.copying import Copier
@@ -52,6 +54,7 @@ SOURCES = Path(rebalance_tasks.__file__).parent
 def fleet(fleet_config: FleetFactory, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Fleet:
     monkeypatch.setattr(copying, "PART_BYTES", PART_BYTES)
     monkeypatch.setattr(Copier, "_part", Copier._part)  # counted below, and restored
+    monkeypatch.setattr(local_burst, "write_at", local_burst.write_at)
     count_copied(tmp_path / "copied")
     options = {"throttle_bytes_per_sec": "none", "max_egress_bytes_per_cycle": 10**9}
     return fleet_config({"n1": SIZES, "n2": {"resident": 3}}, options=options)
@@ -110,10 +113,10 @@ READS = {
     },
     ServerSide: {"copies_from", "versions"},
     MoveStore: set(),
-    TrashStore: {"due", "known", "known_ids"},
+    TrashStore: {"due", "known_ids"},
 }
-#: Not steps of an object: adopting a node; looking at a trash again later.
-NO_STEPS = {"adopt", "postpone"}
+#: Not a step of an object: adopting a node.
+NO_STEPS = {"adopt"}
 #: What these are called where objects are moved, freed and purged.
 RECEIVERS = {"source", "target", "store", "driver", "trash"}
 
@@ -195,10 +198,11 @@ def old_manifests(fleet: Fleet, engine: Engine) -> None:
 
 def a_forgotten_trash(fleet: Fleet, engine: Engine) -> None:
     """Redis has lost what it knew of one object's trash."""
-    redis, keys = engine.context.connection.client, engine.context.keys
-    redis.hdel(keys.trash, "j1.0")
-    redis.zrem(keys.trash_due, "j1.0")
-    redis.hincrby(keys.awaiting, "n1", -SIZES["small/0"])
+    connection, due_at, trash = engine.context.connection, engine.context.keys.trash_due, engine.context.trash
+    for member in connection.zrange_due(due_at, 2**52, 10):
+        connection.client.zadd(due_at, {member: 0})
+    [due] = trash.due(limit=1)
+    trash.purged(due, left=due.records.keys() - {MoveId("j1.0")}, delay_ms=0)
 
 
 PLAIN = [
@@ -312,7 +316,18 @@ def assert_nothing_is_held(engine: Engine) -> None:
     context = engine.context
     redis, keys = context.connection.client, context.keys
     job = keys.job("j1")
-    for name in (keys.permits, keys.frees, keys.undos, keys.trash, keys.trash_due, keys.active, job.journal, job.queue):
+    batches = (keys.frees_batches, keys.trash_batches)
+    for name in (
+        *batches,
+        keys.permits,
+        keys.frees,
+        keys.undos,
+        keys.trash,
+        keys.trash_due,
+        keys.active,
+        job.journal,
+        job.queue,
+    ):
         assert not redis.exists(name), name
     for node in ("n1", "n2"):
         assert not any(map(int, context.connection.hgetall(keys.reserved(node)).values()))

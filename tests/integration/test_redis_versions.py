@@ -122,4 +122,4 @@ def test_every_kind_has_a_way_up_from_its_first_form() -> None:
 def test_every_kind_of_record_is_written_in_the_form_that_is_declared() -> None:
     for kind, model in RECORDS.items():
         assert model.model_fields["v"].default == VERSIONS[kind]
-    assert set(RECORDS) | {"plan", "job"} == set(VERSIONS)
+    assert set(RECORDS) | {"plan", "job", "batch"} == set(VERSIONS)

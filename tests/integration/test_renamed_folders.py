@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from rebalance_tasks.core.states import RebalanceStatus
-from rebalance_tasks.drivers.local import LocalDriver
+from rebalance_tasks.migration.batch import Batch
 from tests.support.engine import Engine, moves_between
 from tests.support.fleets import made_up
 
@@ -25,26 +25,25 @@ def fleet(fleet_config: FleetFactory) -> Fleet:
     return fleet_config({"n1": SIZES, "n2": {"resident": 10}}, options={"throttle_bytes_per_sec": "none"})
 
 
-def rename_at(monkeypatch: pytest.MonkeyPatch, fleet: Fleet, method: str, node: str, nth: int) -> None:
-    """Let a stranger rename ``d/e`` of a node right before the n-th call of a driver's method there."""
-    original = getattr(LocalDriver, method)
+def rename_at(monkeypatch: pytest.MonkeyPatch, fleet: Fleet, step: str, node: str, nth: int) -> None:
+    """Let a stranger rename ``d/e`` of a node right before the n-th object goes through a step of its batch."""
+    original = getattr(Batch, step)
     calls = [0]
 
-    def wrapped(self: LocalDriver, *args: object, **kwargs: object) -> object:
-        if self.node_id == node:
-            calls[0] += 1
-            if calls[0] == nth:
-                (fleet.roots[node] / "d/e").rename(fleet.roots[node] / "d/theirs")
-        return original(self, *args, **kwargs)
+    def wrapped(self: Batch, *args: object) -> None:
+        calls[0] += 1
+        if calls[0] == nth:
+            (fleet.roots[node] / "d/e").rename(fleet.roots[node] / "d/theirs")
+        original(self, *args)
 
-    monkeypatch.setattr(LocalDriver, method, wrapped)
+    monkeypatch.setattr(Batch, step, wrapped)
 
 
 @pytest.mark.parametrize("nth", [2, 3, 5])
 def test_copies_published_into_a_folder_renamed_meanwhile_are_published_again(
     fleet: Fleet, engine: Engine, monkeypatch: pytest.MonkeyPatch, nth: int
 ) -> None:
-    rename_at(monkeypatch, fleet, "publish", "n2", nth)
+    rename_at(monkeypatch, fleet, "_give_key", "n2", nth)
     engine.start(moves_between("n1", "n2", SIZES))
     job = engine.finish()
     found = fleet.objects("n2")
@@ -64,7 +63,7 @@ def test_copies_published_into_a_folder_renamed_meanwhile_are_published_again(
 def test_what_a_stranger_renamed_before_it_was_freed_stays_theirs(
     fleet: Fleet, engine: Engine, monkeypatch: pytest.MonkeyPatch, nth: int
 ) -> None:
-    rename_at(monkeypatch, fleet, "free", "n1", nth)
+    rename_at(monkeypatch, fleet, "_free", "n1", nth)
     engine.start(moves_between("n1", "n2", SIZES))
     job = engine.finish()
     assert (job.status, job.completed_moves) == (RebalanceStatus.COMPLETED, len(SIZES))

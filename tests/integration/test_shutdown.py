@@ -13,6 +13,7 @@ from celery import Celery
 
 from rebalance_tasks import Rebalancer, RebalanceStatus
 from rebalance_tasks.core.models import RebalancePlan
+from rebalance_tasks.drivers import local_burst
 from rebalance_tasks.migration.batch import Batch
 from rebalance_tasks.migration.copying import Copier
 from rebalance_tasks.migration.shutdown import SHUTTING_DOWN
@@ -106,6 +107,7 @@ def test_a_slice_that_is_shut_down_again_and_again_is_no_death_of_its_objects_an
 ) -> None:
     written = record(fleet.roots)
     monkeypatch.setattr(Copier, "_part", Copier._part)
+    monkeypatch.setattr(local_burst, "write_at", local_burst.write_at)
     count_copied(tmp_path / "copied")
     engine.start(moves_between("n1", "n2", SIZES))
     for _ in range(MAX_DEATHS):

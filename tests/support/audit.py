@@ -256,7 +256,7 @@ def place_problems(found: Findings, log: WriteLog, jobs: list[Job]) -> list[str]
 def redis_problems(client: redis.Redis, prefix: str, jobs: list[Job]) -> list[str]:
     """Nothing is held, promised, pending or in flight."""
     problems: list[str] = []
-    empty = ["active", "permits", "frees", "undos", "trash", "trash:due"]
+    empty = ["active", "permits", "frees", "frees:batches", "undos", "trash", "trash:batches", "trash:due"]
     empty += [f"job:{job.job_id}:{name}" for job in jobs for name in ("journal", "queue", "paused")]
     problems += [
         f"left in Redis: {name}: {_shown(client, prefix + name)}" for name in empty if client.exists(prefix + name)

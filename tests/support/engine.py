@@ -23,12 +23,14 @@ from rebalance_tasks.control.relay import run_relay
 from rebalance_tasks.control.start import DATA_QUEUE, start_job
 from rebalance_tasks.control.sweep import run_sweep
 from rebalance_tasks.core.models import RebalanceMove, RebalancePlan
+from rebalance_tasks.drivers import local_burst
 from rebalance_tasks.migration import copying, faults
 from rebalance_tasks.migration.batch import Batch
 from rebalance_tasks.migration.copying import Copier
 from rebalance_tasks.migration.slice import SliceOutcome
 from rebalance_tasks.runtime import Runtime
 from rebalance_tasks.settings import load_settings
+from rebalance_tasks.store.leases import LEASE_MS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -182,12 +184,22 @@ class Engine:
         return run_cleanup(self.context)
 
 
-def hurry(connection: Connection, keys: JobKeys, groups: Iterable[str]) -> None:
-    """Let leases and waiting times of groups run out now."""
+def hurry(connection: Connection, keys: JobKeys, groups: Iterable[str], *, quiet_ms: int = 0) -> None:
+    """Let leases and waiting times of groups run out now.
+
+    Args:
+        connection: to the state.
+        keys: of the job.
+        groups: which.
+        quiet_ms: leases that were renewed less than so long ago are left alone: their runners live.
+    """
     for group_id in groups:
         connection.hset(keys.group(group_id), {"redrive_at": 0, "extra_until": 0})
         for stretch in (connection.hget(keys.group(group_id), "open") or b"").split():
-            connection.hset(keys.lease(group_id, int(stretch)), {"lease_until": 0})
+            lease = keys.lease(group_id, int(stretch))
+            renewed_ms = int(connection.hget(lease, "lease_until") or 0) - LEASE_MS
+            if renewed_ms <= connection.now_ms() - quiet_ms:
+                connection.hset(lease, {"lease_until": 0})
 
 
 def move(key: str, source: str, target: str, size: int, **more: Any) -> RebalanceMove:
@@ -272,11 +284,11 @@ def write_before_free(path: Path) -> None:
     """Append to a file once, right before the first object of its node is freed."""
     original = Batch._free
 
-    def free(self: Batch, item: Any) -> None:
+    def free(self: Batch, item: Any, freed: Any) -> None:
         with path.open("ab") as file:
             file.write(b"from a stranger")
         Batch._free = original  # type: ignore[method-assign]
-        original(self, item)
+        original(self, item, freed)
 
     Batch._free = free  # type: ignore[method-assign]
 
@@ -294,6 +306,14 @@ def count_copied(log: Path) -> None:
         original(self, reader, None if write is None else logged, copy, key)
 
     Copier._part = counted  # type: ignore[method-assign]
+
+    def write_at(fd: int, data: memoryview, offset: int) -> int:
+        written = os.pwrite(fd, data, offset)
+        with log.open("a") as file:
+            file.write(f"{written}\n")
+        return written
+
+    local_burst.write_at = write_at  # type: ignore[assignment]
 
 
 def copied_bytes(log: Path) -> int:

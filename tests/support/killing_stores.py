@@ -38,11 +38,11 @@ def carry_while_a_stranger_writes(engine: Engine, roots: Roots) -> None:
     """Somebody writes to the first object right before it is freed."""
     original = Batch._free
 
-    def free(self: Batch, item: Any) -> None:
+    def free(self: Batch, item: Any, freed: bool) -> None:
         if item.move.key == "small/0":
             Batch._free = original  # type: ignore[method-assign]
             append(place_of(roots["n1"]), "small/0", b"from a stranger")
-        original(self, item)
+        original(self, item, freed)
 
     Batch._free = free  # type: ignore[method-assign]
     carry(engine, roots)

@@ -103,13 +103,15 @@ def dump(connection: Connection) -> dict[str, bytes]:
     return {key: connection.client.dump(key) or b"" for key in sorted(keys)}
 
 
-def begin(store: MoveStore, moves: Sequence[MoveRecord], budgets: Budgets | None = None) -> list[str]:
+def begin(
+    store: MoveStore, moves: Sequence[MoveRecord], budgets: Budgets | None = None, *, fresh: bool = False
+) -> list[str]:
     """Begin moves at their full size."""
     attempts = [
         Attempt(move, JournalEntry(open=True), egress_bytes=move.size_bytes, cost_nano=move.size_bytes)
         for move in moves
     ]
-    return store.begin(attempts, budgets=budgets or Budgets(), day="2026-01-31")
+    return store.begin(attempts, budgets=budgets or Budgets(), day="2026-01-31", fresh=fresh)
 
 
 def flip(store: MoveStore, moves: Sequence[MoveRecord]) -> None:

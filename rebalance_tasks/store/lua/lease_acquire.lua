@@ -7,7 +7,7 @@
 --         | held (one of its nodes is: the permit was given back).
 --         With ok and cancel also all that the slice needs, so that it costs one round trip:
 --         {…, group JSON, capacities JSON, stretch number, its first index, states of its moves, its packed keys,
---          {index, journal JSON, …}, 1 = publish an extra slice: stretches are left and no message says so,
+--          {index, journal JSON, …}, {journal of a batch begun under an earlier lease, …}, 1 = publish an extra slice: stretches are left and no message says so,
 --          1 = more groups may be let through the gate, now that this one's message is off its queue}
 local t = redis.call('TIME')
 local now = t[1] * 1000 + math.floor(t[2] / 1000)
@@ -96,7 +96,12 @@ for from = first, first + size - 1, 500 do
     end
   end
 end
+local batches = {}
+local lease = redis.call('HGETALL', KEYS[2] .. ':l:' .. taken)
+for i = 1, #lease, 2 do
+  if string.sub(lease[i], 1, 2) == 'j:' then batches[#batches + 1] = lease[i + 1] end
+end
 return {
   code, epoch, now, redis.call('HGET', KEYS[6], ARGV[4]), redis.call('HGET', KEYS[1], 'capacities') or '{}',
-  tonumber(taken), tonumber(first), redis.call('GETRANGE', KEYS[7], first, first + size - 1), keys, journal, more, room,
+  tonumber(taken), tonumber(first), redis.call('GETRANGE', KEYS[7], first, first + size - 1), keys, journal, batches, more, room,
 }

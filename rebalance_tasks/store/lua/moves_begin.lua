@@ -1,11 +1,14 @@
 -- Before the first byte of a batch: reserve room on the target, book bytes on the budgets, journal the attempts.
 -- Each move is judged for itself, in order: what no longer fits is refused, and a smaller one after it may still fit.
+-- WITH words
 -- KEYS  1 job  2 lease  3 journal  4 reserved on the target  5 usage  6 spend of the day
 -- ARGV  1 epoch  2 "<job>/<group>/<stretch>"  3 target node  4 most bytes the target may hold (-1: unknown)
 --       5 egress limit of the job (-1)  6 cost limit of the job (nano, -1)  7 cost limit of the day (nano, -1)
 --       8 a name of this very call: asked again (the answer was lost) it books nothing twice
---       9.. move index, journal JSON, bytes to reserve, bytes to book as egress, cost to book (nano) …
--- Returns {'stale'}, or for each move ok | target_full | budget_egress | budget_cost | budget_cost_day
+--       9 1 = one entry stands for a whole batch that was never attempted: its journal is a field of the lease
+--       10.. move index (field), journal JSON, bytes to reserve, bytes to book as egress, cost to book (nano) …
+-- Returns {'stale'}, or for each entry ok | target_full | budget_egress | budget_cost | budget_cost_day. Of a batch that does
+-- not fit as a whole nothing is booked or journalled: its moves are to be judged each for itself.
 if redis.call('HGET', KEYS[2], 'epoch') ~= ARGV[1] then return {'stale'} end
 local codes = {}
 if redis.call('HGET', KEYS[2], 'begun') == ARGV[8] then
@@ -21,12 +24,8 @@ end
 local spent = redis.call('HMGET', KEYS[1], 'egress_bytes', 'cost_nano')
 local job_egress, job_cost = tonumber(spent[1] or 0), tonumber(spent[2] or 0)
 local day_cost = tonumber(redis.call('HGET', KEYS[6], 'cost_nano') or 0)
--- One call for many words, a thousand at a time: Lua's stack holds 8,000.
-local function all(command, key, words)
-  for i = 1, #words, 1000 do redis.call(command, key, unpack(words, i, math.min(i + 999, #words))) end
-end
 local entries, size_sum, egress_sum, cost_sum = {}, 0, 0, 0
-for i = 9, #ARGV, 5 do
+for i = 10, #ARGV, 5 do
   local size, egress, cost = tonumber(ARGV[i + 2]), tonumber(ARGV[i + 3]), tonumber(ARGV[i + 4])
   local code = 'ok'
   if room >= 0 and held + size_sum + size > room then
@@ -44,7 +43,8 @@ for i = 9, #ARGV, 5 do
   end
   codes[#codes + 1] = code
 end
-all('HSET', KEYS[3], entries)
+if ARGV[9] == '1' and codes[1] ~= 'ok' then return codes end
+all('HSET', ARGV[9] == '1' and KEYS[2] or KEYS[3], entries)
 redis.call('HSET', KEYS[2], 'begun', ARGV[8], 'begun_codes', table.concat(codes, ' '))
 redis.call('HSET', KEYS[4], ARGV[2], string.format('%.0f', size_sum))
 if egress_sum > 0 then

@@ -1,4 +1,5 @@
 -- The commit point of a batch: from here on readers are sent to the target.
+-- WITH words
 -- KEYS  1 lease  2 states  3 forwarding  4 moved  5 locations  6 frees  7 usage  8 reserved on the target  9 undos
 -- ARGV  1 epoch  2 source node  3 target node  4 forwarding ttl ms (0: none)  5 1 = keep locations (crush, catalogue)
 --       6 "<job>/<group>/<stretch>"  7.. move index, object key, size, move id …
@@ -7,10 +8,6 @@ if redis.call('HGET', KEYS[1], 'epoch') ~= ARGV[1] then return -1 end
 local t = redis.call('TIME')
 local now = t[1] * 1000 + math.floor(t[2] / 1000)
 local source, target, ttl = ARGV[2], ARGV[3], tonumber(ARGV[4])
--- One call for many words, a thousand at a time: Lua's stack holds 8,000.
-local function all(command, key, words)
-  for i = 1, #words, 1000 do redis.call(command, key, unpack(words, i, math.min(i + 999, #words))) end
-end
 -- The bytes of all moves of the batch are read and written in one go.
 local first, last = math.huge, -1
 for i = 7, #ARGV, 4 do

@@ -11,8 +11,10 @@ from rebalance_tasks.core.errors import InvalidKey
 from rebalance_tasks.core.fingerprint import Fingerprint
 from rebalance_tasks.core.ids import MoveId, NodeId
 from rebalance_tasks.core.keys import validate_key
+from rebalance_tasks.core.states import MoveState
 from rebalance_tasks.migration.copying import StagedCopy
-from rebalance_tasks.migration.manifests import ManifestEntry, line
+from rebalance_tasks.migration.item import Item
+from rebalance_tasks.migration.manifests import ManifestEntry, lines
 from rebalance_tasks.store.records import MoveRecord
 
 
@@ -42,7 +44,8 @@ def test_a_line_says_what_an_entry_reads(
         copy.add(length, f"{length:032x}")
     move = MoveRecord(7, MoveId("rebal-1.7"), key, copy.staged_bytes)
     at = datetime(2026, 1, 2, 3, 4, 5, 678000, tzinfo=UTC)
-    text = line(move, NodeId("n1"), NodeId("n-2"), copy, fingerprint, at)
+    item = Item(move, MoveState.PENDING, copy=copy, published=fingerprint)
+    (text,) = lines([item], NodeId("n1"), NodeId("n-2"), at)
     assert "\n" not in text
     entry = ManifestEntry.model_validate_json(text)
     assert (entry.move_id, entry.key, entry.source, entry.target) == ("rebal-1.7", key, "n1", "n-2")
