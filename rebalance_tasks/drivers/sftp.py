@@ -230,11 +230,11 @@ class SftpDriver:
         with translated(lambda exc: target_error(self.node_id, key, exc, "publish")):
             self._tree.make_folder(key)
             try:
-                self._tree.rename(_aside(move_id), key)
+                self._tree.give_name(_aside(move_id), key)
             except GONE:  # its folder was removed meanwhile
                 self._tree.forget_folders()
                 self._tree.make_folder(key)
-                self._tree.rename(_aside(move_id), key)
+                self._tree.give_name(_aside(move_id), key)
         return staged
 
     def discard(self, move_id: MoveId) -> None:
@@ -258,15 +258,18 @@ class SftpDriver:
         validate_local_key(key)
         trash = _trash(move_id)
         with translated(lambda exc: source_error(self.node_id, key, exc, "free")):
-            if move_id not in self._fresh and self.trashed(move_id) is not None:
-                return self._settle(key, move_id, expected)
             found = self.stat(key)
+            held = None if move_id in self._fresh else self.trashed(move_id)
+            if held is not None and held != found:
+                return self._settle(key, move_id, expected)
+            if held is not None:  # a restore that was cut off between its two steps
+                self._tree.remove(trash)
             if found is None:
                 return FreeOutcome.GONE
             if found != expected:
                 return FreeOutcome.CHANGED
             try:
-                self._tree.rename(key, trash)
+                self._tree.move_aside(key, trash)
             except GONE:
                 return FreeOutcome.GONE
             except asyncssh.SFTPFileAlreadyExists:  # a stale worker frees under the same move
@@ -279,7 +282,7 @@ class SftpDriver:
         if held == expected:
             return FreeOutcome.FREED
         if held is not None and not self._put_back(move_id, key):
-            self._tree.rename(_trash(move_id), f"{RESERVED}/kept/{move_id}.{held.mtime_ns}")
+            self._tree.move_aside(_trash(move_id), f"{RESERVED}/kept/{move_id}.{held.mtime_ns}")
         return FreeOutcome.CHANGED
 
     def _put_back(self, move_id: MoveId, key: str) -> bool:
@@ -306,7 +309,7 @@ class SftpDriver:
             self._tree.forget_folders()
             self._tree.make_folder(key)
             try:
-                self._tree.rename(_trash(move_id), key)
+                self._tree.give_name(_trash(move_id), key)
             except asyncssh.SFTPFileAlreadyExists:
                 return False
         return True

@@ -99,8 +99,23 @@ class SftpTree:
         """Look at folders anew: one of them was removed."""
         self._folders.clear()
 
-    def rename(self, source: str, target: str) -> None:
-        """Rename without overwriting: by a second name where the server makes one, which cannot meet another in between."""
+    def move_aside(self, source: str, target: str) -> None:
+        """Rename a file that strangers write to, in one step of the server's, to a name of ours that is not taken."""
+        old, new = self.path(source), self.path(target)
+
+        async def act(client: asyncssh.SFTPClient) -> None:
+            try:
+                await client.rename(old, new)
+            except asyncssh.SFTPFailure as exc:
+                raise await _said_better(client, new, exc) from exc
+
+        self.link.run(act)
+
+    def give_name(self, source: str, target: str) -> None:
+        """Rename a file of ours without overwriting: by a second name, where the server makes one, then without the first.
+
+        Between the two a death leaves both names.
+        """
         old, new = self.path(source), self.path(target)
 
         async def act(client: asyncssh.SFTPClient) -> None:
@@ -109,6 +124,8 @@ class SftpTree:
             except asyncssh.SFTPOpUnsupported:
                 # The protocol's own rename refuses a name that is taken.
                 await client.rename(old, new)
+            except asyncssh.SFTPFailure as exc:
+                raise await _said_better(client, new, exc) from exc
             else:
                 await client.remove(old)
 
@@ -179,6 +196,11 @@ class SftpTree:
                     folders.append(path)
                 else:
                     yield path, attrs
+
+
+async def _said_better(client: asyncssh.SFTPClient, path: str, exc: asyncssh.SFTPFailure) -> asyncssh.SFTPError:
+    """Protocol 3 has one word for most of what goes wrong: look whether the name was taken."""
+    return asyncssh.SFTPFileAlreadyExists(str(exc)) if await client.lexists(path) else exc
 
 
 def reason_left_out(attrs: asyncssh.SFTPAttrs) -> str:
