@@ -83,7 +83,7 @@ def _open_s3(node: NodeDescriptor) -> Driver:
 
 def _s3_place(node: NodeDescriptor) -> tuple[str, ...]:
     name, prefix = bucket_and_prefix(node)
-    return ("s3", endpoint_of(options_of(node))[0], name, *(part for part in prefix.split("/") if part))
+    return ("s3", endpoint_of(node, options_of(node))[0], name, *(part for part in prefix.split("/") if part))
 
 
 def _open_sftp(node: NodeDescriptor) -> Driver:

@@ -6,6 +6,7 @@ container, instance). They are held by what signs and shown nowhere: an error he
 
 from __future__ import annotations
 
+from functools import cache
 from typing import TYPE_CHECKING, Final, Literal
 from urllib.parse import urlsplit
 
@@ -21,6 +22,7 @@ from rebalance_tasks.drivers.s3_signing import Credentials
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from botocore.credentials import RefreshableCredentials
     from botocore.session import Session
 
     from rebalance_tasks.core.models import NodeDescriptor
@@ -77,9 +79,9 @@ def options_of(node: NodeDescriptor) -> S3Options:
     return options
 
 
-def endpoint_of(options: S3Options) -> tuple[str, str]:
-    """Return (endpoint URL, region)."""
-    region = options.region or _configured_region(options) or DEFAULT_REGION
+def endpoint_of(node: NodeDescriptor, options: S3Options) -> tuple[str, str]:
+    """Return (endpoint URL, region). Raises: ConfigurationError."""
+    region = options.region or _session(node.node_id, options).get_config_variable("region") or DEFAULT_REGION
     return options.endpoint_url.rstrip("/") or f"https://s3.{region}.amazonaws.com", region
 
 
@@ -87,7 +89,7 @@ def open_s3_bucket(node: NodeDescriptor) -> tuple[S3Bucket, str]:
     """Return a node's bucket and its prefix; nothing is asked yet. Raises: ConfigurationError."""
     name, prefix = bucket_and_prefix(node)
     options = options_of(node)
-    url, region = endpoint_of(options)
+    url, region = endpoint_of(node, options)
     aws = not options.endpoint_url
     virtual = options.addressing_style == "virtual" or (options.addressing_style == "auto" and aws and "." not in name)
     endpoint = S3Endpoint(url, region=region, credentials=_credentials(node, options), virtual_hosts=virtual)
@@ -99,29 +101,32 @@ def _credentials(node: NodeDescriptor, options: S3Options) -> Callable[[], Crede
         token = options.session_token.get_secret_value() or None
         fixed = Credentials(options.access_key_id, options.secret_access_key.get_secret_value(), token)
         return lambda: fixed
-    found = _session(options).get_credentials()
-    if found is None:
-        message = (
-            f"node {node.node_id!r}: no credentials for {node.url!r}; give storage_options = {{ access_key_id = "
-            '"${S3_KEY}", secret_access_key = "${S3_SECRET}" }, or a profile, or set them in the environment'
-        )
-        raise ConfigurationError(message)
+
+    @cache
+    def chain() -> RefreshableCredentials:
+        """Asked when the first request is made: the last link of the chain is a question to the network."""
+        found = _session(node.node_id, options).get_credentials()
+        if found is None:
+            message = (
+                f"node {node.node_id!r}: no credentials for {node.url!r}; give storage_options = {{ access_key_id = "
+                '"${S3_KEY}", secret_access_key = "${S3_SECRET}" }, or a profile, or set them in the environment'
+            )
+            raise ConfigurationError(message)
+        return found
 
     def frozen() -> Credentials:
         """Renewed by botocore when they are about to expire."""
-        now = found.get_frozen_credentials()
+        now = chain().get_frozen_credentials()
         return Credentials(now.access_key, now.secret_key, now.token)
 
     return frozen
 
 
-def _configured_region(options: S3Options) -> str | None:
-    region: str | None = _session(options).get_config_variable("region")
-    return region
-
-
-def _session(options: S3Options) -> Session:
+def _session(node_id: str, options: S3Options) -> Session:
     # Heavy, and needed by nobody who states keys and region.
-    from botocore.session import Session  # noqa: PLC0415
-
+    try:
+        from botocore.session import Session  # noqa: PLC0415
+    except ModuleNotFoundError as exc:
+        message = f"node {node_id!r}: botocore is not installed; install rebalance-tasks[s3], or state region and keys"
+        raise ConfigurationError(message) from exc
     return Session(profile=options.profile or None)
