@@ -24,6 +24,7 @@ BENCHES: Final = {
     "sftp": "bench_sftp",
     "memory": "bench_memory",
     "simulate": "bench_simulate",
+    "placement": "bench_placement",
 }
 
 
