@@ -96,8 +96,7 @@ def a_forgotten_trash(world: World, engine: Engine) -> None:
 
 #: Steps at which a node has just been written to, or is about to be.
 PLAIN = [
-    *(Step.BEGIN, Step.PART, Step.STAGE, Step.VERIFY, Step.JOURNAL, Step.PUBLISH, Step.SYNC_PUBLISHED, Step.MANIFEST),
-    *(Step.FLIP, Step.FREE, Step.SETTLE),
+    *(Step.PART, Step.JOURNAL, Step.PUBLISH, Step.MANIFEST, Step.FLIP, Step.FREE),
 ]
 #: Where the two sides of a pair differ most.
 EVERYWHERE = {Step.JOURNAL, Step.PUBLISH, Step.FREE}
@@ -121,7 +120,7 @@ CASES = [
     Case(Step.UNPUBLISH, WRITING, pairs=("local-sftp",)),
     Case(Step.PURGE, killing.tidy, prelude=(CARRY,), pairs=("sftp-s3",)),
     *(Case(step, nth=4, pairs=BOTH) for step in (Step.PUBLISH, Step.FREE)),
-    *(Case(step, nth=nth, pairs=BOTH) for step, nth in ((Step.PART, 3), (Step.STAGE, 4), (Step.SYNC_STAGED, 1))),
+    *(Case(step, nth=nth, pairs=BOTH) for step, nth in ((Step.PART, 3), (Step.STAGE, 4))),
     *(Case(step, WRITING, pairs=BOTH) for step in (Step.FREE, Step.RETRACT, Step.UNPUBLISH, Step.REMOVE, Step.AGAIN)),
     *(Case(step, CORRUPT, pairs=OUT) for step in (Step.DISCARD, Step.AGAIN)),
     Case(Step.PARK, killing.carry_until_paused, pairs=BOTH),
