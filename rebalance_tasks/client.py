@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from rebalance_tasks.core.undo import WayBack
     from rebalance_tasks.store.fleet import ChoreRecord
     from rebalance_tasks.store.holds import Hold
+    from rebalance_tasks.store.snapshots import Snapshot
 
 __all__ = ["NodeReport", "Rebalancer"]
 
@@ -273,6 +274,10 @@ class Rebalancer:
     def checks(self, limit: int = 20) -> list[dict[str, Any]]:
         """Why the last checks ran or skipped, newest first."""
         return [record.model_dump(mode="json") for record in self._context.fleet.checks(limit)]
+
+    def snapshots(self, limit: int = 20) -> list[Snapshot]:
+        """What the last checks saw and decided, newest first, for as long as `check_retention` keeps it."""
+        return self._context.snapshots.newest(limit)
 
     def survey(self) -> Survey:
         """List every object of the fleet, as a check does; changes nothing.

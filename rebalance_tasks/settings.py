@@ -127,9 +127,9 @@ class _Loader:
         """Copy the top level; refuse ``[nodes]`` for ``[[nodes]]`` and the like, which pydantic would explain badly."""
         document: dict[str, Any] = {"fleet": {}, "options": {}}
         for name, value in read.items():
-            if name in {"fleet", "options"} and not isinstance(value, dict):
+            if name in {"fleet", "options", "gravity"} and not isinstance(value, dict):
                 self._add((name,), f"must be a table; write [{name}]")
-            elif name in {"nodes", "prices"} and not isinstance(value, list):
+            elif name in {"nodes", "prices", "rules"} and not isinstance(value, list):
                 self._add((name,), f"must be a list of tables; write [[{name}]] (double brackets) above each")
             else:
                 document[name] = dict(value) if isinstance(value, dict) else value

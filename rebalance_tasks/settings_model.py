@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections import Counter
 from datetime import timedelta
 from decimal import Decimal
@@ -21,6 +22,7 @@ from rebalance_tasks.core.errors import UnknownNode
 from rebalance_tasks.core.masking import has_credentials, masked, masked_url
 from rebalance_tasks.core.models import Frozen, Identifier, Money, NodeDescriptor
 from rebalance_tasks.core.options import RebalancerOptions
+from rebalance_tasks.core.rules import Rule
 from rebalance_tasks.settings_redis import check_celery_url, check_redis_url
 
 if TYPE_CHECKING:
@@ -29,6 +31,8 @@ if TYPE_CHECKING:
 Mode: TypeAlias = Literal["observe", "auto"]
 Locator: TypeAlias = Literal["union", "crush", "catalogue"]
 
+#: Endings of files that can be read as an inventory.
+INVENTORY_FILES: Final = frozenset({".parquet", ".pq", ".arrow", ".feather", ".ipc", ".csv"})
 DEFAULT_REDIS_URL: Final = "redis://127.0.0.1:6379/0"
 #: The URLs of the ``[fleet]`` table; the two others default to the first.
 FLEET_URLS: Final = ("redis_url", "broker_url", "result_backend")
@@ -45,6 +49,18 @@ def _check_node(node: NodeDescriptor) -> NodeDescriptor:
         msg = "${…} does not expand in a node's url, only in storage_options and the fleet's URLs"
     else:
         return node
+    raise ValueError(msg)
+
+
+def _check_inventory(source: str) -> str:
+    if (
+        source == "nodes"
+        or re.fullmatch(r"provider:[A-Za-z0-9._-]{1,128}", source)
+        or Path(source).suffix.lower() in INVENTORY_FILES
+    ):
+        return source
+    known = ", ".join(sorted(INVENTORY_FILES))
+    msg = f"should be 'nodes', 'provider:<name>' or the path of a file that ends in {known}"
     raise ValueError(msg)
 
 
@@ -95,6 +111,19 @@ class Service(Frozen):
     )
     key_prefix: str = Field(default="rebalance", min_length=1, pattern=_PREFIX_PATTERN)
     message_prefix: str = Field(default="", pattern=_PREFIX_PATTERN)
+    inventory: Annotated[str, AfterValidator(_check_inventory)] = "nodes"
+
+
+class Gravity(Frozen):
+    """Where the measures behind gravity come from when the inventory brings none of its own.
+
+    Attributes:
+        access: ``none``, ``times``, or the path of an S3 access log.
+        colocation: ``none`` or ``folder``.
+    """
+
+    access: Annotated[str, Field(min_length=1)] = "none"
+    colocation: Literal["none", "folder"] = "none"
 
 
 class Contents(Frozen):
@@ -105,6 +134,8 @@ class Contents(Frozen):
         tuple[Annotated[NodeDescriptor, AfterValidator(_check_node)], ...], AfterValidator(_check_distinct)
     ] = ()
     prices: Annotated[tuple[Price, ...], AfterValidator(_check_prices)] = ()
+    rules: tuple[Rule, ...] = ()
+    gravity: Gravity = Gravity()
 
 
 class _FleetTable(Service):
@@ -130,7 +161,10 @@ class Settings(Service, Contents):
         redis_url: where the truth lives; ``broker_url`` and ``result_backend`` default to it.
         key_prefix: first part of every key of the state.
         message_prefix: first part of every key that Celery makes on the broker and the result backend; none by default.
+        inventory: where the list of objects comes from.
         prices: egress prices between regions.
+        gravity: where measures of use come from.
+        rules: what objects need, by key pattern; the first that says something counts.
         config_path: the file that was read, if any.
     """
 
@@ -166,19 +200,22 @@ class Settings(Service, Contents):
     def digest(self) -> str:
         """Return 16 hex digits over what the workers of a fleet must agree on.
 
-        That is fleet, mode, locator, placement rule, options, nodes and prices. Connection URLs, storage_options and the file's path may
-        differ from machine to machine; the order of nodes and prices means nothing.
+        That is fleet, mode, locator, placement rule, inventory, options, gravity, nodes, prices and rules. Connection URLs,
+        storage_options and the file's path may differ from machine to machine; the order of nodes and prices means nothing.
         """
         agreed = {
             "fleet": self.fleet,
             "mode": self.mode,
             "locator": self.locator,
             "placement_rule": self.placement_rule,
+            "inventory": self.inventory,
             "options": self.options.model_dump(),
             "nodes": [
                 node.model_dump(exclude={"storage_options"})
                 for node in sorted(self.nodes, key=lambda node: node.node_id)
             ],
+            "gravity": self.gravity.model_dump(),
+            "rules": [rule.model_dump(mode="json") for rule in self.rules],
             "prices": sorted((price.from_region, price.to_region, _canonical(price.per_gb)) for price in self.prices),
         }
         text = json.dumps(agreed, sort_keys=True, separators=(",", ":"), default=_canonical)

@@ -8,7 +8,8 @@ It decides nothing: each command is one call of `rebalance_tasks.client` (or of 
 - `output`: tables or JSON, and errors
 - `tables`: how jobs, plans and nodes look
 - `watching`: following a job live
-- `plan`, `picture`, `explaining`: the dry run, its bars, and why one object moves or stays
+- `checks`: what the last checks saw
+- `plan`, `picture`: the dry run, its bars, and why one object moves or stays
 - `simulate`, `simulation_inputs`, `plot_html`, `plot_png`: many cycles on paper
 - `node_states`, `undo`, `upkeep`: drain and activate, the way back of a job, commands for when it must change
 - `doctor`: is everything as it should be?

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from rebalance_tasks.cli import node_states, output, placement, plan, session, simulate, undo, upkeep
+from rebalance_tasks.cli import checks, node_states, output, placement, plan, session, simulate, undo, upkeep
 from rebalance_tasks.cli.output import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USAGE, emit
 from rebalance_tasks.cli.parameters import All, Job, Json, Node
 from rebalance_tasks.core.masking import masked_url
@@ -223,6 +223,7 @@ def check(
 
 
 app.command(epilog="Example: rebalance plan --explain photos/2024/cat.jpg")(plan.plan)
+app.command(epilog="Example: rebalance checks --limit 5")(checks.checks)
 
 
 # -- acting --------------------------------------------------------------------------------------------------------

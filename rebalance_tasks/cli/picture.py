@@ -11,6 +11,7 @@ from rich.text import Text
 
 from rebalance_tasks.cli import tables
 from rebalance_tasks.core.imbalance import is_eligible
+from rebalance_tasks.core.planner_reasons import SENTENCES
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -28,30 +29,16 @@ NODES_SHOWN: Final = 40
 _ENDS: Final = 8
 #: Pairs listed; the rest is summed up.
 PAIRS_SHOWN: Final = 30
-#: What the words of `not_moved` mean, for people.
+#: What the words of `not_moved`, and of those that drain and undo add, mean for people.
 REASONS: Final = {
-    "not_needed": "balance is reached without it",
-    "protected_gravity": "its gravity is at gravity_protection_threshold or above",
-    "pinned": "it is pinned",
-    "cooldown": "it was moved within object_cooldown",
-    "too_young": "it was written to within min_object_age",
-    "budget_moves": "max_moves_per_cycle was used up",
-    "budget_egress": "max_egress_bytes_per_cycle was used up",
-    "budget_cost": "max_cost_per_cycle, or the day's, was used up",
-    "no_target": "no node may take it, or has room",
+    **SENTENCES,
     "no_room": "no room is left",
-    "node_not_active": "its node is in maintenance",
-    "no_capacity": "its node states no capacity",
-    "ambiguous": "its key is on more than one node",
-    "unknown_node": "its node is not configured",
-    "excluded": "a node's patterns, or a job, leave it alone",
-    "invalid_key": "its key is longer than a move can carry",
-    "zero_bytes": "it holds no bytes",
     "not_of_the_job": "the job did not move it",
     "moved_on": "it was moved again since",
     "changed": "it was written to since",
     "gone": "it was deleted since",
     "storage_class": "no node that may take it offers its storage class",
+    "tags": "no node that may take it carries its tags",
     "regions": "no node that may take it lies in its regions",
     "replicas_apart": "every node that may take it holds a replica",
     "too_large": "no node has room for an object of its size",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path  # noqa: TC003  as below
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -13,9 +14,9 @@ from rebalance_tasks.cli.parameters import Json  # noqa: TC001  typer reads it a
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from rebalance_tasks.cli.explaining import Explained
     from rebalance_tasks.client import Rebalancer
     from rebalance_tasks.control.survey import Survey
+    from rebalance_tasks.core.explain import Explained
     from rebalance_tasks.core.models import RebalancePlan
 
 
@@ -24,6 +25,12 @@ def plan(
     explain: Annotated[
         bool, typer.Option("--explain", help="List every move with its reason; with KEY, explain that object.")
     ] = False,
+    save: Annotated[
+        Path | None,
+        typer.Option(
+            "--save", metavar="FILE", help="Also write what was surveyed as Parquet, for simulate --inventory."
+        ),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Survey the fleet and show what would be moved, and why. Moves nothing."""
@@ -35,6 +42,10 @@ def plan(
         raise typer.BadParameter(msg, param_hint="KEY")
     client = session.open_client()
     made, seen = client.dry_run()
+    if save is not None:
+        from pyarrow import parquet  # noqa: PLC0415
+
+        parquet.write_table(seen.inventory.to_arrow(), save)
     if key is not None:
         _explain(client, made, seen, key, as_json=as_json)
         return
@@ -46,11 +57,12 @@ def plan(
 
 
 def _explain(client: Rebalancer, made: RebalancePlan, seen: Survey, key: str, *, as_json: bool) -> None:
-    from rebalance_tasks.cli import explaining, tables  # noqa: PLC0415
+    from rebalance_tasks.cli import tables  # noqa: PLC0415
+    from rebalance_tasks.core.explain import explain_object  # noqa: PLC0415
 
     settings = client.settings
     prices = {(price.from_region, price.to_region): price.per_gb for price in settings.prices}
-    found = explaining.explain(
+    found = explain_object(
         made, key, seen.nodes, seen.inventory, options=settings.options, now=made.created_utc, prices=prices
     )
     move = next((move for move in made.moves if move.object_key == key), None)

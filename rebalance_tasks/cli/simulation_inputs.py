@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
-import pyarrow as pa
-
-from rebalance_tasks.core.errors import ConfigurationError, InvalidInventory
-from rebalance_tasks.core.inventory import Inventory
+from rebalance_tasks.control.inventories import read_inventory
+from rebalance_tasks.core.errors import ConfigurationError
 from rebalance_tasks.core.simulation_fleet import synthetic_fleet
 from rebalance_tasks.settings import load_settings
 
@@ -17,12 +15,9 @@ if TYPE_CHECKING:
     from decimal import Decimal
     from pathlib import Path
 
+    from rebalance_tasks.core.inventory import Inventory
     from rebalance_tasks.core.models import NodeDescriptor
     from rebalance_tasks.core.options import RebalancerOptions
-
-_PARQUET: Final = {".parquet", ".pq"}
-_ARROW: Final = {".arrow", ".feather", ".ipc"}
-_CSV: Final = {".csv"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,38 +28,6 @@ class Given:
     inventory: Inventory
     options: RebalancerOptions
     prices: Mapping[tuple[str, str], Decimal]
-
-
-def read_inventory(path: Path) -> Inventory:
-    """Read an inventory file by its ending: Parquet, Arrow (IPC file or Feather) or CSV.
-
-    Raises:
-        InvalidInventory: the ending is not known, the file cannot be read, or a row is wrong.
-    """
-    suffix = path.suffix.lower()
-    try:
-        if suffix in _PARQUET:
-            from pyarrow import parquet  # noqa: PLC0415
-
-            return Inventory.from_arrow(parquet.read_table(path))
-        if suffix in _ARROW:
-            from pyarrow import feather  # noqa: PLC0415
-
-            return Inventory.from_arrow(feather.read_table(path))
-        if suffix in _CSV:
-            from pyarrow import csv  # noqa: PLC0415
-
-            # Keys and node ids stay text, also where they look like numbers.
-            text = {"object_key": pa.large_string(), "node_id": pa.string()}
-            return Inventory.from_arrow(
-                csv.read_csv(path, convert_options=csv.ConvertOptions(column_types=text, strings_can_be_null=False))
-            )
-    except (OSError, pa.ArrowInvalid) as exc:
-        msg = f"{path}: cannot be read as {suffix.removeprefix('.')}: {exc}"
-        raise InvalidInventory(msg) from exc
-    known = ", ".join(sorted(_PARQUET | _ARROW | _CSV))
-    msg = f"{path}: an inventory file ends in {known}"
-    raise InvalidInventory(msg)
 
 
 def from_file(path: Path) -> Given:

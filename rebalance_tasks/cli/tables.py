@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 
     from rich.console import RenderableType
 
-    from rebalance_tasks.cli.explaining import Explained
     from rebalance_tasks.client import NodeReport
     from rebalance_tasks.control.reindex_report import ReindexReport
+    from rebalance_tasks.core.explain import Explained
     from rebalance_tasks.core.models import FailureGroup, RebalanceJob, RebalanceMove, RebalancePlan
 
 #: Moves listed before "... and more": a screenful; ``--explain`` lists all.
@@ -274,6 +274,8 @@ def _plan_totals(plan: RebalancePlan) -> RenderableType:
     lines.add_row("duration", f"about {seconds(plan.estimated_duration_seconds)}")
     if plan.limits_reached:
         lines.add_row("limited by", ", ".join(plan.limits_reached))
+    for text in plan.cannot:
+        lines.add_row("cannot", Text(printable(text)))
     return lines
 
 

@@ -6,8 +6,9 @@ beat ─▶ **check** ── survey ▸ imbalance ▸ plan ──▶ Redis ─�
 # ruff: noqa: EM101, TRY301  a verdict is a word and a sentence, raised where it becomes clear
 from __future__ import annotations
 
+from dataclasses import dataclass
 from decimal import Decimal
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import xxhash
 
@@ -19,9 +20,12 @@ from rebalance_tasks.core.planner import plan_rebalance
 from rebalance_tasks.core.quiet_hours import in_quiet_hours
 from rebalance_tasks.core.verify import verify_plan
 from rebalance_tasks.store.records import CheckRecord
+from rebalance_tasks.store.snapshots import NodeSnapshot, Snapshot
 from rebalance_tasks.telemetry import get_logger
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
     from rebalance_tasks.control.context import FleetContext
     from rebalance_tasks.core.models import NodeDescriptor, RebalancePlan
 
@@ -55,8 +59,8 @@ def run_check(context: FleetContext, *, force: bool = False) -> CheckResult:
     """
     now = context.now()
     token: int | None = None
-    plan: RebalancePlan | None = None
     spread: float | None = None
+    trace = _Trace()
     try:
         _before_lock(context)
         token = context.fleet.acquire_check(ttl_ms=CHECK_LOCK_MS)
@@ -65,20 +69,20 @@ def run_check(context: FleetContext, *, force: bool = False) -> CheckResult:
         starting = context.fleet.starting()
         if starting is not None and not context.jobs.exists(starting):
             raise Skipped("already_running", f"job {starting} is being started")
-        plan = _checked_plan(context, force=force, fence=token)
+        plan = _checked_plan(context, trace, force=force, fence=token)
         spread = plan.imbalance_before
         if context.settings.mode == "auto":
-            _adopt(context)
+            _adopt(context, plan)
             job_id = f"rebal-{plan.plan_id}"
             context.fleet.note_starting(job_id)
             context.messenger.publish_start(plan.plan_id, job_id)
             result = CheckResult(
-                verdict="started", reason=f"planned: {_summary(plan)}; starting {job_id}", plan_id=plan.plan_id
+                verdict="started", reason=f"planned: {_summary(plan, trace)}; starting {job_id}", plan_id=plan.plan_id
             )
         else:
             result = CheckResult(
                 verdict="planned",
-                reason=f"observe: {_summary(plan)}; nothing moves until `rebalance start {plan.plan_id}`",
+                reason=f"observe: {_summary(plan, trace)}; nothing moves until `rebalance start {plan.plan_id}`",
                 plan_id=plan.plan_id,
             )
     except Skipped as exc:
@@ -97,13 +101,62 @@ def run_check(context: FleetContext, *, force: bool = False) -> CheckResult:
             forced=force,
         ),
     )
+    context.snapshots.save(
+        _snapshot(now, result, trace, spread, forced=force), retention=context.settings.options.check_retention
+    )
     log.info("check.done", verdict=result.verdict, reason=result.reason, plan_id=result.plan_id)
     return result
 
 
-def _adopt(context: FleetContext) -> None:
+@dataclass(slots=True)
+class _Trace:
+    """What a check has seen and made so far, whatever comes of it."""
+
+    seen: Survey | None = None
+    plan: RebalancePlan | None = None
+
+
+def _snapshot(now: datetime, result: CheckResult, trace: _Trace, spread: float | None, *, forced: bool) -> Snapshot:
+    """Put down what the check saw and decided."""
+    seen, plan = trace.seen, trace.plan
+    used = {} if seen is None else usage(seen.nodes, seen.inventory)
+    found: dict[str, Any] = {}
+    if seen is not None:
+        found["nodes"] = tuple(
+            NodeSnapshot(
+                node_id=node.node_id,
+                pool=node.pool,
+                state=node.state,
+                used_bytes=used[node.node_id],
+                capacity_bytes=node.capacity_bytes or 0,
+            )
+            for node in seen.nodes
+        )
+        found |= {"left_out": dict(seen.left_out), "objects": len(seen.inventory)}
+    if plan is not None:
+        found |= {
+            "imbalance_after": plan.imbalance_after,
+            "moves": len(plan.moves),
+            "bytes": plan.estimated_egress_bytes,
+            "cost": plan.estimated_cost,
+            "limits": plan.limits_reached,
+            "not_moved": dict(plan.not_moved),
+            "cannot": plan.cannot,
+        }
+    return Snapshot(
+        at=now,
+        verdict=result.verdict,
+        reason=result.reason,
+        forced=forced,
+        plan_id=result.plan_id,
+        imbalance_before=spread,
+        **found,
+    )
+
+
+def _adopt(context: FleetContext, plan: RebalancePlan) -> None:
     try:
-        adopt(context)
+        adopt(context, only={name for move in plan.moves for name in (move.source_node, move.target_node)})
     except NodeError as exc:
         raise Skipped(exc.cause, str(exc)) from exc
 
@@ -130,17 +183,17 @@ def _before_lock(context: FleetContext) -> None:
         )
 
 
-def _checked_plan(context: FleetContext, *, force: bool, fence: int) -> RebalancePlan:
+def _checked_plan(context: FleetContext, trace: _Trace, *, force: bool, fence: int) -> RebalancePlan:
     """Survey, plan, verify and save; raises Skipped with the reason why there is nothing to plan."""
     try:
-        seen = survey(context)
+        seen = trace.seen = survey(context, leave_out=True)
     except (NodeError, ConfigurationError, InvalidInventory) as exc:
         raise Skipped(exc.cause, str(exc)) from exc
     spread = _worth_planning(context, seen, force=force)
-    plan = _plan(context, seen, force=force)
+    plan = trace.plan = _plan(context, seen, force=force)
     if not plan.moves:
         bound = f" (bound by {', '.join(plan.limits_reached)})" if plan.limits_reached else ""
-        why = ", ".join(f"{reason} {count}" for reason, count in plan.not_moved.items())
+        why = "; ".join(plan.cannot) or ", ".join(f"{reason} {count}" for reason, count in plan.not_moved.items())
         raise Skipped("nothing_to_move", f"imbalance {spread:.3f}, but no object may move{bound}: {why}", spread)
     try:
         context.plans.save(plan, fence=fence)
@@ -166,7 +219,10 @@ def _worth_planning(context: FleetContext, seen: Survey, *, force: bool) -> floa
 
 
 def _plan(context: FleetContext, seen: Survey, *, force: bool) -> RebalancePlan:
-    context.fleet.set_usage(seen.inventory.used_bytes())
+    # What was not looked at now is as it was.
+    before = context.fleet.usage() if seen.left_out else {}
+    known = {name: size for name, size in before.items() if name in seen.left_out}
+    context.fleet.set_usage({**known, **seen.inventory.used_bytes()})
     epoch = context.fleet.note_map(_map_digest(seen.nodes))
     options = context.settings.options
     if force:
@@ -203,8 +259,11 @@ def _map_digest(nodes: tuple[NodeDescriptor, ...]) -> str:
     return xxhash.xxh3_128_hexdigest("\n".join(parts).encode())
 
 
-def _summary(plan: RebalancePlan) -> str:
-    return f"{len(plan.moves)} moves, {plan.estimated_egress_bytes} bytes, imbalance {plan.imbalance_before:.3f} → {plan.imbalance_after:.3f}"
+def _summary(plan: RebalancePlan, trace: _Trace) -> str:
+    spread = f"imbalance {plan.imbalance_before:.3f} → {plan.imbalance_after:.3f}"
+    left_out = trace.seen.left_out if trace.seen is not None else {}
+    without = f"; left out: {', '.join(left_out.values())}" if left_out else ""
+    return f"{len(plan.moves)} moves, {plan.estimated_egress_bytes} bytes, {spread}{without}"
 
 
 def plan_only(context: FleetContext) -> RebalancePlan:
@@ -220,13 +279,13 @@ def dry_run(context: FleetContext) -> tuple[RebalancePlan, Survey]:
 
     Raises:
         JobActive: a job is moving objects about, so a plan would be stale at once.
-        NodeError: a node is missing or not writable.
+        NodeError: a node is missing or not writable, and fewer than two are left.
         ConfigurationError: roots coincide, or a capacity must be stated.
     """
     active = context.jobs.active()
     if active is not None:
         raise JobActive(active)
-    seen = survey(context)
+    seen = survey(context, leave_out=True)
     plan = _plan(context, seen, force=False)
     context.plans.save(plan, fence=None)
     return plan, seen

@@ -10,6 +10,7 @@ from rebalance_tasks.core.errors import UnknownNode
 from rebalance_tasks.store.holds import HoldStore
 from rebalance_tasks.store.outcomes import OutcomeStore
 from rebalance_tasks.store.progress import ProgressStore
+from rebalance_tasks.store.snapshots import SnapshotStore
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -79,6 +80,11 @@ class FleetContext:
     def holds(self) -> HoldStore:
         """Nodes that are held, and the groups that wait for them."""
         return HoldStore(self.connection, self.keys)
+
+    @property
+    def snapshots(self) -> SnapshotStore:
+        """What checks saw and decided."""
+        return SnapshotStore(self.connection, self.keys)
 
     @property
     def progress(self) -> ProgressStore:

@@ -68,7 +68,7 @@ def start_job(
         msg = f"plan {plan_id} was made for fleet {plan.fleet!r}, this is fleet {context.settings.fleet!r}"
         raise InvalidArgument(msg)
     validate_roots(context.settings.nodes)
-    adopt(context)
+    adopt(context, only={name for move in plan.moves for name in (move.source_node, move.target_node)})
     context.locations.spread_frees(active=context.jobs.active())
     job = _freeze(context, plan, job_id=job_id, requested_by=requested_by)
     if context.jobs.create(job):

@@ -189,7 +189,7 @@ def _emptied(
         wanted |= np.isin(groups.codes, codes[codes >= 0])
     rows = np.flatnonzero(wanted | inventory.ambiguous)
     described = [n.model_copy(update={"used_bytes": used[n.node_id]}) for n in nodes]
-    world = World(described, inventory_of(inventory, rows), Scenario())
+    world = World(described, inventory.take(rows), Scenario())
     patient = options.model_copy(update=_UNLIMITED)
     cost: list[Decimal] = []
     while True:
@@ -202,11 +202,6 @@ def _emptied(
     was = _on(inventory, [node.node_id])[rows]
     places[rows] = was & ~_on(world.inventory, [node.node_id])
     return add_money(cost), places
-
-
-def inventory_of(inventory: Inventory, rows: NDArray[np.int64]) -> Inventory:
-    """Return some rows of an inventory."""
-    return World([], inventory, Scenario()).keep(rows)
 
 
 def _waiting(
@@ -285,7 +280,7 @@ def _nowhere(
     left = [other for other in targets if not refusals[other.node_id]]
     if not left:
         # Nodes may refuse for different reasons: told is the one that adding capacity helps least.
-        return min(set(refusals.values()), key=("storage_class", "regions", "excluded").index)
+        return min(set(refusals.values()), key=("storage_class", "regions", "tags", "excluded").index)
     left = [other for other in left if host_of(other) not in taken]
     if not left:
         return "replicas_apart"

@@ -8,9 +8,9 @@ every consumer may trust them. Order in the flow: survey (or a host's own table)
 from __future__ import annotations
 
 import difflib
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Final, Self
+from typing import TYPE_CHECKING, Any, Final, Self
 
 import numpy as np
 import pyarrow as pa
@@ -39,6 +39,7 @@ COLUMNS: Final = (
     "replica_group",
     "required_regions",
     "required_storage_class",
+    "required_tags",
     "pinned",
     "last_moved_utc",
     "mtime_utc",
@@ -71,6 +72,7 @@ class Inventory:
         replica_group: dictionary-coded; objects of one group must stay on different hosts.
         required_regions: dictionary-coded tuples of regions in which the object may live.
         required_storage_class: dictionary-coded storage class.
+        required_tags: dictionary-coded tuples of ``key=value``, all of which the node must carry.
         ignored_columns: columns of the table that mean nothing here.
     """
 
@@ -86,6 +88,7 @@ class Inventory:
     replica_group: Coded[str] | None = None
     required_regions: Coded[tuple[str, ...]] | None = None
     required_storage_class: Coded[str] | None = None
+    required_tags: Coded[tuple[str, ...]] | None = None
     pinned: NDArray[np.bool_] | None = None
     last_moved_ns: NDArray[np.int64] | None = None
     mtime_ns: NDArray[np.int64] | None = None
@@ -120,8 +123,9 @@ class Inventory:
             last_access_ns=reader.times("last_access_utc"),
             colocated_dependencies=reader.counts("colocated_dependencies"),
             replica_group=reader.coded("replica_group"),
-            required_regions=reader.regions("required_regions"),
+            required_regions=reader.text_sets("required_regions"),
             required_storage_class=reader.storage_classes("required_storage_class"),
+            required_tags=reader.text_sets("required_tags"),
             pinned=reader.flags("pinned"),
             last_moved_ns=reader.times("last_moved_utc"),
             mtime_ns=reader.nanoseconds("mtime_ns") if "mtime_ns" in table.column_names else reader.times("mtime_utc"),
@@ -206,6 +210,17 @@ class Inventory:
         np.add.at(totals, self.node_index, self.size_bytes)
         return dict(zip(self.node_ids, totals.tolist(), strict=True))
 
+    def take(self, rows: NDArray[np.int64]) -> Self:
+        """Return some rows (int64 (m,)) as an inventory of its own; whether a key is ambiguous is found out anew."""
+        changed: dict[str, Any] = {}
+        for column in fields(self):
+            value = getattr(self, column.name)
+            if isinstance(value, np.ndarray):
+                changed[column.name] = value[rows]
+            elif isinstance(value, Coded):
+                changed[column.name] = Coded(value.codes[rows], value.values)
+        return replace(self, keys=self.keys.take(pa.array(rows)), **changed)
+
     @cached_property
     def ambiguous(self) -> NDArray[np.bool_]:
         """Bool (n,): the key is on more than one node, so nobody can say which copy is the object."""
@@ -233,9 +248,10 @@ class Inventory:
         for name in ("gravity", "reads_per_hour", "writes_per_hour", "colocated_dependencies", "pinned"):
             if (plain := getattr(self, name)) is not None:
                 out[name] = plain
-        for name in ("replica_group", "required_regions", "required_storage_class"):
+        for name in ("replica_group", "required_regions", "required_storage_class", "required_tags"):
             if (coded := getattr(self, name)) is not None:
-                out[name] = coded.to_arrow(pa.list_(pa.string()) if name == "required_regions" else pa.string())
+                lists = name in {"required_regions", "required_tags"}
+                out[name] = coded.to_arrow(pa.list_(pa.string()) if lists else pa.string())
         for name, nanos in (("last_access_utc", self.last_access_ns), ("last_moved_utc", self.last_moved_ns)):
             if nanos is not None:
                 out[name] = pa.array(nanos, mask=nanos == UNKNOWN_TIME).cast(pa.timestamp("ns", "UTC"))

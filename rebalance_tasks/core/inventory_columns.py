@@ -29,7 +29,7 @@ S = TypeVar("S", bound=np.generic)
 
 #: A time that is not known (NumPy's NaT as an integer; no clock ever says it).
 UNKNOWN_TIME: Final = int(np.iinfo(np.int64).min)
-#: Joins the regions of one row while they are dictionary-encoded; no region name holds a unit separator.
+#: Joins the words of one row while they are dictionary-encoded; no region or tag holds a unit separator.
 _SEPARATOR: Final = "\x1f"
 
 
@@ -172,8 +172,8 @@ class Reader:
         self._refuse(~known[coded.codes], name, f"is none of {', '.join(StorageClass)}", coded)
         return coded
 
-    def regions(self, name: str) -> Coded[tuple[str, ...]] | None:
-        """Return lists of regions as coded sorted tuples; null and the empty list are −1 (no requirement)."""
+    def text_sets(self, name: str) -> Coded[tuple[str, ...]] | None:
+        """Return lists of words as coded sorted tuples; null and the empty list are −1 (no requirement)."""
         column = self._optional(name)
         if column is None:
             return None
@@ -184,7 +184,7 @@ class Reader:
         column = column.cast(pa.list_(pa.string()))
         # binary_join answers null for a list that holds a null: that would read as "no requirement".
         joined = pc.binary_join(column, _SEPARATOR)
-        self._refuse(pc.and_(pc.is_null(joined), pc.is_valid(column)), name, "holds a missing region")
+        self._refuse(pc.and_(pc.is_null(joined), pc.is_valid(column)), name, "holds a missing value")
         encoded = joined.dictionary_encode()
         raw = encoded.indices.fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int64)
         sets = [

@@ -178,6 +178,7 @@ class RebalancePlan(Frozen):
         epoch: the fleet's epoch the plan was made in; `start` re-verifies the moves of an older plan.
         limits_reached: names of the options that bound the plan (``"max_moves_per_cycle"``).
         not_moved: reason → number of objects left where they are; with the moves it adds up to the inventory.
+        cannot: why the target is out of reach although no budget binds: constraint, objects, an example; empty when it is met.
         undo_of: the job whose moves this plan takes back; such a plan may raise the spread and moves within the cooldown.
     """
 
@@ -193,6 +194,7 @@ class RebalancePlan(Frozen):
     imbalance_after: float = Field(default=0.0, ge=0.0)
     limits_reached: tuple[str, ...] = ()
     not_moved: Mapping[str, int] = Field(default_factory=dict)
+    cannot: tuple[str, ...] = ()
     undo_of: str = Field(default="", max_length=128)
 
     def to_arrow(self) -> pa.Table:

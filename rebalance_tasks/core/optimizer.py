@@ -11,8 +11,7 @@ Invariant kept here: gravity never moves a replica out of the set that placement
 from __future__ import annotations
 
 from dataclasses import dataclass
-from decimal import Decimal
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -24,6 +23,7 @@ from rebalance_tasks.core.options import GravityScoringWeights, RebalancerOption
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from datetime import datetime
+    from decimal import Decimal
 
     from rebalance_tasks.core.crush import ClusterMap, CrushPlacementAlgorithm
     from rebalance_tasks.core.inventory import Inventory
@@ -101,7 +101,7 @@ class _Measures:
     reads: F64
     writes: F64
     colocated: F64
-    egress: Sequence[Decimal | float]
+    egress: Sequence[Decimal | float] | F64
     latency_ms: F64
     compliant: F64
 
@@ -233,12 +233,13 @@ class GravityAwarePlacementOptimizer:
 
     def _measure(self, keys: Sequence[str]) -> _Measures:
         ask, n = self.providers, len(keys)
-        nodes: list[str] = []
-        located = [None] * n if ask.location is None else ask.location.current_nodes(keys)
-        for key, node in zip(keys, located, strict=True):
-            if node is None:
-                raise ObjectNotFound(key)
-            nodes.append(node)
+        located = [None] * n if ask.location is None else list(ask.location.current_nodes(keys))
+        if len(located) != n:
+            msg = f"location provider: answered {len(located)} nodes for {n} objects; one node per object is expected"
+            raise InvalidArgument(msg)
+        if None in located:
+            raise ObjectNotFound(keys[located.index(None)])
+        nodes = cast("list[str]", located)
         reads, writes = (0.0, 0.0) if ask.access is None else ask.access.reads_and_writes_per_hour(keys)
         colocated = 0.0 if ask.colocation is None else ask.colocation.colocated_dependencies(keys, nodes)
         latency_ms = np.nan if ask.latency is None else ask.latency.latency_ms(keys, nodes)
@@ -248,13 +249,13 @@ class GravityAwarePlacementOptimizer:
             reads=_column(reads, "reads", n),
             writes=_column(writes, "writes", n),
             colocated=_column(colocated, "colocation", n),
-            egress=[Decimal(0)] * n if ask.egress is None else ask.egress.egress_cost_per_gb(keys, nodes),
+            egress=np.zeros(n) if ask.egress is None else ask.egress.egress_cost_per_gb(keys, nodes),
             latency_ms=_column(latency_ms, "latency", n),
             compliant=_column(compliant, "compliance", n),
         )
 
 
-def _column(values: npt.ArrayLike | Sequence[Decimal | float], name: str, n: int) -> F64:
+def _column(values: npt.ArrayLike | Sequence[Decimal | float] | F64, name: str, n: int) -> F64:
     """Return a provider's answer as float64 (n,); a scalar counts for every object."""
     column = np.asarray(values, dtype=np.float64)
     if column.ndim == 0:

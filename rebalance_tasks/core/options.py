@@ -109,9 +109,11 @@ class RebalancerOptions(Frozen):
         quiet_hours: ``(start_hour, end_hour)``, start inclusive, end exclusive, wrapping midnight; equal means none.
         grace: how long a freed source stays in the trash.
         min_object_age: what was written more recently is left alone.
+        min_object_size: what is smaller is left alone, unless its node drains.
         max_utilisation: a plan never fills a target above it.
         job_deadline: a job that is older, pauses included, is cancelled by the sweep; ``None`` is no deadline.
         job_retention: how long a finished job is remembered.
+        check_retention: how long what a check saw and decided is remembered.
     """
 
     check_interval: Annotated[Duration, Field(ge=timedelta(seconds=1))] = timedelta(minutes=5)
@@ -134,9 +136,11 @@ class RebalancerOptions(Frozen):
     forwarding_ttl: Duration = timedelta(hours=24)
     object_cooldown: Duration = timedelta(hours=24)
     min_object_age: Duration = timedelta(seconds=60)
+    min_object_size: Size = 0
     max_utilisation: Annotated[float, Field(gt=0.0, le=1.0, allow_inf_nan=False)] = 0.95
     job_deadline: Annotated[Duration, Field(ge=timedelta(seconds=1))] | None = None
     job_retention: Annotated[Duration, Field(ge=timedelta(minutes=1))] = timedelta(days=7)
+    check_retention: Annotated[Duration, Field(ge=timedelta(minutes=1))] = timedelta(days=7)
 
     @field_validator("quiet_hours_timezone")
     @classmethod

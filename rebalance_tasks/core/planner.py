@@ -1,8 +1,8 @@
 """The plan: which objects move where, so that the spread falls with the least disruption, and why.
 
 A pure function of its arguments. The steps: screen the objects that must stay → empty draining nodes → for each pool
-at or over the threshold lay a band of least bytes, fill its flows by gravity per byte, settle the rest object by
-object → write moves, reasons and sums. `verify` checks every plan again with arithmetic of its own.
+at or over the threshold find the flows of least bytes and money inside the budgets, fill them by gravity per byte, settle
+the rest object by object → write moves, reasons and sums. `verify` checks every plan again with arithmetic of its own.
 
 Invariants: 8 (budgets and hard constraints are never traded for balance), 9 (the spread never grows, nothing is
 overfilled, nothing moves twice; draining is exempt from the first).
@@ -20,8 +20,9 @@ import pyarrow as pa
 from rebalance_tasks.core.imbalance import imbalance
 from rebalance_tasks.core.models import RebalanceMove, RebalancePlan
 from rebalance_tasks.core.planner_balance import balance_pools
-from rebalance_tasks.core.planner_candidates import CODE, MOVABLE, REASONS, Eligibility, gravity_of, node_rows, screen
-from rebalance_tasks.core.planner_fill import drain, order_candidates
+from rebalance_tasks.core.planner_candidates import MOVABLE, REASONS, Eligibility, gravity_of, node_rows, screen
+from rebalance_tasks.core.planner_drain import drain
+from rebalance_tasks.core.planner_reasons import explain_rest, obstacles, wanting
 from rebalance_tasks.core.planner_state import Fleet, Ledger, Work, add_money, money
 
 if TYPE_CHECKING:
@@ -38,13 +39,6 @@ if TYPE_CHECKING:
 
 #: Moves off a draining node come before every balancing move, whose priority is the source's fill in thousandths.
 DRAIN_PRIORITY: Final = 1000
-#: budget option -> the word under which objects it held back are counted, in the order of precedence.
-_BUDGET_REASONS: Final = {
-    "max_moves_per_cycle": "budget_moves",
-    "max_egress_bytes_per_cycle": "budget_egress",
-    "max_cost_per_cycle": "budget_cost",
-    "max_cost_per_day": "budget_cost",
-}
 
 
 def plan_rebalance(  # noqa: PLR0913  a pure function takes its whole world as arguments
@@ -89,10 +83,17 @@ def plan_rebalance(  # noqa: PLR0913  a pure function takes its whole world as a
     state = Fleet(nodes, inventory, options, reserved_bytes=reserved_bytes or {}, prices=prices or {})
     gravity = gravity_of(inventory, state, options)
     why = screen(inventory, state, gravity, options=options, now=now, excluded_keys=excluded_keys)
-    ledger = Ledger(options, remaining_cost_today=remaining_cost_today)
-    work = Work(state, inventory, ledger, gravity, _by_node(inventory, state, why))
+    work = Work(
+        fleet=state,
+        inventory=inventory,
+        ledger=Ledger(options, remaining_cost_today=remaining_cost_today),
+        gravity=gravity,
+        candidates=_by_node(inventory, state, why),
+        move_weight=_move_weight(inventory, why),
+    )
     triggered, by_size = _choose(work, options)
-    _explain_rest(work, why, triggered, options)
+    givers = wanting(state, triggered, options)
+    explain_rest(work, why, givers)
     moves = _moves(work, by_size=by_size)
     return _written(
         RebalancePlan(
@@ -106,8 +107,9 @@ def plan_rebalance(  # noqa: PLR0913  a pure function takes its whole world as a
             estimated_cost=add_money(move.cost for move in moves),
             imbalance_before=_imbalance(state, state.initial_used),
             imbalance_after=_imbalance(state, state.used),
-            limits_reached=ledger.limits,
-            not_moved={REASONS[code]: n for code, n in sorted(Counter(why.tolist()).items()) if code != MOVABLE},
+            limits_reached=work.ledger.limits,
+            cannot=obstacles(work, why, givers),
+            not_moved={REASONS[code]: n for code, n in enumerate(np.bincount(why).tolist()) if n and code != MOVABLE},
         ),
         named=plan_id is not None,
     )
@@ -117,11 +119,7 @@ def _choose(work: Work, options: RebalancerOptions) -> tuple[list[list[int]], bo
     """Choose the moves; return the pools that were balanced and whether objects left by size."""
     eligibility = Eligibility(work)
     for pool in sorted(work.fleet.pools):
-        leavers = [i for i in work.fleet.leavers(pool) if i in work.candidates]
-        for i in leavers:
-            work.candidates[i] = order_candidates(work, work.candidates[i], by_size=False)
-        if leavers:
-            drain(work, eligibility, pool)
+        drain(work, eligibility, pool)
     triggered = []
     for pool in sorted(work.fleet.pools):
         members = work.fleet.takers(pool)
@@ -131,30 +129,22 @@ def _choose(work: Work, options: RebalancerOptions) -> tuple[list[list[int]], bo
 
 
 def _by_node(inventory: Inventory, state: Fleet, why: NDArray[np.int8]) -> dict[int, NDArray[np.int64]]:
-    """Return node → its movable rows."""
+    """Return node → its movable rows, int64 in rising order."""
+    if not state.nodes:
+        return {}
+    # NumPy sorts 16-bit integers by counting, several times as fast as wider ones.
+    narrow = np.uint16 if len(state.nodes) < np.iinfo(np.uint16).max else np.int32
     rows = np.flatnonzero(why == MOVABLE)
-    node = node_rows(inventory, state)[rows].astype(np.int32)
-    rows = rows[np.argsort(node, kind="stable")]
+    node = node_rows(inventory, state)[rows].astype(narrow)
     counts = np.bincount(node, minlength=len(state.nodes))
-    return dict(enumerate(np.split(rows, np.cumsum(counts)[:-1]))) if len(state.nodes) else {}
+    rows = rows[np.argsort(node, kind="stable")]
+    return dict(enumerate(np.split(rows, np.cumsum(counts)[:-1])))
 
 
-def _explain_rest(work: Work, why: NDArray[np.int8], triggered: list[list[int]], options: RebalancerOptions) -> None:
-    """Give every object that could have moved and did not its reason, in place; moved ones stay `MOVABLE`."""
-    fleet = work.fleet
-    moved = np.zeros(len(why), np.bool_)
-    for chosen in work.chosen:
-        moved[chosen.rows] = True
-    wanting = set(np.flatnonzero(fleet.draining).tolist())
-    for members in triggered:
-        floor = min(fleet.share(i) for i in members) + options.effective_target
-        if fleet.spread(members) > options.effective_target:
-            wanting |= {i for i in members if fleet.share(i) > floor}
-    held_back = next((word for name, word in _BUDGET_REASONS.items() if name in work.ledger.limits), "no_target")
-    by_node = np.full(len(fleet.nodes) + 1, CODE["not_needed"], np.int8)
-    by_node[list(wanting)] = CODE[held_back]
-    rest = (why == MOVABLE) & ~moved
-    why[rest] = by_node[node_rows(work.inventory, fleet)[rest]]
+def _move_weight(inventory: Inventory, why: NDArray[np.int8]) -> float:
+    """Return λ: one move more is worth an average object that is fully held, whatever the scale of the sizes."""
+    movable = why == MOVABLE
+    return max(1.0, 4 * float(inventory.size_bytes.sum(where=movable)) / max(1, int(np.count_nonzero(movable))))
 
 
 def _moves(work: Work, *, by_size: bool) -> tuple[RebalanceMove, ...]:
@@ -201,7 +191,9 @@ def _reason(fleet: Fleet, chosen: Chosen, *, by_size: bool) -> str:
     full = fleet.initial_used[chosen.source] / fleet.capacity[chosen.source]
     whose = "fleet" if len(fleet.pools) == 1 else f"pool {source.pool}"
     why = f"size fits the gap to {target.node_id}" if chosen.step == "repair" else "lowest gravity per byte"
-    if chosen.step == "balance" and by_size:
+    if chosen.step == "whole":
+        why = "part of the fewest bytes that level it"
+    elif chosen.step == "balance" and by_size:
         why = "largest first, as the number of moves is limited"
     return f"{source.node_id} is {full:.1%} full ({whose} mean {mean:.1%}); {why}".replace("%", " %")
 

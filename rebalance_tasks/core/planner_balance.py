@@ -1,7 +1,9 @@
-"""Balancing pools inside shared budgets: choose the best spread that the budgets can reach, then fill it.
+"""Balancing pools inside shared budgets: the best spread that the budgets can reach, then objects that bring it about.
 
-When a budget binds, the goal is raised to the smallest spread whose flows fit all budgets: the money, bytes and moves
-there are go where they lower the spread most, over all pools at once.
+Flows first (`planner_flow`), then objects (`planner_fill`), then single objects where they are coarse (`planner_repair`).
+Where there are few objects, whole ones are planned at once and nearly exactly (`planner_exact`). When a budget binds, the
+flows are those of the smallest spread that fits all budgets: the money, bytes and moves there are go where they lower
+the spread most, over all pools at once.
 """
 
 from __future__ import annotations
@@ -10,72 +12,31 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from rebalance_tasks.core.planner_fill import fill_flows, order_candidates, pool_columns, size_limits
-from rebalance_tasks.core.planner_flow import balance, pair_order, transport
+from rebalance_tasks.core.planner_exact import ENOUGH, balance_exactly
+from rebalance_tasks.core.planner_fill import Filler, in_order
+from rebalance_tasks.core.planner_flow import Hubs, Limits, Network, Supply
 from rebalance_tasks.core.planner_repair import Repair
-from rebalance_tasks.core.planner_state import add_money, money
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from decimal import Decimal
+
     from numpy.typing import NDArray
 
     from rebalance_tasks.core.planner_candidates import Eligibility
-    from rebalance_tasks.core.planner_flow import Pool
-    from rebalance_tasks.core.planner_state import Work
+    from rebalance_tasks.core.planner_flow import Flows, Solution
+    from rebalance_tasks.core.planner_solver import Values
+    from rebalance_tasks.core.planner_state import Snapshot, Work
 
-#: Halvings of the interval in which the reachable spread is sought: a millionth of it is close enough.
-_HALVINGS: Final = 20
-
-#: (source, target, bytes).
-Flows = list[tuple[int, int, int]]
-
-
-class Demand:
-    """What one pool wants moved for a given goal, and about how many objects that is."""
-
-    def __init__(self, work: Work, members: list[int]) -> None:
-        """Take stock of the pool's taking nodes."""
-        self.members = members
-        self._work = work
-        self._order = pair_order(work.fleet, members, members)
-        limits = size_limits(work, members)
-        sizes = work.inventory.size_bytes
-        self._useful = {
-            i: work.candidates[i][sizes[work.candidates[i]] <= limits[i]] for i in members if i in work.candidates
-        }
-        movable = {i: int(sizes[rows].sum()) for i, rows in self._useful.items()}
-        self._columns: Pool = pool_columns(work, members, movable=movable)
-        self._running: dict[int, NDArray[np.int64]] = {}
-
-    def flows(self, goal: float) -> Flows:
-        """Return (source, target, bytes) that bring the pool's spread to the goal."""
-        give, take = balance(self._columns, goal)
-        # Rounding down must not leave the goal missed by a byte: a giver gives one more, the fill checks exactly.
-        giving = {i: int(amount) + 1 if amount >= 1 else 0 for i, amount in zip(self.members, give, strict=True)}
-        taking = {j: int(amount) + 1 if amount >= 1 else 0 for j, amount in zip(self.members, take, strict=True)}
-        pairs = [pair for pair in self._order if giving[pair[0]] and taking[pair[1]]]
-        # Those single bytes must not open a group of their own.
-        return [flow for flow in transport(pairs, giving, taking) if flow[2] > len(self.members)]
-
-    def moves(self, flows: Flows) -> int:
-        """Return about how many objects some flows are."""
-        totals: dict[int, int] = {}
-        for i, _, amount in flows:
-            totals[i] = totals.get(i, 0) + amount
-        return sum(int(np.searchsorted(self._sums(i), total)) + 1 for i, total in totals.items())
-
-    def order(self, givers: set[int], *, by_size: bool) -> None:
-        """Put the candidates of some nodes in the order in which they should leave."""
-        for i in givers:
-            if i in self._useful:
-                self._work.candidates[i] = order_candidates(self._work, self._work.candidates[i], by_size=by_size)
-                self._useful[i] = order_candidates(self._work, self._useful[i], by_size=by_size)
-        self._running = {}
-
-    def _sums(self, i: int) -> NDArray[np.int64]:
-        if i not in self._running:
-            rows = self._useful.get(i, np.empty(0, np.int64))
-            self._running[i] = np.cumsum(self._work.inventory.size_bytes[rows])
-        return self._running[i]
+#: λ as multiples of the usual one, tried in turn when the moves would be too many; the last is "the largest first".
+_FEWER_MOVES: Final = (1.0, 8.0, 64.0, 512.0, float("inf"))
+#: Objects counted singly where the number of moves binds; beyond, segments grow by a tenth.
+_SINGLES: Final = 16
+_GROWTH: Final = 1.1
+#: Spread that is the solver's rounding.
+_ROUNDING: Final = 1e-9
+#: Where whole objects come this near to what water would reach, there is nothing to search for.
+_AS_GOOD: Final = 0.003
 
 
 def balance_pools(work: Work, eligibility: Eligibility, pools: list[list[int]], *, goal: float) -> bool:
@@ -88,67 +49,160 @@ def balance_pools(work: Work, eligibility: Eligibility, pools: list[list[int]], 
         goal: spread.
 
     Returns:
-        Whether objects left by size because the number of moves bound.
+        Whether the largest objects left first because the number of moves bound.
     """
-    demands = [Demand(work, members) for members in pools]
-    for demand in demands:
-        demand.order({i for i, _, _ in demand.flows(goal)}, by_size=False)
-    reachable, bound = _reachable(work, demands, goal, frozenset({"egress", "cost"}))
-    # Only if the money and bytes there are would be spent on too many objects do the largest go first.
-    by_size = "moves" in _over(work, demands, reachable)
-    if by_size:
-        for demand in demands:
-            demand.order({i for i, _, _ in demand.flows(reachable)}, by_size=True)
-        reachable, bound = _reachable(work, demands, goal, frozenset({"moves", "egress", "cost"}))
-    _note(work, bound)
-    for demand in demands:
-        flows = demand.flows(reachable)
-        # The fullest sources first: should a budget end here after all, it ended where it helped most.
-        flows.sort(key=lambda flow: -work.fleet.share(flow[0]))
-        fill_flows(work, eligibility, flows, demand.members)
-    for demand in demands:
-        Repair(work, eligibility, demand.members, goal=reachable).run()
+    before = work.snapshot()
+    by_size, good = _by_flows(work, eligibility, pools, goal=goal)
+    if good:
+        return by_size
+    reached, limits = _result(work, pools, before, goal=goal), work.ledger.limits
+    flowed = work.snapshot()
+    work.restore(before)
+    if balance_exactly(work, eligibility, pools, goal=goal):
+        found = _result(work, pools, before, goal=goal)
+        # Within the share to which a spread out of reach is met, fewer bytes and less money are better; a goal that was
+        # reached is not given up for them.
+        as_near = found[0] <= (goal if reached[0] <= goal else reached[0] * (1 + ENOUGH))
+        if found[0] < reached[0] / (1 + ENOUGH) or (as_near and found[1:] < reached[1:]):
+            for name in limits if found[0] > goal else ():
+                work.ledger.note(name)
+            return by_size
+    work.restore(flowed)
     return by_size
 
 
-def _reachable(
-    work: Work,
-    demands: list[Demand],
-    goal: float,
-    budgets: frozenset[str],
-) -> tuple[float, frozenset[str]]:
-    """Return the smallest spread ≥ goal whose flows fit some budgets, and which of these stand in the way of less."""
-    if not (bound := _over(work, demands, goal) & budgets):
-        return goal, frozenset()
-    low, high = goal, max(work.fleet.spread(demand.members) for demand in demands)
-    for _ in range(_HALVINGS):
-        middle = (low + high) / 2
-        if over := _over(work, demands, middle) & budgets:
-            low, bound = middle, over
-        else:
-            high = middle
-    return high, bound
+def _result(work: Work, pools: list[list[int]], before: Snapshot, *, goal: float) -> tuple[float, int, Decimal]:
+    """What was reached: the spread as far as it is over the goal, and the bytes and the money it took."""
+    spread = max(goal, *(work.fleet.spread(members) for members in pools))
+    return spread, before.ledger.bytes_left - work.ledger.bytes_left, before.ledger.cost_left - work.ledger.cost_left
 
 
-def _note(work: Work, bound: frozenset[str]) -> None:
-    note = {"moves": work.ledger.note_moves, "egress": work.ledger.note_egress, "cost": work.ledger.note_cost}
-    for name in sorted(bound):
-        note[name]()
+def _by_flows(work: Work, eligibility: Eligibility, pools: list[list[int]], *, goal: float) -> tuple[bool, bool]:
+    """Balance by flows; return whether objects left by size, and whether the result is as good as if they were water."""
+    before, wide = work.snapshot(), max(work.fleet.spread(members) for members in pools)
+    demand = _Demand(work, eligibility, pools)
+    solution, by_size = demand.solve(goal)
+    if solution is None:
+        return False, False
+    # Goals that differ by the solver's rounding only are the goal itself.
+    goals = [goal if reached <= goal + _ROUNDING else reached for reached in solution.goals]
+    order = sorted(range(len(pools)), key=lambda at: (-work.fleet.spread(pools[at]), at))
+    for at in order:
+        inside = set(pools[at])
+        flows = [flow for flow in solution.flows if flow[0] in inside]
+        Filler(work, eligibility, pools[at], exceed=not solution.used_up).fill(flows)
+    for at in order:
+        Repair(work, eligibility, pools[at], goal=goals[at]).run()
+    reached, size_bytes, _ = _result(work, pools, before, goal=max(goals))
+    near = reached <= max(goals) + (0 if max(goals) == goal else _AS_GOOD * (wide - max(goals)))
+    return by_size, near and size_bytes <= solution.size_bytes * (1 + _AS_GOOD) + 1
 
 
-def _over(work: Work, demands: list[Demand], goal: float) -> frozenset[str]:
-    """Return which budgets the flows for a goal would exceed."""
-    moves, size_bytes, costs = 0, 0, []
-    for demand in demands:
-        flows = demand.flows(goal)
-        moves += demand.moves(flows)
-        size_bytes += sum(amount for _, _, amount in flows)
-        costs += [money(amount, work.fleet.per_gb(i, j)) for i, j, amount in flows]
-    over = set()
-    if moves > work.ledger.moves_left:
-        over.add("moves")
-    if size_bytes > work.ledger.bytes_left:
-        over.add("egress")
-    if add_money(costs) > work.ledger.cost_left:
-        over.add("cost")
-    return frozenset(over)
+class _Demand:
+    """What pools want moved, and about how many objects that is."""
+
+    def __init__(self, work: Work, eligibility: Eligibility, pools: list[list[int]]) -> None:
+        self._work = work
+        self._eligibility = eligibility
+        self._useful: dict[int, NDArray[np.int64]] = {}
+        for members in pools:
+            for i, limit in size_limits(work, members).items():
+                rows = work.candidates.get(i, np.empty(0, np.int64))
+                self._useful[i] = rows[work.inventory.size_bytes[rows] <= limit]
+        hubs = Hubs(work.fleet, [i for members in pools for i in members])
+        supplies = [supply for i, rows in self._useful.items() for supply in self._supplies(i, rows, hubs)]
+        self._network = Network(work, pools, supplies, hubs)
+
+    def solve(self, goal: float) -> tuple[Solution | None, bool]:
+        """Return the flows inside all budgets, and whether the largest objects leave first; candidates are put in order."""
+        ledger = self._work.ledger
+        solution = self._network.solve(goal, Limits())
+        limits = Limits()
+        if solution is not None and (
+            solution.size_bytes > ledger.bytes_left or solution.cost > float(ledger.cost_left)
+        ):
+            limits = Limits(size_bytes=ledger.bytes_left, cost=float(ledger.cost_left))
+            solution = self._network.solve(goal, limits)
+        if solution is None:
+            return None, False
+        for times in _FEWER_MOVES:
+            self._order(solution.flows, self._work.move_weight * times)
+            if self._moves(solution.flows) <= ledger.moves_left:
+                self._note(solution)
+                return solution, False
+        ledger.note_moves()
+        counts = {
+            i: _segments(self._work.inventory.size_bytes[rows], ledger.moves_left) for i, rows in self._useful.items()
+        }
+        limits = Limits(ledger.bytes_left, float(ledger.cost_left), ledger.moves_left, counts)
+        solution = self._network.solve(goal, limits)
+        if solution is not None:
+            self._note(solution)
+            self._order(solution.flows, float("inf"))
+        return solution, True
+
+    def _note(self, solution: Solution) -> None:
+        for name in solution.used_up:
+            if name == "egress":
+                self._work.ledger.note_egress()
+            elif name == "cost":
+                self._work.ledger.note_cost()
+
+    def _supplies(self, i: int, rows: NDArray[np.int64], hubs: Hubs) -> Iterable[Supply]:
+        """Sort a node's objects by the hubs they may go to."""
+        sizes = self._work.inventory.size_bytes[rows]
+        same_pool = np.array([hubs.pool(hub) == self._work.fleet.nodes[i].pool for hub in range(len(hubs.nodes))])
+        kinds = [self._eligibility.permitted(rows, nodes[0]) for nodes in hubs.nodes]
+        if all(kind.all() for kind in kinds):
+            yield Supply(i, int(sizes.sum()), same_pool)
+            return
+        packed = np.ascontiguousarray(np.packbits(np.array(kinds), axis=0).T)
+        _, first, code = np.unique(packed, axis=0, return_index=True, return_inverse=True)
+        totals = np.zeros(len(first), np.int64)
+        np.add.at(totals, code.ravel(), sizes)
+        for row, total in zip(first.tolist(), totals.tolist(), strict=True):
+            yield Supply(i, total, same_pool & np.array([kind[row] for kind in kinds]))
+
+    def _order(self, flows: Flows, move_weight: float) -> None:
+        """Put the candidates of the giving nodes in the order in which they should leave."""
+        for i in {i for i, _, _ in flows}:
+            self._useful[i] = in_order(self._work, self._useful[i], move_weight)
+            self._work.candidates[i] = self._useful[i]
+
+    def _moves(self, flows: Flows) -> int:
+        """Return about how many objects some flows are."""
+        totals: dict[int, int] = {}
+        for i, _, amount in flows:
+            totals[i] = totals.get(i, 0) + amount
+        sizes = self._work.inventory.size_bytes
+        return sum(
+            int(np.searchsorted(np.cumsum(sizes[self._useful[i]]), total)) + 1 for i, total in totals.items() if total
+        )
+
+
+def _segments(sizes: NDArray[np.int64], most: int) -> tuple[Values, Values]:
+    """Return (bytes, objects) of a node's largest objects, float64 each: single ones first, then ever longer segments."""
+    count = min(len(sizes), max(1, most))
+    if not count:
+        return np.empty(0), np.empty(0)
+    largest = -np.sort(-np.partition(sizes, len(sizes) - count)[len(sizes) - count :])
+    ends = list(range(1, _SINGLES))
+    while ends[-1] < count:
+        ends.append(max(ends[-1] + 1, int(ends[-1] * _GROWTH)))
+    cuts = np.array([0, *sorted({min(end, count) for end in ends})])
+    totals = np.concatenate([[0], np.cumsum(largest)])[cuts]
+    size_bytes, objects = np.diff(totals).astype(np.float64), np.diff(cuts).astype(np.float64)
+    return size_bytes[size_bytes > 0], objects[size_bytes > 0]
+
+
+def size_limits(work: Work, members: list[int]) -> dict[int, int]:
+    """Return node → the largest object that could leave it and make another node less full than it is now."""
+    fleet = work.fleet
+    capacity = np.array([fleet.capacity[i] for i in members], np.float64)
+    used = np.array([fleet.used[i] for i in members], np.float64)
+    room = np.array([fleet.room(i) for i in members], np.float64)
+    # Guides only, so doubles will do: the filling checks exact counts.
+    limits = np.minimum(room[None, :], np.outer(used / capacity, capacity) - used[None, :])
+    np.fill_diagonal(limits, 0.0)
+    # Halfway to the next integer up: rounding must not keep out an object that just fits.
+    return {i: int(limit + 0.5) for i, limit in zip(members, limits.max(axis=1).tolist(), strict=True)}

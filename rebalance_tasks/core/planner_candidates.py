@@ -5,8 +5,6 @@ Each object gets at most one reason to stay; the first that applies, in the orde
 
 from __future__ import annotations
 
-import fnmatch
-import re
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Final
 
@@ -16,6 +14,8 @@ import pyarrow.compute as pc
 
 from rebalance_tasks.core.inventory import UNKNOWN_TIME
 from rebalance_tasks.core.models import NodeState
+from rebalance_tasks.core.patterns import matching
+from rebalance_tasks.core.requirements import NEEDS
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -41,6 +41,7 @@ REASONS: Final = (
     "too_young",
     "cooldown",
     "zero_bytes",
+    "too_small",
     "no_target",
     "budget_moves",
     "budget_egress",
@@ -101,7 +102,7 @@ def screen(
         if descriptor.include or descriptor.exclude:
             rows = np.flatnonzero(node == i)
             outside = np.zeros(len(why), np.bool_)
-            outside[rows[~matches(descriptor, inventory, rows)]] = True
+            outside[rows[~matches(descriptor, inventory.keys.take(pa.array(rows)))]] = True
             stay(outside, "excluded")
     stay(pc.greater(pc.binary_length(inventory.keys), _MAX_KEY_BYTES).to_numpy(zero_copy_only=False), "invalid_key")
     draining = np.array([*fleet.draining, False])
@@ -121,6 +122,8 @@ def screen(
             edge = moment - least // timedelta(microseconds=1) * 1000
             stay((column != UNKNOWN_TIME) & (column > edge), reason)
     stay((inventory.size_bytes == 0) & ~draining[node], "zero_bytes")
+    if options.min_object_size:
+        stay((inventory.size_bytes < options.min_object_size) & ~draining[node], "too_small")
     return why
 
 
@@ -130,16 +133,10 @@ def node_rows(inventory: Inventory, fleet: Fleet) -> NDArray[np.int64]:
     return translate[inventory.node_index]
 
 
-def matches(node: NodeDescriptor, inventory: Inventory, rows: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """Return bool (rows,): the keys that a node's include and exclude patterns let through."""
-    include = re.compile("|".join(map(fnmatch.translate, node.include or ("*",))))
-    exclude = re.compile("|".join(map(fnmatch.translate, node.exclude))) if node.exclude else None
-    keys: list[str] = inventory.keys.take(pa.array(rows)).to_pylist()
-    return np.fromiter(
-        (include.match(key) is not None and (exclude is None or exclude.match(key) is None) for key in keys),
-        np.bool_,
-        len(keys),
-    )
+def matches(node: NodeDescriptor, keys: pa.LargeStringArray) -> NDArray[np.bool_]:
+    """Return bool (n,): the keys that a node's include and exclude patterns let through."""
+    included = matching(keys, node.include) if node.include else np.ones(len(keys), np.bool_)
+    return included & ~matching(keys, node.exclude)
 
 
 class Eligibility:
@@ -149,24 +146,18 @@ class Eligibility:
         """Prepare the lookup tables."""
         self._work = work
         inventory, fleet = work.inventory, work.fleet
-        classes, regions, groups = inventory.required_storage_class, inventory.required_regions, inventory.replica_group
-        # One column a node, one row a distinct requirement; the last row is "no requirement" (code −1).
-        self._class_ok = (
-            None
-            if classes is None
-            else np.array(
-                [[value in node.storage_classes for node in fleet.nodes] for value in classes.values]
-                + [[True] * len(fleet.nodes)],
+        groups = inventory.replica_group
+        # For each kind of need the codes, and a table: a row a distinct value, the last one "no need" (code −1), a column a node.
+        self._needs = [
+            (
+                needed.codes,
+                np.array(
+                    [[has(n, value) for n in fleet.nodes] for value in needed.values] + [[True] * len(fleet.nodes)]
+                ),
             )
-        )
-        self._region_ok = (
-            None
-            if regions is None
-            else np.array(
-                [[node.region in value for node in fleet.nodes] for value in regions.values]
-                + [[True] * len(fleet.nodes)],
-            )
-        )
+            for column, (_, has) in NEEDS.items()
+            if (needed := getattr(inventory, column)) is not None
+        ]
         self._hosts = max(fleet.host, default=0) + 1
         self._present: NDArray[np.int64] | None = None
         self._counts: NDArray[np.int64] | None = None
@@ -176,24 +167,38 @@ class Eligibility:
             host = np.array([*fleet.host, -1])
             places = groups.codes[known].astype(np.int64) * self._hosts + host[node[known]]
             self._present, self._counts = np.unique(places, return_counts=True)
-        self._patterns: dict[int, NDArray[np.bool_]] = {}
 
-    def allowed(self, rows: NDArray[np.int64], i: int, j: int) -> NDArray[np.bool_]:
-        """Return bool (rows,): storage class, regions, patterns and replicas allow i → j (of one group, only the first)."""
+    def permitted(self, rows: NDArray[np.int64], j: int) -> NDArray[np.bool_]:
+        """Return bool (rows,): storage class, regions, tags and patterns allow these objects on j."""
         inventory = self._work.inventory
         mask = np.ones(len(rows), np.bool_)
-        if self._class_ok is not None and inventory.required_storage_class is not None:
-            mask &= self._class_ok[inventory.required_storage_class.codes[rows], j]
-        if self._region_ok is not None and inventory.required_regions is not None:
-            mask &= self._region_ok[inventory.required_regions.codes[rows], j]
+        for codes, table in self._needs:
+            mask &= table[codes[rows], j]
         target = self._work.fleet.nodes[j]
         if target.include or target.exclude:
-            mask &= matches(target, inventory, rows)
-        if inventory.replica_group is not None:
-            mask &= self._apart(inventory.replica_group.codes[rows].astype(np.int64), i, j, mask)
+            mask &= matches(target, inventory.keys.take(pa.array(rows)))
         return mask
 
-    def _apart(self, groups: NDArray[np.int64], i: int, j: int, so_far: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    def allowed_alone(self, rows: NDArray[np.int64], i: int, j: int) -> NDArray[np.bool_]:
+        """Return bool (rows,): each of these objects by itself may go i → j; replicas elsewhere count, those among them do not."""
+        mask = self.permitted(rows, j)
+        if (groups := self._work.inventory.replica_group) is not None:
+            mask &= self._apart(groups.codes[rows].astype(np.int64), i, j)
+        return mask
+
+    def allowed(self, rows: NDArray[np.int64], i: int, j: int) -> NDArray[np.bool_]:
+        """Return bool (rows,): as `allowed_alone`, and of one replica group only the first."""
+        mask = self.allowed_alone(rows, i, j)
+        if (replicas := self._work.inventory.replica_group) is not None:
+            groups = replicas.codes[rows]
+            contenders = np.flatnonzero(mask & (groups >= 0))
+            _, first = np.unique(groups[contenders], return_index=True)
+            alone = groups < 0
+            alone[contenders[first]] = True
+            mask &= alone
+        return mask
+
+    def _apart(self, groups: NDArray[np.int64], i: int, j: int) -> NDArray[np.bool_]:
         """No other object of the group is on j's host, nor about to be (what leaves in this plan still counts as there)."""
         fleet = self._work.fleet
         if self._present is None or self._counts is None or not len(self._present):
@@ -206,12 +211,7 @@ class Eligibility:
         free = there <= 0
         if arriving := self._work.held.get(fleet.host[j]):
             free &= ~np.isin(groups, np.concatenate(arriving))
-        free |= groups < 0
-        contenders = np.flatnonzero(free & so_far & (groups >= 0))
-        _, first = np.unique(groups[contenders], return_index=True)
-        alone = groups < 0
-        alone[contenders[first]] = True
-        return free & alone
+        return free | (groups < 0)
 
 
 def gravity_of(inventory: Inventory, fleet: Fleet, options: RebalancerOptions) -> NDArray[np.float64]:
@@ -228,21 +228,24 @@ def gravity_of(inventory: Inventory, fleet: Fleet, options: RebalancerOptions) -
         return np.zeros(len(inventory), np.float64)
     from rebalance_tasks.core import gravity  # noqa: PLC0415  a plain inventory needs none of it
 
-    node = node_rows(inventory, fleet)
-    nothing = np.zeros(len(inventory), np.float64)
-    price = np.array([*(float(n.egress_cost_per_gb) for n in fleet.nodes), 0.0])
+    price = np.array([*map(fleet.mean_price, range(len(fleet.nodes))), 0.0])
     latency = np.array([*(np.nan if n.latency_ms is None else n.latency_ms for n in fleet.nodes), np.nan])
-    compliant = np.zeros(len(inventory), np.bool_)
-    if (rules := inventory.required_regions) is not None:
-        inside = [[n.region in regions for n in fleet.nodes] + [False] for regions in rules.values]
-        # An object without a rule is not held by compliance anywhere.
-        compliant = np.array([*inside, [False] * (len(fleet.nodes) + 1)])[rules.codes, node]
-    score = gravity.composite(
-        (nothing if reads is None else reads) + (nothing if writes is None else writes),
-        nothing if near is None else near,
-        price[node],
-        latency[node],
-        compliant,
-        options.scoring_weights,
-    )
-    return np.clip(np.asarray(score, np.float64), 0.0, 1.0)
+    inside = np.zeros((1, len(fleet.nodes) + 1), np.bool_)
+    rules = inventory.required_regions
+    if rules is not None:
+        # An object without a rule (the last row) is not held by compliance anywhere.
+        inside = np.vstack([[[n.region in regions for n in fleet.nodes] + [False] for regions in rules.values], inside])
+    node = node_rows(inventory, fleet)
+    found = np.empty(len(inventory), np.float64)
+    # A block's columns stay in the processor's cache, and memory does not grow with the inventory.
+    for first in range(0, len(inventory), gravity.BLOCK_ROWS):
+        rows = slice(first, first + gravity.BLOCK_ROWS)
+        found[rows] = gravity.composite(
+            sum((column[rows] for column in (reads, writes) if column is not None), np.zeros(len(found[rows]))),
+            0.0 if near is None else near[rows],
+            price[node[rows]],
+            latency[node[rows]],
+            inside[-1 if rules is None else rules.codes[rows], node[rows]],
+            options.scoring_weights,
+        )
+    return np.clip(found, 0.0, 1.0, out=found)

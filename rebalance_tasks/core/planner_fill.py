@@ -1,42 +1,49 @@
-"""From bytes between nodes to objects: filling the flows, emptying draining nodes, and the last coarse steps.
+"""From bytes between nodes to objects: which objects make up a flow, and which of them go where.
 
-Every choice is checked with exact byte counts against room, budgets and the spread at the start of the step, so that
-whatever the flow suggests, a target is never overfilled and the spread never grows (invariants 8 and 9).
+An object is worth leaving when gravity·bytes + λ·moves is small for the bytes it brings, so objects leave in the order of
+gravity + λ ÷ size. λ (`Work.move_weight`) says how many bytes, held fully, one move more is worth. Every choice is checked
+with exact byte counts against room, budgets and the spread at the start, so that whatever the flow suggests, a target
+is never overfilled and the spread never grows (invariants 8 and 9).
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
+import pyarrow as pa
 
-from rebalance_tasks.core.planner_flow import Pool, pair_order, poured, transport
+from rebalance_tasks.core.crush import CompiledFleet, CrushPlacementAlgorithm
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from rebalance_tasks.core.planner_candidates import Eligibility
+    from rebalance_tasks.core.planner_flow import Flows
     from rebalance_tasks.core.planner_state import Work
 
 #: Passes over one pair's candidates; each skips objects that are too large for what is left, so a few fill it.
 _MAX_PASSES: Final = 40
-#: Rounds in which what a draining node still holds is poured again before it is placed object by object.
-_POUR_ROUNDS: Final = 4
-#: Objects of a draining node placed one by one; what is beyond goes in bulk to wherever there is room.
-_MAX_SINGLES: Final = 500
+#: A flow is filled when it is met to within a thousandth: chasing the last bytes would cost many tiny moves.
+_SLACK: Final = 1000
+#: Next objects in order among which one is sought that closes the gap.
+_WINDOW: Final = 4096
+CRUSH: Final = CrushPlacementAlgorithm()
 
 
-def order_candidates(work: Work, rows: NDArray[np.int64], *, by_size: bool) -> NDArray[np.int64]:
-    """Return rows in the order in which they should leave: lowest gravity per byte first, or the largest first.
+def in_order(work: Work, rows: NDArray[np.int64], move_weight: float) -> NDArray[np.int64]:
+    """Return rows in the order in which they should leave, by gravity + ``move_weight`` ÷ size; ties to the earlier row.
 
-    Largest first is for when the number of moves binds: each move then achieves the most. Ties go to the larger object,
-    then to the earlier row.
+    Args:
+        work: gravity and sizes.
+        rows: int64 (n,).
+        move_weight: λ in bytes; infinite means the largest first, whatever holds them.
     """
     sizes = work.inventory.size_bytes[rows]
-    if by_size or not work.gravity[rows].any():
+    if np.isinf(move_weight):
         return rows[np.argsort(-sizes, kind="stable")]
-    per_byte = work.gravity[rows] / np.maximum(sizes, 1)
-    return rows[np.lexsort((-sizes, per_byte))]
+    return rows[np.argsort(work.gravity[rows] + move_weight / np.maximum(sizes, 1), kind="stable")]
 
 
 def take_in_order(sizes: NDArray[np.int64], quota: int, most: int) -> NDArray[np.int64]:
@@ -62,6 +69,54 @@ def take_in_order(sizes: NDArray[np.int64], quota: int, most: int) -> NDArray[np
     return np.concatenate(taken) if taken else np.empty(0, np.int64)
 
 
+def cover(sizes: NDArray[np.int64], quota: int, room: int, most: int) -> NDArray[np.int64]:
+    """Return positions of objects that together make up a quota, within a thousandth where the sizes allow.
+
+    In the order given up to the object that would exceed the quota; the gap is closed by the first that fits it, else
+    by the largest below it, and so on. Never more than ``room``.
+
+    Args:
+        sizes: int64 (n,), > 0.
+        quota: bytes wanted.
+        room: bytes allowed, at least the quota where it may be exceeded a little.
+        most: objects.
+    """
+    left = np.flatnonzero(sizes <= room)
+    taken: list[NDArray[np.int64]] = []
+    slack, wanted = quota // _SLACK, quota
+
+    def take(count: int) -> None:
+        nonlocal wanted, room, most, left
+        got = left[:count]
+        size_bytes = int(sizes[got].sum())
+        taken.append(got)
+        wanted, room, most = wanted - size_bytes, room - size_bytes, most - count
+        left = left[count:]
+        left = left[sizes[left] <= room]
+
+    for _ in range(_MAX_PASSES):
+        if wanted <= min(slack // 2, room) or not len(left) or most <= 0:
+            break
+        totals = np.cumsum(sizes[left])
+        before = min(int(np.searchsorted(totals, wanted)), most)
+        if before < min(len(left), most) and int(totals[before]) <= min(wanted + slack, room):
+            take(before + 1)
+            break
+        if before:
+            take(before)
+            continue
+        window = sizes[left[:_WINDOW]]
+        close = np.flatnonzero((window >= wanted) & (window <= min(wanted + slack, room)))
+        below = np.where(window < wanted, window, 0)
+        at = int(close[0]) if len(close) else int(np.argmax(below))
+        if not len(close) and not below[at]:
+            left = left[_WINDOW:]
+            continue
+        left = np.concatenate([left[at : at + 1], left[:at], left[at + 1 :]])
+        take(1)
+    return np.concatenate(taken) if taken else np.empty(0, np.int64)
+
+
 def fill_pair(work: Work, eligibility: Eligibility, i: int, j: int, *, quota: int, step: str) -> int:
     """Choose objects for i → j worth at most ``quota`` bytes; return the bytes chosen."""
     rows = work.candidates.get(i)
@@ -80,107 +135,104 @@ def fill_pair(work: Work, eligibility: Eligibility, i: int, j: int, *, quota: in
     picked = take_in_order(sizes, work.ledger.affordable(wanted, work.fleet.per_gb(i, j)), work.ledger.moves_left)
     if len(picked) == work.ledger.moves_left and int(sizes[picked].sum()) < wanted:
         work.ledger.note_moves()
-    if not len(picked):
+    return _take(work, i, j, fitting[picked], step)
+
+
+class Filler:
+    """Fills the flows of one pool, keeping every node between the emptiest and the fullest it started with."""
+
+    def __init__(self, work: Work, eligibility: Eligibility, members: list[int], *, exceed: bool) -> None:
+        """Take the pool's taking nodes; ``exceed``: budgets leave room, so that a flow may be exceeded a little."""
+        fleet = work.fleet
+        self._work = work
+        self._eligibility = eligibility
+        self._exceed = exceed
+        self._preferred = Preferred(work, members)
+        fullest = max(members, key=lambda i: (fleet.share(i), i))
+        emptiest = min(members, key=lambda i: (fleet.share(i), i))
+        self._highest = (fleet.used[fullest], fleet.capacity[fullest])
+        self._lowest = (fleet.used[emptiest], fleet.capacity[emptiest])
+
+    def fill(self, flows: Flows) -> None:
+        """Fill the flows, those of the fullest source first: should a budget end here after all, it ended where it helped."""
+        fleet = self._work.fleet
+        by_source: dict[int, list[tuple[int, int]]] = {}
+        for i, j, amount in flows:
+            by_source.setdefault(i, []).append((amount, j))
+        for i in sorted(by_source, key=lambda i: (-fleet.share(i), i)):
+            leaving = Leaving(np.empty(0, np.int64), np.empty(0, np.int64))
+            if len(by_source[i]) > 1:
+                leaving = self._preferred.targets(self._work.candidates[i], sum(amount for amount, _ in by_source[i]))
+            for amount, j in sorted(by_source[i]):
+                self._fill(i, j, amount, leaving)
+
+    def _fill(self, i: int, j: int, quota: int, leaving: Leaving) -> None:
+        work, fleet = self._work, self._work.fleet
+        if work.ledger.moves_left <= 0:
+            work.ledger.note_moves()
+            return
+        may_take = self._highest[0] * fleet.capacity[j] // self._highest[1] - fleet.used[j]
+        may_give = fleet.used[i] + (-self._lowest[0] * fleet.capacity[i] // self._lowest[1])
+        most = min(may_take, may_give, fleet.room(j))
+        quota = min(quota, most)
+        most = work.ledger.affordable(most if self._exceed else quota, fleet.per_gb(i, j), wanted=quota)
+        rows = work.candidates[i]
+        fitting = np.flatnonzero(work.inventory.size_bytes[rows] <= most)
+        fitting = fitting[self._eligibility.allowed(rows[fitting], i, j)]
+        fitting = fitting[np.argsort(leaving.rank(rows[fitting], j), kind="stable")]
+        picked = cover(work.inventory.size_bytes[rows[fitting]], min(quota, most), most, work.ledger.moves_left)
+        if len(picked) == work.ledger.moves_left:
+            work.ledger.note_moves()
+        _take(work, i, j, fitting[picked], "balance")
+
+
+@dataclass(frozen=True, slots=True)
+class Leaving:
+    """Objects of one node that are about to leave, and the target that placement prefers for each.
+
+    Attributes:
+        rows: int64 (n,), sorted.
+        targets: int64 (n,), −1 for none.
+    """
+
+    rows: NDArray[np.int64]
+    targets: NDArray[np.int64]
+
+    def rank(self, rows: NDArray[np.int64], j: int) -> NDArray[np.int8]:
+        """Return int8 (rows,): 0 what placement wants on j, 1 what it wants nowhere, 2 elsewhere, 3 what is not about to leave."""
+        if not len(self.rows):
+            return np.zeros(len(rows), np.int8)
+        at = np.minimum(np.searchsorted(self.rows, rows), len(self.rows) - 1)
+        wanted = np.where(self.targets[at] == j, 0, np.where(self.targets[at] < 0, 1, 2))
+        return np.where(self.rows[at] == rows, wanted, 3).astype(np.int8)
+
+
+class Preferred:
+    """Asks placement where objects would be if it alone decided: among equal choices that is where they go."""
+
+    def __init__(self, work: Work, members: list[int]) -> None:
+        """Take the pool's taking nodes."""
+        self._work = work
+        self._members = np.array(members, np.int64)
+        nodes = [work.fleet.nodes[i] for i in members]
+        self._map = CompiledFleet(nodes) if any(node.weight > 0 for node in nodes) else None
+
+    def targets(self, rows: NDArray[np.int64], quota: int) -> Leaving:
+        """Return the first rows that make up a quota, with the nodes placement prefers."""
+        count = int(np.searchsorted(np.cumsum(self._work.inventory.size_bytes[rows]), quota, side="right"))
+        first = np.sort(rows[:count])
+        if self._map is None or not len(first):
+            return Leaving(first, np.full(len(first), -1, np.int64))
+        keys = self._work.inventory.keys.take(pa.array(first))
+        return Leaving(first, self._members[CRUSH.compute_placements(keys, 1, self._map)[:, 0]])
+
+
+def _take(work: Work, i: int, j: int, positions: NDArray[np.int64], step: str) -> int:
+    """Move candidates on paper; return their bytes."""
+    if not len(positions):
         return 0
-    positions = fitting[picked]
-    chosen = rows[positions]
+    rows = work.candidates[i]
     keep = np.ones(len(rows), np.bool_)
     keep[positions] = False
     work.candidates[i] = rows[keep]
-    return work.book(chosen, i, j, step)
-
-
-def pool_columns(work: Work, members: list[int], *, movable: dict[int, int]) -> Pool:
-    """Return a pool's nodes as float columns."""
-    fleet = work.fleet
-    return Pool(
-        members=members,
-        used=np.array([fleet.used[i] for i in members], np.float64),
-        capacity=np.array([fleet.capacity[i] for i in members], np.float64),
-        movable=np.array([movable.get(i, 0) for i in members], np.float64),
-        room=np.array([max(0, fleet.room(i)) for i in members], np.float64),
-    )
-
-
-# -- draining ---------------------------------------------------------------------------------------------------------
-def drain(work: Work, eligibility: Eligibility, pool: str) -> None:
-    """Empty the draining nodes of a pool onto its taking nodes, the emptiest first."""
-    fleet = work.fleet
-    sources, targets = fleet.leavers(pool), fleet.takers(pool)
-    if not sources or not targets:
-        return
-    order = pair_order(fleet, sources, targets)
-    if _waiting_bytes(work, sources) > sum(max(0, fleet.room(j)) for j in targets):
-        work.ledger.note("max_utilisation")
-    for _ in range(_POUR_ROUNDS):
-        waiting = {i: int(work.inventory.size_bytes[work.candidates[i]].sum()) for i in sources}
-        level = poured(pool_columns(work, targets, movable={}), float(sum(waiting.values())))
-        # One byte more than the water level: rounding must not keep the last object out. Room is checked exactly.
-        take = {j: int(share) + 1 for j, share in zip(targets, level, strict=True)}
-        before = len(work.chosen)
-        for i, j, amount in transport(order, waiting, take):
-            fill_pair(work, eligibility, i, j, quota=amount, step="drain")
-        if len(work.chosen) == before:
-            break
-    for i in sources:
-        _place_singly(work, eligibility, i, targets)
-    for i in sources:
-        for j in sorted(targets, key=lambda j: (fleet.share(j), j)):
-            fill_pair(work, eligibility, i, j, quota=fleet.room(j), step="drain")
-
-
-def _waiting_bytes(work: Work, sources: list[int]) -> int:
-    return sum(int(work.inventory.size_bytes[work.candidates[i]].sum()) for i in sources)
-
-
-def _place_singly(work: Work, eligibility: Eligibility, i: int, targets: list[int]) -> None:
-    """Place what the shares were too small for, largest first, each where it leaves the lowest utilisation."""
-    fleet, sizes = work.fleet, work.inventory.size_bytes
-    rows = order_candidates(work, work.candidates[i], by_size=True)[:_MAX_SINGLES]
-    gone: list[int] = []
-    for row in rows.tolist():
-        if work.ledger.moves_left <= 0:
-            work.ledger.note_moves()
-            break
-        size, single = int(sizes[row]), np.array([row])
-        for j in sorted(targets, key=lambda j: ((fleet.used[j] + size) / fleet.capacity[j], j)):
-            if size > fleet.room(j) or not eligibility.allowed(single, i, j)[0]:
-                continue
-            if work.ledger.affordable(size, fleet.per_gb(i, j)) < size:
-                continue
-            work.book(single, i, j, "drain")
-            gone.append(row)
-            break
-    work.candidates[i] = work.candidates[i][~np.isin(work.candidates[i], gone)]
-
-
-# -- balancing --------------------------------------------------------------------------------------------------------
-def fill_flows(work: Work, eligibility: Eligibility, flows: list[tuple[int, int, int]], members: list[int]) -> None:
-    """Fill the flows of one pool, keeping every node between the emptiest and the fullest it started with."""
-    fleet = work.fleet
-    fullest = max(members, key=lambda i: (fleet.share(i), i))
-    emptiest = min(members, key=lambda i: (fleet.share(i), i))
-    highest = (fleet.used[fullest], fleet.capacity[fullest])
-    lowest = (fleet.used[emptiest], fleet.capacity[emptiest])
-    for i, j, amount in flows:
-        may_take = highest[0] * fleet.capacity[j] // highest[1] - fleet.used[j]
-        may_give = fleet.used[i] + (-lowest[0] * fleet.capacity[i] // lowest[1])
-        quota = min(amount, may_take, may_give)
-        if quota > 0:
-            fill_pair(work, eligibility, i, j, quota=quota, step="balance")
-
-
-def size_limits(work: Work, members: list[int]) -> dict[int, int]:
-    """Return node → the largest object that could leave it and make another node less full than it is now."""
-    fleet = work.fleet
-    return {
-        i: max(
-            (
-                min(fleet.room(j), fleet.used[i] * fleet.capacity[j] // fleet.capacity[i] - fleet.used[j])
-                for j in members
-                if j != i
-            ),
-            default=0,
-        )
-        for i in members
-    }
+    return work.book(rows[positions], i, j, step)

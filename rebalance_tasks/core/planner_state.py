@@ -5,6 +5,7 @@ Byte counts that decide anything are Python ints (exact at any size); floats onl
 
 from __future__ import annotations
 
+import copy
 from collections import defaultdict
 from dataclasses import dataclass, field
 from decimal import Decimal, localcontext
@@ -114,6 +115,11 @@ class Fleet:
                 return self._prices[pair]
         return source.egress_cost_per_gb
 
+    def mean_price(self, i: int) -> float:
+        """Money for 10⁹ bytes that leave a node, over the nodes of its pool that they could go to; its own where there are none."""
+        others = [self.per_gb(i, j) for j in self.pools.get(self.nodes[i].pool, ()) if j != i] if self._prices else []
+        return float(sum(others) / len(others)) if others else float(self.nodes[i].egress_cost_per_gb)
+
     def distance(self, i: int, j: int) -> int:
         """0 within a zone, 1 within a region, 2 beyond."""
         source, target = self.nodes[i], self.nodes[j]
@@ -142,7 +148,7 @@ class Ledger:
         self._cost_name = "max_cost_per_cycle"
         if day is not None and day < self.cost_left:
             self.cost_left, self._cost_name = max(day, Decimal(0)), "max_cost_per_day"
-        self._limits: set[str] = set()
+        self._limits: frozenset[str] = frozenset()
 
     @property
     def limits(self) -> tuple[str, ...]:
@@ -151,31 +157,37 @@ class Ledger:
 
     def note_moves(self) -> None:
         """Record that the number of moves bound."""
-        self._limits.add("max_moves_per_cycle")
+        self.note("max_moves_per_cycle")
 
     def note_egress(self) -> None:
         """Record that the egress budget bound."""
-        self._limits.add("max_egress_bytes_per_cycle")
+        self.note("max_egress_bytes_per_cycle")
 
     def note_cost(self) -> None:
         """Record that the money bound."""
-        self._limits.add(self._cost_name)
+        self.note(self._cost_name)
 
     def note(self, name: str) -> None:
         """Record another option that bound."""
-        self._limits.add(name)
+        self._limits |= {name}
 
-    def affordable(self, wanted: int, per_gb: Decimal) -> int:
-        """Return how many of the wanted bytes the budgets allow at a price, recording what cut them."""
-        allowed = wanted
-        if self.bytes_left < allowed:
+    def affordable(self, most: int, per_gb: Decimal, *, wanted: int | None = None) -> int:
+        """Return how many of some bytes the budgets allow at a price, recording which of them cut the wanted ones.
+
+        Args:
+            most: bytes that would be of use.
+            per_gb: money for 10⁹ bytes.
+            wanted: bytes without which something is missing; default ``most``.
+        """
+        wanted = most if wanted is None else wanted
+        if self.bytes_left < wanted:
             self.note_egress()
-            allowed = self.bytes_left
+        allowed = min(most, self.bytes_left)
         if per_gb > 0:
             payable = int(Fraction(self.cost_left) / Fraction(per_gb) * 10**9)
-            if payable < allowed:
+            if payable < wanted:
                 self.note_cost()
-                allowed = payable
+            allowed = min(allowed, payable)
         return allowed
 
     def spend(self, moves: int, size_bytes: int, per_gb: Decimal) -> None:
@@ -197,12 +209,24 @@ class Chosen:
     step: str
 
 
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """How far a plan was, to go on from there in another way."""
+
+    used: list[int]
+    ledger: Ledger
+    candidates: dict[int, NDArray[np.int64]]
+    chosen: list[Chosen]
+    held: dict[int, list[NDArray[np.int64]]]
+
+
 @dataclass(slots=True)
 class Work:
     """Everything the steps read and change.
 
     Attributes:
         gravity: float64 (n,) in [0, 1].
+        move_weight: λ: as many bytes, held fully, as one move more is worth.
         candidates: node → rows (int64) that may still leave it, in the order in which they should.
         held: per host, replica groups that arrive there by a chosen move.
     """
@@ -212,6 +236,7 @@ class Work:
     ledger: Ledger
     gravity: NDArray[np.float64]
     candidates: dict[int, NDArray[np.int64]]
+    move_weight: float = 1.0
     chosen: list[Chosen] = field(default_factory=list)
     held: dict[int, list[NDArray[np.int64]]] = field(default_factory=lambda: defaultdict(list))
 
@@ -226,3 +251,16 @@ class Work:
         if groups is not None:
             self.held[self.fleet.host[j]].append(groups.codes[rows].astype(np.int64))
         return size_bytes
+
+    def snapshot(self) -> Snapshot:
+        """Return where the plan stands."""
+        held = {host: list(groups) for host, groups in self.held.items()}
+        return Snapshot(list(self.fleet.used), copy.copy(self.ledger), dict(self.candidates), list(self.chosen), held)
+
+    def restore(self, at: Snapshot) -> None:
+        """Go back to a snapshot, or forward again to one taken later."""
+        self.fleet.used[:] = at.used
+        self.ledger = copy.copy(at.ledger)
+        self.candidates = dict(at.candidates)
+        self.chosen[:] = at.chosen
+        self.held = defaultdict(list, {host: list(groups) for host, groups in at.held.items()})

@@ -6,24 +6,29 @@ The planner asks the same in bulk (and `verify` once more, by itself); here the 
 from __future__ import annotations
 
 from fnmatch import fnmatchcase
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
-    from rebalance_tasks.core.inventory import Inventory
+    from collections.abc import Callable, Mapping
+
+    from rebalance_tasks.core.inventory import Coded, Inventory
     from rebalance_tasks.core.models import NodeDescriptor
 
 
+#: column of the inventory -> (the word for it, whether a node has what a value of it asks).
+NEEDS: Final[Mapping[str, tuple[str, Callable[[NodeDescriptor, Any], bool]]]] = {
+    "required_storage_class": ("storage_class", lambda node, wanted: wanted in node.storage_classes),
+    "required_regions": ("regions", lambda node, allowed: node.region in allowed),
+    "required_tags": ("tags", lambda node, tags: {f"{key}={value}" for key, value in node.tags.items()} >= set(tags)),
+}
+
+
 def refusal(node: NodeDescriptor, inventory: Inventory, row: int, key: str) -> str:
-    """Return why a node may not hold an object, ``storage_class``, ``regions`` or ``excluded``; empty when it may."""
-    classes, regions = inventory.required_storage_class, inventory.required_regions
-    if (
-        classes is not None
-        and classes.codes[row] >= 0
-        and classes.values[classes.codes[row]] not in node.storage_classes
-    ):
-        return "storage_class"
-    if regions is not None and regions.codes[row] >= 0 and node.region not in regions.values[regions.codes[row]]:
-        return "regions"
+    """Return why a node may not hold an object, a word of `NEEDS` or ``excluded``; empty when it may."""
+    for column, (word, has) in NEEDS.items():
+        needed: Coded[Any] | None = getattr(inventory, column)
+        if needed is not None and needed.codes[row] >= 0 and not has(node, needed.values[needed.codes[row]]):
+            return word
     return "" if knows(node, key) else "excluded"
 
 

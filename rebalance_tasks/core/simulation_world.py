@@ -36,7 +36,7 @@ _SIZE_OF_NOTHING: Final = 1 << 20
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _PLAIN: Final = ("gravity", "reads_per_hour", "writes_per_hour", "colocated_dependencies", "pinned")
 _TIMES: Final = ("last_access_ns", "last_moved_ns", "mtime_ns")
-_CODED: Final = ("replica_group", "required_regions", "required_storage_class")
+_CODED: Final = ("replica_group", "required_regions", "required_storage_class", "required_tags")
 
 
 class World:
@@ -244,21 +244,11 @@ class World:
         self.inventory = replace(old, **update)
         self._know(ambiguous)
 
-    def keep(self, rows: NDArray[np.int64]) -> Inventory:
-        """Forget all other rows; return what is left."""
-        old = self.inventory
-        update: dict[str, Any] = {"keys": old.keys.take(pa.array(rows))}
-        for name in ("size_bytes", "node_index", *_PLAIN, *_TIMES):
-            if (column := getattr(old, name)) is not None:
-                update[name] = column[rows]
-        for name in _CODED:
-            if (coded := getattr(old, name)) is not None:
-                update[name] = Coded(coded.codes[rows], coded.values)
+    def keep(self, rows: NDArray[np.int64]) -> None:
+        """Forget all other rows."""
         if self._cool is not None:
             self._cool = self._cool[rows]
-        # What was on two nodes may be on one now: found out anew.
-        self.inventory = replace(old, **update)
-        return self.inventory
+        self.inventory = self.inventory.take(rows)
 
     def _change(self, **columns: Any) -> None:  # noqa: ANN401  columns of any type, by name
         """Replace columns that say nothing about keys."""

@@ -178,6 +178,11 @@ class _Check:
             _broken(move, f"the object is protected: gravity {gravity} ≥ {options.gravity_protection_threshold}")
         if inventory.pinned is not None and inventory.pinned[row]:
             _broken(move, "the object is pinned")
+        draining = self.nodes[move.source_node].state is NodeState.DRAINING
+        if move.size_bytes < options.min_object_size and not (draining or self.plan.undo_of):
+            _broken(
+                move, f"the object has {move.size_bytes} bytes, fewer than min_object_size {options.min_object_size}"
+            )
         for column, least, rule in (
             (inventory.mtime_ns, options.min_object_age, "the object is younger than min_object_age"),
             (inventory.last_moved_ns, options.object_cooldown, "the object was moved within object_cooldown"),
@@ -201,6 +206,11 @@ class _Check:
             allowed = regions.values[regions.codes[row]]
             if target.region not in allowed:
                 _broken(move, f"the target's region {target.region!r} is not among the required {', '.join(allowed)}")
+        if (tags := inventory.required_tags) is not None and tags.codes[row] >= 0:
+            for wanted in tags.values[tags.codes[row]]:
+                name, _, value = wanted.partition("=")
+                if target.tags.get(name) != value:
+                    _broken(move, f"the object needs tag {wanted!r}, which the target does not carry")
         for node in (source, target):
             included = not node.include or any(fnmatchcase(move.object_key, pattern) for pattern in node.include)
             if not included or any(fnmatchcase(move.object_key, pattern) for pattern in node.exclude):

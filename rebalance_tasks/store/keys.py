@@ -58,6 +58,11 @@ class FleetKeys:
     def check_fence(self) -> str:  # noqa: D102
         return self.key("check:fence")
 
+    #: zset: what each check saw and decided, compressed, by its time in ms
+    @property
+    def check_snapshots(self) -> str:  # noqa: D102
+        return self.key("check:snapshots")
+
     #: list of JSON records, newest first
     @property
     def checks(self) -> str:  # noqa: D102

@@ -23,9 +23,21 @@ Upgrade: TypeAlias = "Callable[[Mapping[str, Any]], Mapping[str, Any]]"
 #: Name of the stamp in a record.
 STAMP: Final = "v"
 #: Kind of record -> the form this release writes.
-VERSIONS: Final[Mapping[str, int]] = {"plan": 1, "job": 1, "trash": 1, "batch": 1, "undo": 1, "check": 1}
+VERSIONS: Final[Mapping[str, int]] = {
+    "plan": 2,
+    "job": 1,
+    "trash": 1,
+    "batch": 1,
+    "undo": 1,
+    "check": 1,
+    "snapshot": 1,
+}
 #: Kind of record -> form -> how to take that form to the next.
-UPGRADES: Final[Mapping[str, Mapping[int, Upgrade]]] = {kind: {} for kind in VERSIONS}
+UPGRADES: Final[Mapping[str, Mapping[int, Upgrade]]] = {
+    **{kind: {} for kind in VERSIONS},
+    # Form 2 says in `cannot` why a target is out of reach.
+    "plan": {1: lambda record: {**record, "cannot": []}},
+}
 
 
 class NewerVersion(PermanentError):

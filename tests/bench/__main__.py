@@ -25,6 +25,7 @@ BENCHES: Final = {
     "memory": "bench_memory",
     "simulate": "bench_simulate",
     "placement": "bench_placement",
+    "plan": "bench_plan",
 }
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import threading
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -127,10 +128,10 @@ def test_of_two_checks_at_once_one_runs_and_the_other_records_why_it_did_not(
     first, second = rebalancer_of(fleet), rebalancer_of(fleet)
     surveying, go_on = threading.Event(), threading.Event()
 
-    def held(context: Any) -> Any:
+    def held(context: Any, **how: Any) -> Any:
         surveying.set()
         assert go_on.wait(30)
-        return survey(context)
+        return survey(context, **how)
 
     monkeypatch.setattr(checks, "survey", held)
     verdicts: list[str] = []
@@ -152,11 +153,11 @@ def test_a_check_that_lost_its_lock_keeps_no_plan(fleet_config: FleetFactory, mo
     rebalancer = rebalancer_of(fleet_config({"a": FULL, "b": EMPTY}, fleet={"mode": "observe"}))
     context = context_of(rebalancer)
 
-    def overtaken(given: Any) -> Any:
+    def overtaken(given: Any, **how: Any) -> Any:
         # As if this one had slept past its lock and another check had begun.
         context.connection.client.delete(context.keys.check_lock)
         assert context.fleet.acquire_check(ttl_ms=60_000) is not None
-        return survey(given)
+        return survey(given, **how)
 
     monkeypatch.setattr(checks, "survey", overtaken)
     assert_skipped(rebalancer, "already_running", "another check has taken over")
@@ -375,3 +376,46 @@ def test_a_replaced_disk_counts_again_once_an_operator_adopts_it(fleet_config: F
     assert_skipped(rebalancer, "node_missing", "'b'")
     assert rebalancer.adopt() == ["b"]
     assert rebalancer.check().verdict == "planned"
+
+
+def test_a_node_that_is_away_is_left_out_and_said_as_long_as_two_are_there(fleet_config: FleetFactory) -> None:
+    fleet = fleet_config({"a": FULL, "b": EMPTY, "c": NodeSpec(objects(3, 1000), CAPACITY)}, fleet={"mode": "observe"})
+    rebalancer = rebalancer_of(fleet)
+    rebalancer.adopt()
+    away = fleet.roots["c"].rename(fleet.roots["c"].with_name("away"))
+    result = rebalancer.check()
+    assert result.verdict == "planned"
+    assert "left out: node 'c'" in result.reason
+    plan, seen = rebalancer.dry_run()
+    assert list(seen.left_out) == ["c"]
+    assert {name for move in plan.moves for name in (move.source_node, move.target_node)} == {"a", "b"}
+    # What operators ask about the whole fleet still wants the whole fleet.
+    with pytest.raises(NodeMissing):
+        rebalancer.survey()
+    # Its usage is as it was, and a job of the others starts without it.
+    job = rebalancer.start(plan)
+    assert job.total_moves == len(plan.moves)
+    away.rename(fleet.roots["c"])
+
+
+def test_each_check_leaves_a_snapshot_of_what_it_saw(fleet_config: FleetFactory) -> None:
+    rebalancer = rebalancer_of(fleet_config({"a": FULL, "b": EMPTY}, fleet={"mode": "observe"}))
+    result = rebalancer.check()
+    context_of(rebalancer).fleet.pause("operator")
+    rebalancer.check()
+    skipped, planned = rebalancer.snapshots()
+    assert (planned.verdict, planned.plan_id, planned.objects) == ("planned", result.plan_id, 30)
+    assert {node.node_id: node.used_bytes for node in planned.nodes} == {"a": 30_000, "b": 0}
+    assert planned.moves > 0
+    assert planned.imbalance_after is not None
+    assert (skipped.verdict, skipped.nodes, skipped.moves) == ("skipped", (), 0)
+    assert skipped.reason.startswith("paused")
+
+
+def test_snapshots_are_forgotten_after_their_retention(fleet_config: FleetFactory) -> None:
+    rebalancer = rebalancer_of(fleet_config({"a": FULL, "b": EMPTY}, fleet={"mode": "observe"}))
+    rebalancer.check()
+    [snapshot] = rebalancer.snapshots()
+    store = context_of(rebalancer).snapshots
+    store.save(snapshot.model_copy(update={"at": snapshot.at + timedelta(hours=2)}), retention=timedelta(hours=1))
+    assert [kept.at for kept in rebalancer.snapshots()] == [snapshot.at + timedelta(hours=2)]

@@ -10,7 +10,7 @@ from rebalance_tasks.cli import tables
 from rebalance_tasks.control.check import plan_only, run_check
 from rebalance_tasks.control.drain import drain, set_state
 from rebalance_tasks.control.start import start_job
-from rebalance_tasks.control.survey import reports
+from rebalance_tasks.control.survey import reports, survey
 from rebalance_tasks.core.errors import NodeMissing, UnknownNode
 from rebalance_tasks.core.models import NodeState
 from tests.support.engine import Engine
@@ -88,7 +88,7 @@ def test_a_node_in_maintenance_is_not_looked_at_and_neither_gives_nor_takes(flee
     assert {move.target_node for move in plan.moves} == {"n2"}
     set_state(engine.context, "n3", NodeState.ACTIVE)
     with pytest.raises(NodeMissing):
-        plan_only(engine.context)
+        survey(engine.context)
 
 
 def test_an_unknown_node_has_no_state(fleet_config: FleetFactory) -> None:

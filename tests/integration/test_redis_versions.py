@@ -13,6 +13,7 @@ from rebalance_tasks.store.connection import Connection, connect
 from rebalance_tasks.store.keys import FleetKeys
 from rebalance_tasks.store.plans import PlanStore
 from rebalance_tasks.store.records import CheckRecord, Stamped, TrashRecord, UndoRecord
+from rebalance_tasks.store.snapshots import Snapshot
 from rebalance_tasks.store.versions import UPGRADES, VERSIONS, NewerVersion, require_known, upgraded
 from tests.support import stored
 
@@ -21,7 +22,12 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.integration
 
-RECORDS: dict[str, type[Stamped]] = {"trash": TrashRecord, "undo": UndoRecord, "check": CheckRecord}
+RECORDS: dict[str, type[Stamped]] = {
+    "trash": TrashRecord,
+    "undo": UndoRecord,
+    "check": CheckRecord,
+    "snapshot": Snapshot,
+}
 
 
 @pytest.fixture

@@ -51,6 +51,10 @@ RECORDS_1: Final[dict[str, tuple[str, ...]]] = {
         f'{{"source":"disk1","target":"disk2","key":"photos/cat.jpg","fingerprint":{_FINGERPRINT}}}',
         f'{{"v":1,"source":"disk1","target":"disk2","key":"photos/cat.jpg","fingerprint":{_FINGERPRINT}}}',
     ),
+    "snapshot": (
+        '{"at":"2026-11-27T02:00:00Z","verdict":"skipped","reason":"paused: operator"}',
+        '{"v":1,"at":"2026-11-27T02:00:00Z","verdict":"planned","reason":"","plan_id":"p","objects":1,"not_moved":{"pinned":1}}',
+    ),
     "check": (
         '{"at":"2026-11-24T02:00:00Z","verdict":"skipped","reason":"under_threshold","plan_id":null,"imbalance":0.01,"forced":false}',
         '{"v":1,"at":"2026-11-24T02:00:00Z","verdict":"planned","reason":"","plan_id":"plan-1","imbalance":0.5,"forced":true}',

@@ -19,6 +19,7 @@ import redis
 from rebalance_tasks.cli import doctor, output, session, simulate, tables
 from rebalance_tasks.cli.app import app, run
 from rebalance_tasks.control.drain import StateChange
+from rebalance_tasks.control.inventories import read_inventory
 from rebalance_tasks.control.reindex_report import ReindexReport
 from rebalance_tasks.control.survey import Survey
 from rebalance_tasks.core.drain import DrainCheck, Held
@@ -38,6 +39,7 @@ from rebalance_tasks.core.states import RebalanceStatus
 from rebalance_tasks.core.undo import WayBack
 from rebalance_tasks.settings import Settings
 from rebalance_tasks.store.fleet import ChoreRecord
+from rebalance_tasks.store.snapshots import Snapshot
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -132,6 +134,12 @@ class FakeClient:
     settings: Settings = field(default_factory=Settings)
     seen: Survey = field(default_factory=lambda: SEEN)
     drained: DrainCheck = field(default_factory=lambda: FITS)
+
+    def snapshots(self, limit: int) -> list[Snapshot]:
+        at = datetime(2024, 5, 1, tzinfo=UTC)
+        return [Snapshot(at=at, verdict="planned", reason="observe: 2 moves", plan_id="plan-1", moves=2, bytes=20)][
+            :limit
+        ]
 
     def jobs(self, status: RebalanceStatus | None = None) -> list[RebalanceJob]:
         if self.error is not None:
@@ -284,6 +292,8 @@ DATA_COMMANDS = [
     ["plan", "--explain"],
     ["plan", "--explain", "a"],
     ["plan", "--explain", "other"],
+    ["checks"],
+    ["checks", "--limit", "1"],
     ["start"],
     ["start", "plan-1", "--job-id", "rebal-9"],
     ["start", "plan-1", "--watch"],
@@ -371,6 +381,7 @@ def test_the_commands_are_those_of_the_design() -> None:
         "drain",
         "activate",
         "maintenance",
+        "checks",
         "undo",
         "simulate",
     }
@@ -481,6 +492,11 @@ def test_explaining_an_object_tells_its_move_or_that_it_stays(client: FakeClient
     run(["plan", "--explain", "other", "--json"])
     stays = document(capsys)
     assert (stays["moves"], stays["node_id"]) == (False, "n1")
+
+
+def test_a_plan_can_record_its_inventory_for_a_simulation(client: FakeClient, tmp_path: Path) -> None:
+    run(["plan", "--save", str(tmp_path / "fleet.parquet")])
+    assert len(read_inventory(tmp_path / "fleet.parquet")) == len(client.seen.inventory)
 
 
 def test_a_plan_shows_totals_moves_limits_and_what_stays(client: FakeClient, capsys: Captured) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rebalance_tasks.core.drain import DrainCheck, check_drain
@@ -60,6 +60,7 @@ def test_what_fits_is_counted_whatever_the_budgets_and_they_say_how_long_it_take
         ({"gravity": [0.95, 0.0]}, [node("b")], "protected_gravity"),
         ({"required_storage_class": ["ssd", None]}, [node("b", storage_classes=("hdd",))], "storage_class"),
         ({"required_regions": [["eu"], None]}, [node("b", region="us")], "regions"),
+        ({"required_tags": [["owner=media"], None]}, [node("b", tags={"owner": "web"})], "tags"),
         ({}, [node("b", exclude=("k0*",))], "excluded"),
         ({}, [node("b", capacity=40)], "too_large"),
         ({}, [node("b", capacity=60)], "no_room"),
@@ -134,6 +135,7 @@ def test_an_empty_node_drains_at_once() -> None:
     assert (check.fits, check.objects, check.fewest_cycles, check.cost) == (True, 0, 0, Decimal(0))
 
 
+@settings(deadline=None)
 @given(
     sizes=st.lists(st.integers(0, 300), max_size=30),
     capacities=st.lists(st.integers(1, 2000), min_size=0, max_size=4),

@@ -57,7 +57,7 @@ def test_a_plain_table_is_read() -> None:
         ({"mtime_ns": [1.0, 2.0, 3.0]}, r"'mtime_ns' has type double"),
         ({"required_storage_class": ["hot", "golden", None]}, r"row 1 .*'golden' is none of hot"),
         ({"required_regions": ["eu", "us", "eu"]}, r"'required_regions' has type string, expected list"),
-        ({"required_regions": [["eu"], ["eu", None], []]}, r"row 1 .*holds a missing region"),
+        ({"required_regions": [["eu"], ["eu", None], []]}, r"row 1 .*holds a missing value"),
         ({"pined": [True, False, False]}, r"'pined' is not known; did you mean 'pinned'"),
     ],
 )

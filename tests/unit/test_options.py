@@ -45,9 +45,11 @@ def test_defaults_are_those_of_the_design() -> None:
         "forwarding_ttl": timedelta(hours=24),
         "object_cooldown": timedelta(hours=24),
         "min_object_age": timedelta(seconds=60),
+        "min_object_size": 0,
         "max_utilisation": 0.95,
         "job_deadline": None,
         "job_retention": timedelta(days=7),
+        "check_retention": timedelta(days=7),
     }
 
 

@@ -10,21 +10,19 @@ import sys
 from datetime import UTC, datetime
 from decimal import Decimal
 from io import StringIO
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 from xml.etree import ElementTree as ET
 
-import numpy as np
 import pyarrow as pa
 import pytest
 from pyarrow import csv, feather, parquet
 from rich.console import Console, Group
 
-from rebalance_tasks.cli import explaining, picture, plot_html, plot_png, simulation_inputs, tables
+from rebalance_tasks.cli import picture, plot_html, plot_png, simulation_inputs, tables
 from rebalance_tasks.cli.app import run
+from rebalance_tasks.control import inventories
 from rebalance_tasks.control.survey import NodeReport
-from rebalance_tasks.core.errors import ConfigurationError, InvalidInventory, ObjectNotFound
-from rebalance_tasks.core.inventory import Inventory
+from rebalance_tasks.core.errors import ConfigurationError, InvalidInventory
 from rebalance_tasks.core.models import NodeDescriptor, NodeState, RebalanceMove, RebalancePlan
 from rebalance_tasks.core.options import RebalancerOptions
 from rebalance_tasks.core.simulation import simulate
@@ -126,42 +124,6 @@ def test_a_draining_node_shows_how_far_it_is_and_when_it_may_be_removed() -> Non
     assert (tables.state_text(missing), tables.is_empty(missing)) == ("draining", False)
     active = NodeReport(NodeDescriptor(node_id="n"), "ok", objects=0)
     assert (tables.state_text(active), tables.is_empty(active)) == ("active", False)
-
-
-# -- why -----------------------------------------------------------------------------------------------------------------
-def holding(*keys: str) -> Inventory:
-    return Inventory.from_listings({"n1": (list(keys), np.full(len(keys), 10), None)})
-
-
-def test_without_a_core_explanation_the_plan_tells_what_it_shows() -> None:
-    found = explaining.shown(PLAN, "a", holding("a", "x"))
-    assert (found.moves, found.node_id, found.target_node, found.code, found.sentence) == (
-        True,
-        "n1",
-        "n2",
-        "moves",
-        "because",
-    )
-    stays = explaining.shown(PLAN, "x", holding("a", "x"))
-    assert (stays.moves, stays.node_id, stays.target_node, stays.code) == (False, "n1", None, "stays")
-    with pytest.raises(ObjectNotFound):
-        explaining.shown(PLAN, "y", holding("a"))
-
-
-def test_the_core_explains_where_it_can(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[Any] = []
-    core = ModuleType("rebalance_tasks.core.explain")
-
-    def explain_object(*args: Any, **options: Any) -> explaining.Shown:
-        asked.append((args, options))
-        return explaining.Shown("a", "n1", moves=False, target_node=None, code="pinned", sentence="it is pinned")
-
-    core.explain_object = explain_object  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "rebalance_tasks.core.explain", core)
-    inventory, options = holding("a"), RebalancerOptions()
-    found = explaining.explain(PLAN, "a", FLEET, inventory, options=options, now=START, prices={})
-    assert found.code == "pinned"
-    assert asked == [((PLAN, "a", FLEET, inventory), {"options": options, "now": START, "prices": {}})]
 
 
 # -- a simulation --------------------------------------------------------------------------------------------------------
@@ -308,10 +270,10 @@ def test_an_inventory_file_that_cannot_be_used_is_refused(tmp_path: Path) -> Non
     odd, broken = tmp_path / "i.txt", tmp_path / "i.parquet"
     broken.write_bytes(b"no parquet")
     with pytest.raises(InvalidInventory, match="ends in"):
-        simulation_inputs.read_inventory(odd)
+        inventories.read_inventory(odd)
     with pytest.raises(InvalidInventory, match="cannot be read"):
-        simulation_inputs.read_inventory(broken)
+        inventories.read_inventory(broken)
     with pytest.raises(InvalidInventory, match="cannot be read"):
-        simulation_inputs.read_inventory(tmp_path / "none.csv")
+        inventories.read_inventory(tmp_path / "none.csv")
     with pytest.raises(ConfigurationError, match="no nodes are configured"):
         simulation_inputs.from_file(broken)

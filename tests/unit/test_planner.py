@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import time
+from collections import Counter
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any
@@ -12,13 +13,13 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from rebalance_tasks.core.crush import CrushPlacementAlgorithm
 from rebalance_tasks.core.errors import InvalidArgument
 from rebalance_tasks.core.imbalance import least_bytes
 from rebalance_tasks.core.inventory import Inventory
 from rebalance_tasks.core.models import NodeDescriptor, NodeState, RebalancePlan, StorageClass
 from rebalance_tasks.core.options import RebalancerOptions
 from rebalance_tasks.core.planner import plan_rebalance
-from rebalance_tasks.core.planner_flow import Pool, balance
 from rebalance_tasks.core.verify import verify_plan
 
 NOW = datetime(2024, 5, 1, 12, tzinfo=UTC)
@@ -410,28 +411,52 @@ def test_a_large_object_does_not_leave_a_small_node_for_a_large_one_when_that_wi
 
 
 def test_the_band_follows_a_node_that_cannot_give() -> None:
-    pool = Pool(
-        members=[0, 1, 2],
-        used=np.array([900.0, 600.0, 0.0]),
-        capacity=np.array([1000.0] * 3),
-        movable=np.array([100.0, 600.0, 0.0]),
-        room=np.array([0.0, 400.0, 1000.0]),
-    )
+    nodes = [node("n1"), node("n2"), node("n3")]
+    inventory = rows(*many("n1", 90, 10), *many("n2", 60, 10), pinned=[True] * 80 + [False] * 70)
+    made = plan(nodes, inventory, options=options(imbalance_threshold=0.6, target_imbalance=0.5))
     # The first keeps 800, so that a spread of 0.5 needs the last at 300: 100 from the first, the rest from the second.
-    give, take = balance(pool, 0.5)
-    assert give.round().tolist() == [100, 200, 0]
-    assert take.round().tolist() == [0, 0, 300]
+    given = Counter(move.source_node for move in made.moves)
+    assert (given["n1"], given["n2"], made.imbalance_after) == (10, 20, 0.5)
 
 
 def test_the_band_follows_a_node_that_cannot_take() -> None:
-    pool = Pool(
-        members=[0, 1, 2],
-        used=np.array([900.0, 300.0, 0.0]),
-        capacity=np.array([1000.0] * 3),
-        movable=np.array([900.0, 300.0, 0.0]),
-        room=np.array([0.0, 700.0, 100.0]),
+    nodes = [node("n1"), node("n2"), node("n3")]
+    inventory = rows(*many("n1", 90, 10), *many("n2", 30, 10))
+    made = plan(
+        nodes,
+        inventory,
+        options=options(imbalance_threshold=0.6, target_imbalance=0.5),
+        reserved_bytes={"n3": 850},
     )
-    # The last stays at 100, so that a spread of 0.5 needs the first at 600.
-    give, take = balance(pool, 0.5)
-    assert give.round().tolist() == [300, 0, 0]
-    assert take.round().tolist() == [0, 200, 100]
+    # The last stays at 100 (950 − 850 reserved), so that a spread of 0.5 needs the first at 600.
+    taken = Counter(move.target_node for move in made.moves)
+    assert (taken["n2"], taken["n3"], made.imbalance_after) == (20, 10, 0.5)
+
+
+def test_placement_decides_among_equal_targets() -> None:
+    nodes = [node("n1", 10_000), *(node(f"t{i}", 1000) for i in range(3))]
+    made = plan(nodes, rows(*many("n1", 800, 10)))
+    preferred = CrushPlacementAlgorithm().compute_placements([move.object_key for move in made.moves], 1, nodes)
+    agreed = sum(nodes[at].node_id == move.target_node for at, move in zip(preferred[:, 0], made.moves, strict=True))
+    # By chance a quarter would; the quotas of the targets keep it from being all.
+    assert agreed > 0.6 * sum(nodes[at].node_id != "n1" for at in preferred[:, 0])
+
+
+def test_a_target_out_of_reach_is_a_reasoned_cannot() -> None:
+    objects = [("giant", 900, "n1"), ("held", 5, "n1"), ("far", 60, "n2")]
+    made = plan(TWO, rows(*objects, pinned=[False, True, True]))
+    assert made.moves == ()
+    assert [text.split(":")[0] for text in made.cannot] == ["no_target", "pinned"]
+    assert "'giant'" in made.cannot[0]
+    assert plan(TWO, rows(*LOPSIDED)).cannot == ()
+    # A budget is told by limits_reached.
+    assert plan(TWO, rows(*LOPSIDED), options=options(max_moves_per_cycle=1)).cannot == ()
+
+
+def test_prices_come_before_distance_and_bytes_before_prices() -> None:
+    nodes = [node("s", zone="a"), node("near", zone="a"), node("far", zone="b")]
+    prices = {("a", "a"): Decimal(3), ("a", "b"): Decimal(1)}
+    made = plan(nodes, rows(*many("s", 80, 10), *many("near", 20, 10)), prices=prices)
+    # Far is the emptiest: least bytes fill it, and only what must go near pays for it.
+    least = least_bytes([800, 200, 0], [1000] * 3, 0.05)
+    assert made.estimated_egress_bytes <= least + 10

@@ -19,6 +19,7 @@ from rebalance_tasks.core.options import RebalancerOptions
 from rebalance_tasks.core.planner import plan_rebalance
 from rebalance_tasks.core.planner_fill import take_in_order
 from rebalance_tasks.core.verify import verify_plan
+from tests.support.exact import beaten_by, small_fleet
 
 NOW = datetime(2024, 5, 1, 12, tzinfo=UTC)
 THOROUGH = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -44,6 +45,7 @@ def fleets(draw: st.DrawFn) -> list[NodeDescriptor]:
             used_bytes=draw(st.sampled_from([None, None, None, 0, 700, 2000])),
             egress_cost_per_gb=draw(st.sampled_from([Decimal(0), Decimal("0.09"), Decimal(7)])),
             state=NodeState.ACTIVE if equal and draw(st.booleans()) else draw(states),
+            tags=draw(st.sampled_from([{}, {"o": "x"}, {"o": "x", "p": "y"}])),
             exclude=draw(st.sampled_from([(), (), (), ("k1*",)])),
         )
         for i in range(count)
@@ -80,6 +82,7 @@ def inventories(draw: st.DrawFn, nodes: list[NodeDescriptor]) -> Inventory:
         "pinned": (pa.bool_(), st.booleans()),
         "replica_group": (pa.string(), st.sampled_from([None, "g1", "g2", "g3"])),
         "required_regions": (pa.list_(pa.string()), st.sampled_from([None, [], ["eu"], ["eu", "us"], ["mars"]])),
+        "required_tags": (pa.list_(pa.string()), st.sampled_from([None, ["o=x"], ["o=x", "p=y"]])),
         "required_storage_class": (pa.string(), st.sampled_from([None, None, "hot", "ssd"])),
         "last_moved_utc": (pa.timestamp("us", "UTC"), moments),
         "mtime_utc": (pa.timestamp("us", "UTC"), moments),
@@ -98,6 +101,7 @@ option_sets = st.builds(
     max_cost_per_cycle=st.sampled_from([Decimal(0), Decimal("0.000001"), Decimal(100), Decimal(100)]),
     max_cost_per_day=st.sampled_from([None, None, Decimal("0.0000004")]),
     gravity_protection_threshold=st.sampled_from([0.0, 0.5, 0.9, 1.0]),
+    min_object_size=st.sampled_from([0, 0, 0, 25]),
     max_utilisation=st.sampled_from([0.3, 0.95, 1.0]),
     max_concurrent_migrations=st.integers(1, 3),
     throttle_bytes_per_sec=st.sampled_from([None, 7]),
@@ -154,7 +158,7 @@ def test_fine_objects_reach_the_target_with_nearly_the_least_bytes(used: list[in
         assert made.moves == ()
 
 
-@settings(THOROUGH, max_examples=25)
+@settings(THOROUGH, max_examples=6)
 @given(nodes=st.integers(2, 5), counts=st.lists(st.integers(0, 60), min_size=5, max_size=5), seed=st.integers(0, 9))
 def test_a_plan_applied_and_planned_again_never_moves_an_object_back(nodes: int, counts: list[int], seed: int) -> None:
     rng = np.random.default_rng(seed)
@@ -197,3 +201,49 @@ def test_taking_in_order_is_first_fit(sizes: list[int], quota: int, most: int) -
             expected.append(i)
             left -= size
     assert take_in_order(np.array(sizes, np.int64), quota, most).tolist() == expected
+
+
+@pytest.mark.parametrize("seed", [1, 3, 9, 14, 16, 24, 30, 35, 44])
+def test_no_plan_of_a_small_fleet_is_better_by_two_parts_in_a_hundred(seed: int) -> None:
+    """`make bench` tries a thousand of them."""
+    fleet = small_fleet(seed)
+    options = RebalancerOptions(max_moves_per_cycle=10**6, max_egress_bytes_per_cycle=10**15)
+    made = plan_rebalance(fleet.nodes, fleet.inventory, options=options)
+    verify_plan(made, fleet.nodes, fleet.inventory, options)
+    if made.imbalance_before >= options.imbalance_threshold:
+        assert beaten_by(fleet, made, options.effective_target) == ""
+
+
+EXTREMES: dict[str, tuple[list[dict[str, Any]], dict[str, Any]]] = {
+    "zero capacity": ([{"capacity_bytes": 0}, {"capacity_bytes": 0}], {}),
+    "one node": ([{"capacity_bytes": 1000}], {}),
+    "equal nodes": ([{"capacity_bytes": 1000}] * 4, {"even": True}),
+    "all protected": ([{"capacity_bytes": 1000}] * 3, {"gravity": 1.0}),
+    "all pinned": ([{"capacity_bytes": 1000}] * 3, {"pinned": True}),
+    "one giant object": ([{"capacity_bytes": 10**15}] * 3, {"sizes": [9 * 10**14]}),
+    "zero-byte objects": ([{"capacity_bytes": 1000}] * 3, {"sizes": [0] * 50}),
+    "a million tiny ones": ([{"capacity_bytes": 2 * 10**6}] * 5, {"sizes": [1] * 10**6}),
+    "ambiguous keys": ([{"capacity_bytes": 1000}] * 3, {"twice": True}),
+}
+
+
+@pytest.mark.parametrize("name", EXTREMES)
+@pytest.mark.parametrize("state", [NodeState.ACTIVE, NodeState.DRAINING])
+def test_extremes_are_planned_soundly(name: str, state: NodeState) -> None:
+    fleet, how = EXTREMES[name]
+    nodes = [
+        NodeDescriptor(node_id=f"n{i}", state=state if i == 0 else NodeState.ACTIVE, **node)
+        for i, node in enumerate(fleet)
+    ]
+    sizes = np.array(how.get("sizes", [10] * 80), np.int64)
+    keys = [f"k{i}" for i in range(len(sizes))]
+    holders = [f"n{i % len(nodes)}" if how.get("even") else "n0" for i in range(len(sizes))]
+    if how.get("twice"):
+        keys, holders, sizes = keys * 2, holders + ["n1"] * len(keys), np.concatenate([sizes, sizes])
+    columns: dict[str, Any] = {"object_key": keys, "size_bytes": sizes, "node_id": holders}
+    columns |= {what: [how[what]] * len(keys) for what in ("gravity", "pinned") if what in how}
+    inventory = Inventory.from_arrow(pa.table(columns))
+    options = RebalancerOptions()
+    made = plan_rebalance(nodes, inventory, options=options, now=NOW)
+    verify_plan(made, nodes, inventory, options, now=NOW)
+    assert len(made.moves) + sum(made.not_moved.values()) == len(inventory)

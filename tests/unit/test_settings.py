@@ -160,6 +160,7 @@ GIVEN: Final[Mapping[str, tuple[str, Any]]] = {
     "REBALANCE_RESULT_BACKEND": ("rpc://", "rpc://"),
     "REBALANCE_KEY_PREFIX": ("acme.rebalance", "acme.rebalance"),
     "REBALANCE_MESSAGE_PREFIX": ("acme", "acme"),
+    "REBALANCE_INVENTORY": ("provider:acme", "provider:acme"),
     "REBALANCE_CHECK_INTERVAL": ("2m", timedelta(minutes=2)),
     "REBALANCE_IMBALANCE_THRESHOLD": ("0.25", 0.25),
     "REBALANCE_TARGET_IMBALANCE": ("0.05", 0.05),
@@ -180,9 +181,11 @@ GIVEN: Final[Mapping[str, tuple[str, Any]]] = {
     "REBALANCE_FORWARDING_TTL": ("2h", timedelta(hours=2)),
     "REBALANCE_OBJECT_COOLDOWN": ("3h", timedelta(hours=3)),
     "REBALANCE_MIN_OBJECT_AGE": ("0", timedelta(0)),
+    "REBALANCE_MIN_OBJECT_SIZE": ("4KiB", 4096),
     "REBALANCE_MAX_UTILISATION": ("0.8", 0.8),
     "REBALANCE_JOB_DEADLINE": ("6h", timedelta(hours=6)),
     "REBALANCE_JOB_RETENTION": ("2d", timedelta(days=2)),
+    "REBALANCE_CHECK_RETENTION": ("90d", timedelta(days=90)),
 }
 
 

@@ -123,4 +123,11 @@ def test_the_commented_lines_of_the_sample_load_too(tmp_path: Path) -> None:
 
 def test_the_sample_shows_every_table() -> None:
     text = (REFERENCE / "rebalance.example.toml").read_text(encoding="utf-8")
-    assert set(re.findall(r"^(\[+\w+\]+)$", text, re.MULTILINE)) == {"[fleet]", "[options]", "[[nodes]]", "[[prices]]"}
+    assert set(re.findall(r"^(\[+\w+\]+)$", text, re.MULTILINE)) == {
+        "[fleet]",
+        "[gravity]",
+        "[options]",
+        "[[nodes]]",
+        "[[prices]]",
+        "[[rules]]",
+    }

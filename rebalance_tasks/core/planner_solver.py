@@ -1,0 +1,181 @@
+"""A linear (or integer) program, built a block at a time and solved by HiGHS for one goal after another.
+
+The planner's goals are ordered: each is minimised, then kept while the next one is. Deterministic: one thread, a fixed
+seed, limits in nodes of the search tree and never in seconds, so that the same snapshot gives the same plan. One thread also
+because Celery forks: HiGHS starts none then.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final, TypeAlias
+
+import highspy
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+#: Positions of variables.
+Columns: TypeAlias = "NDArray[np.int32]"
+Values: TypeAlias = "NDArray[np.float64]"
+
+INFINITY: Final = float(highspy.kHighsInf)
+#: Variables × nodes of the search tree in which an integer program must be solved, and nodes at least; the best solution
+#: that was seen counts then.
+_MOST_WORK: Final = 120_000
+_LEAST_NODES: Final = 400
+_MORE_NODES: Final = 3_000
+#: An integer solution this near to the bound is good enough.
+_GAP: Final = 0.003
+#: How far a goal may be given up for the next one, relative to its value: the solver's own rounding.
+_KEEP: Final = 1e-9
+#: How much better a solution must be for `improve`, and how often it asks.
+_STEP: Final = 0.012
+_MOST_STEPS: Final = 15
+#: Searches, each with a seed of its own, before nothing better is taken for granted.
+_SEARCHES: Final = 2
+_SOLVED: Final = frozenset(
+    {
+        highspy.HighsModelStatus.kOptimal,
+        highspy.HighsModelStatus.kSolutionLimit,
+        highspy.HighsModelStatus.kIterationLimit,
+    }
+)
+
+
+class _Solver(highspy.Highs):
+    """A solver that does not begin by printing its name: standard output belongs to the command that runs it."""
+
+    def enableCallbacks(self) -> None:  # noqa: N802  the library's name; its constructor calls it and prints there
+        """Be silent first."""
+        self.silent()
+        super().enableCallbacks()  # type: ignore[no-untyped-call]
+
+
+class Program:
+    """Minimise goals over x with ``lower ≤ A·x ≤ upper`` and ``0 ≤ x ≤ most``."""
+
+    def __init__(self) -> None:
+        """Begin without variables."""
+        self._solver = _Solver()  # type: ignore[no-untyped-call]
+        for name, value in (
+            ("threads", 1),
+            ("random_seed", 0),
+            ("mip_rel_gap", _GAP),
+            ("mip_feasibility_tolerance", 1e-9),
+        ):
+            self._solver.setOptionValue(name, value)
+        self._size = 0
+
+    @property
+    def cut_off(self) -> bool:
+        """Whether the last search ended before it was complete."""
+        return bool(self._solver.getModelStatus() != highspy.HighsModelStatus.kOptimal)
+
+    def variables(self, most: Values, *, whole: bool = False) -> Columns:
+        """Add variables between 0 and ``most`` (float64 (n,)); return their positions."""
+        n = len(most)
+        columns = np.arange(self._size, self._size + n, dtype=np.int32)
+        if n:
+            none = np.empty(0, np.int32)
+            starts = np.zeros(n, np.int32)
+            self._solver.addCols(n, np.zeros(n), np.zeros(n), most, 0, starts, none, np.empty(0))
+            if whole:
+                self._solver.changeColsIntegrality(n, columns, np.full(n, highspy.HighsVarType.kInteger))
+        self._size += n
+        return columns
+
+    def rows(
+        self,
+        lower: Values,
+        upper: Values,
+        entries: Sequence[tuple[NDArray[np.integer], Columns, Values]],
+    ) -> None:
+        """Add constraints.
+
+        Args:
+            lower: float64 (m,), −∞ for none; upper likewise.
+            upper: see lower.
+            entries: blocks of (row in 0 … m−1, variable, coefficient), each of equal length.
+        """
+        if not len(lower):
+            return
+        row = np.concatenate([np.asarray(block[0], np.int64) for block in entries])
+        column = np.concatenate([block[1] for block in entries])
+        value = np.concatenate([block[2] for block in entries]).astype(np.float64)
+        order = np.lexsort((column, row))
+        row, column, value = row[order], column[order], value[order]
+        starts = np.searchsorted(row, np.arange(len(lower))).astype(np.int32)
+        self._solver.addRows(len(lower), lower, upper, len(value), starts, column.astype(np.int32), value)
+
+    def at_most(self, limit: float, costs: tuple[Columns, Values]) -> int:
+        """Add one constraint, Σ cost · x ≤ limit; return its number for `limit`."""
+        columns, values = costs
+        self._solver.addRow(-INFINITY, limit, len(columns), columns, values)
+        return int(self._solver.getNumRow()) - 1
+
+    def limit(self, number: int, limit: float) -> None:
+        """Change the limit of a constraint of `at_most`."""
+        self._solver.changeRowBounds(number, -INFINITY, limit)
+
+    def minimise(self, columns: Columns, costs: Values, *, nodes: int = _LEAST_NODES) -> Values | None:
+        """Return the x of least Σ cost · x, float64 (all variables,); None when there is no solution at all.
+
+        Args:
+            columns: variables that cost something.
+            costs: float64, one each.
+            nodes: of the search tree, for an integer program; more where there are few variables.
+        """
+        self._solver.setOptionValue("mip_max_nodes", max(nodes, _MOST_WORK // self._size))
+        full = np.zeros(self._size)
+        full[columns] = costs
+        self._solver.changeColsCost(self._size, np.arange(self._size, dtype=np.int32), full)
+        self._solver.run()
+        solved = self._solver.getModelStatus() in _SOLVED
+        if (
+            not solved
+            or self._solver.getInfo().primal_solution_status != highspy.SolutionStatus.kSolutionStatusFeasible
+        ):
+            return None
+        return np.array(self._solver.getSolution().col_value)
+
+    def improve(self, found: Values, columns: Columns, costs: Values) -> Values:
+        """Return a solution that costs less than one found, as long as any that costs clearly less turns up; keep its cost.
+
+        To an integer program whose search was cut off. Asking whether there is anything better by a step finds what
+        minimising did not, and "there is nothing" is soon proved.
+        """
+        reached = float(found[columns] @ costs)
+        number = self.at_most(reached, (columns, costs))
+        for _ in range(_MOST_STEPS):
+            self.limit(number, reached * (1 - _STEP))
+            if (better := self._any(columns)) is None:
+                break
+            found, reached = better, float(better[columns] @ costs)
+        self.limit(number, reached * (1 + _KEEP) + _KEEP)
+        return found
+
+    def _any(self, columns: Columns) -> Values | None:
+        """Return any solution; what one search does not find in its time another may that begins elsewhere."""
+        found = None
+        for seed in range(_SEARCHES):
+            self._solver.setOptionValue("random_seed", seed)
+            found = self.minimise(columns, np.zeros(len(columns)), nodes=_MORE_NODES)
+            if found is not None or self._solver.getModelStatus() == highspy.HighsModelStatus.kInfeasible:
+                break
+        self._solver.setOptionValue("random_seed", 0)
+        return found
+
+    def minimise_and_keep(self, columns: Columns, costs: Values) -> Values | None:
+        """Like `minimise`; from then on no solution may be worse in this respect."""
+        found = self.minimise(columns, costs)
+        if found is not None:
+            reached = float(found[columns] @ costs)
+            self.at_most(reached + _KEEP * max(1.0, abs(reached)), (columns, costs))
+        return found
+
+    def start_from(self, solution: Values) -> None:
+        """Give an integer program a first solution to better."""
+        self._solver.setSolution(self._size, np.arange(self._size, dtype=np.int32), solution)

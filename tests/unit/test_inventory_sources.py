@@ -1,0 +1,184 @@
+"""What is known of objects beside keys and sizes: files, providers, rules, access logs, folders."""
+
+from __future__ import annotations
+
+import fnmatch
+from datetime import UTC, datetime
+from importlib.metadata import EntryPoint, EntryPoints
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rebalance_tasks.control import inventories
+from rebalance_tasks.control.access_log import count_accesses, read_access_log
+from rebalance_tasks.control.inventories import inventory_from
+from rebalance_tasks.core.errors import ConfigurationError, InvalidInventory
+from rebalance_tasks.core.inventory import Inventory
+from rebalance_tasks.core.measures import with_access_counts, with_access_from_times, with_neighbours
+from rebalance_tasks.core.models import NodeDescriptor, StorageClass
+from rebalance_tasks.core.options import RebalancerOptions
+from rebalance_tasks.core.patterns import matching
+from rebalance_tasks.core.planner import plan_rebalance
+from rebalance_tasks.core.rules import Rule, with_rules
+from rebalance_tasks.core.verify import verify_plan
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+HOUR_NS = 3600 * 10**9
+NODES = [NodeDescriptor(node_id="n1")]
+
+
+def holding(*keys: str, node: str = "n1", **columns: Any) -> Inventory:
+    table = {"object_key": list(keys), "size_bytes": [10] * len(keys), "node_id": [node] * len(keys)}
+    return Inventory.from_arrow(pa.table(table | columns))
+
+
+# -- patterns and rules -----------------------------------------------------------------------------------------------
+alphabet = st.sampled_from(list("ab/.*?[]!-%_\\\n"))
+
+
+@given(st.lists(st.text(alphabet, min_size=1, max_size=6), max_size=8), st.text(alphabet, min_size=1, max_size=6))
+def test_patterns_match_as_fnmatch_does(keys: list[str], pattern: str) -> None:
+    found = matching(pa.array(keys, pa.large_string()), [pattern])
+    assert found.tolist() == [fnmatch.fnmatchcase(key, pattern) for key in keys]
+
+
+def test_the_first_rule_that_says_something_counts_and_the_inventory_goes_before() -> None:
+    inventory = holding("eu/a", "eu/b", "us/c", required_regions=[None, ["mars"], None])
+    rules = [
+        Rule(pattern="eu/*", regions=("eu-west", "eu-east")),
+        Rule(pattern="*", regions=("us",), storage_class=StorageClass.SSD),
+        Rule(pattern="us/*", pinned=True, tags={"owner": "web"}),
+    ]
+    found = with_rules(inventory, rules)
+    assert found.required_regions is not None
+    assert found.required_storage_class is not None
+    assert found.pinned is not None
+    regions = [found.required_regions.values[code] for code in found.required_regions.codes]
+    assert regions == [("eu-east", "eu-west"), ("mars",), ("us",)]
+    assert [found.required_storage_class.values[code] for code in found.required_storage_class.codes] == ["ssd"] * 3
+    assert found.pinned.tolist() == [False, False, True]
+    assert found.required_tags is not None
+    assert (found.required_tags.codes.tolist(), found.required_tags.values) == ([-1, -1, 0], (("owner=web",),))
+    assert with_rules(inventory, []) is inventory
+
+
+def test_a_plan_keeps_to_the_rules() -> None:
+    nodes = [
+        NodeDescriptor(node_id=name, capacity_bytes=1000, region=region)
+        for name, region in (("n1", "eu"), ("n2", "us"), ("n3", "eu"))
+    ]
+    inventory = with_rules(holding(*(f"eu/{i}" for i in range(90))), [Rule(pattern="eu/*", regions=("eu",))])
+    options = RebalancerOptions()
+    plan = plan_rebalance(nodes, inventory, options=options)
+    verify_plan(plan, nodes, inventory, options)
+    assert {move.target_node for move in plan.moves} == {"n3"}
+
+
+# -- where it comes from ----------------------------------------------------------------------------------------------
+def catalogue(nodes: Sequence[NodeDescriptor]) -> pa.Table:
+    return pa.table({"object_key": ["k"], "size_bytes": [1], "node_id": [nodes[0].node_id]})
+
+
+def broken(nodes: Sequence[NodeDescriptor]) -> pa.Table:
+    raise KeyError(nodes)
+
+
+def no_table(nodes: Sequence[NodeDescriptor]) -> list[str]:
+    return []
+
+
+@pytest.fixture
+def installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = [
+        EntryPoint(name=name, value=f"{__name__}:{name}", group=inventories.PROVIDERS)
+        for name in ("catalogue", "broken", "no_table")
+    ]
+    monkeypatch.setattr(inventories, "entry_points", lambda group: EntryPoints(found).select(group=group))
+    loaded = {"catalogue": catalogue, "broken": broken, "no_table": no_table}
+    monkeypatch.setattr(EntryPoint, "load", lambda self: loaded[self.name])
+
+
+def test_a_provider_is_found_by_its_entry_point(installed: None) -> None:
+    assert inventory_from("provider:catalogue", NODES).used_bytes() == {"n1": 1}
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("nobody", "'nobody' is not installed; known are broken, catalogue, no_table"),
+        ("broken", "KeyError"),
+        ("no_table", "returned list, not a pyarrow.Table"),
+    ],
+)
+def test_a_provider_that_cannot_answer_is_refused(installed: None, name: str, told: str) -> None:
+    with pytest.raises(ConfigurationError, match=told):
+        inventory_from(f"provider:{name}", NODES)
+
+
+def test_a_file_is_read_and_one_that_is_gone_is_named(tmp_path: Path) -> None:
+    pq.write_table(catalogue(NODES), tmp_path / "list.parquet")
+    assert len(inventory_from(str(tmp_path / "list.parquet"), NODES)) == 1
+    with pytest.raises(InvalidInventory, match=r"gone\.csv"):
+        inventory_from(str(tmp_path / "gone.csv"), NODES)
+
+
+def test_some_rows_are_an_inventory_of_their_own() -> None:
+    whole = Inventory.concat([holding("a", "b", pinned=[True, False]), holding("a", node="n2")])
+    assert whole.ambiguous.tolist() == [True, False, True]
+    part = whole.take(np.array([1, 2]))
+    assert (part.keys.to_pylist(), part.ambiguous.tolist()) == (["b", "a"], [False, False])
+    assert part.pinned is not None
+    assert part.pinned.tolist() == [False, False]
+
+
+# -- measures ---------------------------------------------------------------------------------------------------------
+LOG = """\
+own bucket [06/Feb/2026:00:00:38 +0000] 192.0.2.3 me R1 REST.GET.OBJECT photos/my%2520cat.jpg "GET /x HTTP/1.1" 200 - 1 1 1 1 "-" "-" -
+own bucket [06/Feb/2026:02:00:38 +0000] 192.0.2.3 me R2 REST.PUT.OBJECT photos/my%2520cat.jpg "PUT /x HTTP/1.1" 200 - 1 1 1 1 "-" "-" -
+own bucket [06/Feb/2026:01:00:38 +0000] 192.0.2.3 me R3 REST.HEAD.OBJECT a "HEAD /a HTTP/1.1" 200 - 1 1 1 1 "-" "-" -
+own bucket [06/Feb/2026:01:00:38 +0000] 192.0.2.3 me R4 REST.GET.BUCKET - "GET / HTTP/1.1" 200 - 1 1 1 1 "-" "-" -
+own bucket [99/Feb/2026:01:00:38 +0000] 192.0.2.3 me R5 REST.GET.OBJECT a "GET /a HTTP/1.1" 200 - 1 1 1 1 "-" "-" -
+what is this
+"""
+
+
+def test_an_s3_access_log_is_counted_and_what_cannot_be_read_passed_over(tmp_path: Path) -> None:
+    counts, hours = count_accesses(LOG.splitlines())
+    assert (counts, hours) == ({"photos/my cat.jpg": (1, 1), "a": (1, 0)}, 2.0)
+    (tmp_path / "log-1").write_text(LOG, encoding="utf-8")
+    assert read_access_log(tmp_path) == read_access_log(tmp_path / "log-1") == (counts, hours)
+    with pytest.raises(ConfigurationError, match="nowhere"):
+        read_access_log(tmp_path / "nowhere")
+
+
+def test_counted_accesses_become_rates() -> None:
+    found = with_access_counts(holding("a", "b"), {"a": (6, 2), "z": (9, 9)}, hours=2.0)
+    assert found.reads_per_hour is not None
+    assert found.writes_per_hour is not None
+    assert (found.reads_per_hour.tolist(), found.writes_per_hour.tolist()) == ([3.0, 0.0], [1.0, 0.0])
+    told = holding("a", reads_per_hour=[7.0])
+    assert with_access_counts(told, {"a": (1, 1)}, hours=1.0) is told
+
+
+def test_times_tell_of_use_the_less_the_longer_ago() -> None:
+    now = int(datetime(2026, 1, 1, tzinfo=UTC).timestamp()) * 10**9
+    found = with_access_from_times(holding("a", "b", "c", mtime_ns=[now - 10 * HOUR_NS, now + HOUR_NS, None]), now)
+    assert found.reads_per_hour is not None
+    assert found.reads_per_hour.tolist() == pytest.approx([0.1, 1.0, 0.0])
+    plain = holding("a")
+    assert with_access_from_times(plain, now) is plain
+
+
+def test_neighbours_share_a_folder_and_a_node() -> None:
+    whole = Inventory.concat([holding("d/a", "d/b", "d/e/c", "top", "top2"), holding("d/f", node="n2")])
+    found = with_neighbours(whole)
+    assert found.colocated_dependencies is not None
+    assert found.colocated_dependencies.tolist() == [1, 1, 0, 0, 0, 0]
