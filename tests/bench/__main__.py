@@ -20,6 +20,8 @@ BENCHES: Final = {
     "retention": "bench_retention",
     "store": "bench_store",
     "copy": "bench_copy",
+    "stores": "bench_stores",
+    "sftp": "bench_sftp",
     "memory": "bench_memory",
     "simulate": "bench_simulate",
     "metrics": "bench_metrics",
