@@ -24,8 +24,10 @@ BENCHES: Final = {
     "sftp": "bench_sftp",
     "memory": "bench_memory",
     "simulate": "bench_simulate",
+    "metrics": "bench_metrics",
     "placement": "bench_placement",
     "plan": "bench_plan",
+    "console": "bench_console",
 }
 
 
