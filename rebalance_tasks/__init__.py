@@ -47,6 +47,7 @@ if TYPE_CHECKING:
         RebalancePlan,
         StorageClass,
     )
+    from rebalance_tasks.core.movement import Movement
     from rebalance_tasks.core.optimizer import GravityAwarePlacementOptimizer
     from rebalance_tasks.core.options import GravityScoringWeights, RebalancerOptions
     from rebalance_tasks.core.states import RebalanceStatus
@@ -92,6 +93,7 @@ _HOMES: Final = {
     "RebalanceMove": "core.models",
     "RebalancePlan": "core.models",
     "StorageClass": "core.models",
+    "Movement": "core.movement",
     "GravityAwarePlacementOptimizer": "core.optimizer",
     "GravityScoringWeights": "core.options",
     "RebalancerOptions": "core.options",
@@ -119,6 +121,7 @@ __all__ = [
     "Inventory",
     "JobActive",
     "JobNotFound",
+    "Movement",
     "NodeDescriptor",
     "NodeMissing",
     "NodeNotWritable",

@@ -31,7 +31,14 @@ if TYPE_CHECKING:
     from rebalance_tasks.control.locate import Location
     from rebalance_tasks.control.reindex_report import ReindexReport
     from rebalance_tasks.control.survey import Survey
-    from rebalance_tasks.core.models import CheckResult, ControlResult, FailureGroup, RebalanceJob, RebalancePlan
+    from rebalance_tasks.core.models import (
+        CheckResult,
+        ControlResult,
+        FailureGroup,
+        NodeDescriptor,
+        RebalanceJob,
+        RebalancePlan,
+    )
     from rebalance_tasks.core.undo import WayBack
     from rebalance_tasks.store.fleet import ChoreRecord
     from rebalance_tasks.store.holds import Hold
@@ -279,6 +286,10 @@ class Rebalancer:
             NodeMissing, NodeNotWritable, ConfigurationError.
         """
         return surveys.survey(self._context)
+
+    def cluster_map(self) -> list[NodeDescriptor]:
+        """Return the configured nodes with the states that were set at run time; looks at none of them."""
+        return self._context.nodes()
 
     def nodes(self) -> list[NodeReport]:
         """Report on every node: used, capacity, objects, and what is wrong."""

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, TypeAlias, cas
 
 from pydantic import AfterValidator, ConfigDict, Field, field_serializer
 
+from rebalance_tasks.core.crush_rules import DEFAULT_RULE, RuleName
 from rebalance_tasks.core.errors import UnknownNode
 from rebalance_tasks.core.masking import has_credentials, masked, masked_url
 from rebalance_tasks.core.models import Frozen, Identifier, Money, NodeDescriptor
@@ -100,6 +101,7 @@ class Service(Frozen):
 
     mode: Mode = "observe"
     locator: Locator = "union"
+    placement_rule: RuleName = DEFAULT_RULE
     redis_url: Annotated[str, AfterValidator(check_redis_url)] = Field(default=DEFAULT_REDIS_URL, repr=False)
     broker_url: Annotated[str, AfterValidator(check_celery_url)] = Field(
         default_factory=lambda given: given["redis_url"], repr=False, validate_default=False
@@ -155,6 +157,7 @@ class Settings(Service, Contents):
         fleet: the fleet's name, part of every Redis key.
         mode: ``observe`` plans and moves nothing; ``auto`` carries its plans out.
         locator: how readers find an object.
+        placement_rule: how CRUSH chooses nodes; to change it moves the computed home of nearly every object.
         redis_url: where the truth lives; ``broker_url`` and ``result_backend`` default to it.
         key_prefix: first part of every key of the state.
         message_prefix: first part of every key that Celery makes on the broker and the result backend; none by default.
@@ -197,13 +200,14 @@ class Settings(Service, Contents):
     def digest(self) -> str:
         """Return 16 hex digits over what the workers of a fleet must agree on.
 
-        That is fleet, mode, locator, inventory, options, gravity, nodes, prices and rules. Connection URLs, storage_options and the file's path may
-        differ from machine to machine; the order of nodes and prices means nothing.
+        That is fleet, mode, locator, placement rule, inventory, options, gravity, nodes, prices and rules. Connection URLs,
+        storage_options and the file's path may differ from machine to machine; the order of nodes and prices means nothing.
         """
         agreed = {
             "fleet": self.fleet,
             "mode": self.mode,
             "locator": self.locator,
+            "placement_rule": self.placement_rule,
             "inventory": self.inventory,
             "options": self.options.model_dump(),
             "nodes": [

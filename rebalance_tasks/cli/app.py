@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from rebalance_tasks.cli import checks, node_states, output, plan, session, simulate, undo, upkeep
+from rebalance_tasks.cli import checks, node_states, output, placement, plan, session, simulate, undo, upkeep
 from rebalance_tasks.cli.output import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USAGE, emit
 from rebalance_tasks.cli.parameters import All, Job, Json, Node
 from rebalance_tasks.core.masking import masked_url
@@ -60,7 +60,7 @@ def _command(argv: Sequence[str]) -> str:
     known = {
         command.name or getattr(command.callback, "__name__", "").replace("_", "-")
         for command in app.registered_commands
-    }
+    } | {str(group.name) for group in app.registered_groups}
     return next((f"{word} " for word in argv if word in known), "")
 
 
@@ -154,6 +154,9 @@ def locate(
     url = masked_url(found.url)
     data = {"object_key": key, "node_id": found.node_id, "url": url, "via": found.via}
     emit(data, as_json=as_json, render=lambda: f"{found.node_id}  {url}  (via {found.via})")
+
+
+app.command(epilog="Example: rebalance place photos/2024/cat.jpg --replicas 3")(placement.place)
 
 
 @app.command(epilog="Example: rebalance jobs --status running")
@@ -315,8 +318,10 @@ app.command(epilog="Example: rebalance reindex")(upkeep.reindex)
 
 # -- trying before moving, and taking back: commands with files of their own --------------------------------------------
 
-app.command(epilog="Example: rebalance simulate --synthetic 12 --event '5 add node_id=new capacity_bytes=2GB'")(
-    simulate.simulate
+app.add_typer(
+    simulate.group,
+    name="simulate",
+    epilog="Example: rebalance simulate --synthetic 12 --event '5 add node_id=new capacity_bytes=2GB'",
 )
 app.command(epilog="Example: rebalance drain disk3 --dry-run")(node_states.drain)
 app.command(epilog="Example: rebalance activate disk3")(node_states.activate)

@@ -1,16 +1,19 @@
-"""``rebalance simulate``: many cycles on paper, as a table, a PNG, an HTML page or JSON. Touches nothing."""
+"""``rebalance simulate``: many cycles on paper, as a table, a PNG, an HTML page or JSON. Touches nothing.
+
+Its subcommand ``resize`` (in `placement`) measures what a change of nodes moves.
+"""
 
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from pathlib import Path  # noqa: TC003  typer reads it at run time
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-from rebalance_tasks.cli import session
+from rebalance_tasks.cli import placement, session
 from rebalance_tasks.cli.output import emit, jsonable
-from rebalance_tasks.cli.parameters import Json  # noqa: TC001  typer reads it at run time
+from rebalance_tasks.cli.parameters import Json
 from rebalance_tasks.core.errors import InvalidArgument
 
 if TYPE_CHECKING:
@@ -24,7 +27,13 @@ if TYPE_CHECKING:
 _SHOWN: Final = 20
 
 
+group = typer.Typer()
+group.command(epilog="Example: rebalance simulate resize --add 'node_id=disk9 zone=b' --replicas 3")(placement.resize)
+
+
+@group.callback(invoke_without_command=True)
 def simulate(  # noqa: PLR0913, PLR0917  a flag each
+    context: typer.Context,
     scenario: Annotated[
         Path | None,
         typer.Option(
@@ -68,6 +77,8 @@ def simulate(  # noqa: PLR0913, PLR0917  a flag each
     as_json: Json = False,
 ) -> None:
     """Play many cycles on paper: growth, nodes that come, go or are drained, hot data that shifts. Moves nothing."""
+    if context.invoked_subcommand is not None:
+        return
     from rebalance_tasks.cli import plot_html, plot_png  # noqa: PLC0415
     from rebalance_tasks.core.simulation import simulate as play  # noqa: PLC0415
 

@@ -68,7 +68,8 @@ def _candidates(context: FleetContext, key: str) -> Iterator[tuple[str, str]]:
     nodes = context.nodes()
     if locator == "crush":
         try:
-            home = CrushPlacementAlgorithm().compute_placement(PlacementTarget(object_key=key), nodes)
+            crush = CrushPlacementAlgorithm(rule=context.settings.placement_rule)
+            home = crush.compute_placement(PlacementTarget(object_key=key), nodes)
             yield home.primary_node, "crush"
         except EmptyClusterError:
             pass

@@ -276,7 +276,8 @@ class _Reindex:
     def _homes(self, keys: pa.LargeStringArray) -> list[str]:
         nodes = self._c.nodes()
         try:
-            rows = CrushPlacementAlgorithm().compute_placements(keys, 1, nodes)[:, 0].tolist()
+            crush = CrushPlacementAlgorithm(rule=self._c.settings.placement_rule)
+            rows = crush.compute_placements(keys, 1, nodes)[:, 0].tolist()
         except EmptyClusterError:
             rows = [-1] * len(keys)
         return [nodes[row].node_id if row >= 0 else "" for row in rows]

@@ -2,7 +2,8 @@
 
 The planner asks here for targets that stay right when nodes come and go, `locate` for an object's home. Invariant: the
 answer depends on the key and on the nodes' ids, zones, racks, hosts, weights and states only; never on their order, the
-machine, or a library's version. Integers decide (`fixedlog`); the rule itself is described in `crush_tree`.
+machine, or a library's version. Integers decide (`fixedlog`); the rules are described in `crush_flat` (the default, moves the
+least) and `crush_tree` (the classic descent).
 
 Rules worth knowing:
 
@@ -13,122 +14,81 @@ Rules worth knowing:
   be, where few domains of unlike weight are forced to share evenly.
 - Replicas go to different zones while there are unused ones, then to unused racks, then to unused hosts, and only when
   every host holds a replica to another node of one. More replicas than eligible nodes: as many as there are nodes.
-  Still deterministic; `CompiledFleet.separation` tells how far apart they are.
+  Still deterministic; the decision's `separation` tells how far apart they are, `missing_replicas` how many are not.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import Final, TypeAlias, overload
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from rebalance_tasks.core.crush_filter import (
-    NodeFilter,
-    check_nodes,
-    effective_weight,
-    eligible_nodes,
-    preference_scores,
-    target_filters,
-)
-from rebalance_tasks.core.crush_tree import Indices, Level, Tree, domain_path
+from rebalance_tasks.core import movement
+from rebalance_tasks.core.crush_filter import target_filters
+from rebalance_tasks.core.crush_fleet import ClusterMap, CompiledFleet, check_replica_count
+from rebalance_tasks.core.crush_rules import DEFAULT_RULE, RULE_FLAT, RULE_TREE, RuleName
 from rebalance_tasks.core.errors import InvalidArgument
-from rebalance_tasks.core.hashing import KeyBatch, hash_key, hash_keys
-from rebalance_tasks.core.models import NodeDescriptor, PlacementConstraint, PlacementDecision, PlacementTarget
+from rebalance_tasks.core.hashing import MIX_MUL_1, KeyBatch, hash_key, hash_keys, round_hashes
+from rebalance_tasks.core.kernels import WORTH_LOADING_KEYS, KernelName, check_threads, compiled_kernels, in_threads
+from rebalance_tasks.core.models import PlacementConstraint, PlacementDecision, PlacementTarget
+from rebalance_tasks.core.recompute import first_farthest, keep
 
-#: The classic CRUSH descent; the only rule so far.
-RULE_TREE: Final = "tree"
-#: Keys placed at once; bounds the working memory to some 50 MB for three replicas.
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from types import ModuleType
+
+    from rebalance_tasks.core.crush_domains import Indices
+    from rebalance_tasks.core.movement import Movement
+
+__all__ = [
+    "DEFAULT_RULE",
+    "RULE_FLAT",
+    "RULE_TREE",
+    "SAMPLE_KEYS",
+    "ClusterMap",
+    "CompiledFleet",
+    "CrushPlacementAlgorithm",
+    "KernelName",
+    "RuleName",
+]
+
+#: Keys that NumPy places at once; bounds the working memory to some 50 MB for three replicas.
 _BLOCK_KEYS: Final = 1 << 18
-#: Distinct sets of requirements for which a fleet keeps its tree.
-_TREES_KEPT: Final = 64
-
-
-class CompiledFleet(Sequence[NodeDescriptor]):
-    """A cluster map prepared for repeated calls; taken wherever a cluster map is.
-
-    Example:
-        >>> fleet = CompiledFleet([NodeDescriptor(node_id="a"), NodeDescriptor(node_id="b")])
-        >>> fleet.place("some/key", 2)
-        (1, 0)
-    """
-
-    def __init__(self, cluster_map: Sequence[NodeDescriptor]) -> None:
-        """Check the nodes; trees are built when first asked for.
-
-        Raises:
-            InvalidArgument: a node id occurs twice, or a weight is impossible.
-        """
-        self.nodes = tuple(cluster_map)
-        check_nodes(self.nodes)
-        self.positions = {str(node.node_id): i for i, node in enumerate(self.nodes)}
-        self._trees: dict[tuple[NodeFilter, ...], Tree] = {}
-
-    @overload
-    def __getitem__(self, index: int) -> NodeDescriptor: ...
-    @overload
-    def __getitem__(self, index: slice) -> tuple[NodeDescriptor, ...]: ...
-    def __getitem__(self, index: int | slice) -> NodeDescriptor | tuple[NodeDescriptor, ...]:
-        """Return the node at a position."""
-        return self.nodes[index]
-
-    def __len__(self) -> int:
-        """Return the number of nodes, eligible or not."""
-        return len(self.nodes)
-
-    def tree(self, filters: tuple[NodeFilter, ...] = ()) -> Tree:
-        """Return the tree of the nodes that pass the filters (kept for the next call).
-
-        Raises:
-            EmptyClusterError: no node passes.
-        """
-        tree = self._trees.get(filters)
-        if tree is None:
-            eligible = eligible_nodes(self.nodes, filters)
-            tree = Tree(self.nodes, eligible, preference_scores(self.nodes, eligible, filters))
-            if len(self._trees) >= _TREES_KEPT:
-                self._trees.pop(next(iter(self._trees)))
-            self._trees[filters] = tree
-        return tree
-
-    def place(self, key: str, replica_count: int = 1) -> tuple[int, ...]:
-        """Return positions of the key's nodes, primary first; fewer where there are fewer eligible nodes.
-
-        Raises:
-            EmptyClusterError: no node is eligible.
-            InvalidArgument: `replica_count` < 1.
-        """
-        _check_replica_count(replica_count)
-        return tuple(self.tree().place(hash_key(key), replica_count))
-
-    def separation(self, node_ids: Iterable[str]) -> Level:
-        """Return the widest domain that no two of these nodes share (NODE: two share a host).
-
-        Raises:
-            InvalidArgument: a node is not in this map.
-        """
-        paths = []
-        for node_id in node_ids:
-            if node_id not in self.positions:
-                msg = f"node_ids: {node_id!r} is not in the cluster map"
-                raise InvalidArgument(msg)
-            paths.append(domain_path(self.nodes[self.positions[node_id]]))
-        for level in (Level.ZONE, Level.RACK, Level.HOST):
-            if len({path[level] for path in paths}) == len(paths):
-                return level
-        return Level.NODE
-
-
-ClusterMap: TypeAlias = Sequence[NodeDescriptor]
-
-
-def compiled(cluster_map: ClusterMap) -> CompiledFleet:
-    """Return the map as a `CompiledFleet`, unchanged if it is one."""
-    return cluster_map if isinstance(cluster_map, CompiledFleet) else CompiledFleet(cluster_map)
+#: Made-up keys to measure movement with: what a hundredth of the weight holds is told to 2 % with three replicas.
+SAMPLE_KEYS: Final = 100_000
 
 
 class CrushPlacementAlgorithm:
-    """Controlled, scalable, decentralised placement (CRUSH) with straw2 buckets; stateless."""
+    """Controlled, scalable, decentralised placement (CRUSH); stateless.
+
+    Args:
+        rule: ``flat`` or ``tree``, for maps that are not compiled yet (a `CompiledFleet` has its own).
+        kernel: ``auto`` uses numba for large batches where it is installed, ``numpy`` never, ``numba`` always; same for those.
+        threads: that numba's kernels run in; None is as many as there are processors.
+    """
+
+    def __init__(
+        self, *, rule: RuleName = DEFAULT_RULE, kernel: KernelName = "auto", threads: int | None = None
+    ) -> None:
+        """Nothing is loaded before it is needed.
+
+        Raises:
+            InvalidArgument: `threads` < 1.
+        """
+        check_threads(threads)
+        self.rule: RuleName = rule
+        self.kernel: KernelName = kernel
+        self.threads = threads
+
+    def compile(self, cluster_map: ClusterMap) -> CompiledFleet:
+        """Return the map as a `CompiledFleet`, unchanged if it is one.
+
+        Raises:
+            InvalidArgument: a node id occurs twice, a weight is impossible, or rule or kernel are unknown.
+        """
+        if isinstance(cluster_map, CompiledFleet):
+            return cluster_map
+        return CompiledFleet(cluster_map, rule=self.rule, kernel=self.kernel)
 
     def compute_placement(
         self,
@@ -153,9 +113,9 @@ class CrushPlacementAlgorithm:
             EmptyClusterError: no node is eligible; names the constraint that emptied the set.
             InvalidArgument: the map holds a node id twice or an impossible weight.
         """
-        fleet = compiled(cluster_map)
-        tree = fleet.tree(target_filters(target, constraints))
-        return _decision(fleet, tree.place(hash_key(target.object_key), target.replica_count))
+        fleet = self.compile(cluster_map)
+        positions = fleet.place(target.object_key, target.replica_count, target_filters(target, constraints))
+        return _decision(fleet, positions, target.replica_count)
 
     def compute_placements(self, keys: KeyBatch, replica_count: int, cluster_map: ClusterMap) -> Indices:
         """Place many objects that need nothing in particular.
@@ -173,12 +133,22 @@ class CrushPlacementAlgorithm:
             EmptyClusterError: no node is eligible.
             InvalidArgument: a key is not a string, `replica_count` < 1, or the map is impossible.
         """
-        _check_replica_count(replica_count)
-        tree = compiled(cluster_map).tree()
-        hashes = hash_keys(keys)
+        check_replica_count(replica_count)
+        fleet = self.compile(cluster_map)
+        rule = fleet.compiled()
+        kernels = self._kernels(fleet, len(keys))
+        hashes = hash_keys(keys, kernels)
         result = np.empty((len(hashes), replica_count), dtype=np.int32)
-        for start in range(0, len(hashes), _BLOCK_KEYS):
-            tree.place_many(hashes[start : start + _BLOCK_KEYS], out=result[start : start + _BLOCK_KEYS])
+        if kernels is None:
+            for start in range(0, len(hashes), _BLOCK_KEYS):
+                rule.place_many(hashes[start : start + _BLOCK_KEYS], result[start : start + _BLOCK_KEYS])
+            return result
+        rule.place_compiled(kernels, hashes[:0], result[:0])  # what is prepared once is not prepared by each thread
+
+        def place(part: slice) -> None:
+            rule.place_compiled(kernels, hashes[part], result[part])
+
+        in_threads(place, len(hashes), self.threads or kernels.DEFAULT_THREADS)
         return result
 
     def recompute_on_node_change(
@@ -198,17 +168,17 @@ class CrushPlacementAlgorithm:
             EmptyClusterError: no node is eligible.
             InvalidArgument: the map holds a node id twice or an impossible weight.
         """
-        fleet = compiled(new_map)
-        tree = fleet.tree(target_filters(target, constraints))
+        fleet = self.compile(new_map)
+        rule = fleet.compiled(target_filters(target, constraints))
         survivors = [fleet.positions[name] for name in previous.target_nodes if name in fleet.positions]
-        kept = _keep(fleet, tree, survivors, target.replica_count)
-        missing = min(target.replica_count, len(tree.leaves)) - len(kept)
+        kept = keep(fleet, rule, survivors, target.replica_count)
+        missing = min(target.replica_count, len(rule.leaves)) - len(kept)
         if missing > 0:
             # All nodes in the key's order: the replacement is the first one that is as far apart as can be.
-            order = tree.place(hash_key(target.object_key), len(tree.leaves))
+            order = rule.place(hash_key(target.object_key), len(rule.leaves))
             for _ in range(missing):
-                kept.append(_first_farthest(fleet, order, kept))
-        return _decision(fleet, kept)
+                kept.append(first_farthest(fleet, order, kept))
+        return _decision(fleet, kept, target.replica_count)
 
     def estimate_movement_on_resize(self, current: ClusterMap, new: ClusterMap) -> float:
         """Estimate the share of the data that moves when one map becomes the other.
@@ -220,60 +190,48 @@ class CrushPlacementAlgorithm:
         Raises:
             InvalidArgument: a map holds a node id twice or an impossible weight.
         """
-        before = {node.node_id: effective_weight(node) for node in compiled(current)}
-        after = {node.node_id: effective_weight(node) for node in compiled(new)}
-        # Sorted, so that the sums do not depend on the order of the nodes.
-        ids = sorted(before.keys() | after.keys())
-        removed = sum(max(0.0, before.get(name, 0.0) - after.get(name, 0.0)) for name in ids)
-        added = sum(max(0.0, after.get(name, 0.0) - before.get(name, 0.0)) for name in ids)
-        current_total = sum(before.get(name, 0.0) for name in ids)
-        new_total = sum(after.get(name, 0.0) for name in ids)
-        if current_total == 0:
-            return 0.0
-        arriving = added / new_total * current_total if new_total > 0 else 0.0
-        return min(1.0, (removed + arriving) / current_total)
+        return movement.estimate(self.compile(current), self.compile(new))
+
+    def measure_movement(
+        self, current: ClusterMap, new: ClusterMap, keys: KeyBatch | int = SAMPLE_KEYS, replica_count: int = 1
+    ) -> Movement:
+        """Measure what moves when one map becomes the other, by placing the same keys on both.
+
+        Args:
+            current: the map before, or a `CompiledFleet` of it.
+            new: the map after.
+            keys: a sample of object keys (as `compute_placements` takes them), or how many made-up ones to place.
+            replica_count: ≥ 1.
+
+        Raises:
+            EmptyClusterError: no node of one of the maps is eligible.
+            InvalidArgument: as `compute_placements`, or a number of keys below 0.
+        """
+        before, after = self.compile(current), self.compile(new)
+        if isinstance(keys, int):
+            if keys < 0:
+                msg = f"keys: {keys} must be at least 0"
+                raise InvalidArgument(msg)
+            keys = round_hashes(range(keys), 0) * np.uint64(MIX_MUL_1)
+        hashes = hash_keys(keys, self._kernels(before, len(keys)))
+        return movement.compare(
+            before,
+            after,
+            self.compute_placements(hashes, replica_count, before),
+            self.compute_placements(hashes, replica_count, after),
+        )
+
+    def _kernels(self, fleet: CompiledFleet, keys: int) -> ModuleType | None:
+        return compiled_kernels(fleet.kernel, worth_loading=keys >= WORTH_LOADING_KEYS)
 
 
-def _check_replica_count(replica_count: int) -> None:
-    if replica_count < 1:
-        msg = f"replica_count: {replica_count} must be at least 1"
-        raise InvalidArgument(msg)
-
-
-def _decision(fleet: CompiledFleet, positions: Sequence[int]) -> PlacementDecision:
+def _decision(fleet: CompiledFleet, positions: Sequence[int], wanted: int) -> PlacementDecision:
     names = tuple(fleet.nodes[i].node_id for i in positions)
     return PlacementDecision(
-        target_nodes=names, primary_node=names[0], replica_nodes=names[1:], placement_rule_id=RULE_TREE
+        target_nodes=names,
+        primary_node=names[0],
+        replica_nodes=names[1:],
+        placement_rule_id=fleet.rule,
+        separation=fleet.separation(names).name.lower(),
+        missing_replicas=max(0, wanted - len(names)),
     )
-
-
-def _keep(fleet: CompiledFleet, tree: Tree, survivors: Sequence[int], replica_count: int) -> list[int]:
-    """Return those survivors, in order, beside which the others can still be as far apart as the fleet allows.
-
-    Sharing is allowed only as often as the fleet forces it: replicas less the domains there are, at each level.
-    """
-    eligible = set(tree.leaves)
-    forced = {
-        level: max(0, replica_count - len({domain_path(fleet.nodes[i])[level] for i in eligible})) for level in Level
-    }
-    kept: list[int] = []
-    for position in survivors:
-        if position not in eligible or position in kept or len(kept) == replica_count:
-            continue
-        together = [*kept, position]
-        paths = [domain_path(fleet.nodes[i]) for i in together]
-        if all(len(together) - len({path[level] for path in paths}) <= forced[level] for level in Level):
-            kept = together
-    return kept
-
-
-def _first_farthest(fleet: CompiledFleet, order: Sequence[int], kept: Sequence[int]) -> int:
-    """Return the first node of `order` that shares the narrowest domain with those kept."""
-    taken = [{domain_path(fleet.nodes[i])[level] for i in kept} for level in Level]
-    candidates = (i for i in order if i not in kept)
-
-    def shared(position: int) -> int:
-        path = domain_path(fleet.nodes[position])
-        return next((int(level) for level in Level if path[level] not in taken[level]), len(Level))
-
-    return min(candidates, key=shared)

@@ -12,10 +12,6 @@ domains run out::
     fresh hosts   round r = 1, 2, …: every rack with more than r hosts  → its next host, in it one node
     fresh nodes   round r = 1, 2, …: every host with more than r nodes  → its next node
 
-A domain is known by its path: host "h1" of rack "r1" and host "h1" of rack "r2" are two hosts. Nodes without a zone share
-one nameless zone, nodes without a rack one nameless rack of their zone (what is unknown may well be shared); a node
-without a host is a host of its own.
-
 Sources: Weil et al., "CRUSH" (SC 2006), §3; the straw2 bucket of Ceph.
 """
 
@@ -23,44 +19,30 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import dataclass
-from enum import IntEnum
 from functools import cached_property
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from rebalance_tasks.core.fixedlog import draw, draws, exact_weight, normalize_weights
-from rebalance_tasks.core.hashing import U64, hash_path, round_hashes
+from rebalance_tasks.core.crush_domains import Indices, Level, canonical, runs
+from rebalance_tasks.core.fixedlog import draw, draws, exact_weights, log_table, normalize_weights
+from rebalance_tasks.core.hashing import U64, fold, hash_path, round_hashes
+from rebalance_tasks.core.minima import smallest_rows
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+    from types import ModuleType
 
+    from rebalance_tasks.core.crush_domains import Path
     from rebalance_tasks.core.models import NodeDescriptor
-
-Indices = npt.NDArray[np.int32]
 
 #: Draws worked on at once; three such uint64 arrays stay in the second-level cache.
 _BLOCK_ELEMENTS: Final = 1 << 15
 #: Keys per pass at least, so that NumPy's cost per call does not show in wide buckets (no power of two: cache sets).
 _BLOCK_KEYS: Final = 5_000
-#: From here on four branch-free passes a row beat NumPy's argmin along the slow axis.
-_PASS_KEYS: Final = 1536
 #: From here on a single key is faster through NumPy than through Python integers.
 _SCALAR_CHILDREN: Final = 24
-#: From here on one sort is cheaper than a pass over the children per rank.
-_SORT_RANKS: Final = 8
-#: Above every draw (at most 10.4 · 2⁶⁰): marks a child as taken.
-_TAKEN: Final = np.uint64(2**64 - 1)
-
-
-class Level(IntEnum):
-    """The levels of the tree below the root; also how far apart two replicas are."""
-
-    ZONE = 0
-    RACK = 1
-    HOST = 2
-    NODE = 3
 
 
 @dataclass(frozen=True)
@@ -82,7 +64,8 @@ class Bucket:
     round_number: int = 0
 
     @cached_property
-    def _hash_array(self) -> U64:
+    def round_hashes(self) -> U64:
+        """The children's hashes with the round added: uint64 (m,)."""
         return round_hashes(self.hashes, self.round_number)
 
     @cached_property
@@ -105,7 +88,7 @@ class Bucket:
         else:
             column = np.empty((len(self.children), 1), dtype=np.uint64)
             work = np.empty((2, *column.shape), dtype=np.uint64)
-            draws(np.array([key_hash], dtype=np.uint64), self._hash_array, self._weight_array, column, work)
+            draws(np.array([key_hash], dtype=np.uint64), self.round_hashes, self._weight_array, column, work)
             values = column[:, 0].tolist()
         if self.scores is not None:
             scored = list(zip((-score for score in self.scores), values, strict=True))
@@ -131,7 +114,7 @@ class Bucket:
         for start in range(0, n, block):
             keys = key_hashes[start : start + block]
             self._draw(keys, values[:, : len(keys)], work[:, :, : len(keys)])
-            smallest = _smallest(values[:, : len(keys)], count)
+            smallest = smallest_rows(values[:, : len(keys)], count)
             np.take(self._child_array, smallest, out=chosen[start : start + block], mode="clip")
         return chosen
 
@@ -141,41 +124,7 @@ class Bucket:
         for first in range(0, len(values), rows):
             part = slice(first, min(first + rows, len(values)))
             weights = None if self._weight_array is None else self._weight_array[part]
-            draws(keys, self._hash_array[part], weights, values[part], work[:, : part.stop - first])
-
-
-def _smallest(values: U64, count: int) -> npt.NDArray[np.int64]:
-    """Return the rows of the `count` smallest values of every column: int64 (n, count). Overwrites `values`."""
-    n = values.shape[1]
-    if count > _SORT_RANKS:
-        return np.argsort(values, axis=0, kind="stable")[:count].T
-    rows = np.empty((n, count), dtype=np.int64)
-    columns = np.arange(n)
-    for rank in range(count):
-        row = _row_of_minimum(values)
-        rows[:, rank] = row
-        if rank + 1 < count:
-            values[row, columns] = _TAKEN
-    return rows
-
-
-def _row_of_minimum(values: U64) -> npt.NDArray[np.int64]:
-    """Return argmin(axis=0), first of equals: int64 (n,)."""
-    m, n = values.shape
-    if n < _PASS_KEYS:
-        return np.asarray(np.argmin(values, axis=0), dtype=np.int64)
-    # Contiguous passes without a branch beat NumPy's reduction along the slow axis several times over.
-    small = np.uint8 if m <= 1 << 8 else np.uint16 if m <= 1 << 16 else np.int64
-    best = values[0].copy()
-    row = np.zeros(n, dtype=small)
-    less = np.empty(n, dtype=np.bool_)
-    candidate = np.empty(n, dtype=small)
-    for i in range(1, m):
-        np.less(values[i], best, out=less)
-        np.minimum(best, values[i], out=best)
-        np.multiply(less, small(i), out=candidate)
-        np.maximum(row, candidate, out=row)  # i grows, so the last improvement is the greatest
-    return row.astype(np.int64)
+            draws(keys, self.round_hashes[part], weights, values[part], work[:, : part.stop - first])
 
 
 @dataclass(frozen=True)
@@ -189,9 +138,9 @@ class _Items:
     def bucket(self, members: Sequence[int], round_number: int = 0) -> Bucket:
         return Bucket(
             children=tuple(members),
-            hashes=tuple(self.hashes[i] for i in members),
-            weights=normalize_weights([self.exact_weights[i] for i in members]),
-            scores=None if self.scores is None else tuple(self.scores[i] for i in members),
+            hashes=tuple(map(self.hashes.__getitem__, members)),
+            weights=normalize_weights([*map(self.exact_weights.__getitem__, members)]),
+            scores=None if self.scores is None else tuple(map(self.scores.__getitem__, members)),
             round_number=round_number,
         )
 
@@ -205,12 +154,6 @@ class _Round:
     picks: int
 
 
-def domain_path(node: NodeDescriptor) -> tuple[tuple[str, ...], ...]:
-    """Return the identity of the node's zone, rack, host and of itself; equal identities are one domain."""
-    host = (node.host, "") if node.host else ("", node.node_id)
-    return (node.zone,), (node.zone, node.rack), (node.zone, node.rack, *host), (node.node_id,)
-
-
 class Tree:
     """Eligible nodes, compiled.
 
@@ -222,14 +165,14 @@ class Tree:
 
     def __init__(self, nodes: Sequence[NodeDescriptor], eligible: Sequence[int], scores: Sequence[int] | None) -> None:
         """Sort the nodes canonically and build every bucket."""
-        paths = {i: domain_path(nodes[i]) for i in eligible}
-        order = sorted(eligible, key=paths.__getitem__)
+        order, paths = canonical(nodes, eligible)
         score_of = None if scores is None else dict(zip(eligible, scores, strict=True))
         self.leaves = tuple(order)
+        self.preferring = scores is not None
         self._leaf_array = np.array(order, dtype=np.int32)
         self._items, self._members = _levels(
-            [paths[i] for i in order],
-            [exact_weight(nodes[i].weight) for i in order],
+            paths,
+            exact_weights([nodes[i].weight for i in order]),
             None if score_of is None else [score_of[i] for i in order],
         )
         self._buckets = {
@@ -237,6 +180,7 @@ class Tree:
             for level in (Level.ZONE, Level.RACK, Level.HOST)
         }
         self._round_buckets: dict[tuple[Level, int], Bucket | None] = {}
+        self._programs: dict[int, _Program] = {}
 
     def place(self, key_hash: int, count: int) -> list[int]:
         """Return the key's first `count` nodes (fewer when there are fewer), as positions in the cluster map."""
@@ -269,6 +213,43 @@ class Tree:
                 items = self._descend(Level(level), items, keys, 0)
             out[:, column : column + turn.picks] = self._leaf_array[items].reshape(turn.picks, n).T
             column += turn.picks
+
+    def place_compiled(self, kernels: ModuleType, key_hashes: U64, out: Indices) -> None:
+        """Do as `place_many` does, by compiled code."""
+        count = out.shape[1]
+        program = self._programs.get(count)
+        if program is None:
+            program = self._programs[count] = self._program(count)
+        if count > len(self.leaves):
+            out[:, len(self.leaves) :] = -1
+        kernels.place_tree(key_hashes, out, *program)
+
+    def _program(self, count: int) -> _Program:
+        ends = list(itertools.accumulate(len(self._items[level].hashes) for level in Level))
+        base = dict(zip(Level, [0, *ends], strict=False))
+        weights = [1] * ends[-1]
+        first_child = []
+        for level, buckets in self._buckets.items():
+            for bucket in buckets:
+                start = base[Level(level + 1)] + bucket.children[0]
+                first_child.append(start)
+                weights[start : start + len(bucket.children)] = bucket.weights
+        turns = list(self._rounds(count))
+        table = log_table()
+        return _Program(
+            top=table.top_array,
+            slope=table.slope_array,
+            item_hashes=fold(np.array([one for level in Level for one in self._items[level].hashes], dtype=np.uint64)),
+            item_weights=np.array(weights, dtype=np.uint64),
+            first_child=np.array([*first_child, ends[-1]], dtype=np.int64),
+            leaves=self._leaf_array,
+            starts=np.cumsum([0, *(len(turn.bucket.children) for turn in turns)]),
+            picks=np.array([turn.picks for turn in turns]),
+            ranks=np.array([turn.bucket.round_number for turn in turns]),
+            members=np.array([base[turn.level] + child for turn in turns for child in turn.bucket.children]),
+            member_hashes=fold(np.concatenate([turn.bucket.round_hashes for turn in turns])),
+            member_weights=np.array([one for turn in turns for one in turn.bucket.weights], dtype=np.uint64),
+        )
 
     def _rounds(self, count: int) -> Iterator[_Round]:
         left = min(count, len(self.leaves))
@@ -311,35 +292,48 @@ class Tree:
         return chosen
 
 
+class _Program(NamedTuple):
+    """The tree for `kernels_numba.place_tree`, in its order of arguments; places are numbered level after level.
+
+    Attributes:
+        top/slope: uint64 (4096,), the table of `fixedlog`.
+        item_hashes/item_weights: uint64 (places,), folded (`hashing.fold`); the weights normalised among the children of one parent.
+        first_child: int64 (places above the nodes + 1,): the children of place g are ``first_child[g] : first_child[g + 1]``.
+        leaves: int32 (nodes,), positions in the cluster map.
+        starts: int64 (turns + 1,): where each turn's members begin.
+        picks/ranks: int64 (turns,).
+        members: int64, their numbers; member_hashes/member_weights: uint64, folded, for the turn's round.
+    """
+
+    top: U64
+    slope: U64
+    item_hashes: U64
+    item_weights: U64
+    first_child: npt.NDArray[np.int64]
+    leaves: Indices
+    starts: npt.NDArray[np.int64]
+    picks: npt.NDArray[np.int64]
+    ranks: npt.NDArray[np.int64]
+    members: npt.NDArray[np.int64]
+    member_hashes: U64
+    member_weights: U64
+
+
 def _levels(
-    paths: Sequence[tuple[tuple[str, ...], ...]], weights: Sequence[int], scores: Sequence[int] | None
+    paths: Sequence[Path], weights: Sequence[int], scores: Sequence[int] | None
 ) -> tuple[dict[Level, _Items], dict[Level, list[list[int]]]]:
     """Return the places of each level, and for each place its children in the level below."""
-    # Canonical order makes every domain a run of nodes: `owner[level][i]` is the domain of the i-th node.
-    owner = {level: _runs([path[level] for path in paths]) for level in Level}
+    # Canonical order makes every domain a run of nodes, and its children a run of the level below.
+    owner = {level: runs([path[level] for path in paths]) for level in Level}
     items, members = {}, {}
     for level in Level:
-        first = {domain: i for i, domain in reversed(list(enumerate(owner[level])))}
-        total = dict.fromkeys(sorted(first), 0)
-        best = dict.fromkeys(total, 0)
-        below: dict[int, list[int]] = {domain: [] for domain in total}
-        for i, domain in enumerate(owner[level]):
-            total[domain] += weights[i]
-            best[domain] = max(best[domain], scores[i]) if scores is not None else 0
-            if level < Level.NODE and owner[Level(level + 1)][i] not in below[domain][-1:]:
-                below[domain].append(owner[Level(level + 1)][i])
+        bounds = [i for i in range(len(paths)) if i == 0 or owner[level][i] != owner[level][i - 1]]
+        spans = list(itertools.pairwise([*bounds, len(paths)]))
+        name, below = level.name.lower(), [] if level is Level.NODE else owner[Level(level + 1)]
         items[level] = _Items(
-            hashes=tuple(hash_path(level.name.lower(), *paths[first[domain]][level]) for domain in total),
-            exact_weights=tuple(total.values()),
-            scores=None if scores is None else tuple(best.values()),
+            hashes=tuple(hash_path(name, *paths[first][level]) for first in bounds),
+            exact_weights=tuple(sum(weights[first:end]) for first, end in spans),
+            scores=None if scores is None else tuple(max(scores[first:end]) for first, end in spans),
         )
-        members[level] = list(below.values())
+        members[level] = [list(range(below[first], below[end - 1] + 1)) for first, end in spans if below]
     return items, members
-
-
-def _runs(names: Sequence[tuple[str, ...]]) -> list[int]:
-    """Number consecutive runs of equal names: [a, a, b] → [0, 0, 1]."""
-    numbers: list[int] = []
-    for i, name in enumerate(names):
-        numbers.append(0 if i == 0 else numbers[-1] + (name != names[i - 1]))
-    return numbers

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from decimal import Decimal
 from enum import StrEnum
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field, NonNegativeInt, field_validator
 
@@ -117,13 +117,22 @@ class PlacementTarget(Frozen):
 
 
 class PlacementDecision(Frozen):
-    """Where an object belongs: the primary first, then its replicas."""
+    """Where an object belongs: the primary first, then its replicas.
+
+    Attributes:
+        placement_rule_id: ``flat`` or ``tree``.
+        separation: the widest domain that no two of the nodes share: ``zone``, and less where the fleet has fewer zones
+            than replicas: ``rack``, ``host``, or ``node`` when even a host holds two.
+        missing_replicas: how many could not be placed, since there are fewer eligible nodes.
+    """
 
     target_nodes: tuple[str, ...]
     primary_node: str
     replica_nodes: tuple[str, ...] = ()
-    placement_rule_id: str = "tree"
+    placement_rule_id: str = "flat"
     deterministic: bool = True
+    separation: Literal["zone", "rack", "host", "node"] = "zone"
+    missing_replicas: NonNegativeInt = 0
 
 
 class PlacementConstraint(Frozen):

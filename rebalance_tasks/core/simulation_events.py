@@ -190,6 +190,23 @@ def parse_event(text: str) -> Event:
         raise InvalidArgument(msg) from exc
 
 
+def parse_node(text: str) -> NodeDescriptor:
+    """Read a node from one line of ``field=value`` (``"node_id=n9 capacity_bytes=4TB zone=b"``).
+
+    Raises:
+        InvalidArgument: names what is wrong.
+    """
+    pairs = text.split()
+    if not pairs or not all("=" in pair for pair in pairs):
+        msg = f"node {text!r}: write field=value …, e.g. 'node_id=n9 weight=2 zone=b'"
+        raise InvalidArgument(msg)
+    try:
+        return NodeDescriptor.model_validate(dict(pair.split("=", 1) for pair in pairs))
+    except ValidationError as exc:
+        msg = f"node {text!r}: {_told(exc)}"
+        raise InvalidArgument(msg) from exc
+
+
 def _told(error: ValidationError) -> str:
     parts = []
     for found in error.errors():

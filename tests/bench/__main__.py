@@ -22,6 +22,7 @@ BENCHES: Final = {
     "copy": "bench_copy",
     "memory": "bench_memory",
     "simulate": "bench_simulate",
+    "placement": "bench_placement",
     "plan": "bench_plan",
 }
 

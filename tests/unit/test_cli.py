@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from dataclasses import dataclass, field
@@ -15,7 +16,7 @@ import numpy as np
 import pytest
 import redis
 
-from rebalance_tasks.cli import doctor, output, session, tables
+from rebalance_tasks.cli import doctor, output, session, simulate, tables
 from rebalance_tasks.cli.app import app, run
 from rebalance_tasks.control.drain import StateChange
 from rebalance_tasks.control.inventories import read_inventory
@@ -219,6 +220,9 @@ class FakeClient:
     def survey(self) -> Survey:
         return self.seen
 
+    def cluster_map(self) -> list[NodeDescriptor]:
+        return list(self.seen.nodes)
+
     def drain(self, node_id: str, *, force: bool = False, dry_run: bool = False) -> StateChange:
         self.calls.append(("drain", node_id, force, dry_run))
         asked = force or self.drained.fits
@@ -324,6 +328,9 @@ DATA_COMMANDS = [
     ["undo", "rebal-1"],
     ["undo", "rebal-1", "--start"],
     ["undo", "rebal-1", "--watch"],
+    ["place", "a"],
+    ["place", "a", "b\n[red]", "--replicas", "3", "--rule", "tree"],
+    ["simulate", "resize", "--add", "node_id=n9 weight=2", "--keys", "1000"],
     ["simulate", "--cycles", "3"],
     ["simulate", "--synthetic", "3", "--objects", "50", "--event", "2 drain node_id=n1"],
 ]
@@ -350,17 +357,27 @@ def test_tables_have_no_colour_codes_in_a_pipe_and_no_credentials(
 
 
 def test_every_command_has_help_with_an_example(capsys: Captured) -> None:
-    for command in app.registered_commands:
+    for command in (*app.registered_commands, *simulate.group.registered_commands):
         assert command.callback is not None
         assert command.callback.__doc__
         name = command.callback.__name__.replace("_", "-")
-        assert (command.epilog or "").startswith(f"Example: rebalance {name}")
+        assert re.match(rf"Example: rebalance (simulate )?{name}", command.epilog or "")
 
 
 def test_the_commands_are_those_of_the_design() -> None:
     names = {command.callback.__name__ for command in app.registered_commands if command.callback}
+    names |= {str(group.name) for group in app.registered_groups}
     expected = {"demo", "check", "plan", "start", "pause", "resume", "cancel", "jobs", "status", "watch"}
-    assert names == expected | {"nodes", "locate", "doctor", "retry_failed", "limit", "throttle", "reindex"} | {
+    assert names == expected | {
+        "nodes",
+        "locate",
+        "place",
+        "doctor",
+        "retry_failed",
+        "limit",
+        "throttle",
+        "reindex",
+    } | {
         "drain",
         "activate",
         "maintenance",
@@ -368,6 +385,56 @@ def test_the_commands_are_those_of_the_design() -> None:
         "undo",
         "simulate",
     }
+
+
+def test_place_says_where_objects_belong_how_far_apart_and_what_is_missing(
+    client: FakeClient, capsys: Captured
+) -> None:
+    run(["place", "a", "b", "--replicas", "3", "--json"])
+    found = document(capsys)
+    assert [row["object_key"] for row in found] == ["a", "b"]
+    for row in found:
+        assert sorted(row["target_nodes"]) == ["n1", "n2"]  # n3 is in maintenance
+        assert (row["placement_rule_id"], row["separation"], row["missing_replicas"]) == ("flat", "host", 1)
+
+
+def test_resize_tells_what_moves_in_all_and_per_node(client: FakeClient, capsys: Captured) -> None:
+    run(["simulate", "resize", "--add", "node_id=n9 weight=2 zone=b", "--keys", "5000", "--json"])
+    found = document(capsys)
+    assert set(found["nodes"]) == {"n1", "n2", "n3", "n9"}
+    assert found["moved"] == found["least"] == found["nodes"]["n9"]["arriving"] == found["nodes"]["n9"]["held_after"]
+    assert found["ratio"] == 1.0
+    assert found["share"] == pytest.approx(2 / 4, abs=0.03)
+    assert found["estimated_share"] == pytest.approx(2 / 4)
+
+
+def test_resize_takes_several_changes_at_once(client: FakeClient, capsys: Captured) -> None:
+    changes = ["--add", "node_id=n9", "--weight", "n1=0", "--remove", "n3", "--rule", "tree"]
+    run(["simulate", "resize", *changes, "--keys", "5000", "--json"])
+    nodes = document(capsys)["nodes"]
+    assert nodes["n1"]["held_after"] == nodes["n3"]["held_before"] == 0
+    assert nodes["n9"]["held_after"] + nodes["n2"]["held_after"] == 5000
+
+
+@pytest.mark.parametrize(
+    ("wrong", "told"),
+    [
+        ([], "nothing would change: give --add, --remove or --weight"),
+        (["--remove", "n8"], "--remove: no node 'n8' in this fleet; there are n1, n2, n3"),
+        (["--weight", "n1"], "--weight 'n1': write NODE=W"),
+        (["--weight", "n1=nan"], "--weight 'n1=nan'"),
+        (["--weight", "n8=1"], "--weight: no node 'n8'"),
+        (["--add", "n9"], "node 'n9': write field=value"),
+        (["--add", "node_id=n9 weight=-1"], "weight: Input should be greater than or equal to 0"),
+        (["--add", "node_id=n1"], "--add: node 'n1' is there already; --weight changes its share"),
+        (["--remove", "n1", "--remove", "n2"], "no eligible node: state=active"),
+    ],
+)
+def test_wrong_changes_are_one_clear_line(client: FakeClient, capsys: Captured, wrong: list[str], told: str) -> None:
+    assert run(["simulate", "resize", *wrong]) == 1
+    captured = capsys.readouterr()
+    assert told in captured.err
+    assert captured.err.count("\n") == 1
 
 
 # -- shapes ----------------------------------------------------------------------------------------------------------

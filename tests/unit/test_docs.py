@@ -158,5 +158,6 @@ def test_every_command_is_named_on_some_page() -> None:
 
     pages = "\n".join(page.read_text(encoding="utf-8") for page in PAGES if page.name != "CHANGELOG.md")
     named = {command.name or command.callback.__name__ for command in app.registered_commands if command.callback}
+    named |= {str(group.name) for group in app.registered_groups}
     said = {name for name in named if re.search(rf"rebalance {name}\b|`{name}\b", pages)}
     assert named - said == set()

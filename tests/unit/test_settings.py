@@ -154,6 +154,7 @@ GIVEN: Final[Mapping[str, tuple[str, Any]]] = {
     "REBALANCE_FLEET": ("archive", "archive"),
     "REBALANCE_MODE": ("auto", "auto"),
     "REBALANCE_LOCATOR": ("catalogue", "catalogue"),
+    "REBALANCE_PLACEMENT_RULE": ("tree", "tree"),
     "REBALANCE_REDIS_URL": ("redis://x:1/2", "redis://x:1/2"),
     "REBALANCE_BROKER_URL": ("amqp://mq//", "amqp://mq//"),
     "REBALANCE_RESULT_BACKEND": ("rpc://", "rpc://"),
