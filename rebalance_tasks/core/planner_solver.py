@@ -64,7 +64,6 @@ class Program:
             ("threads", 1),
             ("random_seed", 0),
             ("mip_rel_gap", _GAP),
-            ("mip_feasibility_tolerance", 1e-9),
         ):
             self._solver.setOptionValue(name, value)
         self._size = 0
