@@ -150,7 +150,9 @@ class _DigestBeacon:
             getattr(sender, "hostname", None) or getattr(getattr(sender, "eventer", None), "hostname", "worker")
         )
         try:
-            context.fleet.publish_digest(worker, settings.digest(), now_ms=context.connection.now_ms())
+            now_ms = context.connection.now_ms()
+            skew_ms = int(time.time() * 1000) - now_ms
+            context.fleet.publish_digest(worker, settings.digest(), now_ms=now_ms, skew_ms=skew_ms)
             if not self._warned:
                 self._warned = True
                 for warning in context.connection.warnings():

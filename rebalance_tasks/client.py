@@ -5,32 +5,41 @@ from __future__ import annotations
 import getpass
 import socket
 import time
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Final
 
-from rebalance_tasks.celery import make_app
-from rebalance_tasks.control import causes, fleetwide, lifecycle
-from rebalance_tasks.control import check as checks
-from rebalance_tasks.control import drain as drains
-from rebalance_tasks.control import locate as locations
-from rebalance_tasks.control import reindex as reindexes
-from rebalance_tasks.control import retry as retries
-from rebalance_tasks.control import start as starts
-from rebalance_tasks.control import survey as surveys
-from rebalance_tasks.control import undo as undos
-from rebalance_tasks.control.survey import NodeReport
+from rebalance_tasks.control import causes
+from rebalance_tasks.control.context import StateContext
 from rebalance_tasks.core.errors import InvalidArgument, JobNotFound
 from rebalance_tasks.core.models import NodeState
 from rebalance_tasks.core.states import RebalanceStatus
-from rebalance_tasks.runtime import Runtime
+from rebalance_tasks.lazily import module
 from rebalance_tasks.settings import Settings, load_settings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from prometheus_client import CollectorRegistry
+
+    from rebalance_tasks.control import check as checks
+    from rebalance_tasks.control import doctor as doctors
+    from rebalance_tasks.control import drain as drains
+    from rebalance_tasks.control import fleetwide, lifecycle
+    from rebalance_tasks.control import locate as locations
+    from rebalance_tasks.control import overview as overviews
+    from rebalance_tasks.control import reindex as reindexes
+    from rebalance_tasks.control import retry as retries
+    from rebalance_tasks.control import start as starts
+    from rebalance_tasks.control import survey as surveys
+    from rebalance_tasks.control import undo as undos
+    from rebalance_tasks.control.context import FleetContext
     from rebalance_tasks.control.drain import StateChange
+    from rebalance_tasks.control.findings import Finding
     from rebalance_tasks.control.locate import Location
+    from rebalance_tasks.control.overview import Overview
     from rebalance_tasks.control.reindex_report import ReindexReport
-    from rebalance_tasks.control.survey import Survey
+    from rebalance_tasks.control.survey import NodeReport, Survey
+    from rebalance_tasks.core.events import Event
     from rebalance_tasks.core.models import (
         CheckResult,
         ControlResult,
@@ -40,11 +49,21 @@ if TYPE_CHECKING:
         RebalancePlan,
     )
     from rebalance_tasks.core.undo import WayBack
+    from rebalance_tasks.runtime import Runtime
     from rebalance_tasks.store.fleet import ChoreRecord
     from rebalance_tasks.store.holds import Hold
     from rebalance_tasks.store.snapshots import Snapshot
+else:
+    # Loaded when first used: who asks for a job's status waits for neither Celery nor NumPy.
+    checks, doctors, drains, fleetwide, lifecycle, locations, overviews, reindexes, retries, starts, surveys, undos = (
+        module(f"rebalance_tasks.control.{name}")
+        for name in (
+            *("check", "doctor", "drain", "fleetwide", "lifecycle", "locate"),
+            *("overview", "reindex", "retry", "start", "survey", "undo"),
+        )
+    )
 
-__all__ = ["NodeReport", "Rebalancer"]
+__all__ = ["Rebalancer"]
 
 #: `watch` looks this often; a change shows within it.
 WATCH_EVERY_S: Final = 0.25
@@ -85,7 +104,23 @@ class Rebalancer:
             }
             settings = settings.model_copy(update={"redis_url": redis_url, **followers})
         self.settings = settings
-        self._context = Runtime(settings, make_app(settings)).context
+
+    @cached_property
+    def _state(self) -> StateContext:
+        """What is enough to look."""
+        return StateContext.open(self.settings)
+
+    @cached_property
+    def _runtime(self) -> Runtime:
+        """What it takes to act: drivers and messages."""
+        from rebalance_tasks.celery import make_app  # noqa: PLC0415  see above
+        from rebalance_tasks.runtime import Runtime  # noqa: PLC0415
+
+        return Runtime(self.settings, make_app(self.settings))
+
+    @property
+    def _context(self) -> FleetContext:
+        return self._runtime.context
 
     # -- the verbs of a job ---------------------------------------------------------------------------------------
     def start(self, plan: RebalancePlan | str, job_id: str | None = None) -> RebalanceJob:
@@ -102,11 +137,11 @@ class Rebalancer:
 
     def pause(self, job_id: str) -> ControlResult:
         """Pause a job: no byte moves once its runners have seen the flag (within 100 ms). Raises: JobNotFound."""
-        return lifecycle.pause(self._context, job_id)
+        return lifecycle.pause(self._context, job_id, by=self._who())
 
     def resume(self, job_id: str) -> ControlResult:
         """Lift the operator's pause. Raises: JobNotFound."""
-        return lifecycle.resume(self._context, job_id)
+        return lifecycle.resume(self._context, job_id, by=self._who())
 
     def cancel(self, job_id: str) -> ControlResult:
         """Cancel a job: published moves are finished, unpublished ones undone. Raises: JobNotFound."""
@@ -114,15 +149,15 @@ class Rebalancer:
 
     def status(self, job_id: str) -> RebalanceJob:
         """The job as it is at this instant. Raises: JobNotFound."""
-        return self._context.jobs.load(job_id)
+        return self._state.jobs.load(job_id)
 
     def jobs(self, status: RebalanceStatus | str | None = None) -> list[RebalanceJob]:
         """Known jobs, newest first, optionally of one status."""
         wanted = None if status is None else RebalanceStatus(status)
         found: list[RebalanceJob] = []
-        for job_id in self._context.jobs.ids():
+        for job_id in self._state.jobs.ids():
             try:
-                job = self._context.jobs.load(job_id)
+                job = self._state.jobs.load(job_id)
             except JobNotFound:
                 continue
             if wanted is None or job.status is wanted:
@@ -144,7 +179,7 @@ class Rebalancer:
 
     def failures(self, job_id: str) -> list[FailureGroup]:
         """Failed and skipped moves by cause, each cause with an example and the way out. Raises: JobNotFound."""
-        return causes.failure_groups(self._context, self.status(job_id))
+        return causes.failure_groups(self._state, self.status(job_id))
 
     def watch(self, job_id: str) -> Iterator[RebalanceJob]:
         """Yield the job whenever it has changed, the last time at its terminal status. Raises: JobNotFound."""
@@ -161,11 +196,11 @@ class Rebalancer:
     # -- the whole fleet ------------------------------------------------------------------------------------------
     def pause_all(self) -> ControlResult:
         """Pause the fleet: the active job (if any; else ``job_id`` is empty), and every check and job to come."""
-        return fleetwide.pause_all(self._context)
+        return fleetwide.pause_all(self._context, by=self._who())
 
     def resume_all(self) -> ControlResult:
         """Lift the pause of the fleet and wake the active job, unless it is held for another reason."""
-        return fleetwide.resume_all(self._context)
+        return fleetwide.resume_all(self._context, by=self._who())
 
     def pause_node(self, node_id: str) -> ControlResult:
         """Hold one node: groups that touch it stop within 100 ms and wait without a permit; other groups go on.
@@ -176,15 +211,15 @@ class Rebalancer:
         Raises:
             UnknownNode: it is not configured here.
         """
-        return fleetwide.pause_node(self._context, node_id)
+        return fleetwide.pause_node(self._context, node_id, by=self._who())
 
     def resume_node(self, node_id: str) -> ControlResult:
         """Let go of a node that was paused; the reason is not empty when it was not, or is out of reach."""
-        return fleetwide.resume_node(self._context, node_id)
+        return fleetwide.resume_node(self._context, node_id, by=self._who())
 
     def holds(self) -> list[Hold]:
         """Every hold on a node: by whom (``operator``, ``missing``) and since when."""
-        return self._context.holds.all()
+        return self._state.holds.all()
 
     def limit(self) -> int:
         """How many groups may transfer at once: what was set at run time, else `max_concurrent_migrations`."""
@@ -196,7 +231,7 @@ class Rebalancer:
         Raises:
             InvalidArgument: below 1.
         """
-        return fleetwide.set_limit(self._context, limit)
+        return fleetwide.set_limit(self._context, limit, by=self._who())
 
     def throttle(self) -> int | None:
         """Bytes a second that each group may write: set at run time, else `throttle_bytes_per_sec`; ``None``: no limit."""
@@ -211,11 +246,11 @@ class Rebalancer:
         Raises:
             InvalidArgument: below 1.
         """
-        return fleetwide.set_throttle(self._context, rate_bytes_per_s)
+        return fleetwide.set_throttle(self._context, rate_bytes_per_s, by=self._who())
 
     def reset_throttle(self) -> int | None:
         """Go by the configured rate again, and return it."""
-        return fleetwide.reset_throttle(self._context)
+        return fleetwide.reset_throttle(self._context, by=self._who())
 
     def reindex(self, *, force: bool = False, progress: Callable[[int, int, str], None] | None = None) -> ReindexReport:
         """Rebuild locations, usage, forwardings, pending frees and trash records from the nodes, after Redis was lost.
@@ -231,7 +266,7 @@ class Rebalancer:
 
     def last_chore(self, name: str) -> ChoreRecord | None:
         """When the last ``sweep`` or ``cleanup`` ran and what it did; ``None`` when none ever ran."""
-        return self._context.fleet.last_chore(name)
+        return self._state.fleet.last_chore(name)
 
     # -- the fleet ------------------------------------------------------------------------------------------------
     def plan(self) -> RebalancePlan:
@@ -257,7 +292,7 @@ class Rebalancer:
 
     def check(self, *, force: bool = False) -> CheckResult:
         """Check the fleet now, as beat does; ``force`` plans even under the threshold."""
-        return checks.run_check(self._context, force=force)
+        return checks.run_check(self._context, force=force, by=self._who())
 
     def locate(self, key: str) -> Location:
         """Return the node that holds an object (a node id with ``.url`` and ``.via``). Raises: ObjectNotFound, InvalidKey."""
@@ -265,19 +300,39 @@ class Rebalancer:
 
     def load_plan(self, plan_id: str) -> RebalancePlan:
         """Return a kept plan. Raises: PlanNotFound."""
-        return self._context.plans.load(plan_id)
+        return self._state.plans.load(plan_id)
 
     def plans(self, limit: int = 20) -> list[str]:
         """Ids of the newest plans."""
-        return self._context.plans.newest(limit)
+        return self._state.plans.newest(limit)
 
     def checks(self, limit: int = 20) -> list[dict[str, Any]]:
         """Why the last checks ran or skipped, newest first."""
-        return [record.model_dump(mode="json") for record in self._context.fleet.checks(limit)]
+        return [record.model_dump(mode="json") for record in self._state.fleet.checks(limit)]
+
+    def events(self, *, limit: int = 100, job_id: str | None = None) -> list[Event]:
+        """The newest events of the fleet, or of a job: what was decided, what happened, who asked; oldest first."""
+        return self._state.events.newest(limit, job_id=job_id)
+
+    def events_after(self, event_id: str, *, limit: int = 500, job_id: str | None = None) -> list[Event]:
+        """Events after an id, oldest first. Raises: InvalidArgument."""
+        return self._state.events.after(event_id, limit=limit, job_id=job_id)
+
+    def follow_events(self, event_id: str | None = None) -> Iterator[Event]:
+        """Yield events as they happen, without an end: those after an id, by default those from now on."""
+        return self._state.events.follow(event_id)
+
+    def doctor(self) -> list[Finding]:
+        """Look whether everything is as it should be; each finding that is not well says what to do next."""
+        return doctors.examine(self._context, self._runtime.worker_queues)
+
+    def metrics_registry(self) -> CollectorRegistry:
+        """The fleet's metrics, for a Prometheus endpoint; read from Redis at each scrape."""
+        return self._runtime.metrics_registry()
 
     def snapshots(self, limit: int = 20) -> list[Snapshot]:
         """What the last checks saw and decided, newest first, for as long as `check_retention` keeps it."""
-        return self._context.snapshots.newest(limit)
+        return self._state.snapshots.newest(limit)
 
     def survey(self) -> Survey:
         """List every object of the fleet, as a check does; changes nothing.
@@ -295,6 +350,14 @@ class Rebalancer:
         """Report on every node: used, capacity, objects, and what is wrong."""
         return surveys.reports(self._context)
 
+    def glances(self) -> list[NodeReport]:
+        """Report on every node without listing it: what it holds is what the last survey and the moves since then say."""
+        return overviews.glances(self._context)
+
+    def overview(self, glances: list[NodeReport]) -> Overview:
+        """The fleet as Redis knows it at this instant, for the nodes of `glances` (which may be some seconds old)."""
+        return overviews.overview(self._context, glances)
+
     def drain(self, node_id: str, *, force: bool = False, dry_run: bool = False) -> StateChange:
         """Have a node emptied by the plans to come, if all on it fits elsewhere; the answer says what does not.
 
@@ -306,15 +369,15 @@ class Rebalancer:
         Raises:
             UnknownNode; NodeMissing: a node cannot be surveyed.
         """
-        return drains.drain(self._context, node_id, force=force, dry_run=dry_run)
+        return drains.drain(self._context, node_id, force=force, dry_run=dry_run, by=self._who())
 
     def activate(self, node_id: str) -> StateChange:
         """Let a node give and take again. Raises: UnknownNode."""
-        return drains.set_state(self._context, node_id, NodeState.ACTIVE)
+        return drains.set_state(self._context, node_id, NodeState.ACTIVE, by=self._who())
 
     def maintenance(self, node_id: str) -> StateChange:
         """Leave a node alone: it neither gives nor takes, and is not looked at. Raises: UnknownNode."""
-        return drains.set_state(self._context, node_id, NodeState.MAINTENANCE)
+        return drains.set_state(self._context, node_id, NodeState.MAINTENANCE, by=self._who())
 
     def adopt(self) -> list[str]:
         """Write ``.rebalance/node-id`` on nodes that lack it (also after a disk was replaced); return their ids."""

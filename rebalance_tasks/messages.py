@@ -8,12 +8,46 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
+from kombu.exceptions import ChannelError, OperationalError
+from redis.exceptions import RedisError
+
+from rebalance_tasks.telemetry import get_logger
+
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from celery import Celery, Signature
 
     from rebalance_tasks.store.records import GroupRecord
 
+log = get_logger(__name__)
+
 CONTROL_QUEUE: Final = "rebalance.control"
+
+
+def queue_depths(app: Celery, queues: Sequence[str]) -> dict[str, int]:
+    """Count the messages that wait on the broker; a broker that does not answer says nothing of any queue."""
+    found: dict[str, int] = {}
+    try:
+        with app.pool.acquire(block=True) as connection:
+            channel = connection.default_channel
+            for queue in queues:
+                try:
+                    found[queue] = int(channel.queue_declare(queue=queue, passive=True).message_count)
+                except (
+                    ChannelError
+                ):  # nothing was ever sent to it, or all was taken: a Redis list that is empty is gone
+                    found[queue] = 0
+    except (OperationalError, RedisError, OSError) as exc:
+        log.warning("metrics.broker_away", error=str(exc))
+        return {}
+    return found
+
+
+def worker_queues(app: Celery, *, timeout_s: float = 1.5) -> dict[str, list[str]]:
+    """Ask the workers that answer within a time which queues each takes messages from."""
+    answers = app.control.inspect(timeout=timeout_s).active_queues() or {}
+    return {str(worker): sorted(str(queue["name"]) for queue in queues) for worker, queues in answers.items()}
 
 
 class CeleryMessenger:

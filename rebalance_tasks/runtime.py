@@ -9,7 +9,7 @@ import uuid
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Final
 
 from rebalance_tasks.control.context import FleetContext
@@ -18,25 +18,19 @@ from rebalance_tasks.control.start import admit
 from rebalance_tasks.core.errors import UnknownFleet, UnknownNode
 from rebalance_tasks.core.quiet_hours import in_quiet_hours
 from rebalance_tasks.drivers.registry import open_driver
-from rebalance_tasks.messages import CeleryMessenger
+from rebalance_tasks.messages import CeleryMessenger, queue_depths, worker_queues
 from rebalance_tasks.migration.control import SliceControl
 from rebalance_tasks.migration.copying import Copier
 from rebalance_tasks.migration.item import BatchContext
 from rebalance_tasks.migration.slice import Slice, SliceWorld
 from rebalance_tasks.settings import Settings, load_settings
 from rebalance_tasks.store.attempts import AttemptStore
-from rebalance_tasks.store.connection import Connection, connect
-from rebalance_tasks.store.fleet import FleetStore
-from rebalance_tasks.store.jobs import JobStore
-from rebalance_tasks.store.keys import FleetKeys
-from rebalance_tasks.store.locations import LocationStore
 from rebalance_tasks.store.moves import UNLIMITED, Budgets, Ending, MoveStore
-from rebalance_tasks.store.plans import PlanStore
 from rebalance_tasks.store.throttle import ByteBucket
-from rebalance_tasks.store.trash import TrashStore
 
 if TYPE_CHECKING:
     from celery import Celery
+    from prometheus_client import CollectorRegistry
 
     from rebalance_tasks.drivers.base import Driver
     from rebalance_tasks.store.leases import Lease
@@ -87,27 +81,24 @@ class Runtime:
         self._drivers = Drivers(settings)
 
     @cached_property
-    def connection(self) -> Connection:
-        """The door to Redis."""
-        return Connection(connect(self.settings.redis_url))
-
-    @cached_property
     def context(self) -> FleetContext:
         """What the verbs of `control` work with."""
-        keys = FleetKeys(self.settings.fleet, self.settings.key_prefix)
-        connection = self.connection
-        return FleetContext(
-            settings=self.settings,
-            connection=connection,
-            keys=keys,
-            fleet=FleetStore(connection, keys),
-            jobs=JobStore(connection, keys),
-            plans=PlanStore(connection, keys),
-            locations=LocationStore(connection, keys),
-            trash=TrashStore(connection, keys),
-            driver=self._drivers,
-            messenger=CeleryMessenger(self._app, fleet=self.settings.fleet),
-        )
+        messenger = CeleryMessenger(self._app, fleet=self.settings.fleet)
+        return FleetContext.wired(self.settings, driver=self._drivers, messenger=messenger)
+
+    def worker_queues(self) -> dict[str, list[str]]:
+        """Which queues each worker that answers takes messages from."""
+        return worker_queues(self._app)
+
+    def metrics_registry(self) -> CollectorRegistry:
+        """What Prometheus scrapes: `rebalance metrics` and the console serve it."""
+        from prometheus_client import CollectorRegistry  # noqa: PLC0415  as below
+
+        from rebalance_tasks.control.metrics import FleetCollector  # noqa: PLC0415  no task needs it
+
+        registry = CollectorRegistry(auto_describe=False)
+        registry.register(FleetCollector(self.context, partial(queue_depths, self._app)))
+        return registry
 
     def slice(
         self, job_id: str, group_id: str, *, owner: str, extra: bool = False, ending: Ending | None = None
@@ -126,12 +117,12 @@ class Runtime:
             jobs=context.jobs,
             limit=self.settings.options.max_concurrent_migrations,
             move_store=lambda lease: MoveStore(
-                self.connection, context.keys, job_id=job_id, lease=lease, ending=ending
+                self.context.connection, context.keys, job_id=job_id, lease=lease, ending=ending
             ),
             drivers=lambda group: (self._drivers(group.source), self._drivers(group.target)),
             context=lambda lease, store, drivers, slice_s: self._batch_context(job_id, lease, store, drivers, slice_s),
             spread=lambda group: context.messenger.publish_extra(job_id, group),
-            attempts=lambda lease: AttemptStore(self.connection, context.keys, job_id=job_id, lease=lease),
+            attempts=lambda lease: AttemptStore(self.context.connection, context.keys, job_id=job_id, lease=lease),
             admit=lambda: admit(context, job_id),
             missing=context.holds.missing,
         )
@@ -177,7 +168,7 @@ class Runtime:
     def _bucket(self, job_id: str, group: GroupRecord) -> ByteBucket:
         keys = self.context.keys
         return ByteBucket(
-            self.connection,
+            self.context.connection,
             keys.job(job_id).throttle(group.group_id),
             rate_bytes_per_s=self.settings.options.throttle_bytes_per_sec,
             override_key=keys.throttle,
@@ -210,7 +201,7 @@ class _Beat:
         if code == "ok" and options.quiet_hours is not None:
             now = _from_ms(now_ms)
             if in_quiet_hours(options, now=now):
-                self.context.jobs.pause(self.job_id, reason=QUIET_HOURS)
+                self.context.jobs.pause(self.job_id, reason=QUIET_HOURS, by="runner")
                 return "paused"
         return code
 

@@ -59,6 +59,8 @@ PREFIX: Final = "REBALANCE_"
 #: Nearer than this to a known variable's name and it is a slip; farther, it is somebody else's variable.
 _SLIP_CUTOFF: Final = 0.85
 _PLACEHOLDER: Final = re.compile(r"\$(\$)?\{([^}]*)(\}?)")
+#: ``${file:/run/secrets/x}``: what compose and systemd hand over.
+_FROM_FILE: Final = "file:"
 _VARIABLE_NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*", re.ASCII)
 _USERINFO: Final = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*://)(.*)@", re.ASCII)
 
@@ -129,7 +131,7 @@ class _Loader:
         for name, value in read.items():
             if name in {"fleet", "options", "gravity"} and not isinstance(value, dict):
                 self._add((name,), f"must be a table; write [{name}]")
-            elif name in {"nodes", "prices", "rules"} and not isinstance(value, list):
+            elif name in {"nodes", "prices", "rules", "webhooks"} and not isinstance(value, list):
                 self._add((name,), f"must be a list of tables; write [[{name}]] (double brackets) above each")
             else:
                 document[name] = dict(value) if isinstance(value, dict) else value
@@ -148,6 +150,10 @@ class _Loader:
             if isinstance(node, dict) and "storage_options" in node:
                 options = self._expanded(node["storage_options"], ("nodes", index, "storage_options"))
                 nodes[index] = {**node, "storage_options": options}
+        webhooks = document.get("webhooks", [])
+        for index, webhook in enumerate(webhooks):
+            if isinstance(webhook, dict):
+                webhooks[index] = self._expanded(webhook, ("webhooks", index))
 
     def _expanded(self, value: Any, location: Location) -> Any:  # noqa: ANN401  plain data of any shape
         match value:
@@ -169,8 +175,14 @@ class _Loader:
             escaped, name, closed = found.groups()
             if escaped:
                 return found[0][1:]
+            if closed and name.startswith(_FROM_FILE):
+                secret = self._secret(name.removeprefix(_FROM_FILE), location)
+                return quote(secret, safe="") if encode else secret
             if not closed or not _VARIABLE_NAME.fullmatch(name):
-                self._add(location, "holds ${…} that is not a variable; write ${NAME}, or $${ for a literal ${")
+                self._add(
+                    location,
+                    "holds ${…} that is no variable; write ${NAME} or ${file:/run/secrets/NAME}, or $${ for a literal ${",
+                )
             elif name not in self.environ:
                 self._add(location, f"environment variable {name} is not set; set it, or write $${{ for a literal ${{")
             else:
@@ -178,6 +190,15 @@ class _Loader:
             return MASK
 
         return _PLACEHOLDER.sub(fill, text)
+
+    def _secret(self, path: str, location: Location) -> str:
+        """Read a secret's file, without the newline that editors put at its end."""
+        try:
+            return Path(path).read_text(encoding="utf-8").rstrip("\r\n")
+        except (OSError, UnicodeDecodeError) as exc:
+            why = getattr(exc, "strerror", None) or "is not UTF-8 text"
+            self._add(location, f"secret file {path!r} cannot be read: {why}; give the process' user the right to")
+            return MASK
 
     def _overlay(self, document: dict[str, Any]) -> None:
         known = environment_variables()

@@ -14,15 +14,17 @@ from datetime import timedelta
 from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, TypeAlias, cast
+from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, ConfigDict, Field, field_serializer
+from pydantic import AfterValidator, ConfigDict, Field, SecretStr, field_serializer
 
 from rebalance_tasks.core.crush_rules import DEFAULT_RULE, RuleName
 from rebalance_tasks.core.errors import UnknownNode
+from rebalance_tasks.core.events import NOTICES, EventKind
 from rebalance_tasks.core.masking import has_credentials, masked, masked_url
 from rebalance_tasks.core.models import Frozen, Identifier, Money, NodeDescriptor
 from rebalance_tasks.core.options import RebalancerOptions
-from rebalance_tasks.core.rules import Rule
+from rebalance_tasks.core.rule import Rule
 from rebalance_tasks.settings_redis import check_celery_url, check_redis_url
 
 if TYPE_CHECKING:
@@ -96,6 +98,28 @@ class Price(Frozen):
     per_gb: Money
 
 
+def _check_webhook_url(url: SecretStr) -> SecretStr:
+    parts = urlsplit(url.get_secret_value())
+    if parts.scheme not in {"http", "https"} or not parts.hostname:
+        msg = "must be a URL that begins with https:// (or http://, within your own network)"
+        raise ValueError(msg)
+    return url
+
+
+class Webhook(Frozen):
+    """A receiver of notices.
+
+    Attributes:
+        url: gets a signed POST for each event; hidden, since many receivers are known by nothing but their URL.
+        secret: signs what is sent; at least 16 characters.
+        events: which ones (`rebalance_tasks.core.events.EventKind`).
+    """
+
+    url: Annotated[SecretStr, AfterValidator(_check_webhook_url)]
+    secret: SecretStr = Field(min_length=16)
+    events: tuple[EventKind, ...] = NOTICES
+
+
 class Service(Frozen):
     """How the fleet is run; the part that the ``[fleet]`` table and `Settings` share."""
 
@@ -136,6 +160,7 @@ class Contents(Frozen):
     prices: Annotated[tuple[Price, ...], AfterValidator(_check_prices)] = ()
     rules: tuple[Rule, ...] = ()
     gravity: Gravity = Gravity()
+    webhooks: tuple[Webhook, ...] = ()
 
 
 class _FleetTable(Service):
@@ -165,6 +190,7 @@ class Settings(Service, Contents):
         prices: egress prices between regions.
         gravity: where measures of use come from.
         rules: what objects need, by key pattern; the first that says something counts.
+        webhooks: who is told what happens.
         config_path: the file that was read, if any.
     """
 

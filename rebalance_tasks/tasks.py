@@ -9,6 +9,7 @@ too early drops itself with `Ignore`, and the sweep re-drives what stalls.
 from __future__ import annotations
 
 import uuid
+from dataclasses import asdict
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
@@ -18,9 +19,10 @@ from celery.signals import worker_shutting_down
 from pydantic import ValidationError
 from redis.exceptions import RedisError
 
+from rebalance_tasks import signals
 from rebalance_tasks.control import check as checks
 from rebalance_tasks.control import cleanup as cleanups
-from rebalance_tasks.control import lifecycle
+from rebalance_tasks.control import lifecycle, notices
 from rebalance_tasks.control import start as starts
 from rebalance_tasks.control import sweep as sweeps
 from rebalance_tasks.control.relay import run_relay
@@ -30,7 +32,8 @@ from rebalance_tasks.messages import CONTROL_QUEUE
 from rebalance_tasks.migration.shutdown import SHUTTING_DOWN
 from rebalance_tasks.migration.slice import SliceOutcome
 from rebalance_tasks.runtime import Runtime, runtime_for
-from rebalance_tasks.telemetry import bound_ids, get_logger
+from rebalance_tasks.task_line import LoggedTask
+from rebalance_tasks.telemetry import get_logger
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -51,6 +54,7 @@ def _hand_back(**_: object) -> None:
 #: Delivery, whatever the host app's defaults are: redelivered when a worker dies, never a stored result nobody reads.
 DELIVERY: Final[dict[str, Any]] = {
     "bind": True,
+    "base": LoggedTask,
     "acks_late": True,
     "reject_on_worker_lost": True,
     "ignore_result": True,
@@ -64,6 +68,8 @@ ANSWERED: Final[dict[str, Any]] = {**DELIVERY, "ignore_result": False}
 CHECK_TIME_LIMIT_S: Final = 580
 #: A group whose runner failed so often for reasons we did not foresee is given up, so that the job can end.
 MAX_GROUP_ERRORS: Final = 5
+#: Every sweep asks again, so a message that waited longer is one too many.
+NOTIFY_EXPIRES_S: Final = 10
 
 
 class FleetArguments(Frozen):
@@ -116,8 +122,7 @@ class UnexpectedError(PermanentError):
 def check(self: Task[Any, Any], *, force: bool = False, fleet: str | None = None) -> dict[str, Any]:
     """Check the fleet and plan; return {verdict, reason, plan_id}."""
     arguments = _validated(CheckArguments, force=force, fleet=fleet)
-    with bound_ids(task_id=self.request.id):
-        result = checks.run_check(_runtime(self, arguments).context, force=arguments.force)
+    result = checks.run_check(_runtime(self, arguments).context, force=arguments.force, by=_by(self))
     return result.model_dump(mode="json")
 
 
@@ -128,18 +133,20 @@ def start(self: Task[Any, Any], *, plan_id: str, job_id: str | None = None, flee
 
     def verb() -> ControlResult:
         context = _runtime(self, arguments).context
-        by = f"task:{self.request.id}"
-        job = starts.start_job(context, arguments.plan_id, job_id=arguments.job_id, requested_by=by)
+        job = starts.start_job(context, arguments.plan_id, job_id=arguments.job_id, requested_by=_by(self))
         return ControlResult(job_id=job.job_id, status=job.status)
 
-    return _answer(self, arguments.job_id or f"rebal-{arguments.plan_id}", verb)
+    return _answer(arguments.job_id or f"rebal-{arguments.plan_id}", verb)
 
 
 @shared_task(name="rebalance.pause", **ANSWERED)
 def pause(self: Task[Any, Any], *, job_id: str, fleet: str | None = None) -> dict[str, Any]:
     """Pause a job; return {job_id, status, reason}."""
     arguments = _validated(JobArguments, job_id=job_id, fleet=fleet)
-    return _answer(self, arguments.job_id, lambda: lifecycle.pause(_runtime(self, arguments).context, arguments.job_id))
+    return _answer(
+        arguments.job_id,
+        lambda: lifecycle.pause(_runtime(self, arguments).context, arguments.job_id, by=_by(self)),
+    )
 
 
 @shared_task(name="rebalance.resume", **ANSWERED)
@@ -147,7 +154,8 @@ def resume(self: Task[Any, Any], *, job_id: str, fleet: str | None = None) -> di
     """Resume a job; return {job_id, status, reason}."""
     arguments = _validated(JobArguments, job_id=job_id, fleet=fleet)
     return _answer(
-        self, arguments.job_id, lambda: lifecycle.resume(_runtime(self, arguments).context, arguments.job_id)
+        arguments.job_id,
+        lambda: lifecycle.resume(_runtime(self, arguments).context, arguments.job_id, by=_by(self)),
     )
 
 
@@ -155,71 +163,77 @@ def resume(self: Task[Any, Any], *, job_id: str, fleet: str | None = None) -> di
 def cancel(self: Task[Any, Any], *, job_id: str, fleet: str | None = None) -> dict[str, Any]:
     """Cancel a job; return {job_id, status, reason}."""
     arguments = _validated(JobArguments, job_id=job_id, fleet=fleet)
-    by = f"task:{self.request.id}"
     return _answer(
-        self,
         arguments.job_id,
-        lambda: lifecycle.cancel(_runtime(self, arguments).context, arguments.job_id, requested_by=by),
+        lambda: lifecycle.cancel(_runtime(self, arguments).context, arguments.job_id, requested_by=_by(self)),
     )
 
 
 @shared_task(name="rebalance.migrate", **{**DELIVERY, "queue": "rebalance.data"})
 def migrate(self: Task[Any, Any], **given: Any) -> dict[str, Any]:  # noqa: ANN401  validated below: a header never raises
     """Carry a group's moves on for one slice (job_id, group_id); to the monitor it goes only when the group is terminal."""
-    with bound_ids(task_id=self.request.id, job_id=given.get("job_id"), group_id=given.get("group_id")):
-        try:
-            arguments = _validated(MigrateArguments, **given)
-            runtime = _runtime(self, arguments)
-            outcome = run_relay(
-                runtime.context,
-                arguments.job_id,
-                arguments.group_id,
-                queue=self.request.delivery_info.get("routing_key", ""),
-                run_slice=partial(_run_slice, runtime),
-                extra=arguments.extra,
-            )
-        except Exception:
-            log.exception("migrate.failed")
-            outcome = SliceOutcome.DROPPED
-        log.info("migrate.done", outcome=outcome)
-        if outcome is not SliceOutcome.TERMINAL:
-            self.request.chain = None
-        return {"group_id": given.get("group_id"), "outcome": outcome}
+    try:
+        arguments = _validated(MigrateArguments, **given)
+        runtime = _runtime(self, arguments)
+        outcome = run_relay(
+            runtime.context,
+            arguments.job_id,
+            arguments.group_id,
+            queue=self.request.delivery_info.get("routing_key", ""),
+            run_slice=partial(_run_slice, runtime),
+            extra=arguments.extra,
+        )
+    except Exception:
+        log.exception("migrate.failed")
+        outcome = SliceOutcome.DROPPED
+    if outcome is not SliceOutcome.TERMINAL:
+        self.request.chain = None
+    return {"group_id": given.get("group_id"), "outcome": outcome}
 
 
 @shared_task(name="rebalance.monitor", **DELIVERY)
 def monitor(self: Task[Any, Any], **given: Any) -> dict[str, Any]:  # noqa: ANN401  validated below: a header never raises
     """Count a terminal group (job_id, group_id), give its permit back, let the next group go."""
-    with bound_ids(task_id=self.request.id, job_id=given.get("job_id"), group_id=given.get("group_id")):
-        try:
-            arguments = _validated(GroupArguments, **given)
-            finished = lifecycle.finish_group(_runtime(self, arguments).context, arguments.job_id, arguments.group_id)
-        except Exception:
-            log.exception("monitor.failed")
-            finished = False
-        if not finished:
-            raise Ignore
-        return {"group_id": given.get("group_id")}
+    try:
+        arguments = _validated(GroupArguments, **given)
+        finished = lifecycle.finish_group(_runtime(self, arguments).context, arguments.job_id, arguments.group_id)
+    except Exception:
+        log.exception("monitor.failed")
+        finished = False
+    if not finished:
+        raise Ignore
+    return {"group_id": given.get("group_id")}
 
 
 @shared_task(name="rebalance.finalize", **DELIVERY)
-def finalize(self: Task[Any, Any], *, job_id: str, fleet: str | None = None) -> None:
+def finalize(self: Task[Any, Any], *, job_id: str, fleet: str | None = None) -> dict[str, Any]:
     """Close a job whose moves are all counted; callback, errback and sweep all lead here, any number of times."""
     arguments = _validated(JobArguments, job_id=job_id, fleet=fleet)
-    with bound_ids(task_id=self.request.id, job_id=job_id):
-        lifecycle.finalize(_runtime(self, arguments).context, arguments.job_id)
+    return {"outcome": lifecycle.finalize(_runtime(self, arguments).context, arguments.job_id)}
 
 
 @shared_task(name="rebalance.sweep", **DELIVERY)
-def sweep(self: Task[Any, Any], *, fleet: str | None = None) -> None:
-    """Re-drive what stalls."""
-    sweeps.run_sweep(_runtime(self, _validated(FleetArguments, fleet=fleet)).context)
+def sweep(self: Task[Any, Any], *, fleet: str | None = None) -> dict[str, Any]:
+    """Re-drive what stalls, and have told what happened."""
+    context = _runtime(self, _validated(FleetArguments, fleet=fleet)).context
+    report = sweeps.run_sweep(context)
+    if notices.behind(context):
+        # A task of its own: a receiver that hangs must not keep the sweep.
+        notify.apply_async(kwargs={"fleet": context.settings.fleet}, expires=NOTIFY_EXPIRES_S)
+    return asdict(report)
+
+
+@shared_task(name="rebalance.notify", **DELIVERY)
+def notify(self: Task[Any, Any], *, fleet: str | None = None) -> dict[str, Any]:
+    """Tell signals and webhooks what happened since they were told last."""
+    context = _runtime(self, _validated(FleetArguments, fleet=fleet)).context
+    return asdict(notices.deliver(context, signal=signals.send))
 
 
 @shared_task(name="rebalance.cleanup", **DELIVERY)
-def cleanup(self: Task[Any, Any], *, fleet: str | None = None) -> None:
+def cleanup(self: Task[Any, Any], *, fleet: str | None = None) -> dict[str, Any]:
     """Purge what is over its grace, forget old forwardings, remove orphans."""
-    cleanups.run_cleanup(_runtime(self, _validated(FleetArguments, fleet=fleet)).context)
+    return asdict(cleanups.run_cleanup(_runtime(self, _validated(FleetArguments, fleet=fleet)).context))
 
 
 def _validated(model: type[A], **values: object) -> A:
@@ -234,14 +248,18 @@ def _runtime(task: Task[Any, Any], arguments: FleetArguments) -> Runtime:
     return runtime_for(task.app, arguments.fleet)
 
 
-def _answer(task: Task[Any, Any], job_id: str, verb: Callable[[], ControlResult]) -> dict[str, Any]:
+def _by(task: Task[Any, Any]) -> str:
+    """Who asked, for the history: the message, since a broker does not know its sender."""
+    return f"task:{task.request.id}"
+
+
+def _answer(job_id: str, verb: Callable[[], ControlResult]) -> dict[str, Any]:
     """Answer what the verb did, or why it could not, as plain JSON."""
-    with bound_ids(task_id=task.request.id, job_id=job_id):
-        try:
-            result = verb()
-        except RebalanceError as exc:
-            result = ControlResult(job_id=job_id, status=None, reason=f"{exc.cause}: {exc}")
-        return result.model_dump(mode="json")
+    try:
+        result = verb()
+    except RebalanceError as exc:
+        result = ControlResult(job_id=job_id, status=None, reason=f"{exc.cause}: {exc}")
+    return result.model_dump(mode="json")
 
 
 def _run_slice(runtime: Runtime, job_id: str, group_id: str, extra: bool, ending: Ending) -> SliceOutcome:  # noqa: FBT001  as the relay calls it

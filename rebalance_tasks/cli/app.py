@@ -9,7 +9,21 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from rebalance_tasks.cli import checks, node_states, output, placement, plan, session, simulate, undo, upkeep
+from rebalance_tasks.cli import (
+    checks,
+    console,
+    events,
+    init,
+    metrics,
+    node_states,
+    output,
+    placement,
+    plan,
+    session,
+    simulate,
+    undo,
+    upkeep,
+)
 from rebalance_tasks.cli.output import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USAGE, emit
 from rebalance_tasks.cli.parameters import All, Job, Json, Node
 from rebalance_tasks.core.masking import masked_url
@@ -24,7 +38,6 @@ app = typer.Typer(
     name="rebalance",
     help="Keep a fleet of storage nodes balanced: watch, plan, and move objects in the background.",
     epilog="New here? `rebalance demo` balances a fleet of real files before your eyes.",
-    add_completion=False,
     pretty_exceptions_enable=False,
 )
 
@@ -33,7 +46,7 @@ Preset = Literal["default", "aggressive", "conservative"]
 
 def run(argv: Sequence[str]) -> int:
     """Run a command line and return its exit code; whatever is raised becomes one clear line."""
-    if not argv:
+    if not argv and "_REBALANCE_COMPLETE" not in os.environ:  # set by a shell that asks what may come next
         run(["--help"])
         return EXIT_USAGE
     options = argv[: argv.index("--")] if "--" in argv else argv
@@ -136,8 +149,9 @@ def nodes(
     from rebalance_tasks.cli import tables  # noqa: PLC0415
 
     client = session.open_client()
-    adopted = client.adopt() if adopt else []
-    reports = client.nodes()
+    with output.busy("looking at the nodes", quiet=as_json):
+        adopted = client.adopt() if adopt else []
+        reports = client.nodes()
     if adopt and not as_json:
         typer.echo(f"adopted: {', '.join(adopted)}" if adopted else "every node was adopted already")
     rows = [{**tables.node_row(report), "adopted_now": report.node.node_id in adopted} for report in reports]
@@ -190,20 +204,24 @@ def status(job: Job = None, as_json: Json = False) -> None:
 
 @app.command(epilog="Example: rebalance watch")
 def watch(job: Job = None, as_json: Json = False) -> None:
-    """Follow a job to its end (Ctrl-C stops watching, not the job). With --json: the job as it ended."""
+    """Follow a job to its end: bars, rate, failures, and the keys p, r, c (each asks first) and q. Elsewhere than on a terminal a line a change; with --json the job as it ended."""
     client = session.open_client()
     session.follow_to_end(session.chosen_job(client, job), as_json=as_json)
 
 
 @app.command(epilog="Example: rebalance doctor")
 def doctor(as_json: Json = False) -> None:
-    """Check Redis, workers, nodes and configuration; exit 1 if something is wrong."""
+    """Look at Redis, workers, beat, nodes and settings, and say how to mend what is wrong; exit 1 if something does not work."""
     from rebalance_tasks.cli import doctor as ward  # noqa: PLC0415
 
-    findings = ward.examine(session.open_client())
+    with output.busy("looking at Redis, workers and nodes", quiet=as_json):
+        findings = session.open_client().doctor()
     emit(findings, as_json=as_json, render=lambda: ward.findings_table(findings))
     if any(finding.verdict == "fail" for finding in findings):
         raise typer.Exit(EXIT_FAILED)
+
+
+app.command(epilog="Example: rebalance console --port 8580")(console.console)
 
 
 # -- planning ------------------------------------------------------------------------------------------------------
@@ -217,7 +235,8 @@ def check(
     as_json: Json = False,
 ) -> None:
     """Survey the fleet now and plan if it is unbalanced (what beat does on schedule)."""
-    result = session.open_client().check(force=force)
+    with output.busy("surveying the nodes and planning", quiet=as_json):
+        result = session.open_client().check(force=force)
     plan = f"\nplan {result.plan_id}" if result.plan_id else ""
     emit(result, as_json=as_json, render=lambda: f"{result.verdict}: {result.reason}{plan}")
 
@@ -244,7 +263,8 @@ def start(
     from rebalance_tasks.cli import tables  # noqa: PLC0415
 
     client = session.open_client()
-    started = client.start(client.plan() if plan_id is None else plan_id, job_id=job_id)
+    with output.busy("surveying the nodes and planning" if plan_id is None else "starting", quiet=as_json):
+        started = client.start(client.plan() if plan_id is None else plan_id, job_id=job_id)
     if follow:
         session.follow_to_end(started.job_id, as_json=as_json)
         return
@@ -315,6 +335,12 @@ app.command(name="retry-failed", epilog="Example: rebalance retry-failed rebal-2
 app.command(epilog="Example: rebalance limit 6")(upkeep.limit)
 app.command(epilog="Example: rebalance throttle 20MiB/s")(upkeep.throttle)
 app.command(epilog="Example: rebalance reindex")(upkeep.reindex)
+
+# -- watching over a fleet: commands with files of their own --------------------------------------------------------------
+
+app.command(epilog="Example: rebalance init --node disk1=/srv/disk1,zone=a --node disk2=/srv/disk2,zone=b")(init.init)
+app.command(epilog="Example: rebalance events --follow")(events.events)
+app.command(epilog="Example: rebalance metrics --port 9817")(metrics.metrics)
 
 # -- trying before moving, and taking back: commands with files of their own --------------------------------------------
 

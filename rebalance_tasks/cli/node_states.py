@@ -28,7 +28,8 @@ def drain(
     as_json: Json = False,
 ) -> None:
     """Have a node emptied: the checks to come plan its objects away. Refused when something will not fit elsewhere."""
-    change = session.open_client().drain(node, force=force, dry_run=dry_run)
+    with output.busy("surveying the nodes", quiet=as_json):
+        change = session.open_client().drain(node, force=force, dry_run=dry_run)
     fits = change.check is None or change.check.fits
     emit({**jsonable(change), "fits": fits}, as_json=as_json, render=lambda: _view(change, dry_run=dry_run))
     if change.reason:

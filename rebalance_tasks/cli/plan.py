@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from rebalance_tasks.cli import session
-from rebalance_tasks.cli.output import emit, jsonable
+from rebalance_tasks.cli.output import busy, emit, jsonable
 from rebalance_tasks.cli.parameters import Json  # noqa: TC001  typer reads it at run time
 
 if TYPE_CHECKING:
@@ -41,7 +41,8 @@ def plan(
         msg = "a KEY is only taken together with --explain"
         raise typer.BadParameter(msg, param_hint="KEY")
     client = session.open_client()
-    made, seen = client.dry_run()
+    with busy("surveying the nodes and planning", quiet=as_json):
+        made, seen = client.dry_run()
     if save is not None:
         from pyarrow import parquet  # noqa: PLC0415
 

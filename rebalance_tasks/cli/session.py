@@ -66,5 +66,7 @@ def follow_to_end(job_id: str, *, as_json: bool) -> None:
     ended = follow(open_client(), job_id, quiet=as_json)
     if as_json:
         output.print_json(ended)
+    if not ended.status.terminal:
+        return  # the viewer left; the job goes on
     if ended.status is not RebalanceStatus.COMPLETED:
         raise typer.Exit(output.EXIT_FAILED)

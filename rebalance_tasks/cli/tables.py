@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
     from rich.console import RenderableType
 
-    from rebalance_tasks.client import NodeReport
     from rebalance_tasks.control.reindex_report import ReindexReport
+    from rebalance_tasks.control.survey import NodeReport
     from rebalance_tasks.core.explain import Explained
     from rebalance_tasks.core.models import FailureGroup, RebalanceJob, RebalanceMove, RebalancePlan
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from rebalance_tasks.cli import session
-from rebalance_tasks.cli.output import emit, jsonable
+from rebalance_tasks.cli.output import busy, emit, jsonable
 from rebalance_tasks.cli.parameters import Json  # noqa: TC001  typer reads it at run time
 
 if TYPE_CHECKING:
@@ -27,7 +27,8 @@ def undo(
     from rebalance_tasks.cli import tables  # noqa: PLC0415
 
     client = session.open_client()
-    back = client.undo(job)
+    with busy("looking where the objects are now", quiet=as_json):
+        back = client.undo(job)
     started = client.start(back.plan) if start or follow else None
     if started is not None and follow:
         session.follow_to_end(started.job_id, as_json=as_json)

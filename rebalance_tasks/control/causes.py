@@ -13,7 +13,7 @@ from rebalance_tasks.core.models import FailureGroup
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from rebalance_tasks.control.context import FleetContext
+    from rebalance_tasks.control.context import StateContext
     from rebalance_tasks.core.models import RebalanceJob
 
 _REPLAN: Final = "nothing to mend: the next check plans with what is there now"
@@ -33,6 +33,7 @@ HINTS: Final[Mapping[str, str]] = MappingProxyType(
         "conflict": "source and target were both written to; compare the two by hand, nothing was removed",
         "too_large": "the target takes no file of that size: another file system, or a higher limit (ulimit -f), then "
         + _RETRY,
+        "store_refused": "read what the store says of the example, then " + _RETRY,
         "worker_died": "read the workers' logs (memory? a failing disk?), then " + _RETRY,
         "move": "read what is said of the example, then " + _RETRY,
         # a node
@@ -76,7 +77,7 @@ def hint(cause: str, *, job_id: str = "JOB") -> str:
     return HINTS.get(cause, UNKNOWN).replace("JOB", job_id)
 
 
-def failure_groups(context: FleetContext, job: RebalanceJob) -> list[FailureGroup]:
+def failure_groups(context: StateContext, job: RebalanceJob) -> list[FailureGroup]:
     """The failed and skipped moves of a job by cause, most frequent first, each cause with an example."""
     if not job.failures:
         return []

@@ -21,15 +21,12 @@ from rebalance_tasks.core.quiet_hours import in_quiet_hours
 from rebalance_tasks.core.verify import verify_plan
 from rebalance_tasks.store.records import CheckRecord
 from rebalance_tasks.store.snapshots import NodeSnapshot, Snapshot
-from rebalance_tasks.telemetry import get_logger
 
 if TYPE_CHECKING:
     from datetime import datetime
 
     from rebalance_tasks.control.context import FleetContext
     from rebalance_tasks.core.models import NodeDescriptor, RebalancePlan
-
-log = get_logger(__name__)
 
 #: A check that takes longer than this has lost its lock; its plan is refused.
 CHECK_LOCK_MS: Final = 600_000
@@ -47,12 +44,13 @@ class Skipped(Exception):
         self.spread = spread
 
 
-def run_check(context: FleetContext, *, force: bool = False) -> CheckResult:
+def run_check(context: FleetContext, *, force: bool = False, by: str = "") -> CheckResult:
     """Check the fleet once and record what came of it.
 
     Args:
         context: the fleet.
         force: plan even under the threshold.
+        by: who asks.
 
     Returns:
         verdict ``skipped``, ``planned`` (observe mode) or ``started`` (auto mode: a start was asked for).
@@ -100,11 +98,11 @@ def run_check(context: FleetContext, *, force: bool = False) -> CheckResult:
             imbalance=spread,
             forced=force,
         ),
+        by=by,
     )
     context.snapshots.save(
         _snapshot(now, result, trace, spread, forced=force), retention=context.settings.options.check_retention
     )
-    log.info("check.done", verdict=result.verdict, reason=result.reason, plan_id=result.plan_id)
     return result
 
 
@@ -186,7 +184,7 @@ def _before_lock(context: FleetContext) -> None:
 def _checked_plan(context: FleetContext, trace: _Trace, *, force: bool, fence: int) -> RebalancePlan:
     """Survey, plan, verify and save; raises Skipped with the reason why there is nothing to plan."""
     try:
-        seen = trace.seen = survey(context, leave_out=True)
+        seen = trace.seen = _survey(context)
     except (NodeError, ConfigurationError, InvalidInventory) as exc:
         raise Skipped(exc.cause, str(exc)) from exc
     spread = _worth_planning(context, seen, force=force)
@@ -200,6 +198,17 @@ def _checked_plan(context: FleetContext, trace: _Trace, *, force: bool, fence: i
     except StaleLease as exc:
         raise Skipped("already_running", str(exc), spread) from exc
     return plan
+
+
+def _survey(context: FleetContext) -> Survey:
+    """Survey, and keep how full the nodes are: also a balanced fleet wants to be looked at."""
+    seen = survey(context, leave_out=True)
+    # What was not looked at now is as it was.
+    before = context.fleet.usage() if seen.left_out else {}
+    known = {name: size for name, size in before.items() if name in seen.left_out}
+    context.fleet.set_usage({**known, **seen.inventory.used_bytes()})
+    context.fleet.set_capacities({node.node_id: node.capacity_bytes or 0 for node in seen.nodes})
+    return seen
 
 
 def _worth_planning(context: FleetContext, seen: Survey, *, force: bool) -> float:
@@ -219,10 +228,6 @@ def _worth_planning(context: FleetContext, seen: Survey, *, force: bool) -> floa
 
 
 def _plan(context: FleetContext, seen: Survey, *, force: bool) -> RebalancePlan:
-    # What was not looked at now is as it was.
-    before = context.fleet.usage() if seen.left_out else {}
-    known = {name: size for name, size in before.items() if name in seen.left_out}
-    context.fleet.set_usage({**known, **seen.inventory.used_bytes()})
     epoch = context.fleet.note_map(_map_digest(seen.nodes))
     options = context.settings.options
     if force:
@@ -285,7 +290,7 @@ def dry_run(context: FleetContext) -> tuple[RebalancePlan, Survey]:
     active = context.jobs.active()
     if active is not None:
         raise JobActive(active)
-    seen = survey(context, leave_out=True)
+    seen = _survey(context)
     plan = _plan(context, seen, force=False)
     context.plans.save(plan, fence=None)
     return plan, seen

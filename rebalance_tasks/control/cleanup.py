@@ -87,8 +87,6 @@ def run_cleanup(context: FleetContext) -> CleanupReport:
             _old_manifests(context, jobs, driver, report)
         except NodeError as exc:
             log.debug("cleanup.node_left_out", node=driver.node_id, error=str(exc))
-    if report != CleanupReport():
-        log.info("cleanup.done", **{what: count for what, count in asdict(report).items() if count})
     context.fleet.record_chore("cleanup", asdict(report), now_ms=context.connection.now_ms())
     return report
 

@@ -4,13 +4,22 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, Self
 
 from rebalance_tasks.core.errors import UnknownNode
+from rebalance_tasks.store.connection import Connection, connect
+from rebalance_tasks.store.counters import CounterStore
+from rebalance_tasks.store.events import EventStore
+from rebalance_tasks.store.fleet import FleetStore
 from rebalance_tasks.store.holds import HoldStore
+from rebalance_tasks.store.jobs import JobStore
+from rebalance_tasks.store.keys import FleetKeys
+from rebalance_tasks.store.locations import LocationStore
 from rebalance_tasks.store.outcomes import OutcomeStore
+from rebalance_tasks.store.plans import PlanStore
 from rebalance_tasks.store.progress import ProgressStore
 from rebalance_tasks.store.snapshots import SnapshotStore
+from rebalance_tasks.store.trash import TrashStore
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -18,14 +27,7 @@ if TYPE_CHECKING:
     from rebalance_tasks.core.models import NodeDescriptor
     from rebalance_tasks.drivers.base import Driver
     from rebalance_tasks.settings import Settings
-    from rebalance_tasks.store.connection import Connection
-    from rebalance_tasks.store.fleet import FleetStore
-    from rebalance_tasks.store.jobs import JobStore
-    from rebalance_tasks.store.keys import FleetKeys
-    from rebalance_tasks.store.locations import LocationStore
-    from rebalance_tasks.store.plans import PlanStore
     from rebalance_tasks.store.records import GroupRecord
-    from rebalance_tasks.store.trash import TrashStore
 
 
 class Messenger(Protocol):
@@ -57,8 +59,8 @@ class Messenger(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class FleetContext:
-    """One fleet, wired."""
+class StateContext:
+    """One fleet as Redis knows it: enough to look at jobs, and quickly there, since it needs no driver and no Celery."""
 
     settings: Settings
     connection: Connection
@@ -66,15 +68,26 @@ class FleetContext:
     fleet: FleetStore
     jobs: JobStore
     plans: PlanStore
-    locations: LocationStore
-    trash: TrashStore
-    driver: Callable[[str], Driver]
-    messenger: Messenger
+
+    @classmethod
+    def open(cls, settings: Settings) -> Self:
+        """Wire the stores of a fleet; nothing is connected before it is used."""
+        return cls(**_stores(settings))
 
     @property
     def outcomes(self) -> OutcomeStore:
         """Why moves of a job failed or were skipped."""
         return OutcomeStore(self.connection, self.keys)
+
+    @property
+    def events(self) -> EventStore:
+        """The fleet's history."""
+        return EventStore(self.connection, self.keys)
+
+    @property
+    def counters(self) -> CounterStore:
+        """What was ever counted."""
+        return CounterStore(self.connection, self.keys)
 
     @property
     def holds(self) -> HoldStore:
@@ -109,3 +122,34 @@ class FleetContext:
             if node.node_id == node_id:
                 return node
         raise UnknownNode(node_id, "is not configured here; see [[nodes]] in rebalance.toml")
+
+
+@dataclass(frozen=True, slots=True)
+class FleetContext(StateContext):
+    """One fleet, wired."""
+
+    locations: LocationStore
+    trash: TrashStore
+    driver: Callable[[str], Driver]
+    messenger: Messenger
+
+    @classmethod
+    def wired(cls, settings: Settings, *, driver: Callable[[str], Driver], messenger: Messenger) -> Self:
+        """Wire a fleet with its drivers and its messages."""
+        stores = _stores(settings)
+        place = stores["connection"], stores["keys"]
+        return cls(
+            **stores, locations=LocationStore(*place), trash=TrashStore(*place), driver=driver, messenger=messenger
+        )
+
+
+def _stores(settings: Settings) -> dict[str, Any]:
+    connection, keys = Connection(connect(settings.redis_url)), FleetKeys(settings.fleet, settings.key_prefix)
+    return {
+        "settings": settings,
+        "connection": connection,
+        "keys": keys,
+        "fleet": FleetStore(connection, keys),
+        "jobs": JobStore(connection, keys),
+        "plans": PlanStore(connection, keys),
+    }

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from rebalance_tasks.control.survey import survey
 from rebalance_tasks.core.drain import DrainCheck, check_drain
 from rebalance_tasks.core.errors import UnknownNode
+from rebalance_tasks.core.events import EventKind
 from rebalance_tasks.core.models import NodeState
 from rebalance_tasks.telemetry import get_logger
 
@@ -38,7 +39,9 @@ class StateChange:
     check: DrainCheck | None = None
 
 
-def drain(context: FleetContext, node_id: str, *, force: bool = False, dry_run: bool = False) -> StateChange:
+def drain(
+    context: FleetContext, node_id: str, *, force: bool = False, dry_run: bool = False, by: str = ""
+) -> StateChange:
     """Have a node emptied, if everything on it fits elsewhere.
 
     Args:
@@ -46,6 +49,7 @@ def drain(context: FleetContext, node_id: str, *, force: bool = False, dry_run: 
         node_id: the node.
         force: also when something will not fit; it stays where it is.
         dry_run: only look.
+        by: who asks.
 
     Returns:
         The change; with a ``reason`` when it was refused.
@@ -64,18 +68,18 @@ def drain(context: FleetContext, node_id: str, *, force: bool = False, dry_run: 
         return StateChange(node_id, before, before, check=check)
     if not check.fits and not force:
         return StateChange(node_id, before, before, reason="does_not_fit", check=check)
-    _set(context, node_id, NodeState.DRAINING)
+    _set(context, node_id, NodeState.DRAINING, by=by)
     return StateChange(node_id, before, NodeState.DRAINING, check=check)
 
 
-def set_state(context: FleetContext, node_id: str, state: NodeState) -> StateChange:
+def set_state(context: FleetContext, node_id: str, state: NodeState, *, by: str = "") -> StateChange:
     """Set a node's state without a look. Raises: UnknownNode."""
     before = context.node(node_id).state
-    _set(context, node_id, state)
+    _set(context, node_id, state, by=by)
     return StateChange(node_id, before, state)
 
 
-def _set(context: FleetContext, node_id: str, state: NodeState) -> None:
+def _set(context: FleetContext, node_id: str, state: NodeState, *, by: str) -> None:
     configured = {node.node_id: node.state for node in context.settings.nodes}
     if node_id not in configured:
         raise UnknownNode(node_id, "is not configured here; see [[nodes]] in rebalance.toml")
@@ -84,4 +88,5 @@ def _set(context: FleetContext, node_id: str, state: NodeState) -> None:
         context.fleet.forget_node_state(node_id)
     else:
         context.fleet.set_node_state(node_id, state)
+    context.events.note(EventKind.NODE_STATE, by=by, data={"node": node_id, "state": state.value})
     log.info("node.state", node_id=node_id, state=state.value)

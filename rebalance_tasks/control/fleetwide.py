@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final
 from rebalance_tasks.control import lifecycle
 from rebalance_tasks.control.start import admit
 from rebalance_tasks.core.errors import InvalidArgument, JobNotFound
+from rebalance_tasks.core.events import EventKind
 from rebalance_tasks.core.models import ControlResult
 from rebalance_tasks.store.holds import MISSING, OPERATOR
 from rebalance_tasks.telemetry import get_logger
@@ -25,30 +26,33 @@ log = get_logger(__name__)
 GLOBAL: Final = "global"
 
 
-def pause_all(context: FleetContext) -> ControlResult:
+def pause_all(context: FleetContext, *, by: str = "") -> ControlResult:
     """Pause the fleet: its active job, and every check and job to come. The job id is empty when none is active."""
     context.fleet.pause(GLOBAL)
+    context.events.note(EventKind.FLEET_PAUSED, by=by)
     log.info("fleet.pause")
     active = context.jobs.active()
     if active is None:
         return ControlResult(job_id="", status=None)
     try:
-        return lifecycle.pause(context, active, reason=GLOBAL)
+        return lifecycle.pause(context, active, reason=GLOBAL, by=by)
     except JobNotFound:
         return ControlResult(job_id="", status=None)
 
 
-def resume_all(context: FleetContext) -> ControlResult:
+def resume_all(context: FleetContext, *, by: str = "") -> ControlResult:
     """Lift the pause of the fleet and wake its active job, unless somebody else still holds it."""
     paused = GLOBAL in context.fleet.paused_reasons()
     context.fleet.resume(GLOBAL)
+    if paused:
+        context.events.note(EventKind.FLEET_RESUMED, by=by)
     log.info("fleet.resume", was_paused=paused)
     reason = "" if paused else "the fleet is not paused"
     active = context.jobs.active()
     if active is None:
         return ControlResult(job_id="", status=None, reason=reason)
     try:
-        lifecycle.resume(context, active, reason=GLOBAL)
+        lifecycle.resume(context, active, reason=GLOBAL, by=by)
         job = context.jobs.load(active)
         if job.paused_reasons:
             reason = f"still paused by {', '.join(job.paused_reasons)}"
@@ -60,7 +64,7 @@ def resume_all(context: FleetContext) -> ControlResult:
     return ControlResult(job_id=active, status=job.status, reason=reason)
 
 
-def pause_node(context: FleetContext, node_id: str) -> ControlResult:
+def pause_node(context: FleetContext, node_id: str, *, by: str = "") -> ControlResult:
     """Hold one node: groups that touch it stop within 100 ms and wait, holding no permit; other groups go on.
 
     Returns:
@@ -71,13 +75,16 @@ def pause_node(context: FleetContext, node_id: str) -> ControlResult:
     """
     context.node(node_id)
     context.holds.hold(node_id)
+    context.events.note(EventKind.NODE_PAUSED, by=by, data={"node": node_id})
     log.info("node.pause", node=node_id)
     return _after_node(context, reason="")
 
 
-def resume_node(context: FleetContext, node_id: str) -> ControlResult:
+def resume_node(context: FleetContext, node_id: str, *, by: str = "") -> ControlResult:
     """Let go of a node that an operator held; its groups go on as permits allow, unless the node is out of reach."""
     lifted = context.holds.lift(node_id, owner=OPERATOR)
+    if lifted:
+        context.events.note(EventKind.NODE_RESUMED, by=by, data={"node": node_id})
     log.info("node.resume", node=node_id, was_paused=lifted)
     reason = "" if lifted else f"node {node_id!r} is not paused"
     if MISSING in context.holds.owners(node_id):
@@ -97,7 +104,7 @@ def _after_node(context: FleetContext, *, reason: str) -> ControlResult:
         return ControlResult(job_id="", status=None, reason=reason)
 
 
-def set_limit(context: FleetContext, limit: int | None) -> int:
+def set_limit(context: FleetContext, limit: int | None, *, by: str = "") -> int:
     """Set how many groups may transfer at once, at run time; ``None`` goes by the configuration again.
 
     Returns:
@@ -110,6 +117,7 @@ def set_limit(context: FleetContext, limit: int | None) -> int:
         msg = f"limit {limit}: at least 1 group must be able to transfer; `rebalance pause --all` holds everything"
         raise InvalidArgument(msg)
     context.fleet.set_limit(limit)
+    context.events.note(EventKind.FLEET_LIMIT, by=by, data={"limit": limit})
     log.info("fleet.limit", limit=limit)
     active = context.jobs.active()
     if active is not None:
@@ -117,7 +125,7 @@ def set_limit(context: FleetContext, limit: int | None) -> int:
     return limit_in_force(context)
 
 
-def set_throttle(context: FleetContext, rate_bytes_per_s: int | None) -> int | None:
+def set_throttle(context: FleetContext, rate_bytes_per_s: int | None, *, by: str = "") -> int | None:
     """Set how fast each group may write; those that run see it with their next lease. ``None`` lifts every throttle.
 
     Returns:
@@ -130,13 +138,15 @@ def set_throttle(context: FleetContext, rate_bytes_per_s: int | None) -> int | N
         msg = f"throttle {rate_bytes_per_s}: at least 1 byte a second; `rebalance pause --all` holds everything"
         raise InvalidArgument(msg)
     context.fleet.set_throttle(rate_bytes_per_s or 0)
+    context.events.note(EventKind.FLEET_THROTTLE, by=by, data={"bytes_per_s": rate_bytes_per_s or 0})
     log.info("fleet.throttle", rate_bytes_per_s=rate_bytes_per_s)
     return throttle_in_force(context)
 
 
-def reset_throttle(context: FleetContext) -> int | None:
+def reset_throttle(context: FleetContext, *, by: str = "") -> int | None:
     """Let groups go by the configured rate again, and return it."""
     context.fleet.set_throttle(None)
+    context.events.note(EventKind.FLEET_THROTTLE, by=by, data={"bytes_per_s": "configured"})
     log.info("fleet.throttle", rate_bytes_per_s="configured")
     return throttle_in_force(context)
 

@@ -27,17 +27,17 @@ OPERATOR: Final = "operator"
 QUIET_HOURS: Final = "quiet_hours"
 
 
-def pause(context: FleetContext, job_id: str, *, reason: str = OPERATOR) -> ControlResult:
+def pause(context: FleetContext, job_id: str, *, reason: str = OPERATOR, by: str = "") -> ControlResult:
     """Pause a job for a reason; runners see the flag within 100 ms and park. Raises: JobNotFound."""
-    code, status = context.jobs.pause(job_id, reason=reason)
+    code, status = context.jobs.pause(job_id, reason=reason, by=by)
     log.info("job.pause", job_id=job_id, reason=reason, code=code)
     why = {"terminal": f"the job is {status} and cannot be paused", "cancelling": "the job is being cancelled"}
     return ControlResult(job_id=job_id, status=RebalanceStatus(status), reason=why.get(code, ""))
 
 
-def resume(context: FleetContext, job_id: str, *, reason: str = OPERATOR) -> ControlResult:
+def resume(context: FleetContext, job_id: str, *, reason: str = OPERATOR, by: str = "") -> ControlResult:
     """Lift one reason; when none is left, wake every group that holds a permit. Raises: JobNotFound."""
-    code, status, left = context.jobs.resume(job_id, reason=reason)
+    code, status, left = context.jobs.resume(job_id, reason=reason, by=by)
     log.info("job.resume", job_id=job_id, reason=reason, code=code)
     if code == "resumed":
         wake(context, job_id)

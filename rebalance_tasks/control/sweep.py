@@ -15,6 +15,7 @@ from rebalance_tasks.control.fleetwide import GLOBAL
 from rebalance_tasks.control.start import admit
 from rebalance_tasks.control.survey import probe
 from rebalance_tasks.core.errors import JobNotFound, NodeError, RetryableError, UnknownNode
+from rebalance_tasks.core.events import EventKind
 from rebalance_tasks.core.quiet_hours import in_quiet_hours
 from rebalance_tasks.store.abandon import abandon, lost_part
 from rebalance_tasks.store.holds import MISSING
@@ -37,6 +38,8 @@ JOBS_PER_RUN: Final = 1_000
 TIDY_EVERY_S: Final = 60
 #: An ended job that noted more is packed (at most `DETAILS_KEPT` of each of some ten causes stay).
 MANY_OUTCOMES: Final = 2_000
+#: A part of 64 MiB takes as long at 110 KiB/s; a running job that does less is worth a look.
+STUCK_AFTER_S: Final = 600
 
 
 @dataclass(slots=True)
@@ -79,8 +82,6 @@ def run_sweep(context: FleetContext) -> SweepReport:
         _sweep_job(context, job_id, report)
     if context.fleet.due("tidy", every_s=TIDY_EVERY_S):
         _tidy(context, report)
-    if report != SweepReport():
-        log.info("sweep.done", job_id=job_id, **{what: count for what, count in asdict(report).items() if count})
     context.fleet.record_chore("sweep", asdict(report), now_ms=context.connection.now_ms())
     return report
 
@@ -100,8 +101,17 @@ def _sweep_job(context: FleetContext, job_id: str, report: SweepReport) -> None:
         _redrive(context, job_id, context.jobs.groups(job_id), report)
         job = context.jobs.load(job_id)
     context.progress.note(job_id)
+    _stuck(context, job_id)
     if job.groups_done == job.groups_total and lifecycle.finalize(context, job_id) == "finalized":
         report.finalized = 1
+
+
+def _stuck(context: FleetContext, job_id: str) -> None:
+    """Say once that a running job has not come on for `STUCK_AFTER_S`."""
+    idle_s = context.progress.idle_s(job_id)
+    if idle_s is not None and idle_s >= STUCK_AFTER_S and context.progress.report_stuck(job_id):
+        log.warning("job.stuck", job_id=job_id, idle_seconds=int(idle_s))
+        context.events.note(EventKind.JOB_STUCK, by="sweep", job_id=job_id, data={"idle_seconds": int(idle_s)})
 
 
 def _give_up(context: FleetContext, job_id: str, lost: str, report: SweepReport) -> None:
@@ -159,9 +169,9 @@ def _hold(context: FleetContext, job: RebalanceJob, reason: str, *, wanted: bool
     """Let a job carry a reason to pause exactly as long as it holds."""
     held = reason in context.connection.smembers(context.keys.job(job.job_id).paused)
     if wanted and not held:
-        lifecycle.pause(context, job.job_id, reason=reason)
+        lifecycle.pause(context, job.job_id, reason=reason, by="sweep")
     elif held and not wanted:
-        lifecycle.resume(context, job.job_id, reason=reason)
+        lifecycle.resume(context, job.job_id, reason=reason, by="sweep")
 
 
 # -- nodes that are out of reach ------------------------------------------------------------------------------------------
@@ -172,9 +182,11 @@ def _nodes(context: FleetContext, report: SweepReport) -> None:
             continue
         if _in_reach(context, hold.node_id):
             context.holds.lift(hold.node_id, owner=MISSING)
+            context.events.note(EventKind.NODE_BACK, by="sweep", data={"node": hold.node_id})
             log.info("node.back", node=hold.node_id)
             report.nodes_back += 1
         elif not context.holds.missing(hold.node_id):
+            context.events.note(EventKind.NODE_GIVEN_UP, by="sweep", data={"node": hold.node_id})
             log.warning("node.given_up", node=hold.node_id, held_since_ms=hold.since_ms)
             report.nodes_given_up += 1
 

@@ -7,15 +7,12 @@ inventory says of an object goes before any rule. Invariant 8: these are hard co
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 import numpy as np
-from pydantic import Field
 
 from rebalance_tasks.core.inventory import Coded
-from rebalance_tasks.core.models import Frozen, StorageClass
 from rebalance_tasks.core.patterns import matching
 
 if TYPE_CHECKING:
@@ -23,26 +20,9 @@ if TYPE_CHECKING:
     from typing import TypeVar
 
     from rebalance_tasks.core.inventory import Inventory
+    from rebalance_tasks.core.rule import Rule
 
     T = TypeVar("T")
-
-
-class Rule(Frozen):
-    """What objects with keys like a pattern need.
-
-    Attributes:
-        pattern: glob over whole keys; ``*`` also matches ``/``.
-        regions: the only regions in which they may live; empty: anywhere.
-        storage_class: what their node must offer.
-        tags: what their node must carry.
-        pinned: they are never moved.
-    """
-
-    pattern: Annotated[str, Field(min_length=1, max_length=1024)]
-    regions: tuple[Annotated[str, Field(min_length=1)], ...] = ()
-    storage_class: StorageClass | None = None
-    tags: Mapping[str, str] = Field(default_factory=dict)
-    pinned: bool = False
 
 
 def with_rules(inventory: Inventory, rules: Sequence[Rule]) -> Inventory:

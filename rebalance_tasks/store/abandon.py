@@ -6,11 +6,15 @@ nothing to do and its bytes can never be counted, so without this it would hold 
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING, Final
 
 from redis.exceptions import WatchError
 
+from rebalance_tasks.core.events import EventKind
 from rebalance_tasks.core.states import TERMINAL, RebalanceStatus
+from rebalance_tasks.store.counters import job_counts
+from rebalance_tasks.store.events import queue_event
 
 if TYPE_CHECKING:
     from rebalance_tasks.store.connection import Connection
@@ -52,6 +56,7 @@ def abandon(connection: Connection, keys: FleetKeys, job_id: str, *, why: str, n
             done = {name: int(fields.get(name, b"0")) for name in ("completed", "failed", "skipped")}
             total = max(int(fields.get("total", b"0")), sum(done.values()))
             open_moves = total - sum(done.values())
+            causes = connection.hgetall(job.causes)
             pipe.multi()
             pipe.hset(
                 job.base,
@@ -68,6 +73,11 @@ def abandon(connection: Connection, keys: FleetKeys, job_id: str, *, why: str, n
             if open_moves:
                 pipe.hincrby(job.causes, STATE_LOST, open_moves)
             pipe.hincrby(keys.info, "epoch", 1)
+            counts = job_counts(fields, causes)
+            lost = {"moves:failed": open_moves, f"cause:{STATE_LOST}": open_moves, "jobs:failed": 1}
+            for name, count in (Counter(counts) + Counter(lost)).items():
+                pipe.hincrby(keys.counters, name, count)
+            queue_event(pipe, keys, EventKind.JOB_FAILED, by="sweep", job_id=job_id, data={**done, "error": why})
             pipe.execute()
         except WatchError:
             return False

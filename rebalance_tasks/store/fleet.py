@@ -6,13 +6,15 @@ import json
 import uuid
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, cast
 
+from rebalance_tasks.core.events import EventKind
 from rebalance_tasks.core.models import NodeState
+from rebalance_tasks.store.events import queue_event
 from rebalance_tasks.store.records import CheckRecord
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from rebalance_tasks.store.connection import Connection
     from rebalance_tasks.store.keys import FleetKeys
@@ -35,6 +37,15 @@ class ChoreRecord:
 
     at: datetime
     did: Mapping[str, int]
+
+
+class NodeFigures(NamedTuple):
+    """Bytes of a node: of objects (-1: never surveyed), its capacity (-1: likewise), in the trash, promised to groups."""
+
+    used: int
+    capacity: int
+    awaiting: int
+    reserved: int
 
 
 #: A start that was asked for should be there by then.
@@ -68,11 +79,19 @@ class FleetStore:
         raw = self._redis.get(self._keys.check_starting)
         return None if raw is None else raw.decode()
 
-    def record_check(self, record: CheckRecord) -> None:
-        """Keep why a check ran or skipped."""
+    def record_check(self, record: CheckRecord, *, by: str) -> None:
+        """Keep why a check ran or skipped, and who asked for it."""
         pipe = self._redis.client.pipeline(transaction=True)
         pipe.lpush(self._keys.checks, record.model_dump_json())
         pipe.ltrim(self._keys.checks, 0, CHECKS_KEPT - 1)
+        pipe.hincrby(self._keys.counters, f"checks:{record.verdict}", 1)
+        told = {
+            "verdict": record.verdict,
+            "reason": record.reason,
+            "plan_id": record.plan_id,
+            "imbalance": record.imbalance,
+        }
+        queue_event(pipe, self._keys, EventKind.CHECKED, by=by, data=told)
         pipe.execute()
 
     def checks(self, limit: int) -> list[CheckRecord]:
@@ -129,9 +148,32 @@ class FleetStore:
         """Bytes by node that are freed but still in the trash."""
         return {node: int(value) for node, value in self._redis.hgetall(self._keys.awaiting).items()}
 
-    def publish_digest(self, worker: str, digest: str, *, now_ms: int) -> None:
-        """Say which configuration a worker runs with."""
-        self._redis.hset(self._keys.digests, {worker: json.dumps({"digest": digest, "at": now_ms})})
+    def set_capacities(self, capacities: Mapping[str, int]) -> None:
+        """Keep the capacities that a survey found, bytes by node."""
+        pipe = self._redis.client.pipeline(transaction=True)
+        pipe.delete(self._keys.capacity)
+        if capacities:
+            pipe.hset(self._keys.capacity, mapping=cast("Any", capacities))
+        pipe.execute()
+
+    def figures(self, node_ids: Sequence[str]) -> list[NodeFigures]:
+        """How full these nodes are, in order; one trip, however many there are."""
+        if not node_ids:
+            return []
+        keys = [self._keys.usage, self._keys.capacity, self._keys.awaiting, *map(self._keys.reserved, node_ids)]
+        text = cast("bytes", self._redis.run("node_figures", keys, node_ids))
+        return [NodeFigures(*map(int, line.split())) for line in text.splitlines()]
+
+    def publish_digest(self, worker: str, digest: str, *, now_ms: int, skew_ms: int = 0) -> None:
+        """Say which configuration a worker runs with, and by how much its clock is ahead of Redis'."""
+        self._redis.hset(self._keys.digests, {worker: json.dumps({"digest": digest, "at": now_ms, "skew_ms": skew_ms})})
+
+    def skews_ms(self) -> dict[str, int]:
+        """By how much each worker's clock is ahead of Redis', as it said itself."""
+        return {
+            worker: int(json.loads(value).get("skew_ms", 0))
+            for worker, value in self._redis.hgetall(self._keys.digests).items()
+        }
 
     def digests(self, *, now_ms: int) -> dict[str, str]:
         """Configuration digests of the workers that live; forgotten ones are removed."""

@@ -69,7 +69,7 @@ class HoldStore:
 
     def missing(self, node_id: str) -> bool:
         """Hold a node that is out of reach; False when it has been so for too long, and is waited for no more."""
-        keys = [self._keys.held_nodes, self._keys.outages]
+        keys = [self._keys.held_nodes, self._keys.outages, self._keys.events]
         code = cast("bytes", self._redis.run("node_missing", keys, [node_id, OUTAGE_MS, OUTAGE_OVER_MS]))
         return code == b"held"
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, cast
 from rebalance_tasks.core.errors import JobActive, JobNotFound
 from rebalance_tasks.core.states import MoveState, RebalanceStatus, origins
 from rebalance_tasks.store.connection import script_source
+from rebalance_tasks.store.counters import JOB_BOUNDS_S
 from rebalance_tasks.store.job_view import Holds, job_view
 from rebalance_tasks.store.leases import REDRIVE_MS, LeaseStore
 from rebalance_tasks.store.records import GroupRecord, pack_keys
@@ -154,6 +155,7 @@ class JobStore(LeaseStore):
             keys.queue,
             keys.moves,
             keys.causes,
+            self._keys.events,
         ]
         for cause, count in job.skipped.items():
             args += [cause, count]
@@ -301,32 +303,36 @@ class JobStore(LeaseStore):
         return "group_finish", script_keys, [f"{job_id}/{group_id}", group_id]
 
     # -- flags and the end ----------------------------------------------------------------------------------------
-    def pause(self, job_id: str, *, reason: str) -> tuple[str, str]:
-        """Add a reason to pause; return (code, status). Raises: JobNotFound."""
+    def pause(self, job_id: str, *, reason: str, by: str = "") -> tuple[str, str]:
+        """Add a reason to pause, and note who asked; return (code, status). Raises: JobNotFound."""
         keys = self._keys.job(job_id)
         allowed = sorted(state.value for state in origins(RebalanceStatus.PAUSED))
-        code, status = self._redis.run("job_pause", [keys.base, keys.paused], [reason, *allowed])
+        code, status = self._redis.run(
+            "job_pause", [keys.base, keys.paused, self._keys.events], [job_id, reason, by, *allowed]
+        )
         return self._known(job_id, code), status.decode()
 
-    def resume(self, job_id: str, *, reason: str) -> tuple[str, str, list[str]]:
-        """Lift a reason to pause; return (code, status, reasons left). Raises: JobNotFound."""
+    def resume(self, job_id: str, *, reason: str, by: str = "") -> tuple[str, str, list[str]]:
+        """Lift a reason to pause, and note who asked; return (code, status, reasons left). Raises: JobNotFound."""
         keys = self._keys.job(job_id)
-        code, status, *left = self._redis.run("job_resume", [keys.base, keys.paused, self._keys.paused], [reason])
+        script_keys = [keys.base, keys.paused, self._keys.paused, self._keys.events]
+        code, status, *left = self._redis.run("job_resume", script_keys, [job_id, reason, by])
         return self._known(job_id, code), status.decode(), sorted(entry.decode() for entry in left)
 
     def cancel(self, job_id: str, *, by: str) -> tuple[str, str, int, list[str]]:
         """Ask the job to stop; return (code, status, groups left to wind up, those that need waking). Raises: JobNotFound."""
         keys = self._keys.job(job_id)
-        script_keys = [keys.base, keys.queue, keys.states, keys.causes, keys.held]
-        code, status, left, woken = self._redis.run("job_cancel", script_keys, [by])
+        script_keys = [keys.base, keys.queue, keys.states, keys.causes, keys.held, self._keys.events]
+        code, status, left, woken = self._redis.run("job_cancel", script_keys, [by, job_id])
         return self._known(job_id, code), status.decode(), int(left), [entry.decode() for entry in woken]
 
     def finalize(self, job_id: str, *, imbalance_after: float | None, error: str) -> tuple[str, str]:
         """Close the job if every move is terminal; return (code, status), see ``job_finalize.lua``."""
         keys = self._keys.job(job_id)
         script_keys = [keys.base, self._keys.active, keys.states, keys.causes, self._keys.permits, self._keys.info]
+        script_keys += [self._keys.counters, self._keys.events]
         after = "" if imbalance_after is None else repr(imbalance_after)
-        code, status = self._redis.run("job_finalize", script_keys, [job_id, after, error])
+        code, status = self._redis.run("job_finalize", script_keys, [job_id, after, error, *JOB_BOUNDS_S])
         return code.decode(), status.decode()
 
     def retire(self, job_id: str, *, keep: timedelta = JOB_RETENTION) -> None:

@@ -173,7 +173,37 @@ class FleetKeys:
     def trash_due(self) -> str:  # noqa: D102
         return self.key("trash:due")
 
-    #: hash: worker name -> JSON {digest, at}
+    #: hash: node id -> capacity in bytes, as the last survey found it
+    @property
+    def capacity(self) -> str:  # noqa: D102
+        return self.key("capacity")
+
+    #: stream: decisions and transitions {kind, job, by, data}, bounded
+    @property
+    def events(self) -> str:  # noqa: D102
+        return self.key("events")
+
+    #: hash: what ever was counted (moves of ended jobs, causes, checks, tasks) -> how often
+    @property
+    def counters(self) -> str:  # noqa: D102
+        return self.key("counters")
+
+    #: hash: receiver of notices -> "<last event told> <failed attempts> <due ms>"
+    @property
+    def notices(self) -> str:  # noqa: D102
+        return self.key("notices")
+
+    #: string: token of the one who delivers notices (expires)
+    @property
+    def notices_lock(self) -> str:  # noqa: D102
+        return self.key("notices:lock")
+
+    #: counter: last token given out for that
+    @property
+    def notices_fence(self) -> str:  # noqa: D102
+        return self.key("notices:fence")
+
+    #: hash: worker name -> JSON {digest, at, skew_ms}
     @property
     def digests(self) -> str:  # noqa: D102
         return self.key("digests")

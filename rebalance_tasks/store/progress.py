@@ -8,8 +8,9 @@ count: the samples begin anew after a pause, and the mean leaves out what ``paus
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, Self
+from typing import TYPE_CHECKING, Any, Final, Self, cast
 
+import xxhash
 from redis.exceptions import WatchError
 
 from rebalance_tasks.core.states import RebalanceStatus
@@ -26,6 +27,8 @@ WINDOW_MS: Final = 60_000
 SAMPLES_KEPT: Final = 13
 #: Two looks closer together than this show noise.
 LEAST_SPAN_MS: Final = 1_000
+#: Fields of a job that say where it was when it last came on, when that was, and whether its stand was reported.
+_MARKS: Final = ("mark", "mark_ms", "stuck_told")
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,14 +116,38 @@ class ProgressStore:
         base = self._keys.job(job_id).base
         fields = self._redis.hgetall(base)
         if fields.get("status") != RebalanceStatus.RUNNING.value.encode():
-            self._redis.hdel(base, "samples")
+            self._redis.hdel(base, "samples", *_MARKS)
             return
         at = Progress.of(fields, now_ms=self._redis.now_ms())
         kept = _parse(fields.get("samples", b""))[-(SAMPLES_KEPT - 1) :]
         sample = (at.at_ms, at.active_ms, at.moved, at.done)
-        self._set(base, ";".join(",".join(map(str, entry)) for entry in [*kept, sample]))
+        samples = ";".join(",".join(map(str, entry)) for entry in [*kept, sample])
+        self._set(base, {"samples": samples, **self._mark(job_id, fields, at)})
 
-    def _set(self, base: str, samples: str) -> None:
+    def idle_s(self, job_id: str) -> float | None:
+        """Seconds since a running job last came on, in moves or in parts of one; ``None`` when it does not run."""
+        since = self._redis.hget(self._keys.job(job_id).base, "mark_ms")
+        return None if since is None else max(0, self._redis.now_ms() - int(since)) / 1000
+
+    def report_stuck(self, job_id: str) -> bool:
+        """Whether to report that a job is stuck: once for each time it comes to a stand."""
+        base = self._keys.job(job_id).base
+        return bool(self._redis.client.hsetnx(base, "stuck_told", "1"))
+
+    def _mark(self, job_id: str, fields: Mapping[str, bytes], at: Progress) -> dict[str, str | int]:
+        """Note where the job is if it has come on since the last look. Its journal is read only when no move ended."""
+        ended = f"{at.moved},{at.done}"
+        before = fields.get("mark", b"").decode()
+        mark = ended
+        if before.partition("/")[0] == ended:
+            journal = self._redis.hgetall(self._keys.job(job_id).journal)
+            mark = f"{ended}/{xxhash.xxh3_64_hexdigest(repr(sorted(journal.items())).encode())}"
+        if mark == before:
+            return {}
+        self._redis.hdel(self._keys.job(job_id).base, "stuck_told")
+        return {"mark": mark, "mark_ms": at.at_ms}
+
+    def _set(self, base: str, fields: Mapping[str, str | int]) -> None:
         """Write, unless the job has vanished meanwhile: half a hash would pass for a job. A sample may be missed."""
         with self._redis.client.pipeline() as pipe:
             try:
@@ -128,7 +155,7 @@ class ProgressStore:
                 if not pipe.exists(base):
                     return
                 pipe.multi()
-                pipe.hset(base, "samples", samples)
+                pipe.hset(base, mapping=cast("Any", fields))
                 pipe.execute()
             except WatchError:
                 return

@@ -19,7 +19,7 @@ from rebalance_tasks.control.sweep import run_sweep
 from rebalance_tasks.core.states import RebalanceStatus
 from rebalance_tasks.embedded import start_server
 from rebalance_tasks.settings import load_settings
-from tests.support.fleets import Content, Fleet, NodeSpec, made_up, write_fleet
+from tests.support.fleets import Content, Fleet, NodeSpec, made_up, toml_table, write_fleet
 from tests.support.wait import wait_until
 from tests.support.workers import ProcessFactory
 
@@ -198,6 +198,8 @@ def arena_of(
     options: Mapping[str, Any] | None = None,
     fleet: Mapping[str, Any] | None = None,
     concurrency: int = 1,
+    log_level: str = "WARNING",
+    tables: Mapping[str, Sequence[Mapping[str, Any]]] | None = None,
 ) -> Iterator[Arena]:
     """Make an arena of empty nodes and start its server and its worker; all end with the context.
 
@@ -208,9 +210,14 @@ def arena_of(
     env = {name: value for name, value in os.environ.items() if not name.startswith("REBALANCE_")}
     with start_server(directory / "redis") as server:
         made = write_fleet(directory, redis_url=server.url, nodes=specs, options=options, fleet=fleet)
+        for name, rows in (tables or {}).items():
+            with made.config.open("a", encoding="utf-8") as file:
+                file.writelines(f"\n[[{name}]]\n{toml_table(row)}" for row in rows)
         factory = ProcessFactory(directory, server.url)
         try:
-            worker = factory.worker(env={**env, "REBALANCE_CONFIG": str(made.config)}, concurrency=concurrency)
+            worker = factory.worker(
+                env={**env, "REBALANCE_CONFIG": str(made.config)}, concurrency=concurrency, log_level=log_level
+            )
             arena = Arena(directory, server.url, made, worker)
             yield arena
             arena.redis.close()

@@ -8,17 +8,19 @@ import re
 import subprocess
 import sys
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from decimal import Decimal
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 import redis
 
-from rebalance_tasks.cli import doctor, output, session, simulate, tables
+from rebalance_tasks.cli import output, session, simulate, tables
 from rebalance_tasks.cli.app import app, run
 from rebalance_tasks.control.drain import StateChange
+from rebalance_tasks.control.findings import Finding
 from rebalance_tasks.control.inventories import read_inventory
 from rebalance_tasks.control.reindex_report import ReindexReport
 from rebalance_tasks.control.survey import Survey
@@ -38,12 +40,10 @@ from rebalance_tasks.core.models import (
 from rebalance_tasks.core.states import RebalanceStatus
 from rebalance_tasks.core.undo import WayBack
 from rebalance_tasks.settings import Settings
-from rebalance_tasks.store.fleet import ChoreRecord
 from rebalance_tasks.store.snapshots import Snapshot
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
 
 @dataclass
@@ -108,6 +108,7 @@ class FakeClient:
     """What the commands see of `Rebalancer`; records what was asked of it."""
 
     known: list[RebalanceJob] = field(default_factory=lambda: [job()])
+    findings: list[Finding] = field(default_factory=list)
     calls: list[tuple[Any, ...]] = field(default_factory=list)
     made_plan: RebalancePlan = field(
         default_factory=lambda: RebalancePlan(
@@ -134,6 +135,9 @@ class FakeClient:
     settings: Settings = field(default_factory=Settings)
     seen: Survey = field(default_factory=lambda: SEEN)
     drained: DrainCheck = field(default_factory=lambda: FITS)
+
+    def doctor(self) -> list[Finding]:
+        return self.findings
 
     def snapshots(self, limit: int) -> list[Snapshot]:
         at = datetime(2024, 5, 1, tzinfo=UTC)
@@ -356,6 +360,34 @@ def test_tables_have_no_colour_codes_in_a_pipe_and_no_credentials(
     assert "secret" not in captured.out
 
 
+JSON_PAGE = Path(__file__).parents[2] / "docs/reference/json-output.md"
+#: Documented elsewhere, or printing no document.
+NOT_HERE = {"demo", "console", "metrics", "init", "events", "doctor"}
+
+
+def shape(data: Any) -> list[str]:
+    """Fields of a document, or of the entries of a list."""
+    return sorted(data[0] if isinstance(data, list) else data)
+
+
+def documented_shapes() -> dict[str, list[str]]:
+    rows = re.findall(r"^\| `rebalance (.+?)` \| (.+?) \|", JSON_PAGE.read_text(encoding="utf-8"), re.MULTILINE)
+    return {command: sorted(re.findall(r"`(\w+)`", fields)) for command, fields in rows}
+
+
+@pytest.mark.parametrize("command", documented_shapes())
+def test_a_document_has_the_fields_that_its_page_tells(client: FakeClient, capsys: Captured, command: str) -> None:
+    assert run([*command.split(), "--json"]) == 0
+    assert shape(document(capsys)) == documented_shapes()[command]
+
+
+def test_every_command_that_prints_a_document_is_on_the_page() -> None:
+    told = {command.split()[0] for command in documented_shapes()}
+    names = {command.name or command.callback.__name__ for command in app.registered_commands if command.callback}
+    names |= {str(group.name) for group in app.registered_groups}
+    assert names - NOT_HERE == told
+
+
 def test_every_command_has_help_with_an_example(capsys: Captured) -> None:
     for command in (*app.registered_commands, *simulate.group.registered_commands):
         assert command.callback is not None
@@ -384,6 +416,10 @@ def test_the_commands_are_those_of_the_design() -> None:
         "checks",
         "undo",
         "simulate",
+        "console",
+        "events",
+        "init",
+        "metrics",
     }
 
 
@@ -755,14 +791,6 @@ def test_reindex_exits_1_when_a_node_was_missing(client: FakeClient, capsys: Cap
     assert "n2" in capsys.readouterr().out
 
 
-def test_doctor_says_when_the_chores_last_ran_and_what_they_did() -> None:
-    now = datetime(2024, 1, 31, 12, tzinfo=UTC)
-    fresh = doctor.examine_chore("sweep", ChoreRecord(now - timedelta(seconds=7), {"redriven": 2}), now=now)
-    assert (fresh.verdict, fresh.detail) == ("ok", "ran 7s ago: redriven 2")
-    assert doctor.examine_chore("sweep", ChoreRecord(now - timedelta(minutes=5), {}), now=now).verdict == "warn"
-    assert "beat" in doctor.examine_chore("cleanup", None, now=now).detail
-
-
 # -- pieces ----------------------------------------------------------------------------------------------------------
 
 
@@ -777,31 +805,13 @@ def test_json_keeps_odd_file_names_printable() -> None:
     assert output.jsonable({"key": "a\udcff"}) == {"key": "a\\udcff"}
 
 
-def test_doctor_names_what_is_wrong_and_what_to_do(redis_url: str, redis_client: redis.Redis) -> None:
-    assert [finding.verdict for finding in doctor.examine_redis(redis_url)] == ["ok", "ok", "ok"]
-    redis_client.config_set("maxmemory-policy", "allkeys-lru")
-    try:
-        found = {finding.name: finding for finding in doctor.examine_redis(redis_url)}
-    finally:
-        redis_client.config_set("maxmemory-policy", "noeviction")
-    assert found["eviction"].verdict == "fail"
-    assert "noeviction" in found["eviction"].detail
-    assert doctor.judge_durability({"aof_enabled": 0}).verdict == "warn"
-
-
-def test_doctor_looks_no_further_when_redis_is_away(client: FakeClient, capsys: Captured) -> None:
-    client.settings = Settings(redis_url="redis://u:secret@127.0.0.1:1/0")
+def test_doctor_shows_what_to_do_next_and_fails_when_something_does_not_work(
+    client: FakeClient, capsys: Captured
+) -> None:
+    client.findings = [Finding("redis", "ok", "answers"), Finding("workers", "warn", "[b]slow[/b]", "wake them")]
+    assert run(["doctor"]) == 0
+    assert "[b]slow[/b]" in (text := capsys.readouterr().out)
+    assert "→ wake them" in text
+    client.findings = [*client.findings, Finding("node n1", "fail", "missing", "mount it")]
     assert run(["doctor", "--json"]) == 1
-    captured = capsys.readouterr()
-    [finding] = json.loads(captured.out)
-    assert finding["verdict"] == "fail"
-    assert "secret" not in captured.out
-
-
-def test_doctor_reports_on_each_node_and_on_missing_workers(client: FakeClient) -> None:
-    findings = {finding.name: finding for finding in doctor.examine_nodes(client.nodes())}  # type: ignore[arg-type]
-    assert [findings[f"node n{n}"].verdict for n in (1, 2, 3)] == ["ok", "warn", "fail"]
-    assert "adopt" in findings["node n2"].detail
-    assert doctor.examine_workers([]).verdict == "fail"
-    assert doctor.examine_workers(["w@host"]).verdict == "ok"
-    assert doctor.examine_digest([{"verdict": "skipped", "reason": "config_digest: workers differ"}]).verdict == "fail"
+    assert document(capsys)[2] == {"name": "node n1", "verdict": "fail", "detail": "missing", "next_step": "mount it"}

@@ -24,7 +24,8 @@ from rebalance_tasks.core.models import NodeDescriptor, StorageClass
 from rebalance_tasks.core.options import RebalancerOptions
 from rebalance_tasks.core.patterns import matching
 from rebalance_tasks.core.planner import plan_rebalance
-from rebalance_tasks.core.rules import Rule, with_rules
+from rebalance_tasks.core.rule import Rule
+from rebalance_tasks.core.rules import with_rules
 from rebalance_tasks.core.verify import verify_plan
 
 if TYPE_CHECKING:

@@ -18,6 +18,8 @@ from compose_spec import PyCompose
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from rebalance_tasks.settings import load_settings
+
 ROOT: Final = Path(__file__).parents[2]
 PACKAGE: Final = ROOT / "rebalance_tasks"
 PYPROJECT: Final[dict[str, Any]] = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
@@ -65,13 +67,17 @@ def wanted_by(group: str) -> list[Requirement]:
 # -- the wheel ----------------------------------------------------------------------------------------------------------
 
 
+#: What the package consists of, besides the marker: modules, scripts in Redis, and the console's pages.
+PACKED: Final = ("py", "lua", "html", "js", "css", "svg")
+
+
 def test_the_wheel_holds_types_marker_scripts_and_every_module(tmp_path: Path) -> None:
     builder = import_module("hatchling.builders.wheel").WheelBuilder(str(ROOT))
     (wheel,) = builder.build(directory=str(tmp_path), versions=["standard"])
     with zipfile.ZipFile(wheel) as archive:
         packed = set(archive.namelist())
     wanted = {"rebalance_tasks/py.typed"}
-    wanted |= {str(path.relative_to(ROOT)) for suffix in ("py", "lua") for path in PACKAGE.rglob(f"*.{suffix}")}
+    wanted |= {str(path.relative_to(ROOT)) for suffix in PACKED for path in PACKAGE.rglob(f"*.{suffix}")}
     assert wanted <= packed
     assert any(name.endswith(".lua") for name in packed)
     assert not [name for name in packed if name.startswith(("tests/", "docs/"))]
@@ -242,34 +248,121 @@ def test_the_core_is_held_pure() -> None:
 # -- services -----------------------------------------------------------------------------------------------------------
 
 
+COMPOSE: Final[dict[str, Any]] = yaml.safe_load(text_of("docker-compose.yml"))
+SERVICES: Final[dict[str, Any]] = COMPOSE["services"]
+#: Everything an operator needs, and nothing else.
+WANTED_SERVICES: Final = (
+    {"redis", "control", "data", "beat"} | {"metrics", "console", "flower"} | {"prometheus", "grafana"}
+)
+
+
+def script_of(service: dict[str, Any]) -> str:
+    """What a service's shell runs, as the container sees it ("$$" is compose's "$")."""
+    command = service.get("command", [])
+    return str(command[2]).replace("$$", "$") if command[:2] == ["sh", "-c"] else ""
+
+
 def test_the_compose_file_follows_the_specification() -> None:
     # Anchors and defaults of variables are the reader's work, so they are resolved first.
-    merged = yaml.safe_dump(yaml.safe_load(text_of("docker-compose.yml")))
+    merged = yaml.safe_dump(COMPOSE)
     compose = PyCompose.from_yaml(re.sub(r"\$\{\w+:-([^}]*)\}", r"\1", merged))
     compose.validate()
     compose.to_spec()
 
 
-def test_composed_services_keep_redis_durable_and_flower_local() -> None:
-    services = yaml.safe_load(text_of("docker-compose.yml"))["services"]
-    assert set(services) == {"redis", "control", "data", "beat", "flower"}
-    redis = " ".join(services["redis"]["command"])
-    assert "--appendonly yes" in redis
-    assert "--maxmemory-policy noeviction" in redis
-    assert "ports" not in services["redis"]
-    assert all(port.startswith("127.0.0.1:") for port in services["flower"]["ports"])
-    assert services["beat"]["deploy"]["replicas"] == 1
+def test_redis_is_durable_and_asks_for_a_password_that_no_command_shows() -> None:
+    assert set(SERVICES) == WANTED_SERVICES
+    script = script_of(SERVICES["redis"])
+    assert "--appendonly yes" in script
+    assert "--maxmemory-policy noeviction" in script
+    assert "requirepass $(cat /run/secrets/redis_password)" in script
+    assert "ports" not in SERVICES["redis"]
+    assert SERVICES["beat"]["deploy"]["replicas"] == 1
+
+
+@pytest.mark.parametrize("name", sorted(WANTED_SERVICES))
+def test_a_service_is_locked_up_watched_and_limited(name: str) -> None:
+    service = SERVICES[name]
+    assert service["user"] not in {"", "0", "root"}
+    assert service["user"].split(":")[0] != "0"
+    assert service["read_only"] is True
+    assert service["cap_drop"] == ["ALL"]
+    assert service["security_opt"] == ["no-new-privileges:true"]
+    assert service["restart"] == "unless-stopped"
+    assert service["healthcheck"]["test"]
+    assert service["mem_limit"]
+    assert service["pids_limit"]
+    assert all(port.startswith("127.0.0.1:") for port in service.get("ports", []))
+
+
+def test_secrets_are_files_and_stand_in_no_environment_or_command(tmp_path: Path) -> None:
+    subprocess.run([ROOT / "ops/make-secrets", tmp_path / "secrets"], check=True)
+    made = {path.name: path.read_text(encoding="utf-8") for path in (tmp_path / "secrets").iterdir()}
+    assert set(made) == set(COMPOSE["secrets"])
+    assert all(len(secret) >= 32 for secret in made.values())
+    assert len(set(made.values())) == len(made)
+    subprocess.run([ROOT / "ops/make-secrets", tmp_path / "secrets"], check=True)
+    assert made == {path.name: path.read_text(encoding="utf-8") for path in (tmp_path / "secrets").iterdir()}
+    for name, secret in COMPOSE["secrets"].items():
+        assert secret == {"file": f"./secrets/{name}"}
+    for service in SERVICES.values():
+        for variable, value in service.get("environment", {}).items():
+            secretive = re.search("PASSWORD|TOKEN|SECRET|AUTH", variable) and variable != "FLOWER_UNAUTHENTICATED_API"
+            assert not secretive or str(value).startswith("/run/secrets/"), variable
+        named = set(re.findall(r"/run/secrets/(\w+)", yaml.safe_dump(service)))
+        assert named <= set(service.get("secrets", []))
+    assert "secrets/" in text_of(".gitignore")
+
+
+@pytest.mark.parametrize("name", sorted(name for name in WANTED_SERVICES if script_of(SERVICES[name])))
+def test_a_shell_reads_what_a_service_gives_it(name: str) -> None:
+    checked = subprocess.run(["sh", "-n"], input=script_of(SERVICES[name]), capture_output=True, text=True, check=False)
+    assert (checked.returncode, checked.stderr) == (0, "")
+
+
+def test_the_configuration_for_compose_loads_and_names_places_that_are_mounted(tmp_path: Path) -> None:
+    secret = tmp_path / "redis_password"
+    secret.write_text("x" * 32, encoding="utf-8")
+    config = tmp_path / "rebalance.toml"
+    config.write_text(
+        text_of("ops/rebalance.toml").replace("/run/secrets/redis_password", str(secret)), encoding="utf-8"
+    )
+    settings = load_settings(config, environ={})
+    assert settings.redis_url == f"redis://:{'x' * 32}@redis:6379/0"
+    mounts = [volume["target"] for volume in SERVICES["data"]["volumes"] if isinstance(volume, dict)]
+    assert all(node.url.startswith(f"file://{mounts[0]}/") for node in settings.nodes)
+
+
+def test_prometheus_and_grafana_are_given_the_files_of_ops() -> None:
+    for name in ("prometheus", "grafana"):
+        sources = [volume.split(":")[0] for volume in SERVICES[name]["volumes"] if volume.startswith("./")]
+        assert sources
+        assert all((ROOT / source).exists() for source in sources)
+    (target,) = yaml.safe_load(text_of("ops/prometheus/prometheus.yml"))["scrape_configs"][0]["static_configs"][0][
+        "targets"
+    ]
+    host, port = target.split(":")
+    assert SERVICES[host]["command"][-1] == port
 
 
 def test_composed_workers_consume_every_queue_once_and_see_the_nodes() -> None:
-    services = yaml.safe_load(text_of("docker-compose.yml"))["services"]
     queues = [
         command[command.index("--queues") + 1]
         for name in ("control", "data")
-        for command in [services[name]["command"]]
+        for command in [SERVICES[name]["command"]]
     ]
     assert queues == ["rebalance.control", "rebalance.data"]
     for name in ("control", "data"):
-        assert any(
-            isinstance(volume, dict) and volume["target"] == "/srv/rebalance" for volume in services[name]["volumes"]
-        )
+        volumes = SERVICES[name]["volumes"]
+        assert any(isinstance(volume, dict) and volume["target"] == "/srv/rebalance" for volume in volumes)
+
+
+@pytest.mark.parametrize("name", ["control", "data", "beat", "metrics", "console"])
+def test_systemd_runs_the_commands_of_compose(name: str) -> None:
+    unit = text_of(f"ops/systemd/rebalance-{name}.service")
+    (command,) = re.findall(r"^ExecStart=/opt/rebalance/bin/(.+)$", unit, re.MULTILINE)
+    composed = " ".join(SERVICES[name]["command"]).replace("0.0.0.0", "127.0.0.1")  # noqa: S104  what compose says
+    assert command.replace("%%", "%") == composed
+    for wanted in ("User=rebalance", "NoNewPrivileges=yes", "ProtectSystem=strict", "Restart=always"):
+        assert f"\n{wanted}\n" in unit
+    assert ("REMAP_SIGTERM=SIGQUIT" in unit) == (name in {"control", "data"})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pickle
 import re
@@ -603,3 +604,32 @@ def test_what_must_agree_changes_the_digest(after: str, load: Load) -> None:
 )
 def test_every_field_of_a_node_counts_in_the_digest(line: str, load: Load) -> None:
     assert load(TWO_NODES).digest() != load(f"{TWO_NODES}{line}\n").digest()
+
+
+# -- secrets from files, and webhooks -------------------------------------------------------------------------------------
+def test_a_secret_is_read_from_its_file_and_encoded_within_a_url(tmp_path: Path) -> None:
+    secret = tmp_path / "secret"
+    secret.write_text("p@ss/word of sixteen\n", encoding="utf-8")
+    config = tmp_path / "rebalance.toml"
+    config.write_text(
+        f'[fleet]\nredis_url = "redis://:${{file:{secret}}}@db/0"\n'
+        f'[[webhooks]]\nurl = "https://hooks.example/x"\nsecret = "${{file:{secret}}}"\n',
+        encoding="utf-8",
+    )
+    settings = load_settings(config, environ={})
+    assert settings.redis_url == "redis://:p%40ss%2Fword%20of%20sixteen@db/0"
+    assert settings.webhooks[0].secret.get_secret_value() == "p@ss/word of sixteen"
+    assert "sixteen" not in repr(settings) + settings.model_dump_json() + json.dumps(settings.public())
+
+
+def test_a_secret_file_that_is_not_there_is_named(tmp_path: Path) -> None:
+    config = tmp_path / "rebalance.toml"
+    config.write_text('[fleet]\nredis_url = "redis://:${file:/nowhere/x}@db/0"\n', encoding="utf-8")
+    with pytest.raises(ConfigurationError, match="secret file '/nowhere/x' cannot be read"):
+        load_settings(config, environ={})
+
+
+def test_webhooks_do_not_belong_to_what_workers_must_agree_on(tmp_path: Path) -> None:
+    config = tmp_path / "rebalance.toml"
+    config.write_text('[[webhooks]]\nurl = "https://h.example"\nsecret = "0123456789abcdef"\n', encoding="utf-8")
+    assert load_settings(config, environ={}).digest() == load_settings(None, environ={}).digest()

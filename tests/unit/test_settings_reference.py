@@ -10,10 +10,11 @@ from typing import Final
 import pytest
 from pydantic import ValidationError
 
+from rebalance_tasks.core.events import NOTICES
 from rebalance_tasks.core.models import NodeDescriptor
 from rebalance_tasks.core.options import OPTION_PRESETS, RebalancerOptions
 from rebalance_tasks.settings import Settings, environment_variables, load_settings
-from rebalance_tasks.settings_model import Service
+from rebalance_tasks.settings_model import Service, Webhook
 from rebalance_tasks.settings_problems import allowed_range
 
 REFERENCE: Final = Path(__file__).parents[2] / "docs" / "reference"
@@ -97,6 +98,12 @@ def test_every_field_of_a_node_is_in_the_table() -> None:
     assert list(table("`[[nodes]]`", "key")) == list(NodeDescriptor.model_fields)
 
 
+def test_every_field_of_a_webhook_is_in_the_table() -> None:
+    rows = table("`[[webhooks]]`", "key")
+    assert list(rows) == list(Webhook.model_fields)
+    assert re.findall(r"`([^`]+)`", rows["events"][0]) == [kind.value for kind in NOTICES]
+
+
 def test_the_variables_of_the_page_are_those_of_the_code() -> None:
     page = (REFERENCE / "settings.md").read_text(encoding="utf-8")
     slip = "REBALANCE_IMBALANCE_TRESHOLD"
@@ -129,5 +136,6 @@ def test_the_sample_shows_every_table() -> None:
         "[options]",
         "[[nodes]]",
         "[[prices]]",
+        "[[webhooks]]",
         "[[rules]]",
     }

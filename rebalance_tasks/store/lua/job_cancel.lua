@@ -1,12 +1,15 @@
 -- Ask a job to stop: a flag for the groups that run; what was never begun of those that wait is counted skipped at once.
--- KEYS  1 job  2 queue  3 states  4 causes  5 held groups
--- ARGV  1 who asks
+-- KEYS  1 job  2 queue  3 states  4 causes  5 held groups  6 events
+-- ARGV  1 who asks  2 job id
 -- Returns {code, status, groups not yet counted, {group to be woken, …}}; code: requested | already | unknown | terminal
 local status = redis.call('HGET', KEYS[1], 'status')
 if not status then return {'unknown', '', 0, {}} end
 if status == 'completed' or status == 'failed' or status == 'cancelled' then return {'terminal', status, 0, {}} end
 local code = redis.call('HSETNX', KEYS[1], 'cancelled_by', ARGV[1]) == 1 and 'requested' or 'already'
 redis.call('HSET', KEYS[1], 'cancel_requested', 1)
+if code == 'requested' then
+  redis.call('XADD', KEYS[6], 'MAXLEN', '~', 10000, '*', 'kind', 'job.cancel_requested', 'job', ARGV[2], 'by', ARGV[1])
+end
 local woken = {}
 local function wind_up(id)
   local gkey = KEYS[1] .. ':g:' .. id

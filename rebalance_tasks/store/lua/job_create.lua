@@ -1,5 +1,5 @@
 -- Create a job with all its groups, once.
--- KEYS  1 job  2 active  3 jobs  4 states  5 groups  6 queue  7 moves  8 causes
+-- KEYS  1 job  2 active  3 jobs  4 states  5 groups  6 queue  7 moves  8 causes  9 events
 -- ARGV  1 job id  2 states (one byte a move)  3 number of field pairs  4.. field, value …
 --       then number of chunks, ("<group>:<n>", chunk) …   then number of groups,
 --       (id, static JSON, score, moves left, offset, size, skipped, stretches, data queue, source, target) …
@@ -49,4 +49,7 @@ for i = at, #ARGV, 2 do redis.call('HSET', KEYS[8], ARGV[i], ARGV[i + 1]) end
 redis.call('HSET', KEYS[1], 'queues', table.concat(queues, '\n'))
 redis.call('SET', KEYS[2], ARGV[1])
 redis.call('ZADD', KEYS[3], now, ARGV[1])
+local told = redis.call('HMGET', KEYS[1], 'requested_by', 'plan_id', 'total', 'total_bytes')
+redis.call('XADD', KEYS[9], 'MAXLEN', '~', 10000, '*', 'kind', 'job.started', 'job', ARGV[1], 'by', told[1],
+  'data', cjson.encode({ plan_id = told[2], moves = tonumber(told[3]), bytes = tonumber(told[4]), groups = groups_n }))
 return {'created'}

@@ -1,5 +1,5 @@
 -- A node is out of reach: hold the groups that touch it for a while, then no longer.
--- KEYS  1 held nodes  2 outages
+-- KEYS  1 held nodes  2 outages  3 events
 -- ARGV  1 node id  2 ms for which an outage is waited for  3 ms without a sign of it after which an outage is over
 -- Returns held (its groups wait) | over (it has been out of reach for too long: its moves are to fail)
 local t = redis.call('TIME')
@@ -15,5 +15,7 @@ if now - since >= tonumber(ARGV[2]) then
   redis.call('HDEL', KEYS[1], mark)
   return 'over'
 end
-redis.call('HSETNX', KEYS[1], mark, now)
+if redis.call('HSETNX', KEYS[1], mark, now) == 1 then
+  redis.call('XADD', KEYS[3], 'MAXLEN', '~', 10000, '*', 'kind', 'node.held', 'by', 'runner', 'data', cjson.encode({ node = ARGV[1] }))
+end
 return 'held'

@@ -1,0 +1,47 @@
+"""Single keys from a terminal, without waiting for Enter."""
+
+from __future__ import annotations
+
+import os
+import select
+import sys
+import time
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+
+@contextmanager
+def pressed_keys() -> Iterator[Callable[[float], str]]:
+    """Yield a function that waits so many seconds for a key, and returns it, or '' when none came.
+
+    Where standard input is no terminal (a pipe, a service) it only waits. The terminal is put back at the end.
+    """
+    try:
+        import termios  # noqa: PLC0415  not on every system
+        import tty  # noqa: PLC0415
+    except ImportError:
+        yield _wait
+        return
+    if not sys.stdin.isatty():
+        yield _wait
+        return
+    descriptor = sys.stdin.fileno()
+    before = termios.tcgetattr(descriptor)
+
+    def key(timeout_s: float) -> str:
+        ready, _, _ = select.select([descriptor], [], [], timeout_s)
+        return os.read(descriptor, 16).decode("utf-8", "replace")[:1] if ready else ""
+
+    try:
+        tty.setcbreak(descriptor)
+        yield key
+    finally:
+        termios.tcsetattr(descriptor, termios.TCSADRAIN, before)
+
+
+def _wait(timeout_s: float) -> str:
+    time.sleep(timeout_s)
+    return ""
