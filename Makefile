@@ -9,11 +9,11 @@ PYTEST_WORKERS ?= 2
 # Off for a quick look: make test COVERAGE=
 COVERAGE ?= --cov --cov-report=term
 PYTEST := $(BIN)/python -m pytest -n $(PYTEST_WORKERS)
-SOURCES := rebalance_tasks tests $(wildcard *.py)
+SOURCES := rebalance_tasks tests $(wildcard *.py ops/*.py)
 export PYTHON
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint format unit integration chaos bench audit wheel check lock clean
+.PHONY: help install demo test lint format unit integration chaos browser bench docs audit wheel check lock clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -60,8 +60,14 @@ integration: install ## tests with a real server and real workers
 chaos: install ## kills, lost tails, a bad network, strangers: until CHAOS_KILLS=500 kills; CHAOS_SEED=n plays a round again
 	$(BIN)/python -m tests.chaos
 
+browser: install ## the console in a real Chromium, where one is on PATH; CONSOLE_PICTURES=DIR also takes screenshots
+	$(BIN)/python -m pytest -m browser tests/browser
+
 bench: install ## measure; tables on stdout, samples in build/bench; exits 1 on a missed figure
 	$(BIN)/python -m tests.bench $(ARGS)
+
+docs: install ## the site of the documentation, in build/site; a warning is an error
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 audit: install ## known vulnerabilities of the pins that a deployment installs; skipped with a word without a network
 	@$(BIN)/python ops/audit.py requirements/run.lock
@@ -75,7 +81,7 @@ wheel: install ## the wheel, tried in a fresh environment that holds nothing but
 	build/wheel/venv/bin/python -m pip check
 	cd build/wheel && venv/bin/rebalance --version && venv/bin/rebalance simulate --synthetic 3 --cycles 2 >/dev/null
 
-check: test audit ## what must pass before a commit
+check: test docs audit ## what must pass before a commit
 	git diff --check HEAD
 
 # `make lock UPGRADE=--upgrade` moves the pins; without it only what pyproject asks for changes. Never a URL in these files.
@@ -84,7 +90,7 @@ COMPILE = "$(UV)" pip compile --quiet --universal --python-version 3.11 --genera
 
 lock: ## the hashed pins in requirements/ (needs uv)
 	@test -n "$(UV)" || { echo "make lock needs uv on PATH"; exit 1; }
-	$(COMPILE) pyproject.toml --output-file requirements/run.lock
+	$(COMPILE) pyproject.toml --extra console --output-file requirements/run.lock
 	$(COMPILE) --group build --output-file requirements/build.lock
 	$(COMPILE) pyproject.toml --all-extras --group dev --output-file requirements/dev.lock
 	@! grep -nE '://|^-' requirements/*.lock || { echo "a URL or an option slipped into a lock file"; exit 1; }

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from rebalance_tasks.control import drain as drains
     from rebalance_tasks.control import fleetwide, lifecycle
     from rebalance_tasks.control import locate as locations
+    from rebalance_tasks.control import overview as overviews
     from rebalance_tasks.control import reindex as reindexes
     from rebalance_tasks.control import retry as retries
     from rebalance_tasks.control import start as starts
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from rebalance_tasks.control.drain import StateChange
     from rebalance_tasks.control.findings import Finding
     from rebalance_tasks.control.locate import Location
+    from rebalance_tasks.control.overview import Overview
     from rebalance_tasks.control.reindex_report import ReindexReport
     from rebalance_tasks.control.survey import NodeReport, Survey
     from rebalance_tasks.core.events import Event
@@ -53,11 +55,11 @@ if TYPE_CHECKING:
     from rebalance_tasks.store.snapshots import Snapshot
 else:
     # Loaded when first used: who asks for a job's status waits for neither Celery nor NumPy.
-    checks, doctors, drains, fleetwide, lifecycle, locations, reindexes, retries, starts, surveys, undos = (
+    checks, doctors, drains, fleetwide, lifecycle, locations, overviews, reindexes, retries, starts, surveys, undos = (
         module(f"rebalance_tasks.control.{name}")
         for name in (
             *("check", "doctor", "drain", "fleetwide", "lifecycle", "locate"),
-            *("reindex", "retry", "start", "survey", "undo"),
+            *("overview", "reindex", "retry", "start", "survey", "undo"),
         )
     )
 
@@ -347,6 +349,14 @@ class Rebalancer:
     def nodes(self) -> list[NodeReport]:
         """Report on every node: used, capacity, objects, and what is wrong."""
         return surveys.reports(self._context)
+
+    def glances(self) -> list[NodeReport]:
+        """Report on every node without listing it: what it holds is what the last survey and the moves since then say."""
+        return overviews.glances(self._context)
+
+    def overview(self, glances: list[NodeReport]) -> Overview:
+        """The fleet as Redis knows it at this instant, for the nodes of `glances` (which may be some seconds old)."""
+        return overviews.overview(self._context, glances)
 
     def drain(self, node_id: str, *, force: bool = False, dry_run: bool = False) -> StateChange:
         """Have a node emptied by the plans to come, if all on it fits elsewhere; the answer says what does not.

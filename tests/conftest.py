@@ -11,6 +11,8 @@ import redis
 from rebalance_tasks.core.errors import ServerUnavailable
 from rebalance_tasks.embedded import EmbeddedServer, start_server
 from tests.support.fleets import Content, Fleet, NodeSpec, write_fleet
+from tests.support.sftp import Sftp, sftp_server
+from tests.support.weed import Weed, weed_server
 from tests.support.workers import ProcessFactory
 
 if TYPE_CHECKING:
@@ -45,6 +47,20 @@ def redis_client(redis_url: str) -> Iterator[redis.Redis]:
     """A client of the emptied server; answers are ``str``."""
     with redis.Redis.from_url(redis_url, decode_responses=True) as client:
         yield client
+
+
+@pytest.fixture(scope="session")
+def weed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Weed]:
+    """A real S3 server for this test process alone, on free ports."""
+    with weed_server(tmp_path_factory.mktemp("weed")) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def sftp(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sftp]:
+    """A real SFTP server for this test process alone, on a free port."""
+    with sftp_server(tmp_path_factory.mktemp("sftp")) as server:
+        yield server
 
 
 class FleetFactory(Protocol):

@@ -12,6 +12,7 @@ It decides nothing: each command is one call of `rebalance_tasks.client` (or of 
 - `plan`, `picture`: the dry run, its bars, and why one object moves or stays
 - `simulate`, `simulation_inputs`, `plot_html`, `plot_png`: many cycles on paper
 - `node_states`, `undo`, `upkeep`: drain and activate, the way back of a job, commands for when it must change
+- `console`: the web console, which has a package of its own
 - `events`, `metrics`, `doctor`: the history, the endpoint for Prometheus, is everything as it should be?
 """
 

@@ -11,6 +11,7 @@ import typer
 
 from rebalance_tasks.cli import (
     checks,
+    console,
     events,
     init,
     metrics,
@@ -218,6 +219,9 @@ def doctor(as_json: Json = False) -> None:
     emit(findings, as_json=as_json, render=lambda: ward.findings_table(findings))
     if any(finding.verdict == "fail" for finding in findings):
         raise typer.Exit(EXIT_FAILED)
+
+
+app.command(epilog="Example: rebalance console --port 8580")(console.console)
 
 
 # -- planning ------------------------------------------------------------------------------------------------------

@@ -93,7 +93,20 @@ def report_error(error: Exception, *, as_json: bool) -> int:
     A `RebalanceError` knows what to say. Anything else is either Redis being away, which is said plainly, or a defect:
     named in one line, with the traceback behind ``REBALANCE_DEBUG=1``.
     """
-    from rebalance_tasks.core.errors import ConfigurationError, RebalanceError  # noqa: PLC0415
+    from rebalance_tasks.core.errors import ConfigurationError  # noqa: PLC0415
+
+    message, cause = error_story(error)
+    if os.environ.get("REBALANCE_DEBUG"):
+        traceback.print_exception(error)
+    if as_json:
+        print_json({"error": message, "cause": cause})
+    console(stderr=True).print("error: " + message, style="red", markup=False)
+    return EXIT_USAGE if isinstance(error, ConfigurationError) else EXIT_FAILED
+
+
+def error_story(error: Exception) -> tuple[str, str]:
+    """Return what to say of an error, without secrets, and its stable word (``redis_unreachable``, ``defect``)."""
+    from rebalance_tasks.core.errors import RebalanceError  # noqa: PLC0415
 
     message, cause = str(error) or type(error).__name__, "error"
     if isinstance(error, RebalanceError):
@@ -106,10 +119,4 @@ def report_error(error: Exception, *, as_json: bool) -> int:
     else:
         cause = "defect"
         message = f"{type(error).__name__}: {message} (a defect of this program; REBALANCE_DEBUG=1 shows where)"
-    message = masked_text(message)
-    if os.environ.get("REBALANCE_DEBUG"):
-        traceback.print_exception(error)
-    if as_json:
-        print_json({"error": message, "cause": cause})
-    console(stderr=True).print("error: " + message, style="red", markup=False)
-    return EXIT_USAGE if isinstance(error, ConfigurationError) else EXIT_FAILED
+    return masked_text(message), cause

@@ -33,6 +33,7 @@ HINTS: Final[Mapping[str, str]] = MappingProxyType(
         "conflict": "source and target were both written to; compare the two by hand, nothing was removed",
         "too_large": "the target takes no file of that size: another file system, or a higher limit (ulimit -f), then "
         + _RETRY,
+        "store_refused": "read what the store says of the example, then " + _RETRY,
         "worker_died": "read the workers' logs (memory? a failing disk?), then " + _RETRY,
         "move": "read what is said of the example, then " + _RETRY,
         # a node

@@ -24,7 +24,7 @@ from rebalance_tasks.core.fingerprint import Fingerprint
 from rebalance_tasks.core.keys import RESERVED
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Iterator, Mapping
+    from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
     from types import TracebackType
 
     import numpy as np
@@ -42,6 +42,8 @@ __all__ = [
     "NodeHealth",
     "ObjectMetadata",
     "ObjectTooLarge",
+    "Remote",
+    "ServerSide",
     "SourceHandle",
     "StagedWriter",
 ]
@@ -170,6 +172,39 @@ class Hold(Protocol):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Look whether the folders are still in their places; let go."""
+        ...
+
+
+class Remote(Protocol):
+    """What a driver may say of itself besides; the engine asks for each by name, and does without (`migration.ways`)."""
+
+    #: objects that may go through one step at once, since each call takes a round trip.
+    parallel: int
+
+    @property
+    def checks_writes(self) -> bool:
+        """Whether bytes that are not what was sent are refused on arrival, so that a copy need not be read back."""
+        ...
+
+
+class ServerSide(Protocol):
+    """A driver whose server copies objects from another node of its own kind; asked for by name, as `Remote`."""
+
+    def copies_from(self, source: Driver) -> bool:
+        """Whether it does so from this node."""
+        ...
+
+    def versions(self, keys: Sequence[str]) -> dict[str, Fingerprint]:
+        """Return the versions of those objects that can be copied so: a copy proves itself by the same entity tag."""
+        ...
+
+    def copy_from(self, source: Driver, key: str, version: Fingerprint) -> Fingerprint:
+        """Copy one version to the same key here, in one step and never overwriting.
+
+        Raises:
+            SourceVanished, SourceChanged: there is no such version any more.
+            TargetExists: something else is at the key here.
+        """
         ...
 
 

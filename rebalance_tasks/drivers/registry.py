@@ -17,6 +17,9 @@ from rebalance_tasks.core.errors import ConfigurationError
 from rebalance_tasks.drivers.burst import NoBurst
 from rebalance_tasks.drivers.local import LocalDriver
 from rebalance_tasks.drivers.local_burst import LocalBurst
+from rebalance_tasks.drivers.object_store import ObjectStoreDriver
+from rebalance_tasks.drivers.places import bucket_and_prefix, sftp_place
+from rebalance_tasks.drivers.s3_options import endpoint_of, open_s3_bucket, options_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -66,7 +69,44 @@ def _local_place(node: NodeDescriptor) -> tuple[str, ...]:
     return ("file", *(part for part in os.path.realpath(local_path(node)).split("/") if part))
 
 
-_SCHEMES: Final = {"file": _Scheme(open=_open_local, place=_local_place)}
+def _open_s3(node: NodeDescriptor) -> Driver:
+    bucket, prefix = open_s3_bucket(node)
+    return ObjectStoreDriver(
+        node.node_id,
+        bucket,
+        prefix=prefix,
+        include=node.include,
+        exclude=node.exclude,
+        trash=options_of(node).free == "trash",
+    )
+
+
+def _s3_place(node: NodeDescriptor) -> tuple[str, ...]:
+    name, prefix = bucket_and_prefix(node)
+    return ("s3", endpoint_of(node, options_of(node))[0], name, *(part for part in prefix.split("/") if part))
+
+
+def _open_sftp(node: NodeDescriptor) -> Driver:
+    # An extra: asyncssh is needed by those only who have such a node.
+    try:
+        from rebalance_tasks.drivers.sftp import SftpDriver  # noqa: PLC0415
+        from rebalance_tasks.drivers.sftp_options import sftp_link  # noqa: PLC0415
+    except ModuleNotFoundError as exc:
+        message = f"node {node.node_id!r}: {exc.name} is not installed; install rebalance-tasks[sftp]"
+        raise ConfigurationError(message) from exc
+    link, root = sftp_link(node)
+    return SftpDriver(node.node_id, link, root, include=node.include, exclude=node.exclude)
+
+
+def _sftp_place(node: NodeDescriptor) -> tuple[str, ...]:
+    return ("sftp", *sftp_place(node))
+
+
+_SCHEMES: Final = {
+    "file": _Scheme(open=_open_local, place=_local_place),
+    "s3": _Scheme(open=_open_s3, place=_s3_place),
+    "sftp": _Scheme(open=_open_sftp, place=_sftp_place),
+}
 
 
 def known_schemes() -> tuple[str, ...]:

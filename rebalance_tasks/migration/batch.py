@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from contextlib import suppress
 from dataclasses import replace
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, cast
 
 from rebalance_tasks.core.errors import (
     ChecksumMismatch,
@@ -28,17 +28,20 @@ from rebalance_tasks.drivers.registry import burst
 from rebalance_tasks.migration import manifests
 from rebalance_tasks.migration.control import Interrupt, SliceInterrupted
 from rebalance_tasks.migration.copying import StagedCopy
+from rebalance_tasks.migration.direct import mark_direct, same_object, spend_all
 from rebalance_tasks.migration.faults import Step, reached
 from rebalance_tasks.migration.item import REFUSALS, attempt, journal_entry, journal_row, staged_path
 from rebalance_tasks.migration.undo import unpublish
+from rebalance_tasks.migration.ways import arrives_checked, each, for_lanes, lanes
 from rebalance_tasks.store.moves import FREE_PENDING, Settlement
 from rebalance_tasks.store.records import Freed, JournalEntry, Part
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Sequence
 
     from rebalance_tasks.core.fingerprint import Fingerprint
     from rebalance_tasks.core.ids import MoveId
+    from rebalance_tasks.drivers.base import ServerSide
     from rebalance_tasks.migration.item import BatchContext, Item
 
 #: A source that keeps changing, or a copy that never verifies, is given up after so many tries.
@@ -50,8 +53,10 @@ class Batch:
 
     def __init__(self, context: BatchContext, items: Sequence[Item], *, number: int) -> None:
         """Bind the items; ``number`` names the batch within its slice."""
-        self._c = context
+        self._c = for_lanes(context)
         self._items = list(items)
+        mean = sum(item.move.size_bytes for item in items) / max(1, len(items))
+        self._lanes = lanes(context.source, context.target, mean_bytes=mean)
         self._number = number
         self._stop: SliceInterrupted | None = None
 
@@ -149,6 +154,7 @@ class Batch:
         todo = [item for item in self._items if item.unpublished and item.staged is None]
         most = self._c.control.chunk_bytes
         with self._c.source.hold():
+            mark_direct(self._c, todo)
             copies = self._burst.stage(
                 (
                     (item.move.key, item.move.move_id, item.move.size_bytes)
@@ -158,14 +164,21 @@ class Batch:
                 ),
                 self._c.control.spend,
             )
-            for item in todo:
-                try:
-                    self._copy_aside(item, next(copies))
-                except RebalanceError as exc:
-                    self._trouble(item, exc)
+            self._each(todo, lambda item: self._copy_aside(item, next(copies)))
         if any(item.unpublished for item in self._items):
             self._c.target.sync()
             reached(Step.SYNC_STAGED)
+
+    def _each(self, items: Sequence[Item], act: Callable[[Item], None]) -> None:
+        """Carry each item through a step; what is wrong with one object is that object's trouble."""
+
+        def one(item: Item) -> None:
+            try:
+                act(item)
+            except RebalanceError as exc:
+                self._trouble(item, exc)
+
+        each(items, one, at_once=self._lanes)
 
     def _copy_aside(self, item: Item, copied: tuple[Fingerprint, str] | None) -> None:
         if copied is None:
@@ -179,6 +192,10 @@ class Batch:
 
     def _copy_alone(self, item: Item) -> None:
         move = item.move
+        if item.direct:
+            spend_all(self._c.control, move.size_bytes)
+            item.staged = item.whole_copy.source
+            return
         item.copy = self._c.copier.stage(
             self._c.source,
             self._c.target,
@@ -193,20 +210,18 @@ class Batch:
     def _verify(self) -> None:
         todo = [item for item in self._items if item.copy and item.staged is None and item.unpublished]
         read = self._burst.read_back(item.read_back if self._c.validate else None for item in todo)
-        for item in todo:
-            self._c.control.check()
-            try:
-                item.staged = next(read) or self._verified(item)
-            except RebalanceError as exc:
-                self._trouble(item, exc)
-            else:
-                item.resize()
+        self._each(todo, lambda item: self._verify_item(item, next(read)))
         reached(Step.VERIFY)
 
+    def _verify_item(self, item: Item, read: Fingerprint | None) -> None:
+        self._c.control.check()
+        item.staged = read or self._verified(item)
+        item.resize()
+
     def _verified(self, item: Item) -> Fingerprint:
-        """Fingerprint of the very file that was read back."""
+        """Fingerprint of the very file that was read back, or whose bytes were checked when they arrived."""
         copy = item.whole_copy
-        if self._c.validate:
+        if self._c.validate and not arrives_checked(self._c.target):
             return self._c.copier.verify(self._c.target, item.move.key, item.move.move_id, copy)
         staged = self._c.target.staged(item.move.move_id)
         if staged is None or staged.size_bytes != copy.staged_bytes:
@@ -268,20 +283,34 @@ class Batch:
                     else None
                     for item in ready
                 )
-                for item in ready:
-                    try:
-                        self._give_key(item, done)
-                    except RebalanceError as exc:
-                        self._trouble(item, exc)
+                self._each(ready, lambda item: self._give_key(item, next(done)))
         finally:
             for item in ready if strays else ():
                 if item.move.move_id in strays:
                     item.published = None
                     self._again(item, SourceChanged(item.move.key, "a folder of its key was renamed on the target"))
+        if self._stop is not None and any(item.direct and item.unpublished for item in ready):
+            self._interrupted(self._stop)
 
-    def _give_key(self, item: Item, done: Iterator[bool]) -> None:
+    def _copy_directly(self, item: Item) -> None:
+        """Tell the target's server to copy, after a look at the flags; what is under way is finished."""
+        if self._stop is not None and self._stop.why is not Interrupt.DEADLINE:
+            return
+        try:
+            self._c.control.check()
+        except SliceInterrupted as stop:
+            self._stop = stop
+            return
+        target = cast("ServerSide", self._c.target)
+        item.published = target.copy_from(self._c.source, item.move.key, item.whole_copy.source)
+        reached(Step.COPY)
+
+    def _give_key(self, item: Item, done: bool) -> None:  # noqa: FBT001  what a burst answers
         move, copy = item.move, item.copy
-        if next(done):
+        if item.direct:
+            self._copy_directly(item)
+            return
+        if done:
             item.published = item.staged
         elif copy is None or not self._c.source.unchanged(move.key, copy.source):
             raise SourceChanged(move.key, "the source changed after it was copied")
@@ -314,20 +343,18 @@ class Batch:
         if not items:
             return
         with self._c.source.hold({item.move.move_id for item in items if item.fresh}) as hold:
-            freed = self._burst.free(
+            done = self._burst.free(
                 (item.move.key, item.move.move_id, item.copy.source) if item.fresh and item.copy else None
                 for item in items
             )
-            for item in items:
-                self._free(item, freed)
+            each(items, lambda item: self._free(item, next(done)), at_once=self._lanes)
         for item in items if hold.strays else ():
             if item.move.move_id in hold.strays:
                 # Its folder was renamed while it was freed: it was put back there, and nothing is at its key.
                 self._end(item, MoveState.COMPLETED)
 
-    def _free(self, item: Item, freed: Iterator[bool]) -> None:
+    def _free(self, item: Item, freed: bool) -> None:  # noqa: FBT001  as above
         expected = item.copy.source if item.copy else None
-        done = next(freed)
         if expected is None:
             entry = manifests.find(self._c.target, item.move.move_id)
             expected = entry.copied_fingerprint() if entry else None
@@ -335,7 +362,7 @@ class Batch:
             self._end(item, MoveState.COMPLETED, FREE_PENDING, "nothing says which version of the source was copied")
             return
         try:
-            outcome = FreeOutcome.FREED if done else self._c.source.free(item.move.key, item.move.move_id, expected)
+            outcome = FreeOutcome.FREED if freed else self._c.source.free(item.move.key, item.move.move_id, expected)
         except ObjectUnreadable as exc:
             self._take_back(item)
             if item.here:
@@ -426,7 +453,7 @@ class Batch:
         """
         entry = manifests.find(self._c.target, item.move.move_id)
         at_key = self._c.target.stat(item.move.key)
-        same = self._c.copier.same(self._c.target, item.move.key, item.copy) if item.copy and entry is None else None
+        same = same_object(self._c, item, at_key) if entry is None else None
         self._discard(item)
         if same is not None:
             item.published = same

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from enum import StrEnum
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Protocol
 
 from rebalance_tasks.core.errors import RebalanceError, StaleLease
 from rebalance_tasks.core.options import MIB
@@ -52,6 +52,28 @@ class SliceInterrupted(RebalanceError):
         """Say why."""
         super().__init__(f"the slice stops: {why}")
         self.why = why
+
+
+class Steering(Protocol):
+    """What steers those who move bytes; see `SliceControl`."""
+
+    @property
+    def chunk_bytes(self) -> int:
+        """Most bytes to be spent at once."""
+        ...
+
+    @property
+    def overdue(self) -> bool:
+        """Whether the slice's time is up."""
+        ...
+
+    def check(self) -> None:
+        """Look at the flags. Raises: SliceInterrupted, StaleLease."""
+        ...
+
+    def spend(self, size_bytes: int) -> None:
+        """Ask for leave to write so many bytes. Raises: SliceInterrupted, StaleLease."""
+        ...
 
 
 class SliceControl:

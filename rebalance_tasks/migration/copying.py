@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from rebalance_tasks.core.fingerprint import Fingerprint
     from rebalance_tasks.core.ids import MoveId
     from rebalance_tasks.drivers.base import Driver, SourceHandle, StagedWriter
-    from rebalance_tasks.migration.control import SliceControl
+    from rebalance_tasks.migration.control import Steering
 
 #: One part is what may have to be read again after a crash.
 PART_BYTES: Final = 64 * MIB
@@ -65,12 +65,15 @@ class StagedCopy:
 class Copier:
     """Copies and verifies with one reused buffer."""
 
-    def __init__(self, control: SliceControl) -> None:
+    def __init__(self, control: Steering) -> None:
         """Bind to the slice that steers it."""
         self._control = control
-        self._buffer = _buffer()
         #: bytes written to targets so far
         self.copied_bytes = 0
+
+    @property
+    def _buffer(self) -> memoryview:
+        return _buffer()
 
     def stage(  # noqa: PLR0913  all that one copy is about, by name
         self,

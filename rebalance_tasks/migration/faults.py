@@ -42,6 +42,8 @@ class Step(StrEnum):
     VERIFY = "verify"
     JOURNAL = "journal"
     PUBLISH = "publish"
+    #: the target's server has copied an object to its key
+    COPY = "copy"
     SYNC_PUBLISHED = "sync_published"
     MANIFEST = "manifest"
     FLIP = "flip"

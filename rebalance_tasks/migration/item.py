@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from rebalance_tasks.core.fingerprint import Fingerprint
     from rebalance_tasks.core.ids import MoveId
     from rebalance_tasks.drivers.base import Driver
-    from rebalance_tasks.migration.control import SliceControl
+    from rebalance_tasks.migration.control import Steering
     from rebalance_tasks.migration.copying import Copier, StagedCopy
     from rebalance_tasks.store.moves import Budgets, MoveStore, Settlement
     from rebalance_tasks.store.records import MoveRecord
@@ -49,6 +49,8 @@ class Item:
     staged: Fingerprint | None = None
     published: Fingerprint | None = None
     settlement: Settlement | None = None
+    #: its bytes are copied by the target's server, straight to its key
+    direct: bool = False
     #: thrown back: to be tried again in a later batch
     again: bool = False
 
@@ -102,7 +104,7 @@ class BatchContext:
     target: Driver
     store: MoveStore
     copier: Copier
-    control: SliceControl
+    control: Steering
     budgets: Budgets
     cost_nano: Callable[[int], int]
     now: Callable[[], datetime]

@@ -65,11 +65,11 @@ class ScriptLane:
     def _connection(self) -> Any:  # noqa: ANN401  redis-py's connections are untyped
         local = self._local
         if getattr(local, "pid", None) != os.getpid():
-            local.pid = os.getpid()
             try:
                 local.connection = self._pool.make_connection()
             except RedisError as exc:
                 raise LaneClosedError from exc
+            local.pid = os.getpid()
         return local.connection
 
 

@@ -20,11 +20,14 @@ BENCHES: Final = {
     "retention": "bench_retention",
     "store": "bench_store",
     "copy": "bench_copy",
+    "stores": "bench_stores",
+    "sftp": "bench_sftp",
     "memory": "bench_memory",
     "simulate": "bench_simulate",
     "metrics": "bench_metrics",
     "placement": "bench_placement",
     "plan": "bench_plan",
+    "console": "bench_console",
 }
 
 

@@ -416,6 +416,7 @@ def test_the_commands_are_those_of_the_design() -> None:
         "checks",
         "undo",
         "simulate",
+        "console",
         "events",
         "init",
         "metrics",

@@ -67,13 +67,17 @@ def wanted_by(group: str) -> list[Requirement]:
 # -- the wheel ----------------------------------------------------------------------------------------------------------
 
 
+#: What the package consists of, besides the marker: modules, scripts in Redis, and the console's pages.
+PACKED: Final = ("py", "lua", "html", "js", "css", "svg")
+
+
 def test_the_wheel_holds_types_marker_scripts_and_every_module(tmp_path: Path) -> None:
     builder = import_module("hatchling.builders.wheel").WheelBuilder(str(ROOT))
     (wheel,) = builder.build(directory=str(tmp_path), versions=["standard"])
     with zipfile.ZipFile(wheel) as archive:
         packed = set(archive.namelist())
     wanted = {"rebalance_tasks/py.typed"}
-    wanted |= {str(path.relative_to(ROOT)) for suffix in ("py", "lua") for path in PACKAGE.rglob(f"*.{suffix}")}
+    wanted |= {str(path.relative_to(ROOT)) for suffix in PACKED for path in PACKAGE.rglob(f"*.{suffix}")}
     assert wanted <= packed
     assert any(name.endswith(".lua") for name in packed)
     assert not [name for name in packed if name.startswith(("tests/", "docs/"))]

@@ -1,0 +1,395 @@
+"""The driver for object stores: what it asks of one is `drivers.bucket`, and S3 answers it (`drivers.s3_bucket`).
+
+It stands at the bottom of the way of one object, as the local driver does. Invariants it keeps: nothing torn at a key (a store
+shows an object whole or not at all), publishing never overwrites (a copy on the server's side that fails when the name is
+taken), freeing is reversible (`drivers.object_trash`), and no key leaves the node's prefix. What a store lacks for this is
+refused when the node is looked at, not found out in the middle of a job.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from contextlib import suppress
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+
+from rebalance_tasks.core.errors import (
+    ChecksumMismatch,
+    InvalidArgument,
+    InvalidKey,
+    NodeMissing,
+    SourceChanged,
+    SourceVanished,
+    TargetExists,
+)
+from rebalance_tasks.core.ids import MoveId, NodeId
+from rebalance_tasks.core.keys import MAX_KEY_BYTES, RESERVED, is_reserved, validate_key
+from rebalance_tasks.drivers.base import Fingerprint, FreeOutcome, Listing, NodeHealth
+from rebalance_tasks.drivers.bucket import BucketError, ConditionFailed, NotThere
+from rebalance_tasks.drivers.local_errors import validate_name
+from rebalance_tasks.drivers.local_listing import key_filter
+from rebalance_tasks.drivers.object_errors import node_error, source_error, target_error
+from rebalance_tasks.drivers.object_files import ObjectSource, ObjectWriter, fingerprint_of
+from rebalance_tasks.drivers.object_hold import ObjectHold
+from rebalance_tasks.drivers.object_staging import ObjectStaging
+from rebalance_tasks.drivers.object_trash import ObjectTrash, same_version
+from rebalance_tasks.drivers.object_versions import versions_of
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterable, Iterator, Sequence
+
+    from rebalance_tasks.drivers.base import Driver
+    from rebalance_tasks.drivers.bucket import Bucket
+
+#: Storage classes out of which an object must be brought back before it can be read.
+_ARCHIVED: Final = frozenset({"GLACIER", "DEEP_ARCHIVE", "ARCHIVE", "Archive"})
+#: Requests in flight at once; the engine asks for as many objects at a time.
+PARALLEL: Final = 16
+
+
+class ObjectStoreDriver:
+    """A node in an object store; see `drivers.base.Driver` for every promise.
+
+    Attributes:
+        parallel: objects that the engine may carry through one step at once.
+    """
+
+    parallel = PARALLEL
+
+    def __init__(
+        self,
+        node_id: str,
+        bucket: Bucket,
+        *,
+        prefix: str = "",
+        include: Iterable[str] = (),
+        exclude: Iterable[str] = (),
+        trash: bool = True,
+    ) -> None:
+        """Serve the objects below ``prefix`` (no slash at its ends); nothing is asked before the first call.
+
+        Args:
+            node_id: who this node is.
+            bucket: where its objects are.
+            prefix: of their names; the whole bucket when empty.
+            include: glob patterns; when given, only keys that match one are objects.
+            exclude: glob patterns; keys that match one are left alone.
+            trash: free by a copy into the trash; False deletes the copied version at once where the store can do that.
+        """
+        self.node_id = NodeId(node_id)
+        self.bucket = bucket
+        self._root = f"{prefix}/" if prefix else ""
+        self._work = f"{self._root}{RESERVED}/"
+        self._staging = ObjectStaging(bucket, node_id, f"{self._work}tmp/")
+        self._trash = ObjectTrash(bucket, node_id, f"{self._work}trash/", keeps=trash)
+        self._passes = key_filter(include, exclude)
+        #: moves that are freed for the first time, counted by the holds that say so
+        self._fresh: Counter[MoveId] = Counter()
+        self._lock = threading.Lock()
+
+    @property
+    def checks_writes(self) -> bool:
+        """Whether the store refuses bytes that are not what was sent, so that a copy need not be read back."""
+        try:
+            return self.bucket.capabilities.checks_writes
+        except BucketError as exc:
+            raise node_error(self.node_id, exc, "ask what the store can do") from exc
+
+    # -- the node itself ------------------------------------------------------------------------------------------
+    def probe(self) -> NodeHealth:
+        """Look at the bucket and its node-id. Raises: NodeMissing, NodeNotWritable."""
+        try:
+            self.bucket.require_usable()
+        except BucketError as exc:
+            raise node_error(self.node_id, exc, "look at the node") from exc
+        return NodeHealth(total_bytes=None, free_bytes=None, device=0, adopted=self._verify(required=False))
+
+    def check_identity(self) -> None:
+        """Read the node-id. Raises: NodeMissing."""
+        self._verify(required=True)
+
+    def _verify(self, *, required: bool) -> bool:
+        try:
+            _, data = self.bucket.get(f"{self._work}node-id", 0, 1024)
+        except NotThere:
+            if not required:
+                return False
+            raise NodeMissing(
+                self.node_id,
+                f"{self.bucket.url}/{self._root} carries no {RESERVED}/node-id, so it is taken for unmounted: look whether "
+                "bucket and prefix are right, or adopt it with `rebalance nodes --adopt`",
+            ) from None
+        except BucketError as exc:
+            raise node_error(self.node_id, exc, "read the node-id") from exc
+        found = data.decode("utf-8", "replace").strip()
+        if found != self.node_id:
+            message = f"{self.bucket.url}/{self._root} belongs to node {found!r}; put bucket and prefix right in rebalance.toml"
+            raise NodeMissing(self.node_id, message)
+        return True
+
+    def adopt(self) -> None:
+        """Write the node-id, after a look at what the store can do. Raises: NodeMissing, NodeNotWritable."""
+        if self._verify(required=False):
+            return
+        try:
+            able = self.bucket.capabilities
+            if not (able.puts_new and able.copies_new):
+                msg = f"{self.bucket.url} writes over what is there although it was told not to (If-None-Match); it cannot be a node"
+                raise node_error(self.node_id, BucketError(msg), "adopt it")
+            self.bucket.put(f"{self._work}node-id", f"{self.node_id}\n".encode(), {}, new=True)
+        except ConditionFailed:
+            self._verify(required=True)
+        except BucketError as exc:
+            raise node_error(self.node_id, exc, "adopt it") from exc
+
+    def free_bytes(self) -> int | None:
+        """Unknown: a store has no natural capacity."""
+        return None
+
+    def list_objects(self, *, require_identity: bool = True) -> Listing:
+        """List every object. Raises: NodeMissing rather than list half of it."""
+        self._verify(required=require_identity)
+        keys: list[str] = []
+        sizes: list[int] = []
+        times: list[int] = []
+        left_out: Counter[str] = Counter()
+        skip = len(self._root)
+        try:
+            for page in self.bucket.pages(self._root):
+                for found in page:
+                    key = found.name[skip:]
+                    if reason := self._not_listed(key, found.storage_class):
+                        left_out[reason] += 1
+                        continue
+                    keys.append(key)
+                    sizes.append(found.size_bytes)
+                    times.append(found.modified_ns)
+        except BucketError as exc:
+            raise node_error(self.node_id, exc, "list objects") from exc
+        del left_out[RESERVED]
+        return Listing(keys, np.array(sizes, dtype=np.int64), np.array(times, dtype=np.int64), dict(left_out))
+
+    def _not_listed(self, key: str, storage_class: str) -> str:
+        """Why a name is no object of this node; empty when it is one."""
+        first = key.partition("/")[0]
+        if is_reserved(first):
+            return RESERVED if first == RESERVED else "invalid_key"
+        try:
+            validate_key(key)
+        except InvalidKey:
+            return "invalid_key"
+        if storage_class in _ARCHIVED:
+            return "archived"
+        return "excluded" if self._passes is not None and not self._passes(key) else ""
+
+    def _name(self, key: str) -> str:
+        """Name of an object in the bucket. Raises: InvalidKey."""
+        name = self._root + validate_key(key)
+        if len(name.encode()) > MAX_KEY_BYTES:
+            raise InvalidKey(key, f"with the node's prefix it has more than {MAX_KEY_BYTES} bytes")
+        if "\\" in key and not self._capable_of_backslashes():
+            raise InvalidKey(key, f"{self.bucket.url} takes a backslash for a slash")
+        return name
+
+    def _capable_of_backslashes(self) -> bool:
+        try:
+            return self.bucket.capabilities.keeps_backslashes
+        except BucketError as exc:
+            raise node_error(self.node_id, exc, "ask what the store can do") from exc
+
+    # -- bursts ---------------------------------------------------------------------------------------------------
+    def hold(self, fresh: Collection[MoveId] = ()) -> ObjectHold:
+        """Remember which moves are fresh; a store has no folders that could be renamed."""
+        return ObjectHold(self._fresh, self._lock, fresh)
+
+    # -- reading --------------------------------------------------------------------------------------------------
+    def stat(self, key: str) -> Fingerprint | None:
+        """Fingerprint of the object at ``key``, else None. Raises: InvalidKey, ObjectUnreadable."""
+        name = self._name(key)
+        try:
+            found = self.bucket.head(name)
+        except BucketError as exc:
+            raise source_error(self.node_id, key, exc, "look at it") from exc
+        return None if found is None else fingerprint_of(found)
+
+    def unchanged(self, key: str, version: Fingerprint) -> bool:
+        """Tell whether the object at ``key`` is still that version. Raises: InvalidKey, ObjectUnreadable."""
+        name = self._name(key)
+        try:
+            return same_version(self.bucket.head(name), version)
+        except BucketError as exc:
+            raise source_error(self.node_id, key, exc, "look at it") from exc
+
+    def open_source(self, key: str) -> ObjectSource:
+        """Open for reading. Raises: InvalidKey, SourceVanished, ObjectUnreadable."""
+        return ObjectSource(self.bucket, self.node_id, self._name(key), key)
+
+    # -- copy aside, verify, publish ------------------------------------------------------------------------------
+    def stage(self, move_id: MoveId, *, offset: int = 0, sparse: bool = False) -> ObjectWriter:  # noqa: ARG002  stores know no holes
+        """Open the staged copy of a move, cut to ``offset`` bytes, for appending; see `Driver.stage`."""
+        return self._staging.write(move_id, offset)
+
+    def staged(self, move_id: MoveId) -> Fingerprint | None:
+        """Fingerprint of a staged copy; one that is not whole has a size and nothing else."""
+        return self._staging.look(move_id)
+
+    def open_staged(self, move_id: MoveId) -> ObjectSource:
+        """Open a staged copy for reading it back. Raises: SourceVanished, ObjectUnreadable."""
+        return self._staging.read(move_id)
+
+    def sync(self) -> None:
+        """Nothing to do: a store answers when it has what it was given."""
+
+    def publish(self, move_id: MoveId, key: str, *, expected: Fingerprint | None = None) -> Fingerprint:
+        """Give the staged copy its key by a copy on the server's side that never overwrites; see `Driver.publish`."""
+        name, aside = self._name(key), self._staging.name(move_id)
+        staged = self.staged(move_id) if expected is None else expected
+        if staged is None or not staged.etag:
+            message = f"nothing is staged under move {move_id!r}; it was published or discarded before"
+            raise InvalidArgument(message)
+        try:
+            etag = self.bucket.copy(
+                aside,
+                name,
+                etag=staged.etag,
+                size_bytes=staged.size_bytes,
+                new=True,
+                attributes=self._staging.attributes(aside, staged.etag),
+            )
+        except (ConditionFailed, NotThere) as exc:
+            self._explain(name, aside, key, staged, expected)
+            raise TargetExists(key, "something else is at this key") from exc
+        except BucketError as exc:
+            raise target_error(self.node_id, key, exc, "publish") from exc
+        self._staging.forget(move_id, whole="-" not in staged.etag)
+        return Fingerprint(staged.size_bytes, mtime_ns=staged.mtime_ns, etag=etag)
+
+    def _explain(self, name: str, aside: str, key: str, staged: Fingerprint, expected: Fingerprint | None) -> None:
+        """Raise what is wrong if it is the staged copy, and not the key."""
+        try:
+            there, copy = self.bucket.head(name), self.bucket.head(aside)
+        except BucketError as exc:
+            raise target_error(self.node_id, key, exc, "publish") from exc
+        if copy is None and expected is None:
+            message = f"nothing is staged at {aside!r}; it was published or discarded before"
+            raise InvalidArgument(message)
+        if copy is None or copy.etag != staged.etag:
+            raise ChecksumMismatch(key, f"the copy staged at {aside!r} is not the one that was verified")
+        if there is None:
+            why = "the store says that this key is taken and shows nothing there: an empty folder of a store on files?"
+            raise TargetExists(key, why)
+
+    def discard(self, move_id: MoveId) -> None:
+        """Remove a staged copy if there is one, unfinished uploads too."""
+        self._staging.forget(move_id, whole=False)
+
+    def list_staged(self) -> Iterator[tuple[MoveId, Fingerprint]]:
+        """Yield the staged copies lying about, unfinished ones too."""
+        return self._staging.entries()
+
+    # -- copies on the server's side ------------------------------------------------------------------------------
+    def copies_from(self, source: Driver) -> bool:
+        """Whether the source is in the same store."""
+        return isinstance(source, ObjectStoreDriver) and self.bucket.copies_from(source.bucket)
+
+    def versions(self, keys: Sequence[str]) -> dict[str, Fingerprint]:
+        """Return versions that can be copied on the server's side; see `drivers.object_versions`. Raises: NodeMissing."""
+        names = {}
+        for key in keys:
+            with suppress(InvalidKey):  # whoever acts on it will say so
+                names[self._name(key)] = key
+        try:
+            found = versions_of(self.bucket, names)
+        except BucketError as exc:
+            raise node_error(self.node_id, exc, "look at objects") from exc
+        return {names[name]: version for name, version in found.items()}
+
+    def copy_from(self, source: Driver, key: str, version: Fingerprint) -> Fingerprint:
+        """Copy one version to the same key here, never overwriting; see `ServerSide.copy_from`."""
+        if not isinstance(source, ObjectStoreDriver):
+            msg = f"node {source.node_id!r} is in no store"
+            raise TypeError(msg)
+        name, origin = self._name(key), source._name(key)  # noqa: SLF001  of our own kind
+        try:
+            etag = self.bucket.copy(
+                origin,
+                name,
+                etag=version.etag,
+                size_bytes=version.size_bytes,
+                new=True,
+                source_bucket=source.bucket.name,
+            )
+        except NotThere as exc:
+            raise SourceVanished(key, "nothing is at this key any more") from exc
+        except ConditionFailed as exc:
+            if not source.unchanged(key, version):
+                raise SourceChanged(key, "another version has been written to this key") from exc
+            raise TargetExists(key, "something else is at this key") from exc
+        except BucketError as exc:
+            raise target_error(self.node_id, key, exc, "copy") from exc
+        if etag != version.etag:
+            self.bucket.delete(name, etag=etag)
+            raise ChecksumMismatch(key, "the server's copy has another ETag than the original")
+        return version
+
+    # -- freeing --------------------------------------------------------------------------------------------------
+    def free(self, key: str, move_id: MoveId, expected: Fingerprint) -> FreeOutcome:
+        """Move the object into the trash if it is still ``expected``; see `ObjectTrash.free`."""
+        name = self._name(key)
+        validate_name(move_id, "move id")
+        return self._trash.free(name, key, move_id, expected, fresh=move_id in self._fresh)
+
+    def trashed(self, move_id: MoveId) -> Fingerprint | None:
+        """Fingerprint of what the trash holds for a move."""
+        return self._trash.held(MoveId(validate_name(move_id, "move id")))
+
+    def restore(self, move_id: MoveId, key: str) -> bool:
+        """Bring a trashed object back without overwriting; see `Driver.restore`."""
+        name = self._name(key)
+        return self._trash.restore(MoveId(validate_name(move_id, "move id")), name, key)
+
+    def purge(self, move_id: MoveId, expected: Fingerprint | None) -> bool:
+        """Delete from the trash, with ``expected`` only that version; True when nothing is left of it."""
+        return self._trash.purge(MoveId(validate_name(move_id, "move id")), expected)
+
+    def list_trash(self) -> Iterator[tuple[MoveId, Fingerprint, int]]:
+        """Yield (move_id, fingerprint, when it was trashed in ns since the epoch)."""
+        return self._trash.entries()
+
+    # -- manifests ------------------------------------------------------------------------------------------------
+    def write_manifest(self, name: str, lines: Iterable[str]) -> None:
+        """Write a manifest in one step; the same name again replaces it. Raises: NodeMissing, NodeNotWritable."""
+        validate_name(name, "manifest name")
+        data = "".join(f"{line}\n" for line in lines).encode("utf-8", "surrogatepass")
+        try:
+            self.bucket.put(f"{self._work}manifests/{name}", data, {}, new=False)
+        except BucketError as exc:
+            raise node_error(self.node_id, exc, "write a manifest") from exc
+
+    def read_manifests(self) -> Iterator[tuple[str, list[str]]]:
+        """Yield (name, lines) of every manifest."""
+        folder = f"{self._work}manifests/"
+        try:
+            for page in self.bucket.pages(folder):
+                for found in page:
+                    try:
+                        _, data = self.bucket.get(found.name, 0, max(found.size_bytes, 1))
+                    except NotThere:  # removed meanwhile
+                        continue
+                    yield found.name.removeprefix(folder), data.decode("utf-8", "replace").split("\n")[:-1]
+        except BucketError as exc:
+            raise node_error(self.node_id, exc, "read manifests") from exc
+
+    def remove_manifest(self, name: str) -> None:
+        """Remove a manifest if it is there."""
+        validate_name(name, "manifest name")
+        try:
+            self.bucket.delete(f"{self._work}manifests/{name}")
+        except BucketError as exc:
+            raise node_error(self.node_id, exc, "remove a manifest") from exc
+
+    def close(self) -> None:
+        """Let go of connections."""
+        self.bucket.close()

@@ -1,0 +1,73 @@
+"""Versions of many objects for few requests: what lies close together is read off a listing, the rest is asked for singly.
+
+A page of a listing shows a thousand objects at the price of one or two looks at a single one; the objects of a batch are
+mostly neighbours. Only versions whose ETag is the MD5 of their bytes are returned: the copy of such an object shows the same
+ETag, which proves it (an upload in parts has an ETag of its own, and its copy another).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from rebalance_tasks.drivers.base import Fingerprint
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
+
+    from rebalance_tasks.drivers.bucket import Bucket, Stored
+
+#: Fewer are asked for singly.
+_LEAST: Final = 4
+#: A page that shows fewer of the wanted objects than one in so many is not worth its price.
+_SPARSE: Final = 8
+_PAGE: Final = 1000
+_MD5_DIGITS: Final = 32
+#: Larger objects are copied in parts that can be resumed, since no worker should wait so long for one answer.
+LARGEST_BYTES: Final = 1024**3
+
+
+def versions_of(bucket: Bucket, names: Collection[str]) -> dict[str, Fingerprint]:
+    """Return name → version of the objects that are there and can be copied in one step. Raises: BucketError."""
+    wanted = sorted(names)
+    found: dict[str, Stored] = {}
+    passed = ""
+    if len(wanted) >= _LEAST:
+        passed = _from_listing(bucket, wanted, found)
+    for name in wanted:
+        if name > passed:
+            stored = bucket.head(name)
+            if stored is not None:
+                found[name] = stored
+    return {name: _version(stored) for name, stored in found.items() if _plain(stored)}
+
+
+def _from_listing(bucket: Bucket, wanted: list[str], found: dict[str, Stored]) -> str:
+    """Note what a listing shows of the wanted objects; return the name up to which it was read."""
+    names, first, last = set(wanted), wanted[0], wanted[-1]
+    prefix = _common(first, last)
+    passed = ""
+    # Right before the first: a name is what comes after all of its own beginnings.
+    for page in bucket.pages(prefix, after=first[:-1] if len(first) - 1 > len(prefix) else ""):
+        hits = [stored for stored in page if stored.name in names]
+        found.update((stored.name, stored) for stored in hits)
+        passed = page[-1].name if page else last
+        if passed >= last or (len(page) == _PAGE and len(hits) * _SPARSE < _PAGE):
+            break
+    else:
+        passed = last
+    return passed
+
+
+def _common(first: str, last: str) -> str:
+    """The longest beginning that both share."""
+    length = next((at for at, (one, other) in enumerate(zip(first, last, strict=False)) if one != other), None)
+    return first if length is None else first[:length]
+
+
+def _plain(stored: Stored) -> bool:
+    return len(stored.etag) == _MD5_DIGITS and stored.size_bytes <= LARGEST_BYTES
+
+
+def _version(stored: Stored) -> Fingerprint:
+    # When it was written, not the time that travels with it: a listing shows no other.
+    return Fingerprint(stored.size_bytes, mtime_ns=stored.modified_ns, etag=stored.etag)

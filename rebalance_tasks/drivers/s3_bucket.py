@@ -1,0 +1,417 @@
+"""One S3 bucket: the requests behind `drivers.bucket.Bucket`, and how S3's answers are to be read.
+
+Requests are built and signed here because no kept library has all of what the engine needs (copies between buckets, uploads
+in parts that a later attempt takes up, conditions on copies and deletes) at a bearable price for small objects
+([ADR 13](../../docs/adr/0013-s3-requests-are-signed-here.md)). Which of these an endpoint really honours is found out by
+asking it (`drivers.s3_probe`), not believed.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from dataclasses import replace
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from functools import cached_property
+from typing import TYPE_CHECKING, Final, NoReturn
+from urllib.parse import unquote_plus
+
+from rebalance_tasks.drivers import bucket as buckets
+from rebalance_tasks.drivers.bucket import STANDARD_ATTRIBUTES, Capabilities, Stored, Upload
+from rebalance_tasks.drivers.s3_http import Answer, EndpointUnreachable, child_text
+from rebalance_tasks.drivers.s3_probe import Guard, guard_header, probe_endpoint
+from rebalance_tasks.drivers.s3_signing import query_text, quoted
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+    from http.client import HTTPMessage
+    from xml.etree.ElementTree import Element
+
+    from rebalance_tasks.drivers.bucket import Bucket
+    from rebalance_tasks.drivers.s3_http import S3Endpoint
+
+#: S3 copies no more in one request; above it the copy is made of parts …
+COPY_BYTES: Final = 5 * 1024**3
+#: … of this size.
+COPY_PART_BYTES: Final = 1024**3
+_META: Final = "x-amz-meta-"
+_HEADER_OF: Final = {"storage-class": "x-amz-storage-class", "tags": "x-amz-tagging"}
+#: An MD5 as an ETag shows it; with server-side encryption by KMS it is none.
+_MD5_DIGITS: Final = 32
+_OK_NOT_THERE: Final = 404
+_PRECONDITION: Final = frozenset({409, 412})
+
+
+class S3Bucket:
+    """A bucket at an endpoint."""
+
+    def __init__(self, endpoint: S3Endpoint, name: str, *, prefix: str = "", allow_versions: bool = False) -> None:
+        """Ask nothing yet.
+
+        Args:
+            endpoint: where it is.
+            name: which bucket.
+            prefix: of the node, below which the endpoint is tried out.
+            allow_versions: use it although it keeps old versions or locks objects.
+        """
+        self.url = f"s3://{name}"
+        self.endpoint = endpoint
+        self.name = name
+        self._prefix = f"{prefix}/" if prefix else ""
+        self._allow_versions = allow_versions
+
+    @cached_property
+    def _probed(self) -> tuple[Capabilities, Guard]:
+        return probe_endpoint(self.endpoint, self.name, prefix=self._prefix)
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """What the endpoint was found to do, asked once per process."""
+        return self._probed[0]
+
+    def require_usable(self) -> None:
+        """Look whether it is there, and refuse versions and locks. Raises: NoBucket, Refused."""
+        self._listing({"max-keys": "1", "list-type": "2"})
+        if self._allow_versions:
+            return
+        versioning = self._ask("GET", query={"versioning": ""})
+        lock = self._ask("GET", query={"object-lock": ""})
+        found = versioning.text("Status") if versioning.ok else ""
+        if found == "Enabled" or (lock.ok and lock.text("ObjectLockEnabled") == "Enabled"):
+            what = "keeps old versions" if found == "Enabled" else "locks its objects"
+            msg = f"{self.url} {what}, so that moving an object away frees nothing; set storage_options.allow_versions = true to use it all the same"
+            raise buckets.Refused(msg)
+
+    # -- objects --------------------------------------------------------------------------------------------------
+    def head(self, name: str) -> Stored | None:
+        """Look at one object."""
+        answer = self._ask("HEAD", name)
+        if answer.status == _OK_NOT_THERE:
+            return None
+        self._require(answer, f"look at {name!r}")
+        return _stored(name, answer.headers, int(answer.headers["Content-Length"]))
+
+    def get(self, name: str, offset: int, length: int, *, etag: str | None = None) -> tuple[Stored, bytes]:
+        """Read a stretch; the bytes of a whole object are compared with its MD5 where the ETag is one."""
+        headers = {"range": f"bytes={offset}-{offset + length - 1}"}
+        if etag is not None:
+            headers["if-match"] = f'"{etag}"'
+        answer = self._ask("GET", name, headers=headers)
+        if answer.status == 416:  # noqa: PLR2004  an empty object has no first byte
+            found = self.head(name)
+            if found is None:
+                raise buckets.NotThere(name)
+            return found, b""
+        self._require(answer, f"read {name!r}")
+        total = answer.headers.get("Content-Range", "").rpartition("/")[2]
+        found = _stored(name, answer.headers, int(total) if total.isdigit() else len(answer.body))
+        # TLS would have noticed a flipped bit; a plain line does not.
+        tells = (
+            not self.endpoint.secure and len(answer.body) == found.size_bytes and _is_md5(found.etag, answer.headers)
+        )
+        if tells and hashlib.md5(answer.body, usedforsecurity=False).hexdigest() != found.etag:
+            msg = f"{self.url}: {name!r} arrived with other bytes than its ETag says"
+            raise buckets.BadBytes(msg)
+        if offset == 0 and answer.headers.get("x-amz-tagging-count"):
+            found = replace(found, attributes={**found.attributes, "tags": self._tags(name)})
+        return found, answer.body
+
+    def _tags(self, name: str) -> str:
+        """Tags as a query string, which is how they are written."""
+        answer = self._ask("GET", name, query={"tagging": ""})
+        self._require(answer, f"read the tags of {name!r}")
+        return query_text({child_text(tag, "Key"): child_text(tag, "Value") for tag in answer.xml().iter("Tag")})
+
+    def put(self, name: str, data: bytes, attributes: Mapping[str, str], *, new: bool) -> str:
+        """Write an object in one step; its hash is signed, and so checked."""
+        headers = _headers_of(attributes)
+        if new:
+            headers["if-none-match"] = "*"
+        answer = self._send(name, data, headers=headers)
+        if new and answer.retried and answer.status in _PRECONDITION:
+            # The try whose answer was lost may have written it.
+            found = self.head(name)
+            if found is not None and found.etag == hashlib.md5(data, usedforsecurity=False).hexdigest():
+                return found.etag
+        self._require(answer, f"write {name!r}")
+        return _etag(answer.headers.get("ETag", ""))
+
+    def copy(
+        self,
+        source: str,
+        name: str,
+        *,
+        etag: str,
+        size_bytes: int,
+        new: bool,
+        attributes: Mapping[str, str] | None = None,
+        source_bucket: str | None = None,
+    ) -> str:
+        """Copy one version on the server's side."""
+        origin = {
+            "x-amz-copy-source": f"/{source_bucket or self.name}/{quoted(source, safe='/')}",
+            "x-amz-copy-source-if-match": f'"{etag}"',
+        }
+        if size_bytes > COPY_BYTES:
+            return self._copy_in_parts(origin, source, name, size_bytes=size_bytes, attributes=attributes)
+        headers = dict(origin)
+        if attributes is not None:
+            headers |= {"x-amz-metadata-directive": "REPLACE", **_headers_of(attributes)}
+            if "tags" in attributes:
+                headers["x-amz-tagging-directive"] = "REPLACE"
+        if new:
+            headers["if-none-match"] = "*"
+        answer = self._ask("PUT", name, headers=headers)
+        self._require(answer, f"copy {source!r} to {name!r}")
+        copied = answer.text("ETag")
+        if not copied:  # 200 with an error in the body: S3 says so when it fails half-way
+            self._fail(answer, f"copy {source!r} to {name!r}")
+        return _etag(copied)
+
+    def _copy_in_parts(
+        self,
+        origin: Mapping[str, str],
+        source: str,
+        name: str,
+        *,
+        size_bytes: int,
+        attributes: Mapping[str, str] | None,
+    ) -> str:
+        found = self.head(source) if attributes is None else None
+        upload_id = self.begin(name, attributes if attributes is not None else found.attributes if found else {})
+        try:
+            parts: list[tuple[int, str]] = []
+            for number, first in enumerate(range(0, size_bytes, COPY_PART_BYTES), 1):
+                last = min(first + COPY_PART_BYTES, size_bytes) - 1
+                answer = self._ask(
+                    "PUT",
+                    name,
+                    query={"partNumber": str(number), "uploadId": upload_id},
+                    headers={**origin, "x-amz-copy-source-range": f"bytes={first}-{last}"},
+                )
+                self._require(answer, f"copy a part of {source!r}")
+                parts.append((number, _etag(answer.text("ETag"))))
+            return self.complete(name, upload_id, parts)
+        except BaseException:
+            self.abort(name, upload_id)
+            raise
+
+    def delete(self, name: str, *, etag: str | None = None) -> bool:
+        """Delete an object, with ``etag`` only that version."""
+        headers = {} if etag is None else {"if-match": f'"{etag}"'}
+        answer = self._ask("DELETE", name, headers=headers)
+        if answer.status == _OK_NOT_THERE:
+            return False
+        self._require(answer, f"delete {name!r}")
+        return True
+
+    def copies_from(self, other: Bucket) -> bool:
+        """Whether the other is at the same endpoint, for the same account."""
+        return isinstance(other, S3Bucket) and self.endpoint.same_account(other.endpoint)
+
+    def pages(self, prefix: str, *, after: str = "") -> Iterator[Sequence[Stored]]:
+        """Yield pages of objects, in order of their names."""
+        query = {"list-type": "2", "encoding-type": "url", "prefix": prefix}
+        if after:
+            query["start-after"] = after
+        while True:
+            answer = self._listing(query)
+            root = answer.xml()
+            yield [_listed(element) for element in root.iterfind("Contents")]
+            token = child_text(root, "NextContinuationToken")
+            if child_text(root, "IsTruncated") != "true" or not token:
+                return
+            query["continuation-token"] = token
+
+    # -- uploads in parts -----------------------------------------------------------------------------------------
+    def begin(self, name: str, attributes: Mapping[str, str]) -> str:
+        """Begin an upload in parts; return its id."""
+        answer = self._ask("POST", name, query={"uploads": ""}, headers=_headers_of(attributes))
+        self._require(answer, f"begin the upload of {name!r}")
+        return answer.text("UploadId")
+
+    def part(self, name: str, upload_id: str, number: int, data: bytes) -> str:
+        """Upload a part; return its etag."""
+        query = {"partNumber": str(number), "uploadId": upload_id}
+        answer = self._send(name, data, query=query)
+        self._require(answer, f"upload a part of {name!r}")
+        return _etag(answer.headers.get("ETag", ""))
+
+    def parts(self, name: str, upload_id: str) -> list[tuple[int, str, int]]:
+        """Return (number, etag, size in bytes) of the parts that are there. Raises: NotThere."""
+        found: list[tuple[int, str, int]] = []
+        query = {"uploadId": upload_id}
+        while True:
+            answer = self._ask("GET", name, query=query)
+            self._require(answer, f"list the parts of {name!r}")
+            root = answer.xml()
+            for part in root.iterfind("Part"):
+                size = int(child_text(part, "Size"))
+                found.append((int(child_text(part, "PartNumber")), _etag(child_text(part, "ETag")), size))
+            if child_text(root, "IsTruncated") != "true":
+                return found
+            query["part-number-marker"] = child_text(root, "NextPartNumberMarker")
+
+    def complete(self, name: str, upload_id: str, parts: Sequence[tuple[int, str]]) -> str:
+        """Make the object of its parts; return its etag."""
+        listed = "".join(
+            f"<Part><PartNumber>{number}</PartNumber><ETag>&quot;{etag}&quot;</ETag></Part>" for number, etag in parts
+        )
+        body = f"<CompleteMultipartUpload>{listed}</CompleteMultipartUpload>".encode()
+        answer = self._ask("POST", name, query={"uploadId": upload_id}, body=body)
+        if answer.retried and answer.status == _OK_NOT_THERE:
+            # The try whose answer was lost has completed it.
+            found = self.head(name)
+            if found is not None:
+                return found.etag
+        self._require(answer, f"complete the upload of {name!r}")
+        etag = answer.text("ETag")
+        if not etag:
+            self._fail(answer, f"complete the upload of {name!r}")
+        return _etag(etag)
+
+    def abort(self, name: str, upload_id: str) -> None:
+        """Throw an upload away if it is there."""
+        answer = self._ask("DELETE", name, query={"uploadId": upload_id})
+        if answer.status != _OK_NOT_THERE:
+            self._require(answer, f"abort the upload of {name!r}")
+
+    def uploads(self, prefix: str) -> list[Upload]:
+        """Return unfinished uploads, oldest first."""
+        found: list[Upload] = []
+        query = {"uploads": "", "prefix": prefix, "encoding-type": "url"}
+        while True:
+            answer = self._ask("GET", query=query)
+            self._require(answer, "list uploads")
+            root = answer.xml()
+            for upload in root.iterfind("Upload"):
+                name = unquote_plus(child_text(upload, "Key"))
+                if name.startswith(prefix):
+                    begun_ns = _seconds_ns(child_text(upload, "Initiated"))
+                    found.append(Upload(begun_ns, name, child_text(upload, "UploadId")))
+            if child_text(root, "IsTruncated") != "true":
+                return sorted(found)
+            query["key-marker"] = unquote_plus(child_text(root, "NextKeyMarker"))
+            query["upload-id-marker"] = child_text(root, "NextUploadIdMarker")
+
+    def close(self) -> None:
+        """Let go of connections."""
+        self.endpoint.close()
+
+    # -- answers --------------------------------------------------------------------------------------------------
+    def _ask(
+        self,
+        method: str,
+        name: str = "",
+        *,
+        query: Mapping[str, str] | None = None,
+        headers: Mapping[str, str] | None = None,
+        body: bytes = b"",
+    ) -> Answer:
+        try:
+            return self.endpoint.request(method, self.name, name, query=query, headers=headers, body=body)
+        except EndpointUnreachable as exc:
+            msg = f"{self.url} does not answer: {exc}"
+            raise buckets.NoBucket(msg) from exc
+
+    def _send(
+        self,
+        name: str,
+        data: bytes,
+        *,
+        query: Mapping[str, str] | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> Answer:
+        """Put bytes, with their hash where the endpoint looks at it."""
+        sha256 = hashlib.sha256(data)
+        guarded = {**(headers or {}), **guard_header(self._probed[1], data, sha256.digest())}
+        try:
+            return self.endpoint.request(
+                "PUT", self.name, name, query=query, headers=guarded, body=data, payload_sha256=sha256.hexdigest()
+            )
+        except EndpointUnreachable as exc:
+            msg = f"{self.url} does not answer: {exc}"
+            raise buckets.NoBucket(msg) from exc
+
+    def _listing(self, query: Mapping[str, str]) -> Answer:
+        answer = self._ask("GET", query=query)
+        if answer.status == _OK_NOT_THERE:
+            msg = f"there is no bucket {self.name!r} at {self.endpoint.url}"
+            raise buckets.NoBucket(msg)
+        self._require(answer, "list objects")
+        return answer
+
+    def _require(self, answer: Answer, doing: str) -> None:
+        if not answer.ok:
+            self._fail(answer, doing)
+
+    def _fail(self, answer: Answer, doing: str) -> NoReturn:
+        code = answer.code
+        told = f"{self.url}: {doing}: {answer.status} {code} {answer.text('Message') if code else ''}".rstrip()
+        match code or answer.status:
+            case "NoSuchBucket":
+                raise buckets.NoBucket(told)
+            case 404 | "NoSuchKey" | "NoSuchUpload":
+                raise buckets.NotThere(told)
+            case 409 | 412 | "PreconditionFailed" | "ConditionalRequestConflict" | "OperationAborted":
+                raise buckets.ConditionFailed(told)
+            case "KeyTooLongError" | "InvalidObjectName" | "InvalidURI" | "XMinioInvalidObjectName":
+                raise buckets.BadName(told)
+            case "EntityTooLarge":
+                raise buckets.TooLarge(told)
+            case "BadDigest" | "InvalidDigest" | "XAmzContentSHA256Mismatch" | "IncompleteBody":
+                raise buckets.BadBytes(told)
+            case 401 | 403 | "AccessDenied" | "InvalidAccessKeyId" | "SignatureDoesNotMatch" | "ExpiredToken":
+                raise buckets.Refused(told)
+            case _:
+                raise buckets.BucketError(told)
+
+
+def _etag(text: str) -> str:
+    return text.strip('"')
+
+
+def _is_md5(etag: str, headers: HTTPMessage) -> bool:
+    kms = "kms" in headers.get("x-amz-server-side-encryption", "")
+    customer = headers.get("x-amz-server-side-encryption-customer-algorithm") is not None
+    return len(etag) == _MD5_DIGITS and not kms and not customer
+
+
+def _headers_of(attributes: Mapping[str, str]) -> dict[str, str]:
+    """Attributes as S3's headers; text that is no ASCII is encoded as S3's own tools do (RFC 2047)."""
+    headers: dict[str, str] = {}
+    for name, value in attributes.items():
+        header = f"{_META}{name.removeprefix('meta:')}" if name.startswith("meta:") else _HEADER_OF.get(name, name)
+        headers[header] = value if value.isascii() else f"=?UTF-8?B?{base64.b64encode(value.encode()).decode()}?="
+    return headers
+
+
+def _stored(name: str, headers: HTTPMessage, size_bytes: int) -> Stored:
+    attributes: dict[str, str] = {}
+    for header, value in headers.items():
+        lower = header.lower()
+        if lower.startswith(_META):
+            attributes[f"meta:{lower[len(_META) :]}"] = value
+        elif lower in STANDARD_ATTRIBUTES:
+            attributes[lower] = value
+    storage_class = headers.get("x-amz-storage-class", "")
+    if storage_class and storage_class != "STANDARD":
+        attributes["storage-class"] = storage_class
+    modified = int(parsedate_to_datetime(headers["Last-Modified"]).timestamp()) * 10**9
+    return Stored(name, size_bytes, _etag(headers.get("ETag", "")), modified, attributes, storage_class)
+
+
+def _seconds_ns(text: str) -> int:
+    """An ISO time in ns since the epoch, whole seconds: that is all a look at an object tells."""
+    return int(datetime.fromisoformat(text).replace(tzinfo=UTC).timestamp()) * 10**9
+
+
+def _listed(element: Element) -> Stored:
+    return Stored(
+        unquote_plus(child_text(element, "Key")),
+        int(child_text(element, "Size")),
+        _etag(child_text(element, "ETag")),
+        _seconds_ns(child_text(element, "LastModified")),
+        storage_class=child_text(element, "StorageClass"),
+    )

@@ -1,0 +1,164 @@
+"""Files of an SFTP server as the engine reads and writes them, and what their attributes say."""
+
+from __future__ import annotations
+
+import stat as st_modes
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, Final, Self
+
+import asyncssh
+
+from rebalance_tasks.core.errors import SourceChanged
+from rebalance_tasks.drivers.base import Fingerprint, ObjectMetadata
+from rebalance_tasks.drivers.sftp_errors import source_error, target_error, translated
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from rebalance_tasks.drivers.sftp_link import SftpLink
+
+#: Bytes asked for, or sent, at once; asyncssh cuts them into requests that are in flight together.
+WINDOW_BYTES: Final = 1024**2
+_NS: Final = 10**9
+#: asyncssh's word for a regular file.
+_REGULAR: Final = 1
+
+
+def times_of(attrs: asyncssh.SFTPAttrs) -> tuple[int, int]:
+    """Return (mtime, atime) in ns since the epoch; a server of protocol 3 tells whole seconds."""
+    mtime_ns = (attrs.mtime or 0) * _NS + (attrs.mtime_ns or 0)
+    return mtime_ns, (attrs.atime or 0) * _NS + (attrs.atime_ns or 0)
+
+
+def is_regular(attrs: asyncssh.SFTPAttrs) -> bool:
+    """Tell whether these are a regular file's."""
+    if attrs.permissions is not None and st_modes.S_IFMT(attrs.permissions):
+        return st_modes.S_ISREG(attrs.permissions)
+    return bool(attrs.type == _REGULAR)
+
+
+def fingerprint_of(attrs: asyncssh.SFTPAttrs) -> Fingerprint:
+    """Return the fingerprint of a file: size and time are all that survives a rename, and so also tell which file it is."""
+    size, mtime_ns = attrs.size or 0, times_of(attrs)[0]
+    return Fingerprint(size, mtime_ns=mtime_ns, etag=f"{size}-{mtime_ns}")
+
+
+class SftpSource:
+    """An open file being read, a window at a time; `SourceHandle`."""
+
+    def __init__(self, link: SftpLink, node_id: str, path: str, key: str, attrs: asyncssh.SFTPAttrs) -> None:
+        """Read the file at ``path``, whose attributes were just looked at."""
+        self._link, self._node_id, self._path, self._key, self._attrs = link, node_id, path, key, attrs
+        self._position = self._start = 0
+        self._window = b""
+        self.fingerprint = fingerprint_of(attrs)
+
+    @property
+    def metadata(self) -> ObjectMetadata:
+        """What travels with the bytes."""
+        mtime_ns, atime_ns = times_of(self._attrs)
+        mode = None if self._attrs.permissions is None else st_modes.S_IMODE(self._attrs.permissions)
+        return ObjectMetadata(mode=mode, mtime_ns=mtime_ns, atime_ns=atime_ns)
+
+    def _fetch(self) -> None:
+        offset = self._position
+        # A longer read is cut into requests that would all find the end.
+        length = min(WINDOW_BYTES, self.fingerprint.size_bytes - offset)
+
+        async def read(client: asyncssh.SFTPClient) -> bytes:
+            async with client.open(self._path, "rb") as file:
+                data: bytes = await file.read(length, offset)
+                return data
+
+        with translated(lambda exc: source_error(self._node_id, self._key, exc, "read")):
+            self._window = self._link.run(read)
+        self._start = offset
+        if not self._window:
+            raise SourceChanged(self._key, "the source shrank while it was read")
+
+    def readinto(self, buffer: memoryview) -> int:
+        """Fill the buffer from the current position; return the number of bytes, 0 at the end."""
+        if self._position >= self.fingerprint.size_bytes:
+            return 0
+        if not self._start <= self._position < self._start + len(self._window):
+            self._fetch()
+        at = self._position - self._start
+        chunk = self._window[at : at + len(buffer)]
+        buffer[: len(chunk)] = chunk
+        self._position += len(chunk)
+        return len(chunk)
+
+    def seek(self, offset: int) -> None:
+        """Go to an absolute byte offset."""
+        self._position = offset
+
+    def close(self) -> None:
+        """Forget what was read."""
+        self._window = b""
+
+    def __enter__(self) -> Self:
+        """Return itself."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close."""
+        self.close()
+
+
+class SftpWriter:
+    """A copy being made aside; `StagedWriter`. Nothing is open between two calls, so a broken line costs one of them."""
+
+    def __init__(self, link: SftpLink, node_id: str, path: str, label: str, offset: int) -> None:
+        """Append to ``path`` at ``offset``; a copy at 0 is made anew."""
+        self._link, self._node_id, self._path, self._label = link, node_id, path, label
+        self._position = offset
+        self._buffer = bytearray()
+        self._made = offset > 0
+
+    def write(self, data: memoryview) -> None:
+        """Append bytes. Raises: NodeFull, NodeMissing, NodeNotWritable."""
+        self._buffer += data
+        if len(self._buffer) >= WINDOW_BYTES:
+            self._flush(None)
+
+    def sync(self) -> None:
+        """Write what is in memory, durably where the server can."""
+        self._flush(None)
+
+    def finish(self, metadata: ObjectMetadata) -> None:
+        """Write the rest and the metadata."""
+        self._flush(metadata)
+
+    def close(self) -> None:
+        """Keep what is there."""
+        self._flush(None)
+
+    def _flush(self, metadata: ObjectMetadata | None) -> None:
+        data, position, flags = bytes(self._buffer), self._position, "r+b" if self._made else "wb"
+
+        async def write(client: asyncssh.SFTPClient) -> None:
+            async with client.open(self._path, flags) as file:
+                if data:
+                    await file.write(data, position)
+                with suppress(asyncssh.SFTPOpUnsupported):
+                    await file.fsync()
+                if metadata is not None:
+                    await apply(file, metadata)
+
+        with translated(lambda exc: target_error(self._node_id, self._label, exc, "write a copy")):
+            self._link.run(write)
+        self._position += len(data)
+        self._made = True
+        self._buffer.clear()
+
+
+async def apply(file: Any, metadata: ObjectMetadata) -> None:  # noqa: ANN401  asyncssh's file of any text kind
+    """Give an open file its mode and its times, by one request."""
+    attrs = asyncssh.SFTPAttrs(permissions=metadata.mode)
+    if metadata.mtime_ns is not None:
+        atime_ns = metadata.mtime_ns if metadata.atime_ns is None else metadata.atime_ns
+        attrs.atime, attrs.atime_ns = divmod(atime_ns, _NS)
+        attrs.mtime, attrs.mtime_ns = divmod(metadata.mtime_ns, _NS)
+    await file.setstat(attrs)

@@ -1,0 +1,50 @@
+"""The direct way: the target's server copies an object straight to its key, and no byte of it passes through a worker.
+
+Such a copy is made in one step that overwrites nothing and takes one version of the source only, so that nothing lies aside and
+nothing is read back: the copy's entity tag is the hash of its bytes, and is compared with the source's. Flags are looked at
+before each copy, and its bytes are asked of the throttle as if they were our own.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, cast
+
+from rebalance_tasks.migration.copying import StagedCopy
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from rebalance_tasks.core.fingerprint import Fingerprint
+    from rebalance_tasks.drivers.base import ServerSide
+    from rebalance_tasks.migration.control import Steering
+    from rebalance_tasks.migration.item import BatchContext, Item
+
+
+def mark_direct(context: BatchContext, items: Sequence[Item]) -> None:
+    """Choose the direct way for the items whose version on the source can go it. Raises: NodeMissing."""
+    copies_from = getattr(context.target, "copies_from", None)
+    if not items or copies_from is None or not copies_from(context.source):
+        return
+    found = cast("ServerSide", context.source).versions([item.move.key for item in items])
+    for item in items:
+        version = found.get(item.move.key)
+        if version is not None and version.size_bytes == item.move.size_bytes:
+            item.direct, item.copy = True, StagedCopy(version)
+
+
+def spend_all(control: Steering, size_bytes: int) -> None:
+    """Ask for leave for bytes that a server copies in one go. Raises: SliceInterrupted, StaleLease."""
+    left = size_bytes
+    while left:
+        chunk = min(left, control.chunk_bytes)
+        control.spend(chunk)
+        left -= chunk
+
+
+def same_object(context: BatchContext, item: Item, at_key: Fingerprint | None) -> Fingerprint | None:
+    """Return what is at the key of the target, if it is the very object that was to come there. Raises: SliceInterrupted."""
+    if item.copy is None or at_key is None:
+        return None
+    if item.direct:
+        return at_key if at_key.same_file(item.copy.source) else None
+    return context.copier.same(context.target, item.move.key, item.copy)

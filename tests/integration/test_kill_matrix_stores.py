@@ -1,0 +1,244 @@
+"""The kill matrix over pairs of kinds of nodes: the same steps, the same promises, on a real S3 server.
+
+The list of steps is the code's (test_kill_matrix.py holds that it is complete, and that no write stands without one). Here each
+step that touches a node kills a process that moves objects from a disk into a bucket, back, or between two buckets.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from rebalance_tasks.control import cleanup as cleanups
+from rebalance_tasks.control import lifecycle
+from rebalance_tasks.core.states import RebalanceStatus
+from rebalance_tasks.drivers import object_files
+from rebalance_tasks.migration import copying
+from rebalance_tasks.migration.faults import Step
+from tests.integration import test_kill_matrix
+from tests.support import checker, killing, killing_stores
+from tests.support.engine import Engine, moves_between
+from tests.support.fleets import NodeSpec, made_up
+from tests.support.hooks import DAY_MS
+from tests.support.killing import PART_BYTES, killed
+from tests.support.places import MANIFESTS, TMP, LocalPlace, Place, S3Place, SftpPlace
+from tests.support.weed import OTHER_KEY
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.conftest import FleetFactory
+    from tests.support.sftp import Sftp
+    from tests.support.weed import Weed
+
+pytestmark = [pytest.mark.integration, pytest.mark.xdist_group("kill_matrix_stores")]
+
+SMALL = {f"small/{number}": 2000 + number for number in range(6)}
+SIZES = {**SMALL, "large": 5 * PART_BYTES + 77}
+ONE = {"small/0": SIZES["small/0"]}
+REAL = {"large": 2 * killing_stores.PART_BYTES + 77, "small/0": 2000}
+
+CARRY, WRITING = killing.carry, killing_stores.carry_while_a_stranger_writes
+CORRUPT, IN_PARTS = killing_stores.carry_and_corrupt, killing_stores.carry_in_parts
+NO_SOURCE, NO_TARGET = killing_stores.carry_and_lose_the_source, killing_stores.carry_and_lose_the_target
+CANCELLED = {killing.carry_until_cancelled, killing.carry_until_cancelled_early}
+
+
+@dataclass(frozen=True)
+class World:
+    """A fleet of two nodes, and their places."""
+
+    places: dict[str, Place]
+    tmp_path: Path
+
+    def roots(self) -> dict[str, Path]:
+        """Directories for the checker."""
+        return {node: place.mirror(self.tmp_path / f"mirror-{node}") for node, place in self.places.items()}
+
+
+@dataclass(frozen=True)
+class Case:
+    """A death: at the n-th time that a process, while it acts, reaches a step; see test_kill_matrix.py."""
+
+    step: Step
+    act: Any = CARRY
+    nth: int = 1
+    before: tuple[tuple[Step, int], ...] = ()
+    prelude: tuple[Any, ...] = ()
+    leave: Any = None
+    sizes: dict[str, int] = field(default_factory=lambda: SIZES)
+    pairs: tuple[str, ...] = ("local-s3", "s3-local", "s3-other")
+
+    def __str__(self) -> str:
+        return f"{self.step}-{self.nth}-{self.act.__name__}"
+
+
+def a_stray_copy(world: World, engine: Engine) -> None:
+    """A copy aside that a stalled worker of the job made too late."""
+    world.places["n2"].put(f"{TMP}/j1.0", b"too late")
+
+
+def old_manifests(world: World, engine: Engine) -> None:
+    """The manifests were written long ago."""
+    place = world.places["n2"]
+    for name in place.names(MANIFESTS):
+        place.put(name, re.sub(rb'"at":"\d{4}', b'"at":"2001', place.get(name) or b""))
+
+
+def a_forgotten_trash(world: World, engine: Engine) -> None:
+    """Redis has lost what it knew of one object's trash."""
+    test_kill_matrix.a_forgotten_trash(None, engine)  # type: ignore[arg-type]
+
+
+#: Steps at which a node has just been written to, or is about to be.
+PLAIN = [
+    *(Step.PART, Step.JOURNAL, Step.PUBLISH, Step.MANIFEST, Step.FLIP, Step.FREE),
+]
+#: Where the two sides of a pair differ most.
+EVERYWHERE = {Step.JOURNAL, Step.PUBLISH, Step.FREE}
+#: "other" is a bucket of another account: between it and "s3" bytes go through the worker, between "s3" and "s3" they do not.
+BOTH, INTO, OUT, DIRECT = ("s3-other",), ("local-s3", "s3-other"), ("s3-local",), ("s3-s3",)
+#: "bare" frees without a trash.
+BARE = ("bare-s3",)
+OPTIONS: dict[str, dict[str, Any]] = {"other": {"access_key": OTHER_KEY}, "bare": {"free": "delete"}}
+DIRECTLY = [Step.COPY, Step.MANIFEST, Step.FLIP, Step.FREE]
+CASES = [
+    *(Case(step, pairs=("local-s3", "s3-local", "s3-other") if step in EVERYWHERE else BOTH) for step in PLAIN),
+    *(Case(step, pairs=DIRECT) for step in DIRECTLY),
+    *(Case(step, pairs=BARE) for step in (Step.FREE, Step.SETTLE)),
+    Case(Step.FREE, WRITING, pairs=BARE),
+    Case(Step.COPY, nth=4, pairs=DIRECT),
+    *(Case(step, WRITING, pairs=DIRECT) for step in (Step.RETRACT, Step.UNPUBLISH)),
+    Case(Step.RECOGNISE, before=((Step.COPY, 1),), pairs=DIRECT),
+    *(Case(step, before=((Step.SYNC_PUBLISHED, 3),), sizes=ONE, pairs=DIRECT) for step in (Step.UNPUBLISH, Step.COUNT)),
+    *(Case(step, pairs=("local-sftp", "sftp-local")) for step in (Step.JOURNAL, Step.PUBLISH, Step.FREE)),
+    Case(Step.RETRACT, WRITING, pairs=("sftp-local",)),
+    Case(Step.UNPUBLISH, WRITING, pairs=("local-sftp",)),
+    Case(Step.PURGE, killing.tidy, prelude=(CARRY,), pairs=("sftp-s3",)),
+    *(Case(step, nth=4, pairs=BOTH) for step in (Step.PUBLISH, Step.FREE)),
+    *(Case(step, nth=nth, pairs=BOTH) for step, nth in ((Step.PART, 3), (Step.STAGE, 4))),
+    *(Case(step, WRITING, pairs=BOTH) for step in (Step.FREE, Step.RETRACT, Step.UNPUBLISH, Step.REMOVE, Step.AGAIN)),
+    *(Case(step, CORRUPT, pairs=OUT) for step in (Step.DISCARD, Step.AGAIN)),
+    Case(Step.PARK, killing.carry_until_paused, pairs=BOTH),
+    Case(Step.DISCARD, killing.carry_until_cancelled, pairs=BOTH),
+    *(
+        Case(step, killing.carry_until_cancelled_early, before=((Step.STAGE, 1), (Step.STAGE, 1)), pairs=BOTH)
+        for step in (Step.WIND_UP, Step.COUNT)
+    ),
+    Case(Step.RECOGNISE, before=((Step.SYNC_PUBLISHED, 1),), pairs=BOTH),
+    Case(Step.FORGET_COPY, before=((Step.UNPUBLISH, 1),), sizes=ONE, pairs=BOTH),
+    *(
+        Case(step, before=((Step.SYNC_PUBLISHED, 3),), sizes=ONE, pairs=BOTH)
+        for step in (Step.UNDO, Step.UNPUBLISH, Step.REMOVE, Step.COUNT)
+    ),
+    *(Case(step, NO_TARGET, sizes=ONE, pairs=INTO) for step in (Step.HOLD, Step.NOTE_UNDO)),
+    *(Case(step, killing.tidy, prelude=(CARRY,), pairs=BOTH) for step in (Step.PURGE, Step.PURGED)),
+    Case(Step.OLD_MANIFEST, killing.tidy, prelude=(CARRY,), leave=old_manifests, pairs=BOTH),
+    *(
+        Case(step, killing.tidy, prelude=(NO_SOURCE,), pairs=BOTH)
+        for step in (Step.FREE_LATE, Step.TRASH_LATE, Step.FREED_LATE)
+    ),
+    *(Case(step, killing.tidy, prelude=(NO_TARGET,), pairs=BOTH) for step in (Step.UNDO_LATE, Step.UNDONE_LATE)),
+    Case(Step.ORPHAN_COPY, killing.tidy, prelude=(CARRY,), leave=a_stray_copy, pairs=BOTH),
+    Case(Step.ORPHAN_TRASH, killing.tidy, prelude=(CARRY,), leave=a_forgotten_trash, pairs=BOTH),
+    *(
+        Case(step, IN_PARTS, nth=nth, sizes=REAL, pairs=("local-s3",))
+        for step, nth in ((Step.PART, 1), (Step.PART, 2), (Step.PUBLISH, 1))
+    ),
+]
+
+
+@pytest.fixture
+def world(
+    pair: str, weed: Weed, sftp: Sftp, fleet_config: FleetFactory, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> World:
+    monkeypatch.setattr(copying, "PART_BYTES", PART_BYTES)
+    places: dict[str, Place] = {}
+    for node, kind in zip(("n1", "n2"), pair.split("-"), strict=True):
+        here = tmp_path / "nodes" / node
+        match kind:
+            case "local":
+                places[node] = LocalPlace(here)
+            case "sftp":
+                places[node] = SftpPlace(here, sftp.port, sftp.options())
+            case _:
+                places[node] = S3Place(weed.bucket(), "its/prefix", weed.options(**OPTIONS.get(kind, {})))
+    nodes = {
+        node: NodeSpec(capacity_bytes=10**9, settings={"url": place.url(), **place.settings()})
+        for node, place in places.items()
+    }
+    fleet_config(nodes, options={"throttle_bytes_per_sec": "none", "max_egress_bytes_per_cycle": 10**9})
+    places["n2"].put("resident", b"abc")
+    return World(places, tmp_path)
+
+
+def strike(world: World, tmp_path: Path, case: Case) -> Engine:
+    """Bring about the death of a case."""
+    engine = Engine()
+    for key, size in case.sizes.items():
+        world.places["n1"].put(key, made_up(key, size))
+    engine.start(moves_between("n1", "n2", case.sizes))
+    number = 0
+    for step, times in case.before:
+        act = WRITING if step is Step.UNPUBLISH else CARRY
+        for _ in range(times):
+            number += 1
+            assert killed(tmp_path / f"{number}", act, world.places, faults_text=f"{step}=kill"), (  # type: ignore[arg-type]
+                f"{step} was not reached"
+            )
+            engine.hurry()
+    for act in case.prelude:
+        number += 1
+        killed(tmp_path / f"{number}", act, world.places, faults_text="")  # type: ignore[arg-type]
+        for place in world.places.values():
+            place.back()
+    if case.leave is not None:
+        case.leave(world, engine)
+    assert killed(tmp_path, case.act, world.places, faults_text=f"{case.step}=kill:{case.nth}"), (  # type: ignore[arg-type]
+        f"{case.step} was not reached"
+    )
+    return engine
+
+
+@pytest.mark.parametrize(
+    ("pair", "case"),
+    [pytest.param(pair, case, id=f"{pair}-{case}") for case in CASES for pair in case.pairs],
+)
+def test_after_a_death_every_object_is_whole_counted_once_and_nothing_is_left(
+    world: World, tmp_path: Path, case: Case, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if case.act is IN_PARTS:
+        monkeypatch.setattr(copying, "PART_BYTES", killing_stores.PART_BYTES)
+        monkeypatch.setattr(object_files, "PART_BYTES", killing_stores.PART_BYTES)
+    engine = strike(world, tmp_path, case)
+    for place in world.places.values():
+        place.back()
+    everything = {"resident": b"abc", **{key: made_up(key, size) for key, size in case.sizes.items()}}
+    half_way = checker.look(world.roots()).objects
+    assert everything.keys() <= half_way.keys(), "an object was nowhere where a reader looks"
+    if case.act is WRITING or Step.UNPUBLISH in dict(case.before):
+        everything["small/0"] = max((place.get("small/0") or b"" for place in world.places.values()), key=len)
+    lifecycle.resume(engine.context, "j1")
+    job = engine.finish()
+    assert job.completed_moves + job.failed_moves + job.skipped_moves == len(case.sizes)
+    if case.act in CANCELLED:
+        assert job.status is RebalanceStatus.CANCELLED
+    if case.act in {CARRY, IN_PARTS} and not case.before:
+        # Nobody interfered: each object has moved.
+        assert (job.status, job.completed_moves, job.failures) == (
+            RebalanceStatus.COMPLETED,
+            len(case.sizes),
+            {},
+        )
+        assert job.bytes_moved == sum(case.sizes.values())
+    monkeypatch.setattr(cleanups, "ORPHAN_AGE", timedelta(0))
+    for _ in range(3):
+        engine.cleanup(later_ms=DAY_MS)
+    written = checker.Written({}, {key: "n2" if key == "resident" else "n1" for key in everything})
+    for key, content in everything.items():
+        written = written.changed(key, content)
+    checker.check(world.roots(), written, job, trash=True)

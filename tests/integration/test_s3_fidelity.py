@@ -1,0 +1,89 @@
+"""What belongs to an object besides its bytes travels with it: through a worker, through a disk, and copied by the server."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from rebalance_tasks.core.ids import MoveId
+from rebalance_tasks.drivers.local import LocalDriver
+from rebalance_tasks.drivers.object_store import ObjectStoreDriver
+from rebalance_tasks.drivers.s3_bucket import S3Bucket
+from tests.unit.drivers.conformance import expected_at
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from rebalance_tasks.drivers.base import Driver
+    from tests.support.weed import Weed
+
+pytestmark = pytest.mark.integration
+
+M1 = MoveId("job-1.0")
+GIVEN = {
+    "content-type": "text/x-poem",
+    "cache-control": "max-age=60",
+    "content-disposition": "attachment",
+    "content-encoding": "identity",
+    "content-language": "de",
+    "meta:author": "somebody",
+    "tags": "colour=green&kind=a%20b",
+}
+
+
+def node(weed: Weed, node_id: str) -> ObjectStoreDriver:
+    made = ObjectStoreDriver(node_id, S3Bucket(weed.endpoint, weed.bucket()))
+    made.adopt()
+    return made
+
+
+def carry(source: Driver, target: Driver, key: str) -> None:
+    with source.open_source(key) as reader:
+        writer = target.stage(M1)
+        buffer = memoryview(bytearray(1000))
+        while count := reader.readinto(buffer):
+            writer.write(buffer[:count])
+        writer.finish(reader.metadata)
+    target.publish(M1, key)
+
+
+def kept(driver: ObjectStoreDriver, key: str) -> Mapping[str, str]:
+    found, _ = driver.bucket.get(key, 0, 10)
+    return {name: value for name, value in found.attributes.items() if name in GIVEN}
+
+
+@pytest.fixture
+def source(weed: Weed) -> ObjectStoreDriver:
+    made = node(weed, "n1")
+    made.bucket.put("k", b"some bytes", GIVEN, new=True)
+    return made
+
+
+def test_attributes_travel_from_bucket_to_bucket_through_a_worker(weed: Weed, source: ObjectStoreDriver) -> None:
+    target = node(weed, "n2")
+    carry(source, target, "k")
+    assert kept(target, "k") == GIVEN
+    assert expected_at(target, "k").mtime_ns == expected_at(source, "k").mtime_ns
+
+
+def test_attributes_travel_through_a_disk_and_back(weed: Weed, source: ObjectStoreDriver, tmp_path: Path) -> None:
+    disk, target = LocalDriver("disk", str(tmp_path)), node(weed, "n2")
+    disk.adopt()
+    carry(source, disk, "k")
+    (tmp_path / "k").chmod(0o640)
+    mtime_ns = (tmp_path / "k").stat().st_mtime_ns
+    carry(disk, target, "k")
+    assert kept(target, "k") == GIVEN
+    assert expected_at(target, "k").mtime_ns == mtime_ns
+    with target.open_source("k") as reader:
+        assert reader.metadata.mode == 0o640
+    disk.close()
+
+
+def test_attributes_travel_with_a_copy_that_the_server_makes(weed: Weed, source: ObjectStoreDriver) -> None:
+    target = node(weed, "n2")
+    [version] = source.versions(["k"]).values()
+    target.copy_from(source, "k", version)
+    assert kept(target, "k") == GIVEN

@@ -1,0 +1,107 @@
+"""What the killed processes of the stores' kill matrix do: as `tests.support.killing`, wherever a node's objects are."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from rebalance_tasks.drivers import object_files
+from rebalance_tasks.drivers.bucket import NoBucket
+from rebalance_tasks.drivers.object_files import LEAST_PART_BYTES
+from rebalance_tasks.drivers.object_store import ObjectStoreDriver
+from rebalance_tasks.migration.batch import Batch
+from tests.support.engine import small_parts
+from tests.support.killing import Roots, carry
+from tests.support.places import TMP, append, place_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from tests.support.engine import Engine
+
+#: A real part of an upload: an engine's part is one of the store's.
+PART_BYTES = LEAST_PART_BYTES
+
+
+def real_parts() -> None:
+    """Let large objects be made of parts that a store takes."""
+    object_files.PART_BYTES = PART_BYTES  # type: ignore[misc]
+    small_parts(PART_BYTES)
+
+
+def carry_in_parts(engine: Engine, roots: Roots) -> None:
+    """Carry the job with real parts."""
+    real_parts()
+    carry(engine, roots)
+
+
+def carry_while_a_stranger_writes(engine: Engine, roots: Roots) -> None:
+    """Somebody writes to the first object right before it is freed."""
+    original = Batch._free
+
+    def free(self: Batch, item: Any, freed: bool) -> None:
+        if item.move.key == "small/0":
+            Batch._free = original  # type: ignore[method-assign]
+            append(place_of(roots["n1"]), "small/0", b"from a stranger")
+        original(self, item, freed)
+
+    Batch._free = free  # type: ignore[method-assign]
+    carry(engine, roots)
+
+
+def carry_and_corrupt(engine: Engine, roots: Roots) -> None:
+    """Each object's first copy has a flipped bit."""
+    original = Batch._verify
+    place = place_of(roots["n2"])
+
+    def verify(self: Batch) -> None:
+        for item in self._items:
+            if item.entry.tries == 0 and item.move.size_bytes and item.unpublished:
+                assert place.spoil(f"{TMP}/{item.move.move_id}")
+        original(self)
+
+    Batch._verify = verify  # type: ignore[method-assign]
+    carry(engine, roots)
+
+
+class Unreachable:
+    """A bucket whose line is cut."""
+
+    url = "a bucket behind a line that is cut"
+
+    def __getattr__(self, name: str) -> Callable[..., NoReturn]:
+        def refuse(*_: Any, **__: Any) -> NoReturn:
+            msg = "the line is cut"
+            raise NoBucket(msg)
+
+        return refuse
+
+
+def _cut_before(engine: Engine, roots: Roots, node: str, name: str) -> None:
+    """Make a node unreachable right before its driver is asked something for the first time."""
+    driver: Any = engine.context.driver(node)
+    kind = type(driver)
+    original = getattr(kind, name)
+
+    def method(self: Any, *arguments: Any, **more: Any) -> Any:
+        if self.node_id == node:
+            setattr(kind, name, original)
+            if isinstance(self, ObjectStoreDriver):
+                self.bucket = self._trash._bucket = Unreachable()  # type: ignore[assignment]
+            else:
+                self.close()
+                place_of(roots[node]).lose()
+        return original(self, *arguments, **more)
+
+    setattr(kind, name, method)
+
+
+def carry_and_lose_the_source(engine: Engine, roots: Roots) -> None:
+    """The source is out of reach right before its objects are freed."""
+    _cut_before(engine, roots, "n1", "free")
+    carry(engine, roots)
+
+
+def carry_and_lose_the_target(engine: Engine, roots: Roots) -> None:
+    """The target is out of reach right after its objects were published."""
+    _cut_before(engine, roots, "n2", "write_manifest")
+    carry(engine, roots)

@@ -1,0 +1,89 @@
+"""A real SFTP server for tests: asyncssh's own, in a process of its own, on a free port, serving the machine's files to one user."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import multiprocessing
+import sys
+from typing import TYPE_CHECKING, Any
+
+import asyncssh
+
+from rebalance_tasks.drivers.sftp_link import SftpAddress, SftpLink
+from rebalance_tasks.embedded import HOST
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from multiprocessing.connection import Connection
+    from pathlib import Path
+
+USER, PASSWORD = "tester", "sftp-secret"
+
+
+class OneUser(asyncssh.SSHServer):
+    def begin_auth(self, username: str) -> bool:
+        return True
+
+    def password_auth_supported(self) -> bool:
+        return True
+
+    def validate_password(self, username: str, password: str) -> bool:
+        return (username, password) == (USER, PASSWORD)
+
+
+def serve(host_key: str, told: Connection) -> None:
+    """Serve until killed; tell the port."""
+
+    async def main() -> None:
+        server = await asyncssh.listen(
+            HOST, 0, server_factory=OneUser, server_host_keys=[host_key], sftp_factory=True, sftp_version=6
+        )
+        told.send(server.sockets[0].getsockname()[1])
+        await server.wait_closed()
+
+    asyncio.run(main())
+
+
+class Sftp:
+    """A running server."""
+
+    def __init__(self, directory: Path) -> None:
+        key = directory / "host_key"
+        asyncssh.generate_private_key("ssh-ed25519").write_private_key(key)
+        context = multiprocessing.get_context("spawn")
+        ours, theirs = context.Pipe()
+        self._process = context.Process(target=serve, args=(str(key), theirs), daemon=True)
+        self._process.start()
+        if not ours.poll(60):
+            sys.exit("the SFTP server did not start")
+        self.port: int = ours.recv()
+        ours.close()
+        theirs.close()
+        public = asyncssh.read_private_key(key).export_public_key().decode()
+        self.known_hosts = directory / "known_hosts"
+        self.known_hosts.write_text(f"[{HOST}]:{self.port} {public}")
+
+    def options(self) -> dict[str, Any]:
+        """``storage_options`` of a node on this server."""
+        return {"username": USER, "password": PASSWORD, "known_hosts": str(self.known_hosts)}
+
+    def link(self) -> SftpLink:
+        """A line of one's own."""
+        more = {"config": None, "client_keys": None, "agent_path": None}
+        return SftpLink(SftpAddress(HOST, self.port, {**self.options(), **more}))
+
+    def kill(self) -> None:
+        self._process.kill()
+        self._process.join()
+        self._process.close()
+
+
+@contextlib.contextmanager
+def sftp_server(directory: Path) -> Iterator[Sftp]:
+    """A server that ends with the context."""
+    server = Sftp(directory)
+    try:
+        yield server
+    finally:
+        server.kill()
