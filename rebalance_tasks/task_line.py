@@ -1,8 +1,8 @@
 """What every task leaves behind: one canonical log line at its end, and its count and duration in the fleet's counters.
 
 The line carries the task's name, its ids, how it ended, how long it took and what it answered. The counters lie in Redis, so
-that they add up over prefork's processes; a process adds its own at most once a second, with the end of a task, since
-for a job of small groups a trip to Redis for each message would be felt.
+that they add up over prefork's processes; a process adds its own at most once a second, since for a job of small groups a trip
+to Redis for each message would be felt.
 """
 
 from __future__ import annotations
@@ -72,20 +72,31 @@ class Meter:
         self._lock = threading.Lock()
         self._due = 0.0
         self._app: Celery | None = None
+        self._timer: threading.Timer | None = None
 
     def note(self, app: Celery, task: str, outcome: str, seconds: float) -> None:
         """Count the end of a task."""
         with self._lock:
             self._app = app
             self._counts.update({f"tasks:{task}:{outcome}": 1, **bucket(f"task:{task}", seconds, TASK_BOUNDS_S)})
-            if time.monotonic() < self._due:
+            wait_s = self._due - time.monotonic()
+            if wait_s > 0:
+                self._add_after(wait_s)
                 return
         self.add()
+
+    def _add_after(self, wait_s: float) -> None:
+        """See to it that what an idle process holds is added too."""
+        if self._timer is None:
+            self._timer = threading.Timer(wait_s, self.add)
+            self._timer.daemon = True
+            self._timer.start()
 
     def add(self, **_: object) -> None:
         """Add what was collected to the fleet's counters; without Redis it is kept for the next time."""
         with self._lock:
             counts, self._counts = self._counts, Counter()
+            self._timer = None
             self._due = time.monotonic() + ADD_EVERY_S
         if self._app is None or not counts:
             return

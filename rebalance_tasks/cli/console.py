@@ -11,7 +11,6 @@ import typer
 
 from rebalance_tasks.cli import output, session
 from rebalance_tasks.core.errors import ConfigurationError
-from rebalance_tasks.telemetry import configure_logging
 
 
 def console(
@@ -35,6 +34,8 @@ def console(
     told.print(f"console of the fleet at {scheme}://{shown}:{port}/  (Ctrl-C ends it)", markup=False)
     if made:
         told.print(f"operator's token, for this run only: {made}", markup=False)
+    from rebalance_tasks.telemetry import configure_logging  # noqa: PLC0415  a look at a job waits for no structlog
+
     configure_logging()
     client = session.open_client()
     files = {"certificate": str(certificate or ""), "key": str(key or "")}
