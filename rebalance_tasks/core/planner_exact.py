@@ -173,7 +173,7 @@ class _Problem:
             return None
         near = goal * SCALE * len(spreads) * (1 + _ROUNDING)
         if program.cut_off and float(found[spreads].sum()) > near:
-            found = program.improve(found, spreads, ones)
+            found = program.improve(found, spreads, ones, least=near)
         reached = float(found[spreads].sum())
         # Out of reach, the last hair of spread may cost more bytes than all the rest.
         program.at_most(near if reached <= near else reached * (1 + ENOUGH), (spreads, ones))

@@ -180,8 +180,9 @@ class Filler:
         fitting = np.flatnonzero(work.inventory.size_bytes[rows] <= most)
         fitting = fitting[self._eligibility.allowed(rows[fitting], i, j)]
         fitting = fitting[np.argsort(leaving.rank(rows[fitting], j), kind="stable")]
-        picked = cover(work.inventory.size_bytes[rows[fitting]], min(quota, most), most, work.ledger.moves_left)
-        if len(picked) == work.ledger.moves_left:
+        sizes = work.inventory.size_bytes[rows[fitting]]
+        picked = cover(sizes, min(quota, most), most, work.ledger.moves_left)
+        if len(picked) == work.ledger.moves_left and int(sizes[picked].sum()) < min(quota, most) * (1 - 1 / _SLACK):
             work.ledger.note_moves()
         _take(work, i, j, fitting[picked], "balance")
 

@@ -64,7 +64,6 @@ class Program:
             ("threads", 1),
             ("random_seed", 0),
             ("mip_rel_gap", _GAP),
-            ("mip_feasibility_tolerance", 1e-9),
         ):
             self._solver.setOptionValue(name, value)
         self._size = 0
@@ -141,16 +140,18 @@ class Program:
             return None
         return np.array(self._solver.getSolution().col_value)
 
-    def improve(self, found: Values, columns: Columns, costs: Values) -> Values:
+    def improve(self, found: Values, columns: Columns, costs: Values, *, least: float = 0.0) -> Values:
         """Return a solution that costs less than one found, as long as any that costs clearly less turns up; keep its cost.
 
         To an integer program whose search was cut off. Asking whether there is anything better by a step finds what
-        minimising did not, and "there is nothing" is soon proved.
+        minimising did not, and "there is nothing" is soon proved. Less than ``least`` is not asked for.
         """
         reached = float(found[columns] @ costs)
         number = self.at_most(reached, (columns, costs))
         for _ in range(_MOST_STEPS):
-            self.limit(number, reached * (1 - _STEP))
+            if reached <= least:
+                break
+            self.limit(number, max(least, reached * (1 - _STEP)))
             if (better := self._any(columns)) is None:
                 break
             found, reached = better, float(better[columns] @ costs)

@@ -6,21 +6,14 @@ fresh one. An item leaves the batch by a settlement (counted once in Redis) or b
 
 from __future__ import annotations
 
-from contextlib import suppress
-from dataclasses import replace
-from typing import TYPE_CHECKING, Final, cast
+from typing import TYPE_CHECKING, cast
 
 from rebalance_tasks.core.errors import (
     ChecksumMismatch,
-    InvalidKey,
-    MoveError,
     NodeError,
-    NodeFull,
     ObjectUnreadable,
     RebalanceError,
     SourceChanged,
-    SourceVanished,
-    TargetExists,
 )
 from rebalance_tasks.core.states import MoveState
 from rebalance_tasks.drivers.base import FreeOutcome
@@ -28,12 +21,12 @@ from rebalance_tasks.drivers.registry import burst
 from rebalance_tasks.migration import manifests
 from rebalance_tasks.migration.control import Interrupt, SliceInterrupted
 from rebalance_tasks.migration.copying import StagedCopy
-from rebalance_tasks.migration.direct import mark_direct, same_object, spend_all
+from rebalance_tasks.migration.direct import mark_direct, spend_all
+from rebalance_tasks.migration.endings import Endings, end
 from rebalance_tasks.migration.faults import Step, reached
 from rebalance_tasks.migration.item import REFUSALS, attempt, journal_entry, journal_row, staged_path
-from rebalance_tasks.migration.undo import unpublish
 from rebalance_tasks.migration.ways import arrives_checked, each, for_lanes, lanes
-from rebalance_tasks.store.moves import FREE_PENDING, Settlement
+from rebalance_tasks.store.moves import FREE_PENDING
 from rebalance_tasks.store.records import Freed, JournalEntry, Part
 
 if TYPE_CHECKING:
@@ -43,9 +36,6 @@ if TYPE_CHECKING:
     from rebalance_tasks.core.ids import MoveId
     from rebalance_tasks.drivers.base import ServerSide
     from rebalance_tasks.migration.item import BatchContext, Item
-
-#: A source that keeps changing, or a copy that never verifies, is given up after so many tries.
-MAX_TRIES: Final = 3
 
 
 class Batch:
@@ -58,6 +48,7 @@ class Batch:
         mean = sum(item.move.size_bytes for item in items) / max(1, len(items))
         self._lanes = lanes(context.source, context.target, mean_bytes=mean)
         self._number = number
+        self._endings = Endings(self._c)
         self._stop: SliceInterrupted | None = None
 
     def run(self) -> int:
@@ -109,7 +100,7 @@ class Batch:
                 try:
                     self._find_copy(item, staged)
                 except RebalanceError as exc:
-                    self._trouble(item, exc)
+                    self._endings.trouble(item, exc)
 
         # Those that are past their copying are not begun again; their deaths must count all the same.
         past = [item for item in known if item.here and not item.unpublished and item.entry.deaths]
@@ -146,9 +137,9 @@ class Batch:
         reached(Step.BEGIN)
         for item, code in zip(fresh, codes, strict=True):
             if code != "ok":
-                self._discard(item)
+                self._endings.discard(item)
                 state = MoveState.FAILED if code == "target_full" else MoveState.SKIPPED
-                self._end(item, state, code, REFUSALS[code])
+                end(item, state, code, REFUSALS[code])
 
     def _stage(self) -> None:
         todo = [item for item in self._items if item.unpublished and item.staged is None]
@@ -176,7 +167,7 @@ class Batch:
             try:
                 act(item)
             except RebalanceError as exc:
-                self._trouble(item, exc)
+                self._endings.trouble(item, exc)
 
         each(items, one, at_once=self._lanes)
 
@@ -235,8 +226,8 @@ class Batch:
             if not item.unpublished:
                 continue
             if stop.why is Interrupt.CANCELLED:
-                self._discard(item)
-                self._end(item, MoveState.SKIPPED, "cancelled", "an operator cancelled the job")
+                self._endings.discard(item)
+                end(item, MoveState.SKIPPED, "cancelled", "an operator cancelled the job")
             elif stop.why in {Interrupt.PAUSED, Interrupt.SHUTDOWN} or item.staged is None:
                 item.again = True
                 item.fresh = False
@@ -288,7 +279,9 @@ class Batch:
             for item in ready if strays else ():
                 if item.move.move_id in strays:
                     item.published = None
-                    self._again(item, SourceChanged(item.move.key, "a folder of its key was renamed on the target"))
+                    self._endings.again(
+                        item, SourceChanged(item.move.key, "a folder of its key was renamed on the target")
+                    )
         if self._stop is not None and any(item.direct and item.unpublished for item in ready):
             self._interrupted(self._stop)
 
@@ -351,7 +344,7 @@ class Batch:
         for item in items if hold.strays else ():
             if item.move.move_id in hold.strays:
                 # Its folder was renamed while it was freed: it was put back there, and nothing is at its key.
-                self._end(item, MoveState.COMPLETED)
+                end(item, MoveState.COMPLETED)
 
     def _free(self, item: Item, freed: bool) -> None:  # noqa: FBT001  as above
         expected = item.copy.source if item.copy else None
@@ -359,36 +352,26 @@ class Batch:
             entry = manifests.find(self._c.target, item.move.move_id)
             expected = entry.copied_fingerprint() if entry else None
         if expected is None:
-            self._end(item, MoveState.COMPLETED, FREE_PENDING, "nothing says which version of the source was copied")
+            end(item, MoveState.COMPLETED, FREE_PENDING, "nothing says which version of the source was copied")
             return
         try:
             outcome = FreeOutcome.FREED if freed else self._c.source.free(item.move.key, item.move.move_id, expected)
         except ObjectUnreadable as exc:
-            self._take_back(item)
+            self._endings.take_back(item)
             if item.here:
-                self._end(item, MoveState.FAILED, exc.cause, str(exc))
+                end(item, MoveState.FAILED, exc.cause, str(exc))
             return
         reached(Step.FREE)
         match outcome:
             case FreeOutcome.FREED:
                 record = Freed(self._c.source.node_id, item.move.key, item.move.size_bytes, expected)
-                self._end(item, MoveState.COMPLETED, trash=record)
+                end(item, MoveState.COMPLETED, trash=record)
             case FreeOutcome.GONE:
-                self._end(item, MoveState.COMPLETED)
+                end(item, MoveState.COMPLETED)
             case FreeOutcome.CHANGED:
-                self._take_back(item)
+                self._endings.take_back(item)
                 if item.here:
-                    self._again(item, SourceChanged(item.move.key, "the source changed after it was published"))
-
-    def _take_back(self, item: Item) -> None:
-        """The source is the truth again; the stale copy on the target goes, unless somebody wrote to it."""
-        self._c.store.retract([item.move], keep_locations=self._c.keep_locations)
-        reached(Step.RETRACT)
-        item.state = MoveState.PENDING
-        published, item.published, item.staged = item.published, None, None
-        if published and not unpublish(self._c.target, item.move.key, item.move.move_id, published):
-            detail = f"both {self._c.source.node_id} and {self._c.target.node_id} were written to: compare them by hand"
-            self._end(item, MoveState.FAILED, "conflict", detail)
+                    self._endings.again(item, SourceChanged(item.move.key, "the source changed after it was published"))
 
     # -- endings --------------------------------------------------------------------------------------------------
     def _settle(self) -> int:
@@ -396,85 +379,3 @@ class Batch:
         left = self._c.store.settle(settled, purge_delay_ms=self._c.purge_delay_ms)
         reached(Step.SETTLE)
         return left
-
-    def _end(
-        self,
-        item: Item,
-        state: MoveState,
-        cause: str = "",
-        detail: str = "",
-        trash: Freed | None = None,
-    ) -> None:
-        item.settlement = Settlement(item.move, state, cause, detail, trash)
-
-    def _again(self, item: Item, exc: MoveError) -> None:
-        self._discard(item)
-        item.copy = item.staged = None
-        tries = item.entry.tries + 1
-        if tries >= MAX_TRIES:
-            state = MoveState.SKIPPED if isinstance(exc, SourceChanged) else MoveState.FAILED
-            self._end(item, state, exc.cause, f"{exc}; given up after {tries} tries")
-            return
-        item.entry = JournalEntry(tries=tries, deaths=item.entry.deaths)
-        item.fresh = False
-        with suppress(MoveError):
-            # The next try books what is there now.
-            found = self._c.source.stat(item.move.key)
-            item.move = replace(item.move, size_bytes=found.size_bytes) if found else item.move
-        item.again = True
-        self._c.store.write_journal({item.move.index: item.entry})
-        reached(Step.AGAIN)
-
-    def _discard(self, item: Item) -> None:
-        self._c.target.discard(item.move.move_id)
-        reached(Step.DISCARD)
-
-    def _vanished(self, item: Item, exc: SourceVanished) -> None:
-        """Gone because we moved it (a manifest says so), or gone."""
-        entry = manifests.find(self._c.target, item.move.move_id)
-        if entry is not None:
-            at_key = self._c.target.stat(item.move.key)
-            ours = at_key is not None and at_key.same_file(entry.published_fingerprint())
-            # In our trash: it was freed, so it was published and flipped, and Redis has forgotten it since. Where the copy
-            # is not at its key, somebody has taken it away from there, as anybody may.
-            if ours or self._c.source.trashed(item.move.move_id) == entry.copied_fingerprint():
-                item.published = entry.published_fingerprint()
-                item.copy = StagedCopy(entry.copied_fingerprint())
-                item.resize()
-                return
-        self._discard(item)
-        self._end(item, MoveState.SKIPPED, exc.cause, str(exc))
-
-    def _taken(self, item: Item, exc: TargetExists) -> None:
-        """Something is at the key: our own copy, if Redis forgot its last seconds after we published it; else a stranger's.
-
-        A manifest proves that it is ours. Without one (the worker died before it, and Redis forgot the journal) the very
-        same object, byte for byte, is as good: left alone it would stay on both nodes for ever.
-        """
-        entry = manifests.find(self._c.target, item.move.move_id)
-        at_key = self._c.target.stat(item.move.key)
-        same = same_object(self._c, item, at_key) if entry is None else None
-        self._discard(item)
-        if same is not None:
-            item.published = same
-            return
-        ours = entry is not None and at_key is not None and at_key.same_file(entry.published_fingerprint())
-        if ours and entry is not None and item.copy and entry.copied_fingerprint() == item.copy.source:
-            item.published = entry.published_fingerprint()
-            return
-        self._end(item, MoveState.FAILED, exc.cause, str(exc))
-
-    def _trouble(self, item: Item, error: RebalanceError) -> None:
-        """Turn what went wrong with one object into its outcome, and the batch goes on; raise what is not about one object."""
-        match error:
-            case SourceVanished():
-                self._vanished(item, error)
-            case SourceChanged() | ChecksumMismatch():
-                self._again(item, error)
-            case TargetExists():
-                self._taken(item, error)
-            case MoveError() | InvalidKey() | NodeFull():
-                self._discard(item)
-                self._end(item, MoveState.FAILED, error.cause, str(error))
-            case _:
-                raise error

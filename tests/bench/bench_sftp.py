@@ -38,7 +38,7 @@ def run(report: Report, *, rounds: int = ROUNDS) -> None:
         return
     ours: list[float] = []
     rival: list[float] = []
-    with tempfile.TemporaryDirectory(dir=worlds.scratch()) as folder, sftp_server(Path(folder)) as server:
+    with tempfile.TemporaryDirectory(dir=worlds.scratch_base()) as folder, sftp_server(Path(folder)) as server:
         for number in range(rounds):
             place = Path(folder) / f"round-{number}"
             ours.append(_ours(server, place))

@@ -76,7 +76,7 @@ def run(report: Report, *, cases: Sequence[tuple[int, int, bool, float]] = CASES
 
 @contextmanager
 def _server() -> Iterator[Weed]:
-    with tempfile.TemporaryDirectory(dir=worlds.scratch()) as folder, weed_server(Path(folder)) as weed:
+    with tempfile.TemporaryDirectory(dir=worlds.scratch_base()) as folder, weed_server(Path(folder)) as weed:
         yield weed
 
 

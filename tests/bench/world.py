@@ -20,11 +20,15 @@ if TYPE_CHECKING:
     from tests.support.fleets import Fleet
 
 
+def scratch_base() -> Path | None:
+    """Where folders lie in memory, where that is possible: what is measured is ours, not the disk."""
+    memory = Path("/dev/shm")  # noqa: S108  private folders are made in it
+    return memory if memory.is_dir() and os.access(memory, os.W_OK) else None
+
+
 def scratch() -> Path:
-    """A new folder, in memory where that is possible: what is measured is ours, not the disk."""
-    memory = Path("/dev/shm")  # noqa: S108  a private folder is made in it
-    base = memory if memory.is_dir() and os.access(memory, os.W_OK) else None
-    return Path(tempfile.mkdtemp(prefix="rebalance-bench-", dir=base))
+    """A new folder, in memory where that is possible."""
+    return Path(tempfile.mkdtemp(prefix="rebalance-bench-", dir=scratch_base()))
 
 
 @contextmanager

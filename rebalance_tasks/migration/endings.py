@@ -1,0 +1,133 @@
+"""What becomes of one object that leaves its batch, or that something is wrong with: counted, tried again, taken back.
+
+An object that left the common way may have left a copy aside, a copy at its key, or its source in the trash. Each ending below
+first makes sure that exactly one whole object stays where readers look (invariant 1), and then says so.
+"""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from dataclasses import replace
+from typing import TYPE_CHECKING, Final
+
+from rebalance_tasks.core.errors import (
+    ChecksumMismatch,
+    InvalidKey,
+    MoveError,
+    NodeFull,
+    RebalanceError,
+    SourceChanged,
+    SourceVanished,
+    TargetExists,
+)
+from rebalance_tasks.core.states import MoveState
+from rebalance_tasks.migration import manifests
+from rebalance_tasks.migration.copying import StagedCopy
+from rebalance_tasks.migration.direct import same_object
+from rebalance_tasks.migration.faults import Step, reached
+from rebalance_tasks.migration.undo import unpublish
+from rebalance_tasks.store.moves import Settlement
+from rebalance_tasks.store.records import Freed, JournalEntry
+
+if TYPE_CHECKING:
+    from rebalance_tasks.migration.item import BatchContext, Item
+
+#: A source that keeps changing, or a copy that never verifies, is given up after so many tries.
+MAX_TRIES: Final = 3
+
+
+def end(item: Item, state: MoveState, cause: str = "", detail: str = "", trash: Freed | None = None) -> None:
+    """Let an item leave its batch; it is counted when the batch settles."""
+    item.settlement = Settlement(item.move, state, cause, detail, trash)
+
+
+class Endings:
+    """Endings of the objects of one batch."""
+
+    def __init__(self, context: BatchContext) -> None:
+        """Bind to what the batch works with."""
+        self._c = context
+
+    def again(self, item: Item, exc: MoveError) -> None:
+        """Throw the copy away and hand the item back for another try; after `MAX_TRIES` it ends."""
+        self.discard(item)
+        item.copy = item.staged = None
+        tries = item.entry.tries + 1
+        if tries >= MAX_TRIES:
+            state = MoveState.SKIPPED if isinstance(exc, SourceChanged) else MoveState.FAILED
+            end(item, state, exc.cause, f"{exc}; given up after {tries} tries")
+            return
+        item.entry = JournalEntry(tries=tries, deaths=item.entry.deaths)
+        item.fresh = False
+        with suppress(MoveError):
+            # The next try books what is there now.
+            found = self._c.source.stat(item.move.key)
+            item.move = replace(item.move, size_bytes=found.size_bytes) if found else item.move
+        item.again = True
+        self._c.store.write_journal({item.move.index: item.entry})
+        reached(Step.AGAIN)
+
+    def discard(self, item: Item) -> None:
+        """Throw away what is aside."""
+        self._c.target.discard(item.move.move_id)
+        reached(Step.DISCARD)
+
+    def _vanished(self, item: Item, exc: SourceVanished) -> None:
+        """Gone because we moved it (a manifest says so), or gone."""
+        entry = manifests.find(self._c.target, item.move.move_id)
+        if entry is not None:
+            at_key = self._c.target.stat(item.move.key)
+            ours = at_key is not None and at_key.same_file(entry.published_fingerprint())
+            # In our trash: it was freed, so it was published and flipped, and Redis has forgotten it since. Where the copy
+            # is not at its key, somebody has taken it away from there, as anybody may.
+            if ours or self._c.source.trashed(item.move.move_id) == entry.copied_fingerprint():
+                item.published = entry.published_fingerprint()
+                item.copy = StagedCopy(entry.copied_fingerprint())
+                item.resize()
+                return
+        self.discard(item)
+        end(item, MoveState.SKIPPED, exc.cause, str(exc))
+
+    def _taken(self, item: Item, exc: TargetExists) -> None:
+        """Something is at the key: our own copy, if Redis forgot its last seconds after we published it; else a stranger's.
+
+        A manifest proves that it is ours. Without one (the worker died before it, and Redis forgot the journal) the very
+        same object, byte for byte, is as good: left alone it would stay on both nodes for ever.
+        """
+        entry = manifests.find(self._c.target, item.move.move_id)
+        at_key = self._c.target.stat(item.move.key)
+        same = same_object(self._c, item, at_key) if entry is None else None
+        self.discard(item)
+        if same is not None:
+            item.published = same
+            return
+        ours = entry is not None and at_key is not None and at_key.same_file(entry.published_fingerprint())
+        if ours and entry is not None and item.copy and entry.copied_fingerprint() == item.copy.source:
+            item.published = entry.published_fingerprint()
+            return
+        end(item, MoveState.FAILED, exc.cause, str(exc))
+
+    def take_back(self, item: Item) -> None:
+        """The source is the truth again; the stale copy on the target goes, unless somebody wrote to it."""
+        self._c.store.retract([item.move], keep_locations=self._c.keep_locations)
+        reached(Step.RETRACT)
+        item.state = MoveState.PENDING
+        published, item.published, item.staged = item.published, None, None
+        if published and not unpublish(self._c.target, item.move.key, item.move.move_id, published):
+            detail = f"both {self._c.source.node_id} and {self._c.target.node_id} were written to: compare them by hand"
+            end(item, MoveState.FAILED, "conflict", detail)
+
+    def trouble(self, item: Item, error: RebalanceError) -> None:
+        """Turn what went wrong with one object into its outcome, and the batch goes on; raise what is not about one object."""
+        match error:
+            case SourceVanished():
+                self._vanished(item, error)
+            case SourceChanged() | ChecksumMismatch():
+                self.again(item, error)
+            case TargetExists():
+                self._taken(item, error)
+            case MoveError() | InvalidKey() | NodeFull():
+                self.discard(item)
+                end(item, MoveState.FAILED, error.cause, str(error))
+            case _:
+                raise error
