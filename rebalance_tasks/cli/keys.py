@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-import select
+import selectors
 import sys
 import time
 from contextlib import contextmanager
@@ -30,15 +30,17 @@ def pressed_keys() -> Iterator[Callable[[float], str]]:
         return
     descriptor = sys.stdin.fileno()
     before = termios.tcgetattr(descriptor)
+    waiting = selectors.DefaultSelector()
+    waiting.register(descriptor, selectors.EVENT_READ)
 
     def key(timeout_s: float) -> str:
-        ready, _, _ = select.select([descriptor], [], [], timeout_s)
-        return os.read(descriptor, 16).decode("utf-8", "replace")[:1] if ready else ""
+        return os.read(descriptor, 16).decode("utf-8", "replace")[:1] if waiting.select(timeout_s) else ""
 
     try:
         tty.setcbreak(descriptor)
         yield key
     finally:
+        waiting.close()
         termios.tcsetattr(descriptor, termios.TCSADRAIN, before)
 
 

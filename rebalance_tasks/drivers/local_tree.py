@@ -395,3 +395,8 @@ class LocalTree:
             for fd in self._retired:
                 os.close(fd)
             self._retired = []
+
+    def __del__(self) -> None:
+        """Close what a driver that nobody closed has left open."""
+        with suppress(Exception):
+            self.close()

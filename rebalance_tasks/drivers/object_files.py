@@ -11,16 +11,16 @@ from __future__ import annotations
 import json
 import time
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final, Self, TypeVar
+from typing import TYPE_CHECKING, Final, TypeVar
 
 from rebalance_tasks.core.errors import InvalidArgument
 from rebalance_tasks.drivers.base import Fingerprint, ObjectMetadata
 from rebalance_tasks.drivers.bucket import BucketError, Stored, TooLarge
 from rebalance_tasks.drivers.object_errors import patiently, source_error, target_error
+from rebalance_tasks.drivers.windowed import WindowedSource
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
-    from types import TracebackType
 
     from rebalance_tasks.drivers.bucket import Bucket
 
@@ -88,16 +88,15 @@ def attributes_of(metadata: ObjectMetadata) -> dict[str, str]:
     return attributes
 
 
-class ObjectSource:
+class ObjectSource(WindowedSource):
     """An object being read, a window at a time, each of the version that was opened; `SourceHandle`."""
 
     def __init__(self, bucket: Bucket, node_id: str, name: str, key: str) -> None:
         """Open ``name``, called ``key`` in errors. Raises: SourceVanished, ObjectUnreadable, NodeMissing."""
+        super().__init__()
         self._bucket, self._node_id, self._name, self._key = bucket, node_id, name, key
-        self._position = self._start = 0
-        self._window = b""
         self._etag: str | None = None
-        self._stored = self._fetch(0)
+        self._look(0)
         self._etag = self._stored.etag
         self.fingerprint = fingerprint_of(self._stored)
 
@@ -106,46 +105,14 @@ class ObjectSource:
         """What travels with the bytes."""
         return metadata_of(self._stored)
 
-    def _fetch(self, offset: int) -> Stored:
+    def _fetch(self, offset: int) -> bytes:
         try:
-            stored, self._window = patiently(
+            self._stored, window = patiently(
                 lambda: self._bucket.get(self._name, offset, WINDOW_BYTES, etag=self._etag)
             )
         except BucketError as exc:
             raise source_error(self._node_id, self._key, exc, "read") from exc
-        self._start = offset
-        return stored
-
-    def readinto(self, buffer: memoryview) -> int:
-        """Fill the buffer from the current position; return the number of bytes, 0 at the end."""
-        if self._position >= self.fingerprint.size_bytes:
-            return 0
-        at = self._position - self._start
-        if not 0 <= at < len(self._window):
-            self._fetch(self._position)
-            at = 0
-        chunk = self._window[at : at + len(buffer)]
-        buffer[: len(chunk)] = chunk
-        self._position += len(chunk)
-        return len(chunk)
-
-    def seek(self, offset: int) -> None:
-        """Go to an absolute byte offset."""
-        self._position = offset
-
-    def close(self) -> None:
-        """Forget what was read."""
-        self._window = b""
-
-    def __enter__(self) -> Self:
-        """Return itself."""
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Close."""
-        self.close()
+        return window
 
 
 @dataclass(slots=True)

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import stat as st_modes
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, Final, Self
+from typing import TYPE_CHECKING, Any, Final
 
 import asyncssh
 
 from rebalance_tasks.core.errors import SourceChanged
 from rebalance_tasks.drivers.base import Fingerprint, ObjectMetadata
 from rebalance_tasks.drivers.sftp_errors import source_error, target_error, translated
+from rebalance_tasks.drivers.windowed import WindowedSource
 
 if TYPE_CHECKING:
-    from types import TracebackType
-
     from rebalance_tasks.drivers.sftp_link import SftpLink
 
 #: Bytes asked for, or sent, at once; asyncssh cuts them into requests that are in flight together.
@@ -43,14 +42,13 @@ def fingerprint_of(attrs: asyncssh.SFTPAttrs) -> Fingerprint:
     return Fingerprint(size, mtime_ns=mtime_ns, etag=f"{size}-{mtime_ns}")
 
 
-class SftpSource:
+class SftpSource(WindowedSource):
     """An open file being read, a window at a time; `SourceHandle`."""
 
     def __init__(self, link: SftpLink, node_id: str, path: str, key: str, attrs: asyncssh.SFTPAttrs) -> None:
         """Read the file at ``path``, whose attributes were just looked at."""
+        super().__init__()
         self._link, self._node_id, self._path, self._key, self._attrs = link, node_id, path, key, attrs
-        self._position = self._start = 0
-        self._window = b""
         self.fingerprint = fingerprint_of(attrs)
 
     @property
@@ -60,8 +58,7 @@ class SftpSource:
         mode = None if self._attrs.permissions is None else st_modes.S_IMODE(self._attrs.permissions)
         return ObjectMetadata(mode=mode, mtime_ns=mtime_ns, atime_ns=atime_ns)
 
-    def _fetch(self) -> None:
-        offset = self._position
+    def _fetch(self, offset: int) -> bytes:
         # A longer read is cut into requests that would all find the end.
         length = min(WINDOW_BYTES, self.fingerprint.size_bytes - offset)
 
@@ -71,40 +68,10 @@ class SftpSource:
                 return data
 
         with translated(lambda exc: source_error(self._node_id, self._key, exc, "read")):
-            self._window = self._link.run(read)
-        self._start = offset
-        if not self._window:
+            window = self._link.run(read)
+        if not window:
             raise SourceChanged(self._key, "the source shrank while it was read")
-
-    def readinto(self, buffer: memoryview) -> int:
-        """Fill the buffer from the current position; return the number of bytes, 0 at the end."""
-        if self._position >= self.fingerprint.size_bytes:
-            return 0
-        if not self._start <= self._position < self._start + len(self._window):
-            self._fetch()
-        at = self._position - self._start
-        chunk = self._window[at : at + len(buffer)]
-        buffer[: len(chunk)] = chunk
-        self._position += len(chunk)
-        return len(chunk)
-
-    def seek(self, offset: int) -> None:
-        """Go to an absolute byte offset."""
-        self._position = offset
-
-    def close(self) -> None:
-        """Forget what was read."""
-        self._window = b""
-
-    def __enter__(self) -> Self:
-        """Return itself."""
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Close."""
-        self.close()
+        return window
 
 
 class SftpWriter:

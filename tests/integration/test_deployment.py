@@ -80,12 +80,24 @@ def test_the_composed_commands_balance_a_fleet_and_say_so(
     assert wait_for(rebalancer, job.job_id, timeout_s=90).status is RebalanceStatus.COMPLETED
     assert fleet.all_objects() == content
     url = f"http://127.0.0.1:{port}/metrics"
-    text = urllib.request.urlopen(url, timeout=10).read().decode()
-    assert f'rebalance_moves_total{{fleet="test",outcome="completed"}} {job.total_moves}.0' in text
-    assert 'rebalance_workers{fleet="test",same="yes"} 2.0' in text
-    found = {finding.name: finding.verdict for finding in rebalancer.doctor()}
-    assert {name for name, verdict in found.items() if verdict == "fail"} == set()
-    assert found["queue rebalance.control"] == found["queue rebalance.data"] == found["sweep"] == "ok"
+    wanted = (
+        f'rebalance_moves_total{{fleet="test",outcome="completed"}} {job.total_moves}.0',
+        'rebalance_workers{fleet="test",same="yes"} 2.0',
+    )
+
+    def told() -> bool:
+        text = urllib.request.urlopen(url, timeout=10).read().decode()
+        return all(line in text for line in wanted)
+
+    wait_until(told, 30, "the metrics say what was done")
+
+    def well() -> bool:
+        found = {finding.name: finding.verdict for finding in rebalancer.doctor()}
+        assert {name for name, verdict in found.items() if verdict == "fail"} == set()
+        # A job may be over before the first sweep.
+        return {found[name] for name in ("queue rebalance.control", "queue rebalance.data", "sweep")} == {"ok"}
+
+    wait_until(well, 30, "the doctor has nothing to say of queues and sweep")
     for name in ("control", "data", "beat", "metrics"):
         services[name].stop(45)
         assert not services[name].alive, name

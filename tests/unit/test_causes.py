@@ -59,7 +59,7 @@ def causes_of_errors(tree: ast.Module) -> Iterator[str]:
 def causes_of_settlements(tree: ast.Module) -> Iterator[str]:
     """Words given as the cause when a move is ended, and the refusals of a batch."""
     for node in ast.walk(tree):
-        if isinstance(node, ast.Call) and ast.unparse(node.func).rpartition(".")[2] in {"_end", "Settlement"}:
+        if isinstance(node, ast.Call) and ast.unparse(node.func).rpartition(".")[2] in {"end", "Settlement"}:
             yield from filter(None, map(text, node.args[2:3]))
         if isinstance(node, ast.AnnAssign) and ast.unparse(node.target) == "REFUSALS" and node.value is not None:
             yield from ast.literal_eval(node.value)
