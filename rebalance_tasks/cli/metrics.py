@@ -31,12 +31,15 @@ def metrics(
         return
     ends = {signal.SIGINT, signal.SIGTERM}
     # Before the server's threads begin, so that the signal finds only us.
-    signal.pthread_sigmask(signal.SIG_BLOCK, ends)
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, ends)
     try:
         server, _ = start_http_server(port, addr=host, registry=registry)
+        typer.echo(f"http://{host}:{server.server_port}/metrics")
+        signal.sigwait(ends)
+        server.shutdown()
     except OSError as exc:
         msg = f"cannot listen on {host}:{port}: {exc.strerror or exc}; is another one running? --port takes another"
         raise ConfigurationError(msg) from exc
-    typer.echo(f"http://{host}:{server.server_port}/metrics")
-    signal.sigwait(ends)
-    server.shutdown()
+    finally:
+        # Whoever called us in a process of theirs can be interrupted again, and so can the processes that it starts.
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)

@@ -213,8 +213,10 @@ def test_a_taken_port_is_named_with_the_way_out(
 
     monkeypatch.setenv("REBALANCE_CONFIG", str(arena.fleet.config))
     port = arena.redis_url.rpartition(":")[2].partition("/")[0]
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, ())
     assert run(["metrics", "--port", port]) == 2
     assert f"127.0.0.1:{port}" in capsys.readouterr().err
+    assert signal.pthread_sigmask(signal.SIG_BLOCK, ()) == before, "what this process starts next could not be stopped"
 
 
 def test_once_prints_what_the_client_has_to_say(
