@@ -1,4 +1,4 @@
-"""Hooks of the documentation's site (mkdocs.yml): its navigation, the two pages from above, and references from the code.
+"""Hooks of the documentation's site (mkdocs.yml): its navigation, what it takes in from above, and references from the code.
 
 The navigation is docs/README.md, whose sections and tables a reader on a code host uses as well: one list, no second one to
 forget. References of the command line and of the Python API are written from the code each time the site is built.
@@ -23,11 +23,13 @@ if TYPE_CHECKING:
 ROOT: Final = Path(__file__).parents[1]
 INDEX: Final = "README.md"
 #: Pages that lie above docs/, where code hosts look for them.
-ABOVE: Final = ("CHANGELOG.md", "CONTRIBUTING.md")
+ABOVE: Final = ("CHANGELOG.md", "CONTRIBUTING.md", "ops/runbook.md")
+#: What pages point at besides, taken along as it is.
+FILES: Final = ("ops/alerts.yml", "ops/grafana/dashboard.json", "ops/prometheus/prometheus.yml")
 
 _SECTION: Final = re.compile(r"^## (.+)$", re.MULTILINE)
 _ROW: Final = re.compile(r"^\| \[[^\]]+\]\(([^)#]+\.md)\) \|", re.MULTILINE)
-_ABOVE_LINK: Final = re.compile(rf"\]\((?:\.\./)+({'|'.join(map(re.escape, ABOVE))})")
+_ABOVE_LINK: Final = re.compile(rf"\]\((?:\.\./)+({'|'.join(map(re.escape, ABOVE + FILES))})")
 _DECISION: Final = "adr/[0-9]*.md"
 #: Defaults of settings are long objects; the reference of settings lists them.
 _LONG_SIGNATURE: Final = 400
@@ -53,7 +55,9 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Take the pages from above in."""
     for name in ABOVE:
         text = (ROOT / name).read_text(encoding="utf-8")
-        files.append(File.generated(config, name, content=text.replace("](docs/", "](")))
+        files.append(File.generated(config, name, content=text.replace("](docs/", "](").replace("](../docs/", "](../")))
+    for name in FILES:
+        files.append(File.generated(config, name, content=(ROOT / name).read_bytes()))
     return files
 
 
