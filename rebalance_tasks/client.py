@@ -324,7 +324,7 @@ class Rebalancer:
 
     def doctor(self) -> list[Finding]:
         """Look whether everything is as it should be; each finding that is not well says what to do next."""
-        return doctors.examine(self._context, self._runtime.worker_queues)
+        return doctors.examine(self._context, self._context.messenger.worker_queues)
 
     def metrics_registry(self) -> CollectorRegistry:
         """The fleet's metrics, for a Prometheus endpoint; read from Redis at each scrape."""

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 from kombu.exceptions import ChannelError, OperationalError
 from redis.exceptions import RedisError
 
+from rebalance_tasks.core.routes import CONTROL_QUEUE
 from rebalance_tasks.telemetry import get_logger
 
 if TYPE_CHECKING:
@@ -22,7 +23,8 @@ if TYPE_CHECKING:
 
 log = get_logger(__name__)
 
-CONTROL_QUEUE: Final = "rebalance.control"
+#: The sweep asks again every few seconds, cleanup every minute.
+CHORE_EXPIRES_S: Final = {"sweep": 10.0, "cleanup": 60.0}
 
 
 def queue_depths(app: Celery, queues: Sequence[str]) -> dict[str, int]:
@@ -103,6 +105,18 @@ class CeleryMessenger:
     def publish_start(self, plan_id: str, job_id: str) -> None:
         """Publish a start; its id makes a doubled message one job."""
         self._task("start", {"plan_id": plan_id, "job_id": job_id}, queue=CONTROL_QUEUE).apply_async()
+
+    def publish_chore(self, name: str, queue: str) -> None:
+        """Have the hosts of a queue do their part of a chore; one that waits for long is one too many."""
+        self._task(name, {"queue": queue}, queue=queue, expires=CHORE_EXPIRES_S[name]).apply_async()
+
+    def worker_queues(self) -> dict[str, list[str]]:
+        """Ask the workers that answer which queues each takes messages from; nobody answers through a broker that is away."""
+        try:
+            return worker_queues(self._app)
+        except (OperationalError, RedisError, OSError) as exc:
+            log.warning("workers.not_asked", error=str(exc))
+            return {}
 
     # -- building -------------------------------------------------------------------------------------------------
     def _id(self, job_id: str, *parts: str) -> str:

@@ -18,7 +18,7 @@ from rebalance_tasks.control.start import admit
 from rebalance_tasks.core.errors import UnknownFleet, UnknownNode
 from rebalance_tasks.core.quiet_hours import in_quiet_hours
 from rebalance_tasks.drivers.registry import open_driver
-from rebalance_tasks.messages import CeleryMessenger, queue_depths, worker_queues
+from rebalance_tasks.messages import CeleryMessenger, queue_depths
 from rebalance_tasks.migration.control import SliceControl
 from rebalance_tasks.migration.copying import Copier
 from rebalance_tasks.migration.item import BatchContext
@@ -86,10 +86,6 @@ class Runtime:
         messenger = CeleryMessenger(self._app, fleet=self.settings.fleet)
         return FleetContext.wired(self.settings, driver=self._drivers, messenger=messenger)
 
-    def worker_queues(self) -> dict[str, list[str]]:
-        """Which queues each worker that answers takes messages from."""
-        return worker_queues(self._app)
-
     def metrics_registry(self) -> CollectorRegistry:
         """What Prometheus scrapes: `rebalance metrics` and the console serve it."""
         from prometheus_client import CollectorRegistry  # noqa: PLC0415  as below
@@ -101,7 +97,14 @@ class Runtime:
         return registry
 
     def slice(
-        self, job_id: str, group_id: str, *, owner: str, extra: bool = False, ending: Ending | None = None
+        self,
+        job_id: str,
+        group_id: str,
+        *,
+        owner: str,
+        queue: str = "",
+        extra: bool = False,
+        ending: Ending | None = None,
     ) -> Slice:
         """Return a slice of one group, ready to run.
 
@@ -109,6 +112,7 @@ class Runtime:
             job_id: the job.
             group_id: the group.
             owner: names this very attempt, see `Slice`.
+            queue: where its message came from, and so where extra slices find somebody; default the group's.
             extra: see `Slice`.
             ending: asked along with the count of moves.
         """
@@ -121,7 +125,9 @@ class Runtime:
             ),
             drivers=lambda group: (self._drivers(group.source), self._drivers(group.target)),
             context=lambda lease, store, drivers, slice_s: self._batch_context(job_id, lease, store, drivers, slice_s),
-            spread=lambda group: context.messenger.publish_extra(job_id, group),
+            spread=lambda group: context.messenger.publish_extra(
+                job_id, group.model_copy(update={"queue": queue or group.queue})
+            ),
             attempts=lambda lease: AttemptStore(self.context.connection, context.keys, job_id=job_id, lease=lease),
             admit=lambda: admit(context, job_id),
             missing=context.holds.missing,

@@ -24,6 +24,7 @@ from rebalance_tasks.core.events import NOTICES, EventKind
 from rebalance_tasks.core.masking import has_credentials, masked, masked_url
 from rebalance_tasks.core.models import Frozen, Identifier, Money, NodeDescriptor
 from rebalance_tasks.core.options import RebalancerOptions
+from rebalance_tasks.core.routes import share_a_host
 from rebalance_tasks.core.rule import Rule
 from rebalance_tasks.settings_redis import check_celery_url, check_redis_url
 
@@ -71,12 +72,17 @@ def _check_distinct(nodes: tuple[NodeDescriptor, ...]) -> tuple[NodeDescriptor, 
     if twice:
         msg = f"node_id {twice[0]!r} is used twice; every node needs its own"
         raise ValueError(msg)
-    by_url: dict[str, str] = {}
+    by_url: dict[str, list[NodeDescriptor]] = {}
     for node in nodes:
-        other = by_url.setdefault(node.url.rstrip("/"), node.node_id)
-        if other != node.node_id:
-            msg = f"nodes {other!r} and {node.node_id!r} have the same url {node.url!r}; one place can be one node only"
-            raise ValueError(msg)
+        others = by_url.setdefault(node.url.rstrip("/"), [])
+        for other in others:
+            if share_a_host(other, node):
+                msg = (
+                    f"nodes {other.node_id!r} and {node.node_id!r} have the same url {node.url!r}; one place can be one "
+                    "node only (on two hosts: give each node the queue of its own)"
+                )
+                raise ValueError(msg)
+        others.append(node)
     return nodes
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import xxhash
 
+from rebalance_tasks.control.start import touched_nearby
 from rebalance_tasks.control.survey import Survey, adopt, survey
 from rebalance_tasks.core.errors import ConfigurationError, InvalidInventory, JobActive, NodeError, StaleLease
 from rebalance_tasks.core.imbalance import imbalance, is_eligible, usage
@@ -154,7 +155,7 @@ def _snapshot(now: datetime, result: CheckResult, trace: _Trace, spread: float |
 
 def _adopt(context: FleetContext, plan: RebalancePlan) -> None:
     try:
-        adopt(context, only={name for move in plan.moves for name in (move.source_node, move.target_node)})
+        adopt(context, only=touched_nearby(context, plan))
     except NodeError as exc:
         raise Skipped(exc.cause, str(exc)) from exc
 
@@ -171,7 +172,7 @@ def _before_lock(context: FleetContext) -> None:
     active = context.jobs.active()
     if active is not None:
         raise Skipped("job_active", f"job {active} is still active")
-    digests = context.fleet.digests(now_ms=context.connection.now_ms())
+    digests = context.digests()
     own = context.settings.digest()
     strangers = sorted(worker for worker, digest in digests.items() if digest != own)
     if strangers:

@@ -6,12 +6,12 @@ disk, and a trash that still is the version that was copied. Each run is bounded
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import timedelta
 from itertools import islice
 from typing import TYPE_CHECKING, Final
 
-from rebalance_tasks.core.errors import JobNotFound, NodeError, RebalanceError
+from rebalance_tasks.core.errors import JobNotFound, NodeError, NodeMissing, RebalanceError
 from rebalance_tasks.core.fingerprint import Fingerprint
 from rebalance_tasks.core.ids import MoveId
 from rebalance_tasks.core.models import NodeState
@@ -24,7 +24,7 @@ from rebalance_tasks.store.versions import NewerVersion
 from rebalance_tasks.telemetry import get_logger
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Callable, Collection
 
     from rebalance_tasks.control.context import FleetContext
     from rebalance_tasks.drivers.base import Driver
@@ -68,15 +68,22 @@ class CleanupReport:
     reservations: int = 0
 
 
-def run_cleanup(context: FleetContext) -> CleanupReport:
-    """Clean up once, within `LIMIT`."""
+def run_cleanup(context: FleetContext, *, only: Collection[str] | None = None) -> CleanupReport:
+    """Clean up once, within `LIMIT`.
+
+    Args:
+        context: the fleet.
+        only: the nodes that can be reached from here (`reach.within_reach`); default all. Others are left to their hosts.
+    """
+    near = _Near(context.driver, frozenset(node.node_id for node in context.settings.nodes) if only is None else only)
+    context = replace(context, driver=near)
     report = CleanupReport()
     if _durable(context):
-        _purge_due(context, report)
+        _purge_due(context, near.nodes, report)
     options = context.settings.options
     keep = max(options.forwarding_ttl, options.object_cooldown)
     report.forgotten = context.locations.expire(keep_ms=int(keep.total_seconds() * 1000), limit=LIMIT)
-    _free_late(context, report)
+    _free_late(context, near.nodes, report)
     _undo_late(context, report)
     jobs = _Jobs(context)
     _reservations(context, jobs, report)
@@ -89,6 +96,22 @@ def run_cleanup(context: FleetContext) -> CleanupReport:
             log.debug("cleanup.node_left_out", node=driver.node_id, error=str(exc))
     context.fleet.record_chore("cleanup", asdict(report), now_ms=context.connection.now_ms())
     return report
+
+
+@dataclass(frozen=True, slots=True)
+class _Near:
+    """Opens drivers of those nodes only that are reached from here.
+
+    What happens to lie at another host's path on this machine is none of its node's.
+    """
+
+    open: Callable[[str], Driver]
+    nodes: Collection[str]
+
+    def __call__(self, node_id: str) -> Driver:
+        if node_id not in self.nodes:
+            raise NodeMissing(node_id, "is reached by other hosts only; the cleanup of their queue sees to it")
+        return self.open(node_id)
 
 
 @dataclass(slots=True)
@@ -138,8 +161,8 @@ def _durable(context: FleetContext) -> bool:
     return context.connection.write_durably(context.keys.info, mark, timeout_ms=DURABLE_WAIT_MS) is not False
 
 
-def _purge_due(context: FleetContext, report: CleanupReport) -> None:
-    for due in context.trash.due(limit=LIMIT):
+def _purge_due(context: FleetContext, nodes: Collection[str], report: CleanupReport) -> None:
+    for due in context.trash.due(limit=LIMIT, nodes=nodes):
         left = [move_id for move_id, record in due.records.items() if not _purge(context, move_id, record)]
         context.trash.purged(due, left=left, delay_ms=POSTPONE_MS)
         reached(Step.PURGED)
@@ -161,13 +184,13 @@ def _purge(context: FleetContext, move_id: MoveId, record: TrashRecord) -> bool:
     return gone
 
 
-def _free_late(context: FleetContext, report: CleanupReport) -> None:
+def _free_late(context: FleetContext, nodes: Collection[str], report: CleanupReport) -> None:
     """Free sources whose node could not be reached when their move was committed."""
     context.locations.spread_frees(active=context.jobs.active())
     pending = list(context.locations.pending_frees().items())[:LIMIT]
     # Asked after: what is pending for a job that started in between is that job's own to free.
     active = context.jobs.active()
-    pending = [(place, move_id) for place, move_id in pending if job_of(move_id) != active]
+    pending = [(place, move_id) for place, move_id in pending if job_of(move_id) != active and place[0] in nodes]
     entries = entries_of(context, {move_id for _, move_id in pending})
     on_record = context.trash.known_ids() if pending else set()
     for (node, key), move_id in pending:

@@ -17,12 +17,13 @@ from rebalance_tasks.store.keys import FleetKeys
 from rebalance_tasks.store.locations import LocationStore
 from rebalance_tasks.store.outcomes import OutcomeStore
 from rebalance_tasks.store.plans import PlanStore
+from rebalance_tasks.store.presence import PresenceStore
 from rebalance_tasks.store.progress import ProgressStore
 from rebalance_tasks.store.snapshots import SnapshotStore
 from rebalance_tasks.store.trash import TrashStore
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping, Sequence
 
     from rebalance_tasks.core.models import NodeDescriptor
     from rebalance_tasks.drivers.base import Driver
@@ -55,6 +56,14 @@ class Messenger(Protocol):
 
     def publish_start(self, plan_id: str, job_id: str) -> None:
         """Publish a start."""
+        ...
+
+    def publish_chore(self, name: str, queue: str) -> None:
+        """Have the hosts of a queue do their part of a chore (``sweep``, ``cleanup``): what takes reaching their nodes."""
+        ...
+
+    def worker_queues(self) -> Mapping[str, Sequence[str]]:
+        """Ask the workers that answer within a second or two which queues each takes messages from."""
         ...
 
 
@@ -93,6 +102,15 @@ class StateContext:
     def holds(self) -> HoldStore:
         """Nodes that are held, and the groups that wait for them."""
         return HoldStore(self.connection, self.keys)
+
+    @property
+    def presence(self) -> PresenceStore:
+        """Who is there."""
+        return PresenceStore(self.connection, self.keys)
+
+    def digests(self) -> dict[str, str]:
+        """Configuration digests of the workers that live."""
+        return {one.worker: one.digest for one in self.presence.living(now_ms=self.connection.now_ms())}
 
     @property
     def snapshots(self) -> SnapshotStore:

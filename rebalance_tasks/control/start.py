@@ -16,6 +16,7 @@ from rebalance_tasks.control.survey import adopt
 from rebalance_tasks.core.errors import InvalidArgument, RebalanceError
 from rebalance_tasks.core.keys import validate_key
 from rebalance_tasks.core.models import Identifier, NodeState, RebalancePlan
+from rebalance_tasks.core.routes import shared_queues
 from rebalance_tasks.core.states import MoveState
 from rebalance_tasks.drivers.registry import validate_roots
 from rebalance_tasks.migration.slice import BATCH_BYTES, BATCH_OBJECTS
@@ -32,7 +33,6 @@ if TYPE_CHECKING:
 
 log = get_logger(__name__)
 
-DATA_QUEUE: Final = "rebalance.data"
 #: A group is cut into so many stretches, so that several runners end at about the same time …
 SHARES: Final = 16
 #: … but of no fewer objects: each stretch costs a lease, two syncs and a manifest.
@@ -68,7 +68,7 @@ def start_job(
         msg = f"plan {plan_id} was made for fleet {plan.fleet!r}, this is fleet {context.settings.fleet!r}"
         raise InvalidArgument(msg)
     validate_roots(context.settings.nodes)
-    adopt(context, only={name for move in plan.moves for name in (move.source_node, move.target_node)})
+    adopt(context, only=touched_nearby(context, plan))
     context.locations.spread_frees(active=context.jobs.active())
     job = _freeze(context, plan, job_id=job_id, requested_by=requested_by)
     if context.jobs.create(job):
@@ -79,6 +79,12 @@ def start_job(
         context.holds.sort(job_id)
         admit(context, job_id)
     return context.jobs.load(job_id)
+
+
+def touched_nearby(context: FleetContext, plan: RebalancePlan) -> set[str]:
+    """Nodes of a plan that every host reaches, this one too; the others are adopted by the first runner that comes there."""
+    near = {node.node_id for node in context.settings.nodes if not node.queues}
+    return near & {name for move in plan.moves for name in (move.source_node, move.target_node)}
 
 
 def _identifier(job_id: str) -> str:
@@ -169,7 +175,6 @@ def _record(
     size = sum(move.size_bytes for move in moves)
     cost = sum(move.cost for move in moves)
     per_gb = cost * 10**9 / size if size else cost
-    shared = nodes[source].queue if nodes[source].queue == nodes[target].queue else ""
     return GroupRecord(
         group_id=group_id,
         source=source,
@@ -177,7 +182,7 @@ def _record(
         offset=offset,
         size=len(moves),
         total_bytes=size,
-        queue=f"{DATA_QUEUE}.{shared}" if shared else DATA_QUEUE,
+        queue=shared_queues(nodes[source], nodes[target])[0],
         cost_per_gb=str(per_gb),
     )
 
@@ -194,23 +199,31 @@ def _stale(
     source, target = nodes.get(move.source_node), nodes.get(move.target_node)
     if source is None or target is None:
         return "unknown_node"
-    if move.source_node == move.target_node or source.pool != target.pool:
-        return "invalid"
-    if source.state is NodeState.MAINTENANCE or target.state is not NodeState.ACTIVE:
-        return "node_state"
+    if why := _apart(source, target):
+        return why
     if move.object_key in seen:
         return "duplicate"
     try:
-        return _moved_on(context, move, fresh=fresh)
+        # What only other hosts reach is looked at by the runner: a source that is gone or has changed is nothing new to it.
+        return _moved_on(context, move, fresh=fresh or bool(source.queues))
     except RebalanceError as exc:
         return exc.cause
+
+
+def _apart(source: NodeDescriptor, target: NodeDescriptor) -> str:
+    """Why nothing can go from one node to the other ('' if it can)."""
+    if source.node_id == target.node_id or source.pool != target.pool:
+        return "invalid"
+    if not shared_queues(source, target):
+        return "unreachable"
+    return "node_state" if source.state is NodeState.MAINTENANCE or target.state is not NodeState.ACTIVE else ""
 
 
 def _looked_at(
     context: FleetContext, nodes: Mapping[str, NodeDescriptor], node_id: str, *, fresh: bool
 ) -> AbstractContextManager[object]:
     """Keep the folders of a node open while each of its objects is looked at, as of a plan that is not fresh they are."""
-    return nullcontext() if fresh or node_id not in nodes else context.driver(node_id).hold()
+    return nullcontext() if fresh or node_id not in nodes or nodes[node_id].queues else context.driver(node_id).hold()
 
 
 def _moved_on(context: FleetContext, move: RebalanceMove, *, fresh: bool) -> str:
@@ -231,7 +244,10 @@ def _capacities(context: FleetContext) -> dict[str, int]:
         if node.state is NodeState.MAINTENANCE:
             continue
         capacity = node.capacity_bytes
-        if capacity is None:
+        if capacity is None and node.queues:
+            surveyed = context.fleet.figures([node.node_id])[0].capacity
+            capacity = surveyed if surveyed >= 0 else None
+        elif capacity is None:
             capacity = context.driver(node.node_id).probe().total_bytes
         if capacity is not None:
             result[node.node_id] = capacity

@@ -241,10 +241,11 @@ def _report(node: NodeDescriptor, seen: _Seen | None) -> NodeReport:
 
 def _capacities(nodes: Sequence[NodeDescriptor], healths: Mapping[str, NodeHealth]) -> dict[str, int]:
     """Stated capacities, else what the file system says; two nodes on one device must state theirs."""
-    by_device: defaultdict[int, list[NodeDescriptor]] = defaultdict(list)
+    # Machines number their devices alike.
+    by_device: defaultdict[tuple[int, str], list[NodeDescriptor]] = defaultdict(list)
     for node in nodes:
         if node.node_id in healths and healths[node.node_id].device:
-            by_device[healths[node.node_id].device].append(node)
+            by_device[healths[node.node_id].device, node.queue].append(node)
     for sharing in by_device.values():
         unstated = [node.node_id for node in sharing if node.capacity_bytes is None]
         if len(sharing) > 1 and unstated:

@@ -151,17 +151,17 @@ class _Demand:
     def _supplies(self, i: int, rows: NDArray[np.int64], hubs: Hubs) -> Iterable[Supply]:
         """Sort a node's objects by the hubs they may go to."""
         sizes = self._work.inventory.size_bytes[rows]
-        same_pool = np.array([hubs.pool(hub) == self._work.fleet.nodes[i].pool for hub in range(len(hubs.nodes))])
+        open_hubs = hubs.open_to(i)
         kinds = [self._eligibility.permitted(rows, nodes[0]) for nodes in hubs.nodes]
         if all(kind.all() for kind in kinds):
-            yield Supply(i, int(sizes.sum()), same_pool)
+            yield Supply(i, int(sizes.sum()), open_hubs)
             return
         packed = np.ascontiguousarray(np.packbits(np.array(kinds), axis=0).T)
         _, first, code = np.unique(packed, axis=0, return_index=True, return_inverse=True)
         totals = np.zeros(len(first), np.int64)
         np.add.at(totals, code.ravel(), sizes)
         for row, total in zip(first.tolist(), totals.tolist(), strict=True):
-            yield Supply(i, total, same_pool & np.array([kind[row] for kind in kinds]))
+            yield Supply(i, total, open_hubs & np.array([kind[row] for kind in kinds]))
 
     def _order(self, flows: Flows, move_weight: float) -> None:
         """Put the candidates of the giving nodes in the order in which they should leave."""

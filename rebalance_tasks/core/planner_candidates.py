@@ -43,6 +43,7 @@ REASONS: Final = (
     "zero_bytes",
     "too_small",
     "no_target",
+    "unreachable",
     "budget_moves",
     "budget_egress",
     "budget_cost",
@@ -181,6 +182,8 @@ class Eligibility:
 
     def allowed_alone(self, rows: NDArray[np.int64], i: int, j: int) -> NDArray[np.bool_]:
         """Return bool (rows,): each of these objects by itself may go i → j; replicas elsewhere count, those among them do not."""
+        if not self._work.fleet.linked(i, j):
+            return np.zeros(len(rows), np.bool_)
         mask = self.permitted(rows, j)
         if (groups := self._work.inventory.replica_group) is not None:
             mask &= self._apart(groups.codes[rows].astype(np.int64), i, j)

@@ -140,7 +140,7 @@ class _Check:
 
     # -- one move -------------------------------------------------------------------------------------------------
     def ends(self, move: RebalanceMove) -> None:
-        """Both nodes exist, differ, share a pool, and may give and take."""
+        """Both nodes exist, differ, share a pool and a host that reaches both, and may give and take."""
         for node_id in (move.source_node, move.target_node):
             if node_id not in self.nodes:
                 _broken(move, f"node {node_id!r} is unknown")
@@ -149,6 +149,9 @@ class _Check:
             _broken(move, "source and target are the same node")
         if source.pool != target.pool:
             _broken(move, f"pools differ ({source.pool!r}, {target.pool!r})")
+        reaching = [set(node.queue.split(",")) for node in (source, target) if node.queue]
+        if reaching and not set.intersection(*reaching):
+            _broken(move, f"no host reaches both nodes (queues {source.queue!r}, {target.queue!r})")
         if source.state not in {NodeState.ACTIVE, NodeState.DRAINING} or not source.capacity_bytes:
             _broken(move, f"the source is {source.state} with capacity {source.capacity_bytes} and does not give")
         if target.state is not NodeState.ACTIVE or not target.capacity_bytes:

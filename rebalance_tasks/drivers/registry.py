@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 from urllib.parse import unquote, urlsplit
 
 from rebalance_tasks.core.errors import ConfigurationError
+from rebalance_tasks.core.routes import share_a_host
 from rebalance_tasks.drivers.burst import NoBurst
 from rebalance_tasks.drivers.local import LocalDriver
 from rebalance_tasks.drivers.local_burst import LocalBurst
@@ -140,21 +140,24 @@ def burst(source: Driver, target: Driver, *, objects: int) -> Burst:
 def validate_roots(nodes: Iterable[NodeDescriptor]) -> None:
     """Refuse two nodes whose roots are the same or nested, symbolic links, ``..`` and bind mounts of a root resolved.
 
+    Nodes that no host reaches both of may have the same path, each on machines of its own.
+
     Raises:
         ConfigurationError: names both nodes, their URLs and the way out; also for an unknown scheme or a bad URL.
     """
     placed = sorted(((_scheme(node).place(node), node) for node in nodes), key=lambda pair: (pair[0], pair[1].node_id))
-    # A prefix sorts right before what extends it, so neighbours are enough.
-    for (outer, first), (inner, second) in pairwise(placed):
-        if inner[: len(outer)] == outer:
-            _refuse(
-                first,
-                second,
-                "are the same place"
-                if inner == outer
-                else f"are nested ({second.node_id!r} lies in {first.node_id!r})",
-            )
-    seen: dict[tuple[int, int], NodeDescriptor] = {}
+    # A prefix sorts before what extends it: those of the one at hand stand open.
+    around: list[tuple[tuple[str, ...], NodeDescriptor]] = []
+    for inner, second in placed:
+        while around and inner[: len(around[-1][0])] != around[-1][0]:
+            around.pop()
+        for outer, first in around:
+            if not share_a_host(first, second):
+                continue  # the same path on two machines
+            nested = f"are nested ({second.node_id!r} lies in {first.node_id!r})"
+            _refuse(first, second, "are the same place" if inner == outer else nested)
+        around.append((inner, second))
+    seen: dict[tuple[int, int], list[NodeDescriptor]] = {}
     for place, node in placed:
         if place[0] != "file":
             continue
@@ -162,9 +165,11 @@ def validate_roots(nodes: Iterable[NodeDescriptor]) -> None:
             status = Path("/", *place[1:]).stat()
         except OSError:
             continue  # a root that is missing is `probe`'s to report
-        other = seen.setdefault((status.st_dev, status.st_ino), node)
-        if other is not node:
-            _refuse(other, node, "are the same folder (a bind mount)")
+        others = seen.setdefault((status.st_dev, status.st_ino), [])
+        for other in others:
+            if share_a_host(other, node):
+                _refuse(other, node, "are the same folder (a bind mount)")
+        others.append(node)
 
 
 def _refuse(first: NodeDescriptor, second: NodeDescriptor, how: str) -> None:

@@ -203,10 +203,15 @@ class FleetKeys:
     def notices_fence(self) -> str:  # noqa: D102
         return self.key("notices:fence")
 
-    #: hash: worker name -> JSON {digest, at, skew_ms}
+    #: hash: worker name -> JSON {digest, at, skew_ms, queues}
     @property
     def digests(self) -> str:  # noqa: D102
         return self.key("digests")
+
+    #: hash: queue that nobody says to serve -> since when, and when workers were last asked, both in ms
+    @property
+    def deserted(self) -> str:  # noqa: D102
+        return self.key("deserted")
 
     def plan(self, plan_id: str) -> str:
         """Hash: meta, n chunks of moves."""

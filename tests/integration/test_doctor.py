@@ -24,6 +24,7 @@ from rebalance_tasks.core.options import RebalancerOptions
 from rebalance_tasks.settings import Settings
 from rebalance_tasks.store.connection import Connection, connect
 from rebalance_tasks.store.errors import StateForbidden
+from rebalance_tasks.store.presence import Presence
 from rebalance_tasks.store.records import TrashRecord
 from tests.support.engine import Engine, moves_between
 from tests.support.hooks import SIZES
@@ -51,7 +52,7 @@ def well(engine: Engine) -> FleetContext:
     """A fleet in which all is well."""
     context = engine.context
     adopt(context)
-    context.fleet.publish_digest("w@host", context.settings.digest(), now_ms=context.connection.now_ms())
+    context.presence.publish(Presence("w@host", context.settings.digest(), context.connection.now_ms()))
     run_check(context)
     run_sweep(context)
     run_cleanup(context)
@@ -165,13 +166,13 @@ def test_the_queue_of_a_node_that_nobody_serves_is_told_with_the_node(well: Flee
 
 
 def test_digests_that_differ_are_told_with_the_worker(well: FleetContext) -> None:
-    well.fleet.publish_digest("odd@host", "0123456789abcdef", now_ms=well.connection.now_ms())
+    well.presence.publish(Presence("odd@host", "0123456789abcdef", well.connection.now_ms()))
     assert_told(look(well), "configuration", "fail", "odd@host")
 
 
 def test_a_clock_that_differs_is_told(well: FleetContext, monkeypatch: pytest.MonkeyPatch) -> None:
     now_ms = well.connection.now_ms()
-    well.fleet.publish_digest("late@host", well.settings.digest(), now_ms=now_ms, skew_ms=-60_000)
+    well.presence.publish(Presence("late@host", well.settings.digest(), now_ms, -60_000))
     assert_told(look(well), "clock", "warn", r"late@host by 60 s")
     here = time.time()
     monkeypatch.setattr(time, "time", lambda: here + MOST_SKEW_S + 30)

@@ -23,6 +23,7 @@ from rebalance_tasks.control.metrics_table import METRICS
 from rebalance_tasks.control.sweep import run_sweep
 from rebalance_tasks.core.models import NodeState
 from rebalance_tasks.store.abandon import abandon
+from rebalance_tasks.store.presence import Presence
 from tests.support.arena import Arena, arena_of, objects
 from tests.support.engine import moves_between
 from tests.support.hooks import SIZES
@@ -70,8 +71,8 @@ def names(text: str) -> set[str]:
 def test_a_busy_fleet_serves_every_metric_of_the_table(engine: Engine, fleet: Fleet) -> None:
     run_check(engine.context, force=True, by="test")
     engine.start(moves_between("n1", "n2", SIZES))
-    engine.context.fleet.publish_digest(
-        "w@h", engine.context.settings.digest(), now_ms=engine.context.connection.now_ms()
+    engine.context.presence.publish(
+        Presence("w@h", engine.context.settings.digest(), engine.context.connection.now_ms())
     )
     lifecycle.pause(engine.context, "j1")
     fleetwide.pause_node(engine.context, "n2")
