@@ -17,7 +17,7 @@ from rebalance_tasks.lazily import module
 from rebalance_tasks.settings import Settings, load_settings
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
     from prometheus_client import CollectorRegistry
 
@@ -263,6 +263,10 @@ class Rebalancer:
             JobActive: a job moves objects about. RetryableError: a check is running.
         """
         return reindexes.reindex(self._context, force=force, progress=progress)
+
+    def workers(self) -> dict[str, Sequence[str]]:
+        """The workers that live, as they said themselves within half a minute: name → the queues each serves."""
+        return self._state.presence.queues_of(now_ms=self._state.connection.now_ms())
 
     def last_chore(self, name: str) -> ChoreRecord | None:
         """When the last ``sweep`` or ``cleanup`` ran and what it did; ``None`` when none ever ran."""

@@ -145,17 +145,26 @@ def nodes(
     adopt: Annotated[bool, typer.Option("--adopt", help="Write the node-id file to nodes that have none yet.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Show every node: utilisation, state, health. Surveys the nodes themselves."""
-    from rebalance_tasks.cli import tables  # noqa: PLC0415
+    """Show every node: utilisation, state, health, and which workers serve it. Surveys the nodes themselves."""
+    from rebalance_tasks.cli import serving, tables  # noqa: PLC0415
 
     client = session.open_client()
     with output.busy("looking at the nodes", quiet=as_json):
         adopted = client.adopt() if adopt else []
         reports = client.nodes()
+        workers = client.workers()
     if adopt and not as_json:
         typer.echo(f"adopted: {', '.join(adopted)}" if adopted else "every node was adopted already")
-    rows = [{**tables.node_row(report), "adopted_now": report.node.node_id in adopted} for report in reports]
-    emit(rows, as_json=as_json, render=lambda: tables.nodes_table(reports))
+    rows = [
+        {
+            **tables.node_row(report),
+            **serving.served_row(report.node, workers),
+            "adopted_now": report.node.node_id in adopted,
+        }
+        for report in reports
+    ]
+    found = [report.node for report in reports]
+    emit(rows, as_json=as_json, render=lambda: serving.below(tables.nodes_table(reports), found, workers))
 
 
 @app.command(epilog="Example: rebalance locate photos/2024/cat.jpg")

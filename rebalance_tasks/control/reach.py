@@ -103,22 +103,15 @@ class Routes:
         return first_served(left, self._served) or next(iter(left), None)
 
 
-_adopted: set[tuple[str, str]] = set()
-
-
 def adopt_here(context: FleetContext, job_id: str, group_id: str, *, queue: str) -> None:
-    """Write the node-id of a group's nodes that name queues and carry none yet: only their hosts can, when a job first comes there."""
+    """Write the node-id of a group's nodes that name queues and never carried one: only their hosts can, when a job first comes there."""
     near = within_reach(context, queue) - within_reach(context, None)
-    if not near:
+    group = context.jobs.group(job_id, group_id) if near else None
+    if group is None:
         return
-    group = context.jobs.group(job_id, group_id)
-    ends = () if group is None else (group.source, group.target)
-    fresh = {node_id for node_id in ends if node_id in near and (context.keys.prefix, node_id) not in _adopted}
-    if not fresh:
-        return
+    fresh = (near & {group.source, group.target}) - context.fleet.adopted()
     try:
-        adopt(context, only=fresh)
+        if fresh:
+            adopt(context, only=fresh)
     except NodeError as exc:  # the slice that follows meets it as well, and knows what to do
         log.warning("node.not_adopted", node=exc.node_id, error=str(exc))
-    else:
-        _adopted.update((context.keys.prefix, node_id) for node_id in fresh)

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from rebalance_tasks.celery import make_app
 from rebalance_tasks.control import lifecycle
 from rebalance_tasks.control.cleanup import CleanupReport, run_cleanup
-from rebalance_tasks.control.reach import adopt_here
+from rebalance_tasks.control.reach import adopt_here, within_reach
 from rebalance_tasks.control.relay import run_relay
 from rebalance_tasks.control.start import start_job
 from rebalance_tasks.control.sweep import run_sweep
@@ -197,6 +197,10 @@ class Engine:
         for move_id in list(self.context.connection.zrange_due(trash_due, 2**52, 10_000)):
             self.context.connection.client.zincrby(trash_due, -later_ms, move_id)
         return run_cleanup(self.context)
+
+    def clean_within(self, queue: str | None) -> CleanupReport:
+        """Clean up as the task does on a host of a queue, or on any host."""
+        return run_cleanup(self.context, only=within_reach(self.context, queue))
 
 
 def hurry(connection: Connection, keys: JobKeys, groups: Iterable[str], *, quiet_ms: int = 0) -> None:
