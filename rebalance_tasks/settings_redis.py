@@ -159,8 +159,8 @@ def celery_conf(settings: Service) -> dict[str, Any]:
     shared: dict[str, Any] = {}
     if settings.message_prefix:
         shared["global_keyprefix"] = f"{settings.message_prefix}:"
-    broker, broker_options, broker_tls = _for_celery(settings.broker_url, broker=True)
-    backend, backend_options, backend_tls = _for_celery(settings.result_backend, broker=False)
+    broker, broker_options, broker_tls = _for_celery(settings.broker_url)
+    backend, backend_options, backend_tls = _for_celery(settings.result_backend)
     conf: dict[str, Any] = {
         "broker_url": broker,
         "result_backend": backend,
@@ -176,7 +176,7 @@ def celery_conf(settings: Service) -> dict[str, Any]:
     return conf
 
 
-def _for_celery(url: str, *, broker: bool) -> tuple[str, dict[str, Any], dict[str, Any]]:
+def _for_celery(url: str) -> tuple[str, dict[str, Any], dict[str, Any]]:
     """(URL as Celery spells it, transport options, TLS arguments)."""
     if not is_redis_url(url):
         return url, {}, {}
@@ -191,8 +191,7 @@ def _for_celery(url: str, *, broker: bool) -> tuple[str, dict[str, Any], dict[st
         case "unix":
             parts = urlsplit(url)
             login = f"{parts.netloc.rpartition('@')[0]}@" if "@" in parts.netloc else ""
-            scheme = "redis+socket" if broker else "socket"
-            return f"{scheme}://{login}{parts.path}?virtual_host={address.db}", {}, {}
+            return f"redis+socket://{login}{parts.path}?virtual_host={address.db}", {}, {}
         case "rediss":
             return address.url, {}, {**address.tls, "ssl_cert_reqs": _CHECKS[address.tls["ssl_cert_reqs"]]}
         case _:

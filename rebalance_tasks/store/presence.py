@@ -113,3 +113,7 @@ class PresenceStore:
         """Note what workers answered: queues that somebody serves after all, and those that nobody does."""
         self._redis.hdel(self._keys.deserted, *served)
         self._redis.hset(self._keys.deserted, dict.fromkeys(deserted, f"{now_ms - DESERTED_MS} {now_ms}"))
+
+    def queues_of(self, *, now_ms: int) -> dict[str, Sequence[str]]:
+        """Worker → its queues; none where its release does not say."""
+        return {worker.worker: worker.queues or () for worker in self.living(now_ms=now_ms)}

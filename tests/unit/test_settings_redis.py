@@ -6,6 +6,7 @@ import ssl
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from celery import Celery
 from hypothesis import given
 from hypothesis import strategies as st
 from kombu.connection import Connection as KombuConnection
@@ -133,10 +134,11 @@ def test_a_tls_url_becomes_arguments_for_both_sides_and_nothing_is_trusted_unsee
     assert conf(f"rediss://db?ssl_ca_certs={ca}")["broker_use_ssl"]["ssl_ca_certs"] == str(ca)
 
 
-def test_a_socket_becomes_what_each_side_calls_one() -> None:
+def test_a_socket_becomes_what_both_sides_know() -> None:
     made = conf("unix://:p%40ss@/run/redis.sock?db=4")
-    assert made["broker_url"] == "redis+socket://:p%40ss@/run/redis.sock?virtual_host=4"
-    assert made["result_backend"] == "socket://:p%40ss@/run/redis.sock?virtual_host=4"
+    assert made["broker_url"] == made["result_backend"] == "redis+socket://:p%40ss@/run/redis.sock?virtual_host=4"
+    with Celery(broker=made["broker_url"], backend=made["result_backend"], set_as_current=False) as app:
+        assert (app.backend.connparams["path"], app.backend.connparams["db"]) == ("/run/redis.sock", 4)
 
 
 def test_a_certificate_that_is_not_there_is_named(tmp_path: Path) -> None:
