@@ -17,6 +17,7 @@ from rebalance_tasks.control.lifecycle import QUIET_HOURS
 from rebalance_tasks.control.start import admit
 from rebalance_tasks.core.errors import UnknownFleet, UnknownNode
 from rebalance_tasks.core.quiet_hours import in_quiet_hours
+from rebalance_tasks.core.routes import seen_from
 from rebalance_tasks.drivers.registry import open_driver
 from rebalance_tasks.messages import CeleryMessenger, queue_depths
 from rebalance_tasks.migration.control import SliceControl
@@ -29,9 +30,12 @@ from rebalance_tasks.store.moves import UNLIMITED, Budgets, Ending, MoveStore
 from rebalance_tasks.store.throttle import ByteBucket
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from celery import Celery
     from prometheus_client import CollectorRegistry
 
+    from rebalance_tasks.core.models import NodeDescriptor
     from rebalance_tasks.drivers.base import Driver
     from rebalance_tasks.store.leases import Lease
     from rebalance_tasks.store.records import GroupRecord
@@ -44,9 +48,10 @@ MIN_PURGE_DELAY: Final = timedelta(seconds=5)
 
 @dataclass(slots=True)
 class Drivers:
-    """Opens each node's driver once per process."""
+    """Opens each node's driver once per process, and another for its remote URL where one is wanted."""
 
     settings: Settings
+    #: by node, and by remote URL
     _open: dict[str, Driver] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _pid: int = field(default_factory=os.getpid)
@@ -58,16 +63,30 @@ class Drivers:
             self._open, self._lock = {}, threading.Lock()
             self._pid = os.getpid()
         driver = self._open.get(node_id)
-        return self._opened(node_id) if driver is None else driver
+        return self._opened(node_id, self._node(node_id)) if driver is None else driver
 
-    def _opened(self, node_id: str) -> Driver:
+    def of_queue(self, queue: str) -> Callable[[str], Driver]:
+        """Return the drivers of the hosts of a Celery queue, which may reach a node at its remote URL only."""
+
+        def reached(node_id: str) -> Driver:
+            near = self(node_id)
+            node = self._node(node_id)
+            seen = seen_from(node, queue)
+            return near if seen is node else self._opened(seen.url, seen)
+
+        return reached
+
+    def _node(self, node_id: str) -> NodeDescriptor:
+        node = next((node for node in self.settings.nodes if node.node_id == node_id), None)
+        if node is None:
+            raise UnknownNode(node_id, "is not configured here; see [[nodes]] in rebalance.toml")
+        return node
+
+    def _opened(self, name: str, node: NodeDescriptor) -> Driver:
         with self._lock:
-            if node_id in self._open:
-                return self._open[node_id]
-            node = next((node for node in self.settings.nodes if node.node_id == node_id), None)
-            if node is None:
-                raise UnknownNode(node_id, "is not configured here; see [[nodes]] in rebalance.toml")
-            driver = self._open[node_id] = open_driver(node)
+            driver = self._open.get(name)
+            if driver is None:
+                driver = self._open[name] = open_driver(node)
             return driver
 
 
@@ -96,6 +115,14 @@ class Runtime:
         registry.register(FleetCollector(self.context, partial(queue_depths, self._app)))
         return registry
 
+    def drivers_of(self, queue: str) -> Callable[[str], Driver]:
+        """The drivers of the hosts of a Celery queue."""
+        return self._drivers.of_queue(queue)
+
+    def _pair(self, group: GroupRecord, queue: str) -> tuple[Driver, Driver]:
+        drivers = self._drivers.of_queue(queue)
+        return drivers(group.source), drivers(group.target)
+
     def slice(
         self,
         job_id: str,
@@ -123,7 +150,7 @@ class Runtime:
             move_store=lambda lease: MoveStore(
                 self.context.connection, context.keys, job_id=job_id, lease=lease, ending=ending
             ),
-            drivers=lambda group: (self._drivers(group.source), self._drivers(group.target)),
+            drivers=lambda group: self._pair(group, queue or group.queue),
             context=lambda lease, store, drivers, slice_s: self._batch_context(job_id, lease, store, drivers, slice_s),
             spread=lambda group: context.messenger.publish_extra(
                 job_id, group.model_copy(update={"queue": queue or group.queue})

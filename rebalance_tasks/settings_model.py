@@ -46,13 +46,27 @@ _PREFIX_PATTERN: Final = r"^([A-Za-z0-9][A-Za-z0-9._-]{0,63})?$"
 def _check_node(node: NodeDescriptor) -> NodeDescriptor:
     if not node.url:
         msg = "url is missing; write for example file:///srv/disk1"
-    elif has_credentials(node.url):
-        msg = 'url must not hold credentials, since URLs are shown and logged; give them as storage_options = { password = "${DISK_PASSWORD}" }'
-    elif "${" in node.url:
-        msg = "${…} does not expand in a node's url, only in storage_options and the fleet's URLs"
-    else:
-        return node
-    raise ValueError(msg)
+        raise ValueError(msg)
+    for name, url in (("url", node.url), ("remote_url", node.remote_url)):
+        if has_credentials(url):
+            msg = (
+                f"{name} must not hold credentials, since URLs are shown and logged; give them as "
+                'storage_options = { password = "${DISK_PASSWORD}" }'
+            )
+            raise ValueError(msg)
+        if "${" in url:
+            msg = f"${{…}} does not expand in a node's {name}, only in storage_options and the fleet's URLs"
+            raise ValueError(msg)
+    if node.remote_url and not node.queue:
+        msg = (
+            "remote_url is how hosts reach the node that do not serve its queue, and it names none: every host reaches "
+            'it at its url; add for example queue = "host-b", or leave remote_url out'
+        )
+        raise ValueError(msg)
+    if node.remote_url.startswith(("/", "file:")):
+        msg = f"remote_url {node.remote_url!r} is a path, which names another place on each host; write for example sftp://host-b/srv/disk1"
+        raise ValueError(msg)
+    return node
 
 
 def _check_inventory(source: str) -> str:

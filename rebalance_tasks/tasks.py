@@ -284,7 +284,7 @@ def _queue(task: Task[Any, Any]) -> str:
 
 
 def _run_slice(runtime: Runtime, queue: str, job_id: str, group_id: str, extra: bool, ending: Ending) -> SliceOutcome:  # noqa: FBT001  as the relay calls it
-    adopt_here(runtime.context, job_id, group_id, queue=queue)
+    adopt_here(runtime.context, job_id, group_id, queue=queue, driver=runtime.drivers_of(queue))
     work = runtime.slice(job_id, group_id, owner=uuid.uuid4().hex, queue=queue, extra=extra, ending=ending)
     try:
         return work.run()

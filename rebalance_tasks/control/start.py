@@ -16,7 +16,7 @@ from rebalance_tasks.control.survey import adopt
 from rebalance_tasks.core.errors import InvalidArgument, RebalanceError
 from rebalance_tasks.core.keys import validate_key
 from rebalance_tasks.core.models import Identifier, NodeState, RebalancePlan
-from rebalance_tasks.core.routes import shared_queues
+from rebalance_tasks.core.routes import are_linked, shared_queues
 from rebalance_tasks.core.states import MoveState
 from rebalance_tasks.drivers.registry import validate_roots
 from rebalance_tasks.migration.slice import BATCH_BYTES, BATCH_OBJECTS
@@ -214,7 +214,7 @@ def _apart(source: NodeDescriptor, target: NodeDescriptor) -> str:
     """Why nothing can go from one node to the other ('' if it can)."""
     if source.node_id == target.node_id or source.pool != target.pool:
         return "invalid"
-    if not shared_queues(source, target):
+    if not are_linked(source, target):
         return "unreachable"
     return "node_state" if source.state is NodeState.MAINTENANCE or target.state is not NodeState.ACTIVE else ""
 

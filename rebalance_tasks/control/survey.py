@@ -27,13 +27,13 @@ from rebalance_tasks.core.rules import with_rules
 from rebalance_tasks.drivers.registry import validate_roots
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping, Sequence
+    from collections.abc import Callable, Collection, Mapping, Sequence
 
     from numpy.typing import NDArray
 
     from rebalance_tasks.control.context import FleetContext
     from rebalance_tasks.core.models import NodeDescriptor
-    from rebalance_tasks.drivers.base import NodeHealth
+    from rebalance_tasks.drivers.base import Driver, NodeHealth
 
 #: Nodes listed at a time: listings wait for disks and networks, and each holds its keys as Python objects while it runs.
 SIDE_BY_SIDE: Final = 4
@@ -90,15 +90,17 @@ class _Seen:
     left_out: Mapping[str, int]
 
 
-def probe(context: FleetContext, node: NodeDescriptor, *, adopted: set[str]) -> NodeHealth:
-    """Look at one node's root.
+def probe(
+    context: FleetContext, node: NodeDescriptor, *, adopted: set[str], driver: Callable[[str], Driver] | None = None
+) -> NodeHealth:
+    """Look at one node's root, with the fleet's driver or another one.
 
     A root that carried our node-id once and does not any more is missing: somebody unmounted it.
 
     Raises:
         NodeMissing, NodeNotWritable.
     """
-    health = context.driver(node.node_id).probe()
+    health = (driver or context.driver)(node.node_id).probe()
     if not health.adopted and node.node_id in adopted:
         raise NodeMissing(
             node.node_id,
@@ -110,13 +112,20 @@ def probe(context: FleetContext, node: NodeDescriptor, *, adopted: set[str]) -> 
     return health
 
 
-def adopt(context: FleetContext, *, again: bool = False, only: Collection[str] | None = None) -> list[str]:
+def adopt(
+    context: FleetContext,
+    *,
+    again: bool = False,
+    only: Collection[str] | None = None,
+    driver: Callable[[str], Driver] | None = None,
+) -> list[str]:
     """Write the node-id of nodes that carry none; return the nodes adopted now.
 
     Args:
         context: the fleet.
         again: also those that carried one before (an operator's decision: the disk was replaced).
         only: just these nodes; default all that are not in maintenance.
+        driver: of a node; default the fleet's.
     """
     validate_roots(context.settings.nodes)
     known = context.fleet.adopted()
@@ -124,8 +133,8 @@ def adopt(context: FleetContext, *, again: bool = False, only: Collection[str] |
     for node in context.nodes():
         if node.state is NodeState.MAINTENANCE or (only is not None and node.node_id not in only):
             continue
-        if not probe(context, node, adopted=set() if again else known).adopted:
-            context.driver(node.node_id).adopt()
+        if not probe(context, node, adopted=set() if again else known, driver=driver).adopted:
+            (driver or context.driver)(node.node_id).adopt()
             fresh.append(node.node_id)
             context.fleet.note_adopted(node.node_id, now_ms=context.connection.now_ms())
     return fresh

@@ -96,6 +96,7 @@ class NodeDescriptor(Frozen):
     Attributes:
         url: where it is (``file:///srv/disk1``, ``s3://bucket/prefix``).
         queue: of the hosts that reach it, or several with commas; none: every host does (`rebalance_tasks.core.routes`).
+        remote_url: the same place as other hosts reach it (``sftp://host-b/srv/disk1``); they push objects there.
         pool: nodes exchange objects only within their pool.
         capacity_bytes: what it can hold; ``None`` asks the file system (not possible for object stores).
         used_bytes: bytes of objects on it; ``None`` means "what the inventory says".
@@ -112,6 +113,7 @@ class NodeDescriptor(Frozen):
     host: str = ""
     region: str = ""
     queue: QueueNames = ""
+    remote_url: str = Field(default="", max_length=2048)
     tags: Mapping[str, str] = Field(default_factory=dict)
     storage_classes: tuple[StorageClass, ...] = ()
     capacity_bytes: Size | None = None

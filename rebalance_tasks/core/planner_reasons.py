@@ -119,6 +119,6 @@ def _unlinked(fleet: Fleet, givers: set[int]) -> list[str]:
         if away:
             shown = ", ".join(away[:_NODES_SHOWN]) + (" …" if len(away) > _NODES_SHOWN else "")
             found.append(
-                f"unreachable: no host reaches both {fleet.nodes[i].node_id} and {shown}; name a queue that does"
+                f"unreachable: no host reaches both {fleet.nodes[i].node_id} and {shown}; name a queue that does, or a remote_url"
             )
     return found

@@ -150,7 +150,7 @@ class _Check:
         if source.pool != target.pool:
             _broken(move, f"pools differ ({source.pool!r}, {target.pool!r})")
         reaching = [set(node.queue.split(",")) for node in (source, target) if node.queue]
-        if reaching and not set.intersection(*reaching):
+        if reaching and not target.remote_url and not set.intersection(*reaching):
             _broken(move, f"no host reaches both nodes (queues {source.queue!r}, {target.queue!r})")
         if source.state not in {NodeState.ACTIVE, NodeState.DRAINING} or not source.capacity_bytes:
             _broken(move, f"the source is {source.state} with capacity {source.capacity_bytes} and does not give")

@@ -145,15 +145,24 @@ def validate_roots(nodes: Iterable[NodeDescriptor]) -> None:
     Raises:
         ConfigurationError: names both nodes, their URLs and the way out; also for an unknown scheme or a bad URL.
     """
-    placed = sorted(((_scheme(node).place(node), node) for node in nodes), key=lambda pair: (pair[0], pair[1].node_id))
+    reached = list(nodes)
+    # A remote URL is the same place for every host.
+    reached += [
+        node.model_copy(update={"url": node.remote_url, "remote_url": "", "queue": ""})
+        for node in reached
+        if node.remote_url
+    ]
+    placed = sorted(
+        ((_scheme(node).place(node), node) for node in reached), key=lambda pair: (pair[0], pair[1].node_id)
+    )
     # A prefix sorts before what extends it: those of the one at hand stand open.
     around: list[tuple[tuple[str, ...], NodeDescriptor]] = []
     for inner, second in placed:
         while around and inner[: len(around[-1][0])] != around[-1][0]:
             around.pop()
         for outer, first in around:
-            if not share_a_host(first, second):
-                continue  # the same path on two machines
+            if first.node_id == second.node_id or not share_a_host(first, second):
+                continue  # one node's two URLs, or the same path on two machines
             nested = f"are nested ({second.node_id!r} lies in {first.node_id!r})"
             _refuse(first, second, "are the same place" if inner == outer else nested)
         around.append((inner, second))
