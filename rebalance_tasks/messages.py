@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 from kombu.exceptions import ChannelError, OperationalError
+from kombu.transport.redis import Channel as RedisChannel
 from redis.exceptions import RedisError
 
 from rebalance_tasks.core.routes import CONTROL_QUEUE
@@ -35,7 +36,7 @@ def queue_depths(app: Celery, queues: Sequence[str]) -> dict[str, int]:
             channel = connection.default_channel
             for queue in queues:
                 try:
-                    found[queue] = int(channel.queue_declare(queue=queue, passive=True).message_count)
+                    found[queue] = _waiting(channel, queue)
                 except (
                     ChannelError
                 ):  # nothing was ever sent to it, or all was taken: a Redis list that is empty is gone
@@ -44,6 +45,14 @@ def queue_depths(app: Celery, queues: Sequence[str]) -> dict[str, int]:
         log.warning("metrics.broker_away", error=str(exc))
         return {}
     return found
+
+
+def _waiting(channel: Any, queue: str) -> int:  # noqa: ANN401  a channel of any transport
+    """Messages in one queue. Raises: ChannelError where the transport knows no such queue."""
+    if isinstance(channel, RedisChannel):
+        # Whether there is such a queue kombu would ask without the prefix of its keys, and be told that there is none.
+        return int(channel._size(queue))  # noqa: SLF001
+    return int(channel.queue_declare(queue=queue, passive=True).message_count)
 
 
 def worker_queues(app: Celery, *, timeout_s: float = 1.5) -> dict[str, list[str]]:

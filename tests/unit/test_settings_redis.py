@@ -77,6 +77,8 @@ def test_a_sentinel_url_names_sentinels_master_and_database() -> None:
         ("sentinel://:hunter2@h1,,h2/m", "without host"),
         ("sentinel://:hunter2@h1/m/x", "no number"),
         ("sentinel://:hunter2@h1/m?ssl=true", "unknown option ssl;"),
+        ("sentinel://:hunter2@h1/m?ssl_ca_certs=/x", "write sentinels://"),
+        ("sentinels://:hunter2@h1/m?ssl_ca=/x", "unknown option ssl_ca;"),
     ],
 )
 def test_what_is_wrong_with_a_url_is_said_without_showing_it(url: str, said: str) -> None:
@@ -122,6 +124,20 @@ def test_a_sentinel_url_becomes_what_kombu_and_celery_read() -> None:
         assert (kombu.hostname, kombu.port, kombu.userid, kombu.password) == ("h1", 1, "user", "p@ss")
         assert kombu.virtual_host == "2"
         assert len(kombu.alt) == 3
+
+
+def test_tls_with_sentinels_goes_to_sentinels_and_servers_alike(tmp_path: Path) -> None:
+    ca = tmp_path / "ca.pem"
+    ca.touch()
+    made = conf(f"sentinels://:pw@h1,h2:3/mymaster/1?ssl_ca_certs={ca}&sentinel_password=q")
+    assert made["broker_url"] == "sentinel://:pw@h1:26379/1;sentinel://:pw@h2:3/1"
+    assert made["broker_use_ssl"] == made["redis_backend_use_ssl"]
+    assert made["broker_use_ssl"]["ssl_cert_reqs"] is ssl.CERT_REQUIRED
+    for side in ("broker_transport_options", "result_backend_transport_options"):
+        asked = made[side]["sentinel_kwargs"]
+        assert (asked["ssl"], asked["ssl_ca_certs"], asked["password"]) == (True, str(ca), "q")
+    assert "broker_use_ssl" not in conf("sentinel://h1/mymaster")
+    assert "ssl" not in conf("sentinel://h1/mymaster")["broker_transport_options"]["sentinel_kwargs"]
 
 
 def test_a_tls_url_becomes_arguments_for_both_sides_and_nothing_is_trusted_unseen(tmp_path: Path) -> None:
