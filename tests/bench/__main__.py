@@ -29,6 +29,8 @@ BENCHES: Final = {
     "placement": "bench_placement",
     "plan": "bench_plan",
     "console": "bench_console",
+    "scale": "bench_scale",
+    "availability": "bench_availability",
 }
 
 
