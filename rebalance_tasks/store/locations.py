@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Self, TypeVar, cast
 
 from rebalance_tasks.store.batches import MARK, BatchRecord
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from rebalance_tasks.store.connection import Connection, Value
     from rebalance_tasks.store.keys import FleetKeys
@@ -16,6 +16,47 @@ T = TypeVar("T")
 
 #: Fields written per command when an index is rebuilt: long enough to be fast, short enough not to hold up the server.
 BATCH: Final = 1_000
+
+
+class Where(NamedTuple):
+    """What is known of the place of a key.
+
+    Attributes:
+        written: its only node, where it was written or removed through the fleet while things moved.
+        forwarded: to which it was moved not long ago.
+        placed: its override, or what the catalogue says.
+        moving: a job, or what jobs have left undone, may change places or keep copies where they do not belong.
+        epoch: rises with every job that ends.
+        states: node id -> state set at run time.
+        leaving: nodes that still have to free a copy of it.
+    """
+
+    written: str | None
+    forwarded: str | None
+    placed: str | None
+    moving: bool
+    epoch: int
+    states: tuple[tuple[str, str], ...]
+    leaving: frozenset[str]
+
+    @classmethod
+    def read(cls, reply: Sequence[Any]) -> Self:
+        """Read what ``lua/with/where.lua`` answers."""
+        written, forwarded, placed, moving, epoch, states, leaving = reply
+        words = [word.decode() for word in states]
+        return cls(
+            _text(written),
+            _text(forwarded),
+            _text(placed),
+            moving == 1,
+            int(epoch or 0),
+            tuple(zip(words[::2], words[1::2], strict=True)),
+            frozenset(node.decode() for node in leaving),
+        )
+
+
+def _text(raw: bytes | None) -> str | None:
+    return None if raw is None else raw.decode()
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,19 +76,38 @@ class LocationStore:
         self._redis = connection
         self._keys = keys
 
-    def lookup(self, key: str) -> tuple[str | None, str | None]:
-        """Return (node of the forwarding, node of the override or catalogue) in one round trip."""
-        pipe = self._redis.client.pipeline(transaction=False)
-        pipe.hget(self._keys.forwarding, key)
-        pipe.hget(self._keys.locations, key)
-        pipe.time()
-        forwarding, location, (seconds, micros) = pipe.execute()
-        node: str | None = None
-        if forwarding is not None:
-            target, _, expires = forwarding.decode().rpartition("|")
-            if int(expires) > seconds * 1000 + micros // 1000:
-                node = target
-        return node, None if location is None else location.decode()
+    def lookup(self, key: str, nodes: Sequence[str] = ()) -> Where:
+        """Return what is known of the place of a key, in one round trip.
+
+        Args:
+            key: object key.
+            nodes: ids of all nodes, of which those that still have to free a copy of it are told.
+        """
+        return Where.read(self._redis.run("locate", self.where_keys(), [key, *nodes]))
+
+    def where_keys(self) -> list[str]:
+        """KEYS of ``lua/with/where.lua``."""
+        keys = self._keys
+        return [
+            keys.written,
+            keys.forwarding,
+            keys.locations,
+            keys.active,
+            keys.frees,
+            keys.frees_batches,
+            keys.undos,
+            keys.node_states,
+            keys.info,
+        ]
+
+    def written(self) -> dict[str, str]:
+        """Key -> its only node, of keys that were written or removed through the fleet while things moved; empty when none do."""
+        keys = self._keys
+        pipe = self._redis.client.pipeline(transaction=True)
+        pipe.exists(keys.active, keys.frees, keys.frees_batches, keys.undos)
+        pipe.hgetall(keys.written)
+        moving, raw = pipe.execute()
+        return {key.decode(): node.decode() for key, node in raw.items()} if moving else {}
 
     def last_moved(self) -> dict[str, int]:
         """Key -> when it was last moved, in ms; kept as long as the cooldown and the forwarding need it."""
@@ -129,6 +189,19 @@ class LocationStore:
             self._redis.hset(self._keys.locations, fresh)
             changed += len(fresh)
         return changed
+
+    def forget_node(self, node: str) -> int:
+        """Forget every forwarding, override and catalogue entry that leads to a node; return how many there were.
+
+        Readers of such a key look on the nodes again. Each entry is compared and removed in one step.
+        """
+        return sum(self._forget(key, node) for key in (self._keys.forwarding, self._keys.locations))
+
+    def _forget(self, key: str, node: str) -> int:
+        forgotten = 0
+        for batch in _batches(name.decode() for name, _ in self._redis.client.hscan_iter(key, count=BATCH)):
+            forgotten += int(self._redis.run("locations_forget", [key], [node, *batch]))
+        return forgotten
 
     def unplace(self, keys: Iterable[str]) -> int:
         """Remove overrides; return how many there were."""
