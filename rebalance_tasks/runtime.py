@@ -6,7 +6,7 @@ import os
 import threading
 import time
 import uuid
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from functools import cached_property, partial
@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Final
 from rebalance_tasks.control.context import FleetContext
 from rebalance_tasks.control.lifecycle import QUIET_HOURS
 from rebalance_tasks.control.start import admit
-from rebalance_tasks.core.errors import UnknownFleet, UnknownNode
+from rebalance_tasks.core.errors import UnknownFleet
 from rebalance_tasks.core.quiet_hours import in_quiet_hours
-from rebalance_tasks.drivers.registry import open_driver
+from rebalance_tasks.drivers.opened import Drivers
 from rebalance_tasks.messages import CeleryMessenger, queue_depths, worker_queues
 from rebalance_tasks.migration.control import SliceControl
 from rebalance_tasks.migration.copying import Copier
@@ -40,35 +40,6 @@ if TYPE_CHECKING:
 NANO: Final = 10**9
 #: A freed source stays in the trash at least so long, whatever the grace: longer than an append-only file can lag.
 MIN_PURGE_DELAY: Final = timedelta(seconds=5)
-
-
-@dataclass(slots=True)
-class Drivers:
-    """Opens each node's driver once per process."""
-
-    settings: Settings
-    _open: dict[str, Driver] = field(default_factory=dict)
-    _lock: threading.Lock = field(default_factory=threading.Lock)
-    _pid: int = field(default_factory=os.getpid)
-
-    def __call__(self, node_id: str) -> Driver:
-        """Return the node's driver. Raises: UnknownNode, ConfigurationError."""
-        if self._pid != os.getpid():
-            # After a fork the parent's descriptors are shared: open our own.
-            self._open, self._lock = {}, threading.Lock()
-            self._pid = os.getpid()
-        driver = self._open.get(node_id)
-        return self._opened(node_id) if driver is None else driver
-
-    def _opened(self, node_id: str) -> Driver:
-        with self._lock:
-            if node_id in self._open:
-                return self._open[node_id]
-            node = next((node for node in self.settings.nodes if node.node_id == node_id), None)
-            if node is None:
-                raise UnknownNode(node_id, "is not configured here; see [[nodes]] in rebalance.toml")
-            driver = self._open[node_id] = open_driver(node)
-            return driver
 
 
 class Runtime:

@@ -14,7 +14,7 @@ from rebalance_tasks.store.locations import Where
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from rebalance_tasks.store.connection import Connection
+    from rebalance_tasks.store.connection import Connection, Value
     from rebalance_tasks.store.keys import FleetKeys
     from rebalance_tasks.store.locations import LocationStore
 
@@ -57,7 +57,7 @@ class ClaimStore:
             The claim, or for how many ms another holder may still have it.
         """
         keys = [*self._locations.where_keys(), self._keys.claims]
-        args = [key, token, ttl_ms, STILL_MS, self._keys.job("").base, *nodes]
+        args: list[Value] = [key, token, ttl_ms, STILL_MS, self._keys.job("").base, *nodes]
         taken, ms, *where = self._redis.run("claim_take", keys, args)
         return Claim(key, token, int(ms), Where.read(where[0])) if taken else int(ms)
 
@@ -78,7 +78,7 @@ class ClaimStore:
         Returns:
             False when the claim was lost: nobody knows whether the change stands.
         """
-        args = [claim.key, claim.token, node, int(there), int(placed), grown_bytes]
+        args: list[Value] = [claim.key, claim.token, node, int(there), int(placed), grown_bytes]
         return bool(self._redis.run("claim_end", self._end_keys(), args))
 
     def give_back(self, claim: Claim) -> None:

@@ -120,6 +120,17 @@ class LocationStore:
                 at_of[key] = max(at_of.get(key, 0), at)
         return at_of
 
+    def moved_since(self, at_ms: int) -> set[str]:
+        """Keys that were moved at that time or later."""
+        raw = cast("list[bytes]", self._redis.client.zrangebyscore(self._keys.moved, at_ms, "+inf"))
+        members = [member.decode() for member in raw]
+        moved = {member for member in members if not member.startswith(MARK)}
+        batches = [member.removeprefix(MARK) for member in members if member.startswith(MARK)]
+        for name in batches:
+            record = self._redis.hget(self._keys.moved_batches, name)
+            moved.update(move.key for move in (BatchRecord.read(name, record).moves if record is not None else ()))
+        return moved
+
     def pending_frees(self) -> dict[tuple[str, str], str]:
         """(node, key) -> move id of sources that are flipped but not freed yet."""
         result: dict[tuple[str, str], str] = {}
