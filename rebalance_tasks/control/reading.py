@@ -90,9 +90,9 @@ class Reader:
                     return seen, node_id
             self.forget(key)
         asked = self._clock()
-        seen, found, where = self._locator.find(key, look)
+        found_there, found, where = self._locator.find(key, look)
         self.note(key, found, where, asked)
-        return seen, found.node_id
+        return found_there, found.node_id
 
     def note(self, key: str, found: Found, where: Where, asked: float) -> None:
         """Remember a place.
