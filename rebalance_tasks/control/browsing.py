@@ -73,7 +73,7 @@ class Browser:
         """Say of one key what a reader would find at this instant."""
         name, slash, _ = key.removeprefix(prefix).partition("/")
         try:
-            version, _, _ = self._locator.find(key, lambda node_id: self._c.driver(node_id).stat(key))
+            version, _, _ = self._locator.find(key, lambda node_id: self._door(node_id).stat(key))
         except ObjectNotFound:
             if not slash:
                 found.pop(name, None)

@@ -16,9 +16,12 @@ from rebalance_tasks.core.models import PlacementTarget
 from rebalance_tasks.store.records import UndoRecord
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from rebalance_tasks.control.context import PlacesContext
     from rebalance_tasks.control.locate import Locator
     from rebalance_tasks.core.fingerprint import Fingerprint
+    from rebalance_tasks.drivers.doors import Door
     from rebalance_tasks.store.locations import Where
 
 #: What Redis says of one key, as against where a key would be looked for by default.
@@ -35,15 +38,15 @@ class Holder(NamedTuple):
 class Holders:
     """Looks for the holders of keys of one fleet."""
 
-    def __init__(self, context: PlacesContext, locator: Locator) -> None:
+    def __init__(self, context: PlacesContext, locator: Locator, door: Callable[[str], Door]) -> None:
         """Bind to a fleet."""
-        self._c, self._locator = context, locator
+        self._c, self._locator, self._door = context, locator, door
 
     def likeliest(self, key: str, where: Where) -> Holder | None:
         """The first holder that a reader would find. Nodes that cannot be asked are passed over."""
         for found in self._locator.candidates(key, where):
             try:
-                version = self._c.driver(found.node_id).stat(key)
+                version = self._door(found.node_id).stat(key)
             except NodeError:
                 continue
             if version is not None:
@@ -65,7 +68,7 @@ class Holders:
         trouble: NodeError | None = None
         for found in self._locator.candidates(key, where):
             try:
-                version = self._c.driver(found.node_id).stat(key)
+                version = self._door(found.node_id).stat(key)
             except NodeError as exc:
                 trouble = exc
                 continue

@@ -105,8 +105,14 @@ class LocalDoor:
 
     def __init__(self, driver: LocalDriver) -> None:
         """Lead to a node."""
-        self._tree = driver.tree
-        self.stat = driver.stat
+        self._driver, self._tree = driver, driver.tree
+
+    def stat(self, key: str) -> Fingerprint | None:
+        """Look at a key; a disk that is not mounted misses everything, and is told from one that does not hold it."""
+        found = self._driver.stat(key)
+        if found is None:
+            self._tree.check(required=False)
+        return found
 
     def open_reader(self, key: str, *, start: int = 0, length: int | None = None) -> SourceHandle:  # noqa: ARG002  a hint
         """Open by the whole path in one system call."""
@@ -116,7 +122,7 @@ class LocalDoor:
             fd = tree.calls.open_beneath(tree.root_fd(), key, READ_FLAGS)
         except OSError as exc:
             if exc.errno == errno.ENOENT:
-                tree.check(required=False)  # a disk that is not mounted misses everything
+                tree.check(required=False)  # as in `stat`
             raise source_error(key, exc, "open") from exc
         status = os.fstat(fd)
         if not st_modes.S_ISREG(status.st_mode):

@@ -39,7 +39,7 @@ class OpenFleet:
         self._drivers = drivers
         self._doors: dict[str, Door] = {}
         self.reader = Reader(locator, self.door)
-        self.writer = Writer(context, locator, Holders(context, locator), claims, self.door)
+        self.writer = Writer(context, locator, Holders(context, locator, self.door), claims, self.door)
         self.browser = Browser(context, locator, self.door)
         self.accesses = AccessSampler(AccessStore(context.connection, context.keys), sample=sample)
 
