@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import cached_property
 from typing import TYPE_CHECKING, Final, NamedTuple, Self, TypeVar
 
 from rebalance_tasks.core.crush import CompiledFleet
@@ -73,14 +72,9 @@ class Locator:
         self._placed_via = "catalogue" if context.settings.locator == "catalogue" else "override"
         self._maps: dict[tuple[tuple[str, str], ...], CompiledFleet] = {}
 
-    @cached_property
-    def node_ids(self) -> tuple[str, ...]:
-        """All nodes, as configured."""
-        return tuple(node.node_id for node in self._c.settings.nodes)
-
     def where(self, key: str) -> Where:
         """Return what Redis knows of a key. Raises: InvalidKey."""
-        return self._c.locations.lookup(validate_key(key), self.node_ids)
+        return self._c.locations.lookup(validate_key(key))
 
     def find(self, key: str, look: Callable[[str], T | None]) -> tuple[T, Found, Where]:
         """Look on one node after the other, the likeliest first.
@@ -135,8 +129,9 @@ class Locator:
         # What was written through the fleet lies at its home, whatever the locator.
         surveyed = [node.node_id for node in cluster if node.state is not NodeState.MAINTENANCE]
         surveyed.sort(key=lambda node_id: node_id != home)
+        leaving = self._c.locations.leaving(key, surveyed) if where.unfreed else frozenset()
         for node_id in surveyed:
-            if node_id not in where.leaving:
+            if node_id not in leaving:
                 yield Found(node_id, "survey")
 
     def cluster(self, where: Where) -> CompiledFleet:

@@ -218,7 +218,7 @@ class Writer:
 
     def _claim(self, key: str, token: str, size_bytes: int, until: float) -> Claim:
         while True:
-            claim = self._claims.take(key, token, ttl_ms=_ttl_ms(size_bytes), nodes=self._locator.node_ids)
+            claim = self._claims.take(key, token, ttl_ms=_ttl_ms(size_bytes))
             if not isinstance(claim, int):
                 return claim
             if time.monotonic() > until:

@@ -12,8 +12,6 @@ from typing import TYPE_CHECKING, Final
 from rebalance_tasks.store.locations import Where
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from rebalance_tasks.store.connection import Connection, Value
     from rebalance_tasks.store.keys import FleetKeys
     from rebalance_tasks.store.locations import LocationStore
@@ -44,20 +42,19 @@ class ClaimStore:
         """Bind to a fleet's keys."""
         self._redis, self._keys, self._locations = connection, keys, locations
 
-    def take(self, key: str, token: str, *, ttl_ms: int, nodes: Sequence[str]) -> Claim | int:
+    def take(self, key: str, token: str, *, ttl_ms: int) -> Claim | int:
         """Claim a key.
 
         Args:
             key: object key.
             token: names the holder.
             ttl_ms: until it is over by itself.
-            nodes: as `LocationStore.lookup`.
 
         Returns:
             The claim, or for how many ms another holder may still have it.
         """
-        keys = [*self._locations.where_keys(), self._keys.claims]
-        args: list[Value] = [key, token, ttl_ms, STILL_MS, self._keys.job("").base, *nodes]
+        keys = [*self._locations.where_keys, self._keys.claims]
+        args: list[Value] = [key, token, ttl_ms, STILL_MS, self._keys.job("").base]
         taken, ms, *where = self._redis.run("claim_take", keys, args)
         return Claim(key, token, int(ms), Where.read(where[0])) if taken else int(ms)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Self, TypeVar, cast
 
 from rebalance_tasks.store.batches import MARK, BatchRecord
@@ -26,33 +27,26 @@ class Where(NamedTuple):
         forwarded: to which it was moved not long ago.
         placed: its override, or what the catalogue says.
         moving: a job, or what jobs have left undone, may change places or keep copies where they do not belong.
+        unfreed: some sources are still to be freed (`LocationStore.leaving`).
         epoch: rises with every job that ends.
         states: node id -> state set at run time.
-        leaving: nodes that still have to free a copy of it.
     """
 
     written: str | None
     forwarded: str | None
     placed: str | None
     moving: bool
+    unfreed: bool
     epoch: int
     states: tuple[tuple[str, str], ...]
-    leaving: frozenset[str]
 
     @classmethod
     def read(cls, reply: Sequence[Any]) -> Self:
         """Read what ``lua/with/where.lua`` answers."""
-        written, forwarded, placed, moving, epoch, states, leaving = reply
+        written, forwarded, placed, moving, unfreed, epoch, states = reply
         words = [word.decode() for word in states]
-        return cls(
-            _text(written),
-            _text(forwarded),
-            _text(placed),
-            moving == 1,
-            int(epoch or 0),
-            tuple(zip(words[::2], words[1::2], strict=True)),
-            frozenset(node.decode() for node in leaving),
-        )
+        pairs = tuple(zip(words[::2], words[1::2], strict=True))
+        return cls(_text(written), _text(forwarded), _text(placed), moving == 1, unfreed == 1, int(epoch or 0), pairs)
 
 
 def _text(raw: bytes | None) -> str | None:
@@ -76,15 +70,18 @@ class LocationStore:
         self._redis = connection
         self._keys = keys
 
-    def lookup(self, key: str, nodes: Sequence[str] = ()) -> Where:
-        """Return what is known of the place of a key, in one round trip.
+    def lookup(self, key: str) -> Where:
+        """Return what is known of the place of a key, in one round trip."""
+        return Where.read(self._redis.run("locate", self.where_keys, [key]))
 
-        Args:
-            key: object key.
-            nodes: ids of all nodes, of which those that still have to free a copy of it are told.
-        """
-        return Where.read(self._redis.run("locate", self.where_keys(), [key, *nodes]))
+    def leaving(self, key: str, nodes: Sequence[str]) -> frozenset[str]:
+        """Those of the nodes that still have to free a copy of a key (unless a batch of a running job does)."""
+        found = cast(
+            "list[bytes | None]", self._redis.client.hmget(self._keys.frees, [f"{node}\0{key}" for node in nodes])
+        )
+        return frozenset(node for node, move_id in zip(nodes, found, strict=True) if move_id is not None)
 
+    @cached_property
     def where_keys(self) -> list[str]:
         """KEYS of ``lua/with/where.lua``."""
         keys = self._keys

@@ -22,6 +22,7 @@ BENCHES: Final = {
     "copy": "bench_copy",
     "stores": "bench_stores",
     "sftp": "bench_sftp",
+    "fleet": "bench_fleet",
     "memory": "bench_memory",
     "simulate": "bench_simulate",
     "metrics": "bench_metrics",

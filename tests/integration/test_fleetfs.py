@@ -52,7 +52,8 @@ def nodes(fleet_config: FleetFactory) -> Fleet:
 
 @pytest.fixture
 def fs(nodes: Fleet) -> FleetFileSystem:
-    return fsspec.filesystem("fleet")
+    made: FleetFileSystem = fsspec.filesystem("fleet")
+    return made
 
 
 def names(found: list[Any]) -> list[str]:

@@ -60,6 +60,9 @@ class Outcome:
     job: RebalanceJob
     ops: list[Op]
     kills: int
+    #: when the job began and ended, on the clock of the operations
+    started: float
+    ended: float
     problems: list[str] = field(default_factory=list)
 
     def line(self) -> str:
@@ -82,6 +85,8 @@ class Rebalance:
     kills: int = 2
     kill_every_s: float = 1.0
     seed: int = 0
+    #: how long the crowd is at it before anything moves
+    idle_s: float = 0.0
 
     def fill(self) -> list[str]:
         """Put everything on one disk and the bucket: every kind of pair has something to move."""
@@ -99,11 +104,14 @@ class Rebalance:
         crowd = Crowd(self.folder / "crowd", names[: len(names) // 2], names[len(names) // 2 :], seed=self.seed)
         with crowd:
             wait_until(crowd.ready, 60, "the crowd is at it")
+            time.sleep(self.idle_s)
+            started = time.monotonic()
             job_id = rebalancer.start(rebalancer.plan()).job_id
             kills = self._kill(rebalancer, job_id, workers)
-            job = rebalancer.status(job_id)
+            ended = time.monotonic()
             ops = crowd.stop()
-        return Outcome(job, ops, kills, [*self._judge(rebalancer, ops, names, job)])
+        job = rebalancer.status(job_id)
+        return Outcome(job, ops, kills, started, ended, self._judge(rebalancer, ops, names, job))
 
     def _kill(self, rebalancer: Rebalancer, job_id: str, workers: list[Worker]) -> int:
         """Kill one worker after the other while the job runs; return how many."""
