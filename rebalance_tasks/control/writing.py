@@ -23,6 +23,7 @@ from rebalance_tasks.core.errors import (
 from rebalance_tasks.core.ids import MoveId
 from rebalance_tasks.core.keys import validate_key
 from rebalance_tasks.drivers.base import FreeOutcome, ObjectMetadata
+from rebalance_tasks.store.claims import WRITE_PREFIX
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -34,8 +35,6 @@ if TYPE_CHECKING:
     from rebalance_tasks.drivers.doors import Door
     from rebalance_tasks.store.claims import Claim, ClaimStore
 
-#: Of copies aside and trash of ours; a move's id has a dot, so none is called like that.
-PREFIX: Final = "write:"
 #: A claim lasts so long, and longer for what takes a store long to copy (10 MB/s).
 CLAIM_MS: Final = 30_000
 _BYTES_PER_MS: Final = 10_000
@@ -96,7 +95,7 @@ class Writer:
         where = self._locator.where(key)
         holder = self._holders.likeliest(key, where)
         node_id = holder.node_id if holder is not None else self._holders.placed(key, where)
-        token = MoveId(f"{PREFIX}{uuid.uuid4().hex}")
+        token = MoveId(f"{WRITE_PREFIX}{uuid.uuid4().hex}")
         return Draft(key, token, node_id, self._stage(node_id, token))
 
     def _stage(self, node_id: str, token: MoveId) -> StagedWriter:
@@ -170,7 +169,7 @@ class Writer:
     # -- removing -------------------------------------------------------------------------------------------------
     def remove(self, key: str) -> None:
         """Remove an object. Raises: InvalidKey, ObjectNotFound, WriteInDoubt, RetryableError, NodeError."""
-        token = MoveId(f"{PREFIX}{uuid.uuid4().hex}")
+        token = MoveId(f"{WRITE_PREFIX}{uuid.uuid4().hex}")
         node_id = self._each_try(validate_key(key), token, 0, self._take_away)
         self._c.driver(node_id).purge(token, None)
 

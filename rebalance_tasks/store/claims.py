@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from rebalance_tasks.store.keys import FleetKeys
     from rebalance_tasks.store.locations import LocationStore
 
+#: Of copies aside and trash of writers; a move's id has a dot, so none is called like that.
+WRITE_PREFIX: Final = "write:"
 #: Readers may go so long by what they knew while nothing moved; a writer waits so long after a job began.
 STILL_MS: Final = 1_000
 

@@ -211,6 +211,11 @@ class LocationStore:
             forgotten += int(self._redis.run("locations_forget", [key], [node, *batch]))
         return forgotten
 
+    def release(self, keys: Iterable[str]) -> int:
+        """Forget that keys were written while a job ran, unless one runs by now; return how many."""
+        script_keys = [self._keys.written, self._keys.active]
+        return sum(int(self._redis.run("written_release", script_keys, batch)) for batch in _batches(keys))
+
     def unplace(self, keys: Iterable[str]) -> int:
         """Remove overrides; return how many there were."""
         return sum(self._redis.hdel(self._keys.locations, *batch) for batch in _batches(keys))

@@ -92,7 +92,13 @@ def _figure(name: str, samples: dict[str, list[float]], ours: str, rival: str, l
     ratios = [mine / theirs for mine, theirs in zip(samples[ours], samples[rival], strict=True)]
     medians = ", ".join(f"{name} {statistics.median(times):.0f} µs" for name, times in samples.items())
     return Figure(
-        name=name, value=statistics.median(ratios), unit="×", limit=limit, command=COMMAND, samples=samples, detail=medians
+        name=name,
+        value=statistics.median(ratios),
+        unit="×",
+        limit=limit,
+        command=COMMAND,
+        samples=samples,
+        detail=medians,
     )
 
 
@@ -100,8 +106,11 @@ def _locate(report: Report, rebalancer: Rebalancer) -> None:
     fs = fsspec.filesystem("fleet")
     client = rebalancer._state.connection.client
     keys = rebalancer._state.keys
-    home = [f"k/{number}" for number in range(400) if open_fleet(None, sample=16).writer._holders.placed(
-        f"k/{number}", rebalancer._locator.where("k/0")) == "disk"][:1][0]
+    home = [
+        f"k/{number}"
+        for number in range(400)
+        if open_fleet(None, sample=16).writer._holders.placed(f"k/{number}", rebalancer._locator.where("k/0")) == "disk"
+    ][:1][0]
     fs.pipe_file(f"test/{home}", b"x")
     fs.pipe_file("test/forwarded", b"x")
     node = rebalancer.locate("forwarded").node_id
