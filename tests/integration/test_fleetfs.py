@@ -6,8 +6,10 @@ import asyncio
 import errno
 import os
 import pickle
+import re
 import subprocess
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import fsspec
@@ -29,8 +31,6 @@ from tests.support.hooks import after
 from tests.support.places import S3Place, SftpPlace
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from rebalance_tasks.fleetfs import FleetFileSystem
     from tests.conftest import FleetFactory
     from tests.support.fleets import Fleet
@@ -315,3 +315,14 @@ def test_buckets_and_sftp_are_written_and_listed_as_disks_are(
     assert all(
         place.names(folder) == [] for place in places.values() for folder in (".rebalance/tmp", ".rebalance/trash")
     )
+
+
+def test_what_the_how_to_shows_runs_as_it_stands(fleet_config: FleetFactory) -> None:
+    fleet_config({"n1": {}, "n2": {}}, fleet={"name": "archive"})
+    Rebalancer().adopt()
+    page = (Path(__file__).parents[2] / "docs/how-to/fleet-file-system.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    assert len(blocks) == 2
+    for block in blocks:
+        exec(compile(block, "how-to", "exec"), {})  # noqa: S102  our own page
+    assert fsspec.filesystem("fleet").find("archive") == ["archive/tables/days.parquet"]
