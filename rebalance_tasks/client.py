@@ -9,7 +9,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, Final
 
 from rebalance_tasks.control import causes
-from rebalance_tasks.control.context import StateContext
+from rebalance_tasks.control.context import PlacesContext, StateContext
 from rebalance_tasks.core.errors import InvalidArgument, JobNotFound
 from rebalance_tasks.core.models import NodeState
 from rebalance_tasks.core.states import RebalanceStatus
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from rebalance_tasks.control.context import FleetContext
     from rebalance_tasks.control.drain import StateChange
     from rebalance_tasks.control.findings import Finding
-    from rebalance_tasks.control.locate import Location
+    from rebalance_tasks.control.locate import Location, Locator
     from rebalance_tasks.control.overview import Overview
     from rebalance_tasks.control.reindex_report import ReindexReport
     from rebalance_tasks.control.survey import NodeReport, Survey
@@ -109,6 +109,17 @@ class Rebalancer:
     def _state(self) -> StateContext:
         """What is enough to look."""
         return StateContext.open(self.settings)
+
+    @cached_property
+    def _places(self) -> PlacesContext:
+        """What is enough to find objects; no Celery."""
+        from rebalance_tasks.drivers.opened import Drivers  # noqa: PLC0415  drivers load NumPy
+
+        return PlacesContext.reaching(self.settings, driver=Drivers(self.settings))
+
+    @cached_property
+    def _locator(self) -> Locator:
+        return locations.Locator(self._places)
 
     @cached_property
     def _runtime(self) -> Runtime:
@@ -300,7 +311,17 @@ class Rebalancer:
 
     def locate(self, key: str) -> Location:
         """Return the node that holds an object (a node id with ``.url`` and ``.via``). Raises: ObjectNotFound, InvalidKey."""
-        return locations.locate(self._context, key)
+        return locations.locate(self._places, key, locator=self._locator)
+
+    def forget_node(self, node_id: str) -> int:
+        """Forget every forwarding, override and catalogue entry that leads to a node (decommissioned, say); return how many.
+
+        Readers of those keys look on the nodes again, so nothing is lost by it but a look.
+
+        Raises:
+            UnknownNode: it is not configured here.
+        """
+        return self._places.locations.forget_node(self._places.node(node_id).node_id)
 
     def load_plan(self, plan_id: str) -> RebalancePlan:
         """Return a kept plan. Raises: PlanNotFound."""

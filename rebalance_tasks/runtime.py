@@ -6,7 +6,7 @@ import os
 import threading
 import time
 import uuid
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from functools import cached_property, partial
@@ -15,10 +15,9 @@ from typing import TYPE_CHECKING, Final
 from rebalance_tasks.control.context import FleetContext
 from rebalance_tasks.control.lifecycle import QUIET_HOURS
 from rebalance_tasks.control.start import admit
-from rebalance_tasks.core.errors import UnknownFleet, UnknownNode
+from rebalance_tasks.core.errors import UnknownFleet
 from rebalance_tasks.core.quiet_hours import in_quiet_hours
-from rebalance_tasks.core.routes import seen_from
-from rebalance_tasks.drivers.registry import open_driver
+from rebalance_tasks.drivers.opened import Drivers
 from rebalance_tasks.messages import CeleryMessenger, queue_depths
 from rebalance_tasks.migration.control import SliceControl
 from rebalance_tasks.migration.copying import Copier
@@ -35,7 +34,6 @@ if TYPE_CHECKING:
     from celery import Celery
     from prometheus_client import CollectorRegistry
 
-    from rebalance_tasks.core.models import NodeDescriptor
     from rebalance_tasks.drivers.base import Driver
     from rebalance_tasks.store.leases import Lease
     from rebalance_tasks.store.records import GroupRecord
@@ -44,50 +42,6 @@ if TYPE_CHECKING:
 NANO: Final = 10**9
 #: A freed source stays in the trash at least so long, whatever the grace: longer than an append-only file can lag.
 MIN_PURGE_DELAY: Final = timedelta(seconds=5)
-
-
-@dataclass(slots=True)
-class Drivers:
-    """Opens each node's driver once per process, and another for its remote URL where one is wanted."""
-
-    settings: Settings
-    #: by node, and by remote URL
-    _open: dict[str, Driver] = field(default_factory=dict)
-    _lock: threading.Lock = field(default_factory=threading.Lock)
-    _pid: int = field(default_factory=os.getpid)
-
-    def __call__(self, node_id: str) -> Driver:
-        """Return the node's driver. Raises: UnknownNode, ConfigurationError."""
-        if self._pid != os.getpid():
-            # After a fork the parent's descriptors are shared: open our own.
-            self._open, self._lock = {}, threading.Lock()
-            self._pid = os.getpid()
-        driver = self._open.get(node_id)
-        return self._opened(node_id, self._node(node_id)) if driver is None else driver
-
-    def of_queue(self, queue: str) -> Callable[[str], Driver]:
-        """Return the drivers of the hosts of a Celery queue, which may reach a node at its remote URL only."""
-
-        def reached(node_id: str) -> Driver:
-            near = self(node_id)
-            node = self._node(node_id)
-            seen = seen_from(node, queue)
-            return near if seen is node else self._opened(seen.url, seen)
-
-        return reached
-
-    def _node(self, node_id: str) -> NodeDescriptor:
-        node = next((node for node in self.settings.nodes if node.node_id == node_id), None)
-        if node is None:
-            raise UnknownNode(node_id, "is not configured here; see [[nodes]] in rebalance.toml")
-        return node
-
-    def _opened(self, name: str, node: NodeDescriptor) -> Driver:
-        with self._lock:
-            driver = self._open.get(name)
-            if driver is None:
-                driver = self._open[name] = open_driver(node)
-            return driver
 
 
 class Runtime:

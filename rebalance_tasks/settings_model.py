@@ -162,7 +162,7 @@ class Gravity(Frozen):
     """Where the measures behind gravity come from when the inventory brings none of its own.
 
     Attributes:
-        access: ``none``, ``times``, or the path of an S3 access log.
+        access: ``none``, ``times``, ``fleet`` (what went through ``fleet://``), or the path of an S3 access log.
         colocation: ``none`` or ``folder``.
     """
 

@@ -143,12 +143,19 @@ def demo(
 @app.command(epilog="Example: rebalance nodes --adopt")
 def nodes(
     adopt: Annotated[bool, typer.Option("--adopt", help="Write the node-id file to nodes that have none yet.")] = False,
+    forget: Annotated[
+        str | None, typer.Option(metavar="NODE", help="Forget all that sends readers to this node, which is leaving.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Show every node: utilisation, state, health, and which workers serve it. Surveys the nodes themselves."""
     from rebalance_tasks.cli import serving, tables  # noqa: PLC0415
 
     client = session.open_client()
+    if forget is not None:
+        data = {"node_id": forget, "forgotten": client.forget_node(forget)}
+        emit(data, as_json=as_json, render=lambda: f"{data['forgotten']} forwardings and locations led to {forget}")
+        return
     with output.busy("looking at the nodes", quiet=as_json):
         adopted = client.adopt() if adopt else []
         reports = client.nodes()
@@ -175,7 +182,7 @@ def locate(
     """Tell on which node an object is right now."""
     found = session.open_client().locate(key)
     url = masked_url(found.url)
-    data = {"object_key": key, "node_id": found.node_id, "url": url, "via": found.via}
+    data = {"object_key": key, "node_id": found.node_id, "url": url, "via": found.via, "hops": found.hops}
     emit(data, as_json=as_json, render=lambda: f"{found.node_id}  {url}  (via {found.via})")
 
 

@@ -143,12 +143,24 @@ class StateContext:
 
 
 @dataclass(frozen=True, slots=True)
-class FleetContext(StateContext):
-    """One fleet, wired."""
+class PlacesContext(StateContext):
+    """One fleet with its nodes: enough to find, read and write objects; no Celery."""
 
     locations: LocationStore
-    trash: TrashStore
     driver: Callable[[str], Driver]
+
+    @classmethod
+    def reaching(cls, settings: Settings, *, driver: Callable[[str], Driver]) -> Self:
+        """Wire a fleet with its drivers."""
+        stores = _stores(settings)
+        return cls(**stores, locations=LocationStore(stores["connection"], stores["keys"]), driver=driver)
+
+
+@dataclass(frozen=True, slots=True)
+class FleetContext(PlacesContext):
+    """One fleet, wired."""
+
+    trash: TrashStore
     messenger: Messenger
 
     @classmethod

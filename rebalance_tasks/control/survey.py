@@ -25,6 +25,7 @@ from rebalance_tasks.core.measures import with_access_counts, with_access_from_t
 from rebalance_tasks.core.models import NodeState
 from rebalance_tasks.core.rules import with_rules
 from rebalance_tasks.drivers.registry import validate_roots
+from rebalance_tasks.store.accesses import AccessStore
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping, Sequence
@@ -209,6 +210,9 @@ def _measured(context: FleetContext, inventory: Inventory) -> Inventory:
     wanted = context.settings.gravity
     if wanted.access == "times":
         inventory = with_access_from_times(inventory, context.connection.now_ms() * 10**6)
+    elif wanted.access == "fleet":
+        counts, hours = AccessStore(context.connection, context.keys).recent()
+        inventory = with_access_counts(inventory, counts, hours)
     elif wanted.access != "none":
         counts, hours = read_access_log(Path(wanted.access))
         inventory = with_access_counts(inventory, counts, hours)

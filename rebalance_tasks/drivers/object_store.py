@@ -97,6 +97,16 @@ class ObjectStoreDriver:
         except BucketError as exc:
             raise node_error(self.node_id, exc, "ask what the store can do") from exc
 
+    @property
+    def prefix(self) -> str:
+        """What the names of its objects begin with: empty, or ending in a slash."""
+        return self._root
+
+    @property
+    def staging(self) -> ObjectStaging:
+        """Its copies aside, for `drivers.doors`."""
+        return self._staging
+
     # -- the node itself ------------------------------------------------------------------------------------------
     def probe(self) -> NodeHealth:
         """Look at the bucket and its node-id. Raises: NodeMissing, NodeNotWritable."""
@@ -184,7 +194,7 @@ class ObjectStoreDriver:
             return "archived"
         return "excluded" if self._passes is not None and not self._passes(key) else ""
 
-    def _name(self, key: str) -> str:
+    def name_of(self, key: str) -> str:
         """Name of an object in the bucket. Raises: InvalidKey."""
         name = self._root + validate_key(key)
         if len(name.encode()) > MAX_KEY_BYTES:
@@ -207,7 +217,7 @@ class ObjectStoreDriver:
     # -- reading --------------------------------------------------------------------------------------------------
     def stat(self, key: str) -> Fingerprint | None:
         """Fingerprint of the object at ``key``, else None. Raises: InvalidKey, ObjectUnreadable."""
-        name = self._name(key)
+        name = self.name_of(key)
         try:
             found = self.bucket.head(name)
         except BucketError as exc:
@@ -216,7 +226,7 @@ class ObjectStoreDriver:
 
     def unchanged(self, key: str, version: Fingerprint) -> bool:
         """Tell whether the object at ``key`` is still that version. Raises: InvalidKey, ObjectUnreadable."""
-        name = self._name(key)
+        name = self.name_of(key)
         try:
             return same_version(self.bucket.head(name), version)
         except BucketError as exc:
@@ -224,7 +234,7 @@ class ObjectStoreDriver:
 
     def open_source(self, key: str) -> ObjectSource:
         """Open for reading. Raises: InvalidKey, SourceVanished, ObjectUnreadable."""
-        return ObjectSource(self.bucket, self.node_id, self._name(key), key)
+        return ObjectSource(self.bucket, self.node_id, self.name_of(key), key)
 
     # -- copy aside, verify, publish ------------------------------------------------------------------------------
     def stage(self, move_id: MoveId, *, offset: int = 0, sparse: bool = False) -> ObjectWriter:  # noqa: ARG002  stores know no holes
@@ -244,7 +254,7 @@ class ObjectStoreDriver:
 
     def publish(self, move_id: MoveId, key: str, *, expected: Fingerprint | None = None) -> Fingerprint:
         """Give the staged copy its key by a copy on the server's side that never overwrites; see `Driver.publish`."""
-        name, aside = self._name(key), self._staging.name(move_id)
+        name, aside = self.name_of(key), self._staging.name(move_id)
         staged = self.staged(move_id) if expected is None else expected
         if staged is None or not staged.etag:
             message = f"nothing is staged under move {move_id!r}; it was published or discarded before"
@@ -299,7 +309,7 @@ class ObjectStoreDriver:
         names = {}
         for key in keys:
             with suppress(InvalidKey):  # whoever acts on it will say so
-                names[self._name(key)] = key
+                names[self.name_of(key)] = key
         try:
             found = versions_of(self.bucket, names)
         except BucketError as exc:
@@ -311,7 +321,7 @@ class ObjectStoreDriver:
         if not isinstance(source, ObjectStoreDriver):
             msg = f"node {source.node_id!r} is in no store"
             raise TypeError(msg)
-        name, origin = self._name(key), source._name(key)  # noqa: SLF001  of our own kind
+        name, origin = self.name_of(key), source.name_of(key)
         try:
             etag = self.bucket.copy(
                 origin,
@@ -337,7 +347,7 @@ class ObjectStoreDriver:
     # -- freeing --------------------------------------------------------------------------------------------------
     def free(self, key: str, move_id: MoveId, expected: Fingerprint) -> FreeOutcome:
         """Move the object into the trash if it is still ``expected``; see `ObjectTrash.free`."""
-        name = self._name(key)
+        name = self.name_of(key)
         validate_name(move_id, "move id")
         return self._trash.free(name, key, move_id, expected, fresh=move_id in self._fresh)
 
@@ -347,7 +357,7 @@ class ObjectStoreDriver:
 
     def restore(self, move_id: MoveId, key: str) -> bool:
         """Bring a trashed object back without overwriting; see `Driver.restore`."""
-        name = self._name(key)
+        name = self.name_of(key)
         return self._trash.restore(MoveId(validate_name(move_id, "move id")), name, key)
 
     def purge(self, move_id: MoveId, expected: Fingerprint | None) -> bool:

@@ -66,6 +66,11 @@ class SftpDriver:
         self._fresh: Counter[MoveId] = Counter()
         self._lock = threading.Lock()
 
+    @property
+    def tree(self) -> SftpTree:
+        """What its calls stand on, for `drivers.doors`."""
+        return self._tree
+
     # -- the node itself ------------------------------------------------------------------------------------------
     def probe(self) -> NodeHealth:
         """Look at the root and its node-id. Raises: NodeMissing, NodeNotWritable."""

@@ -198,6 +198,11 @@ class SftpTree:
                     yield path, attrs
 
 
+def is_folder(attrs: asyncssh.SFTPAttrs) -> bool:
+    """Tell whether these are a folder's."""
+    return bool(attrs.type == _FOLDER)
+
+
 async def _said_better(client: asyncssh.SFTPClient, path: str, exc: asyncssh.SFTPFailure) -> asyncssh.SFTPError:
     """Protocol 3 has one word for most of what goes wrong: look whether the name was taken."""
     return asyncssh.SFTPFileAlreadyExists(str(exc)) if await client.lexists(path) else exc

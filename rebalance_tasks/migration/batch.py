@@ -322,14 +322,18 @@ class Batch:
                 manifests.lines(fresh, self._c.source.node_id, self._c.target.node_id, self._c.now()),
             )
             reached(Step.MANIFEST)
-            self._c.store.flip(
+            held = self._c.store.flip(
                 [item.move for item in fresh],
                 forwarding_ttl_ms=self._c.forwarding_ttl_ms,
                 keep_locations=self._c.keep_locations,
             )
             for item in fresh:
-                item.state = MoveState.FLIPPED
+                if item.move.index not in held:
+                    item.state = MoveState.FLIPPED
             reached(Step.FLIP)
+            for item in fresh if held else ():
+                if item.move.index in held:
+                    self._endings.stay(item)
         self._free_all([item for item in self._items if item.here and item.state is MoveState.FLIPPED])
 
     def _free_all(self, items: Sequence[Item]) -> None:

@@ -138,6 +138,16 @@ class FleetKeys:
     def locations(self) -> str:  # noqa: D102
         return self.key("locations")
 
+    #: hash: object key -> "<token>|<expires ms>" of the one who writes it through the fleet right now
+    @property
+    def claims(self) -> str:  # noqa: D102
+        return self.key("claims")
+
+    #: hash: object key -> node on which it was written while anything moved: its only place, which no flip changes
+    @property
+    def written(self) -> str:  # noqa: D102
+        return self.key("written")
+
     #: hash: "<node>\0<object key>" -> move id whose source copy is still to be freed
     @property
     def frees(self) -> str:  # noqa: D102
@@ -224,6 +234,10 @@ class FleetKeys:
     def spend(self, day: str) -> str:
         """Hash: egress_bytes, cost_nano of a day (UTC)."""
         return self.key(f"spend:{day}")
+
+    def accesses(self, day: str) -> str:
+        """Hash: "r" or "w" and an object key -> reads or writes through the fleet on a day (UTC), from samples; "since" (ms)."""
+        return self.key(f"accesses:{day}")
 
     def job(self, job_id: str) -> JobKeys:
         """Keys of one job."""

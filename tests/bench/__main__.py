@@ -23,6 +23,7 @@ BENCHES: Final = {
     "durable": "bench_durable",
     "stores": "bench_stores",
     "sftp": "bench_sftp",
+    "fleet": "bench_fleet",
     "memory": "bench_memory",
     "simulate": "bench_simulate",
     "metrics": "bench_metrics",

@@ -64,6 +64,7 @@ class Place(str):
     node_id: str
     url: str
     via: str
+    hops = 1
 
 
 def job(job_id: str = "rebal-1", status: RebalanceStatus = RebalanceStatus.RUNNING, **more: Any) -> RebalanceJob:
@@ -546,6 +547,7 @@ def test_locate_tells_node_and_how_it_was_found(client: FakeClient, capsys: Capt
         "node_id": "n1",
         "url": "sftp://me:***@host/srv",
         "via": "forwarding",
+        "hops": 1,
     }
 
 
