@@ -98,6 +98,6 @@ class NoBurst:
         """Decline."""
         return repeat(False)
 
-    def free(self, objects: object) -> Iterator[bool]:  # noqa: ARG002
+    def free(self, objects: Iterable[tuple[str, MoveId, Fingerprint] | None]) -> Iterator[bool]:  # noqa: ARG002
         """Decline."""
         return repeat(False)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import http.client
 from collections import deque
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -20,6 +19,7 @@ from rebalance_tasks.core.errors import (
 )
 from rebalance_tasks.core.ids import MoveId
 from rebalance_tasks.core.models import NodeDescriptor
+from rebalance_tasks.drivers.http_line import Garbled
 from rebalance_tasks.drivers.object_files import WINDOW_BYTES
 from rebalance_tasks.drivers.object_store import ObjectStoreDriver
 from rebalance_tasks.drivers.registry import open_driver, validate_roots
@@ -72,7 +72,7 @@ class BadLine(S3Endpoint):
             raise line.before.popleft()[1]
         if line.answers and line.answers[0][0] == method:
             _, status, told = line.answers.popleft()
-            return Answer(status, http.client.HTTPMessage(), told)
+            return Answer(status, {}, told)
         if body and line.flips and line.flips[0] == (method, "sent"):
             line.flips.popleft()
             body = bytes([body[0] ^ 1]) + body[1:]
@@ -104,7 +104,7 @@ def driver(endpoint: BadLine, bucket: str) -> ObjectStoreDriver:
 
 TROUBLES: dict[str, Callable[[Line, str], None]] = {
     "reset": lambda line, method: line.before.append((method, ConnectionResetError("reset by peer"))),
-    "answer lost": lambda line, method: line.after.append((method, http.client.IncompleteRead(b""))),
+    "answer lost": lambda line, method: line.after.append((method, Garbled("cut off"))),
     "503": lambda line, method: line.answers.append((method, 503, b"")),
     # What has no body says it with its status.
     "slow down": lambda line, method: line.answers.append((method, 503 if method == "HEAD" else 400, SLOW_DOWN)),
