@@ -132,8 +132,8 @@ class Bucket(Protocol):
         """Look at one object."""
         ...
 
-    def get(self, name: str, offset: int, length: int, *, etag: str | None = None) -> tuple[Stored, bytes]:
-        """Read a stretch (fewer bytes at the end of the object). Raises: NotThere, ConditionFailed (another version), BadBytes."""
+    def get(self, name: str, offset: int, length: int | None, *, etag: str | None = None) -> tuple[Stored, bytes]:
+        """Read a stretch (fewer bytes at the end of the object), or all from there on (``None``). Raises: NotThere, ConditionFailed (another version), BadBytes."""
         ...
 
     def put(self, name: str, data: bytes, attributes: Mapping[str, str], *, new: bool) -> str:

@@ -18,7 +18,13 @@ if TYPE_CHECKING:
 
 
 class Burst(Protocol):
-    """The steps of one batch between two nodes; a context, left when the batch is done."""
+    """The steps of one batch between two nodes; a context, left when the batch is done.
+
+    Attributes:
+        alone: it keeps the nodes busy by itself, so that what it declines is done one by one.
+    """
+
+    alone: bool
 
     def __enter__(self) -> Self:
         """Return itself."""
@@ -78,6 +84,8 @@ class Burst(Protocol):
 
 class NoBurst:
     """Declines everything: the drivers of this pair do each object alone."""
+
+    alone = False
 
     def __enter__(self) -> Self:
         """Return itself."""

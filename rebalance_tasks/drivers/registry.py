@@ -136,7 +136,12 @@ def burst(source: Driver, target: Driver, *, objects: int) -> Burst:
         return NoBurst()
     if isinstance(source, ObjectStoreDriver):
         return ObjectBurst(source)
-    if not (isinstance(source, LocalDriver) and isinstance(target, LocalDriver)):
+    if not isinstance(source, LocalDriver):
+        return NoBurst()
+    burst_from: Callable[[Driver], Burst] | None = getattr(target, "burst_from", None)
+    if burst_from is not None:
+        return burst_from(source)
+    if not isinstance(target, LocalDriver):
         return NoBurst()
     # Without syncfs each copy is synced when it is finished, which its own writer does.
     return NoBurst() if target.tree.calls.syncfs is None else LocalBurst(source.tree, target.tree, objects=objects)

@@ -98,9 +98,11 @@ class S3Bucket:
         self._require(answer, f"look at {name!r}")
         return stored_of(name, answer.headers, int(answer.headers["content-length"]))
 
-    def get(self, name: str, offset: int, length: int, *, etag: str | None = None) -> tuple[Stored, bytes]:
-        """Read a stretch; the bytes of a whole object are compared with its MD5 where the ETag is one."""
-        headers = {"range": f"bytes={offset}-{offset + length - 1}"}
+    def get(self, name: str, offset: int, length: int | None, *, etag: str | None = None) -> tuple[Stored, bytes]:
+        """Read a stretch, or all from there on; the bytes of a whole object are compared with its MD5 where the ETag is one."""
+        headers: dict[str, str] = {}
+        if offset or length is not None:
+            headers["range"] = f"bytes={offset}-{'' if length is None else offset + length - 1}"
         if etag is not None:
             headers["if-match"] = f'"{etag}"'
         answer = self._ask("GET", name, headers=headers)

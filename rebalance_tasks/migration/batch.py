@@ -66,6 +66,8 @@ class Batch:
         self._begin()
         small = sum(item.fresh and item.unpublished for item in self._items)
         with burst(self._c.source, self._c.target, objects=small) as self._burst:
+            if self._burst.alone:
+                self._lanes = 1
             return self._run()
 
     def _run(self) -> int:

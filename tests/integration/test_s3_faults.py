@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections import deque
-from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -24,14 +22,15 @@ from rebalance_tasks.drivers.object_files import WINDOW_BYTES
 from rebalance_tasks.drivers.object_store import ObjectStoreDriver
 from rebalance_tasks.drivers.registry import open_driver, validate_roots
 from rebalance_tasks.drivers.s3_bucket import S3Bucket
-from rebalance_tasks.drivers.s3_http import TRIES, Answer, S3Endpoint
+from rebalance_tasks.drivers.s3_http import TRIES
 from rebalance_tasks.drivers.s3_signing import Credentials
+from tests.support.bad_line import SLOW_DOWN, BadLine, Line
 from tests.support.fleets import made_up
 from tests.support.weed import ACCESS_KEY, SECRET_KEY
 from tests.unit.drivers.conformance import read_all, stage
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable
 
     from tests.support.weed import Weed
 
@@ -39,50 +38,6 @@ pytestmark = pytest.mark.integration
 
 M1 = MoveId("job-1.0")
 DATA = made_up("data", 50_000)
-SLOW_DOWN = b"<Error><Code>SlowDown</Code><Message>Reduce your request rate.</Message></Error>"
-
-
-@dataclass
-class Line:
-    """What happens to the next exchanges of one method; each entry strikes once."""
-
-    before: deque[tuple[str, Exception]] = field(default_factory=deque)
-    after: deque[tuple[str, Exception]] = field(default_factory=deque)
-    answers: deque[tuple[str, int, bytes]] = field(default_factory=deque)
-    flips: deque[tuple[str, str]] = field(default_factory=deque)
-    down: bool = False
-
-
-class BadLine(S3Endpoint):
-    """An endpoint whose line resets, cuts, answers for the server, and flips bits."""
-
-    def __init__(self, url: str, **more: Any) -> None:
-        keys = more.pop("credentials", lambda: Credentials(ACCESS_KEY, SECRET_KEY))
-        super().__init__(url, region="us-east-1", credentials=keys, sleep=lambda _: None, **more)
-        self.line = Line()
-        self.asked = 0
-
-    def _exchange(self, method: str, host: str, target: str, headers: Mapping[str, str], body: bytes) -> Answer:
-        self.asked += 1
-        line = self.line
-        if line.down:
-            msg = "refused"
-            raise ConnectionRefusedError(msg)
-        if line.before and line.before[0][0] == method:
-            raise line.before.popleft()[1]
-        if line.answers and line.answers[0][0] == method:
-            _, status, told = line.answers.popleft()
-            return Answer(status, {}, told)
-        if body and line.flips and line.flips[0] == (method, "sent"):
-            line.flips.popleft()
-            body = bytes([body[0] ^ 1]) + body[1:]
-        answer = super()._exchange(method, host, target, headers, body)
-        if line.after and line.after[0][0] == method:
-            raise line.after.popleft()[1]
-        if answer.body and line.flips and line.flips[0] == (method, "received"):
-            line.flips.popleft()
-            answer = Answer(answer.status, answer.headers, bytes([answer.body[0] ^ 1]) + answer.body[1:])
-        return answer
 
 
 @pytest.fixture

@@ -83,7 +83,7 @@ def test_a_word_that_the_server_goes_on_is_no_answer_yet() -> None:
 
 
 def test_headers_are_found_by_their_lower_case_name_and_several_of_one_name_are_joined() -> None:
-    headers = ask(OK + b"X-A: 1\r\nx-a:  2 \r\nETag: \"e\"\r\nContent-Length: 0\r\n\r\n")[1]
+    headers = ask(OK + b'X-A: 1\r\nx-a:  2 \r\nETag: "e"\r\nContent-Length: 0\r\n\r\n')[1]
     assert headers == {"x-a": "1,2", "etag": '"e"', "content-length": "0"}
 
 
