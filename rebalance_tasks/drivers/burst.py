@@ -94,15 +94,19 @@ class NoBurst:
     def __exit__(self, *_: object) -> None:
         """Nothing was opened."""
 
-    def stage(self, objects: object, spend: object) -> Iterator[None]:  # noqa: ARG002  as in `Burst`
+    def stage(
+        self,
+        objects: Iterable[tuple[str, MoveId, int] | None],  # noqa: ARG002  as in `Burst`
+        spend: Callable[[int], None],  # noqa: ARG002
+    ) -> Iterator[tuple[Fingerprint, str] | None]:
         """Decline."""
         return repeat(None)
 
-    def read_back(self, copies: object) -> Iterator[None]:  # noqa: ARG002
+    def read_back(self, copies: Iterable[tuple[MoveId, int, str] | None]) -> Iterator[Fingerprint | None]:  # noqa: ARG002
         """Decline."""
         return repeat(None)
 
-    def publish(self, copies: object) -> Iterator[bool]:  # noqa: ARG002
+    def publish(self, copies: Iterable[tuple[str, MoveId, Fingerprint, Fingerprint] | None]) -> Iterator[bool]:  # noqa: ARG002
         """Decline."""
         return repeat(False)
 

@@ -274,7 +274,7 @@ class SftpDriver:
             if found != expected:
                 return FreeOutcome.CHANGED
             try:
-                self._tree.moveaside_name(key, trash)
+                self._tree.move_aside(key, trash)
             except GONE:
                 return FreeOutcome.GONE
             except asyncssh.SFTPFileAlreadyExists:  # a stale worker frees under the same move
@@ -287,7 +287,7 @@ class SftpDriver:
         if held == expected:
             return FreeOutcome.FREED
         if held is not None and not self._put_back(move_id, key):
-            self._tree.moveaside_name(_trash(move_id), f"{RESERVED}/kept/{move_id}.{held.mtime_ns}")
+            self._tree.move_aside(_trash(move_id), f"{RESERVED}/kept/{move_id}.{held.mtime_ns}")
         return FreeOutcome.CHANGED
 
     def _put_back(self, move_id: MoveId, key: str) -> bool:

@@ -146,14 +146,14 @@ def _or_raise(result: R | BaseException) -> R:
 
 async def _put(client: asyncssh.SFTPClient, copy: _Copy) -> Fingerprint | None:
     """Write a copy, sync it, read it back; its fingerprint if it is what was sent."""
-    async with client.open(copy.path, "w+b") as file:
+    async with client.open(copy.path, "w+b", block_size=0) as file:
         await file.write(copy.data, 0)
         with suppress(asyncssh.SFTPOpUnsupported):
             await file.fsync()
         await apply(file, copy.metadata)
-        same = await file.read(len(copy.data) + 1, 0) == copy.data
+        back: str | bytes = await file.read(len(copy.data) + 1, 0)
         found = await file.stat()
-    if same:
+    if back == copy.data:
         return fingerprint_of(found)
     await client.remove(copy.path)
     return None
