@@ -89,6 +89,12 @@ class SftpLink:
             except asyncssh.PermissionDenied as exc:
                 msg = f"{self.address!r} does not let us in: {exc.reason}"
                 raise LinkBroken(msg) from exc
+            except asyncssh.HostKeyNotVerifiable as exc:
+                msg = (
+                    f"{self.address!r}: its host key is not the one that known_hosts has ({exc.reason}); if the server was set up "
+                    "anew, put its new key there, else somebody stands between"
+                )
+                raise LinkBroken(msg) from exc
             except BROKEN as exc:
                 last = str(exc) or type(exc).__name__
                 self._client = None

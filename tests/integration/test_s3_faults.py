@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +11,7 @@ import pytest
 from rebalance_tasks.core.errors import (
     ChecksumMismatch,
     ConfigurationError,
+    InvalidKey,
     NodeMissing,
     NodeNotWritable,
     ObjectUnreadable,
@@ -192,6 +194,39 @@ def test_a_bucket_that_keeps_versions_is_refused_unless_it_is_wanted(weed: Weed,
         return
     with pytest.raises(NodeNotWritable, match=r"keeps old versions.*storage_options\.allow_versions = true"):
         made.probe()
+
+
+@pytest.mark.parametrize("allowed", [False, True])
+def test_a_bucket_that_locks_its_objects_is_refused_unless_it_is_wanted(weed: Weed, allowed: bool) -> None:
+    name = f"locked-{uuid.uuid4().hex[:8]}"
+    assert weed.endpoint.request("PUT", name, headers={"x-amz-bucket-object-lock-enabled": "true"}).ok
+    made = ObjectStoreDriver("n1", S3Bucket(weed.endpoint, name, allow_versions=allowed))
+    if not allowed:
+        with pytest.raises(NodeNotWritable, match=r"storage_options\.allow_versions = true"):
+            made.probe()
+        return
+    made.probe()
+    made.adopt()
+    made.bucket.put("k", DATA, {}, new=True)
+    hold = b"<LegalHold><Status>ON</Status></LegalHold>"
+    assert weed.endpoint.request("PUT", name, "k", query={"legal-hold": ""}, body=hold).ok
+    version = made.stat("k")
+    assert version is not None
+    # Freed: readers see nothing at its key any more. The version under the lock stays, and takes its room.
+    assert made.free("k", M1, version).value == "freed"
+    assert made.stat("k") is None
+    versions = weed.endpoint.request("GET", name, query={"versions": "", "prefix": "k"})
+    assert versions.body.count(b"<Version>") == 1
+
+
+@pytest.mark.parametrize("key", ["a//b", "a/./b", "a\\b", "x" * 1025, ".rebalance/x"])
+def test_a_key_that_the_bucket_cannot_hold_is_refused_for_itself_alone(driver: ObjectStoreDriver, key: str) -> None:
+    stage(driver, M1, DATA)
+    with pytest.raises(InvalidKey):
+        driver.publish(M1, key)
+    assert driver.staged(M1) is not None
+    driver.publish(M1, "k")
+    assert driver.list_objects().keys == ["k"]
 
 
 def test_a_bucket_that_is_not_there_is_a_missing_node(weed: Weed) -> None:
