@@ -39,7 +39,9 @@ DATA = made_up("data", 50_000)
 def link_to(sftp: Sftp, port: int, **more: Any) -> SftpLink:
     plain = {"config": None, "client_keys": None, "agent_path": None}
     # The proxy has another port, so the host key is given and not looked up.
-    keys: dict[str, Any] = {"known_hosts": ([asyncssh.import_public_key(sftp.known_hosts.read_text().split(" ", 1)[1])], [], [])}
+    keys: dict[str, Any] = {
+        "known_hosts": ([asyncssh.import_public_key(sftp.known_hosts.read_text().split(" ", 1)[1])], [], [])
+    }
     return SftpLink(SftpAddress(HOST, port, {**sftp.options(), **keys, **plain, **more}))
 
 
