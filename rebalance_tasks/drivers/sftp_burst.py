@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 from contextlib import suppress
 from itertools import islice
-from typing import TYPE_CHECKING, Final, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 
 import asyncssh
 import xxhash
@@ -18,7 +18,7 @@ import xxhash
 from rebalance_tasks.core.errors import RebalanceError
 from rebalance_tasks.drivers.burst import NoBurst
 from rebalance_tasks.drivers.local_errors import validate_local_key
-from rebalance_tasks.drivers.sftp_files import apply, fingerprint_of, is_regular
+from rebalance_tasks.drivers.sftp_files import apply, fingerprint_as, fingerprint_of, is_regular
 from rebalance_tasks.drivers.sftp_link import LinkBroken
 from rebalance_tasks.drivers.sftp_tree import aside_name, give_name
 
@@ -37,6 +37,7 @@ R = TypeVar("R")
 MOST_BYTES: Final = 64 * 1024
 #: Objects handed over together: flags are looked at before each of them is read, and those before it may be on their way.
 AT_ONCE: Final = 32
+_NS: Final = 10**9
 
 
 class _Copy(NamedTuple):
@@ -67,6 +68,8 @@ class SftpBurst(NoBurst):
         self._source, self._target = source, target
         #: what was read back, by move
         self._proven: dict[MoveId, Fingerprint] = {}
+        #: the server keeps times in whole multiples of this; 0: not known
+        self._grain_ns = 0
 
     def stage(
         self, objects: Iterable[tuple[str, MoveId, int] | None], spend: Callable[[int], None]
@@ -74,12 +77,39 @@ class SftpBurst(NoBurst):
         """Copy each object aside, and read it back while its file is open; see `Burst.stage`."""
         for some in _some(objects):
             copies = [None if one is None else self._read(*one, spend) for one in some]
-            for copy, proven in zip(copies, self._all(_put, copies), strict=True):
+            for copy, proven in zip(copies, self._all(self._put, copies), strict=True):
                 if copy is None or proven is None:
                     yield None
                     continue
                 self._proven[copy.move_id] = proven
                 yield copy.source, xxhash.xxh3_128_hexdigest(copy.data)
+
+    async def _put(self, client: asyncssh.SFTPClient, copy: _Copy) -> Fingerprint | None:
+        """Write a copy, sync it, read it back; its fingerprint if it is what was sent."""
+        async with client.open(copy.path, "w+b", block_size=0) as file:
+            await file.write(copy.data, 0)
+            with suppress(asyncssh.SFTPOpUnsupported):
+                await file.fsync()
+            await apply(file, copy.metadata)
+            back: str | bytes = await file.read(len(copy.data) + 1, 0)
+            found = await self._shown(file, copy)
+        if back == copy.data:
+            return found
+        await client.remove(copy.path)
+        return None
+
+    async def _shown(self, file: Any, copy: _Copy) -> Fingerprint:  # noqa: ANN401  asyncssh's file of any text kind
+        """The fingerprint that the server shows of a copy: asked for until it is known how it keeps times, then foretold.
+
+        What is foretold wrongly is found out before the copy gets its key.
+        """
+        mtime_ns = copy.metadata.mtime_ns
+        if self._grain_ns and mtime_ns is not None:
+            return fingerprint_as(len(copy.data), mtime_ns - mtime_ns % self._grain_ns)
+        found = fingerprint_of(await file.stat())
+        if mtime_ns is not None and mtime_ns % _NS:
+            self._grain_ns = {mtime_ns: 1, mtime_ns - mtime_ns % _NS: _NS}.get(found.mtime_ns, 0)
+        return found
 
     def _read(self, key: str, move_id: MoveId, size_bytes: int, spend: Callable[[int], None]) -> _Copy | None:
         if not 0 < size_bytes <= MOST_BYTES:
@@ -105,8 +135,15 @@ class SftpBurst(NoBurst):
         """Give the copies their keys, each if its source and the copy are what they were; see `Burst.publish`."""
         for some in _some(copies):
             names = [None if one is None else self._ready(*one) for one in some]
-            for done in self._all(_publish, names):
+            for done in self._all(self._publish, names):
                 yield bool(done)
+
+    async def _publish(self, client: asyncssh.SFTPClient, name: _Name) -> bool:
+        found = await client.lstat(name.aside)
+        if not is_regular(found) or fingerprint_of(found) != name.expected:
+            return False
+        await give_name(client, name.aside, name.path, in_one=self._target.link.renames_once)
+        return True
 
     def _ready(self, key: str, move_id: MoveId, source: Fingerprint, expected: Fingerprint) -> _Name | None:
         try:
@@ -142,29 +179,6 @@ def _or_raise(result: R | BaseException) -> R:
     if isinstance(result, BaseException):
         raise result
     return result
-
-
-async def _put(client: asyncssh.SFTPClient, copy: _Copy) -> Fingerprint | None:
-    """Write a copy, sync it, read it back; its fingerprint if it is what was sent."""
-    async with client.open(copy.path, "w+b", block_size=0) as file:
-        await file.write(copy.data, 0)
-        with suppress(asyncssh.SFTPOpUnsupported):
-            await file.fsync()
-        await apply(file, copy.metadata)
-        back: str | bytes = await file.read(len(copy.data) + 1, 0)
-        found = await file.stat()
-    if back == copy.data:
-        return fingerprint_of(found)
-    await client.remove(copy.path)
-    return None
-
-
-async def _publish(client: asyncssh.SFTPClient, name: _Name) -> bool:
-    found = await client.lstat(name.aside)
-    if not is_regular(found) or fingerprint_of(found) != name.expected:
-        return False
-    await give_name(client, name.aside, name.path)
-    return True
 
 
 def _some(things: Iterable[T]) -> Iterator[list[T]]:

@@ -57,7 +57,12 @@ class LinkBroken(Exception):
 
 
 class SftpLink:
-    """One connection, made when it is first needed."""
+    """One connection, made when it is first needed.
+
+    Attributes:
+        renames_once: the server renames a file by link and unlink, refusing a name that is taken in one step, as OpenSSH's does
+            ("race-free rename of regular files", sftp-server.c).
+    """
 
     def __init__(self, address: SftpAddress) -> None:
         """Connect to nothing yet."""
@@ -69,6 +74,7 @@ class SftpLink:
         #: connections to be closed at the end
         self._open: list[asyncssh.SSHClientConnection] = []
         self._end: Callable[[], object] = lambda: None
+        self.renames_once = False
 
     def run(self, ask: Callable[[asyncssh.SFTPClient], Awaitable[T]]) -> T:
         """Run a coroutine over the client and wait for it.
@@ -113,6 +119,7 @@ class SftpLink:
                     **{"encryption_algs": CIPHERS, **self.address.options},
                 )
                 self._open.append(connection)
+                self.renames_once = "OpenSSH" in connection.get_extra_info("server_version", "")
                 self._client = await connection.start_sftp_client(sftp_version=VERSION)
             return self._client
 

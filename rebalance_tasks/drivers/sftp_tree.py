@@ -123,7 +123,7 @@ class SftpTree:
     def give_name(self, source: str, target: str) -> None:
         """Rename a file of ours without overwriting; see the function."""
         old, new = self.path(source), self.path(target)
-        self.link.run(lambda client: give_name(client, old, new))
+        self.link.run(lambda client: give_name(client, old, new, in_one=self.link.renames_once))
 
     def replace(self, source: str, target: str) -> None:
         """Rename over what is there."""
@@ -192,12 +192,15 @@ class SftpTree:
                     yield path, attrs
 
 
-async def give_name(client: asyncssh.SFTPClient, old: str, new: str) -> None:
+async def give_name(client: asyncssh.SFTPClient, old: str, new: str, *, in_one: bool) -> None:
     """Rename a file of ours without overwriting: by a second name, where the server makes one, then without the first.
 
-    Between the two a death leaves both names.
+    Between the two a death leaves both names. A server that does just this when it is asked to rename is asked so (``in_one``).
     """
     try:
+        if in_one:
+            await client.rename(old, new)
+            return
         await client.link(old, new)
     except asyncssh.SFTPOpUnsupported:
         # The protocol's own rename refuses a name that is taken.
