@@ -160,12 +160,14 @@ class Batch:
                 ),
                 self._c.control.spend,
             )
-            self._each(zip(todo, copies, strict=False), self._copy_aside)
+            # Of what goes straight to its key only bytes are asked for now, which threads would only queue up for.
+            waits = any(not item.direct for item in todo)
+            self._each(zip(todo, copies, strict=False), self._copy_aside, at_once=self._lanes if waits else 1)
         if any(item.unpublished for item in self._items):
             self._c.target.sync()
             reached(Step.SYNC_STAGED)
 
-    def _each(self, items: Iterable[tuple[Item, T]], act: Callable[[Item, T], None]) -> None:
+    def _each(self, items: Iterable[tuple[Item, T]], act: Callable[[Item, T], None], *, at_once: int) -> None:
         """Carry each item, with what a burst made of it, through a step; what is wrong with one object is its trouble alone."""
 
         def one(pair: tuple[Item, T]) -> None:
@@ -174,7 +176,7 @@ class Batch:
             except RebalanceError as exc:
                 self._endings.trouble(pair[0], exc)
 
-        each(items, one, at_once=self._lanes)
+        each(items, one, at_once=at_once)
 
     def _copy_aside(self, item: Item, copied: tuple[Fingerprint, str] | None) -> None:
         if copied is None:
@@ -206,7 +208,7 @@ class Batch:
     def _verify(self) -> None:
         todo = [item for item in self._items if item.copy and item.staged is None and item.unpublished]
         read = self._burst.read_back(item.read_back if self._c.validate else None for item in todo)
-        self._each(zip(todo, read, strict=False), self._verify_item)
+        self._each(zip(todo, read, strict=False), self._verify_item, at_once=self._lanes)
         reached(Step.VERIFY)
 
     def _verify_item(self, item: Item, read: Fingerprint | None) -> None:
@@ -279,7 +281,7 @@ class Batch:
                     else None
                     for item in ready
                 )
-                self._each(zip(ready, done, strict=False), self._give_key)
+                self._each(zip(ready, done, strict=False), self._give_key, at_once=self._lanes)
         finally:
             for item in ready if strays else ():
                 if item.move.move_id in strays:
@@ -291,7 +293,7 @@ class Batch:
             self._interrupted(self._stop)
 
     def _copy_directly(self, item: Item) -> None:
-        """Tell the target's server to copy, after a look at the flags; what is under way is finished."""
+        """Copy straight to the key, after a look at the flags; what is under way is finished."""
         if self._stop is not None and self._stop.why is not Interrupt.DEADLINE:
             return
         try:
