@@ -20,8 +20,6 @@ from rebalance_tasks.core.errors import (
     InvalidArgument,
     InvalidKey,
     NodeMissing,
-    SourceChanged,
-    SourceVanished,
     TargetExists,
 )
 from rebalance_tasks.core.ids import MoveId, NodeId
@@ -30,11 +28,12 @@ from rebalance_tasks.drivers.base import Fingerprint, FreeOutcome, Listing, Node
 from rebalance_tasks.drivers.bucket import BucketError, ConditionFailed, NotThere
 from rebalance_tasks.drivers.local_errors import validate_name
 from rebalance_tasks.drivers.local_listing import key_filter
+from rebalance_tasks.drivers.object_direct import End, copy_version, direct_bytes, same_version
 from rebalance_tasks.drivers.object_errors import node_error, source_error, target_error
 from rebalance_tasks.drivers.object_files import ObjectSource, ObjectWriter, fingerprint_of
 from rebalance_tasks.drivers.object_hold import ObjectHold
 from rebalance_tasks.drivers.object_staging import ObjectStaging
-from rebalance_tasks.drivers.object_trash import ObjectTrash, same_version
+from rebalance_tasks.drivers.object_trash import ObjectTrash
 from rebalance_tasks.drivers.object_versions import versions_of
 
 if TYPE_CHECKING:
@@ -299,13 +298,18 @@ class ObjectStoreDriver:
         """Yield the staged copies lying about, unfinished ones too."""
         return self._staging.entries()
 
-    # -- copies on the server's side ------------------------------------------------------------------------------
-    def copies_from(self, source: Driver) -> bool:
-        """Whether the source is in the same store."""
-        return isinstance(source, ObjectStoreDriver) and self.bucket.copies_from(source.bucket)
+    # -- straight to the key --------------------------------------------------------------------------------------
+    def direct_bytes(self, source: Driver) -> int:
+        """Size of the largest object that goes straight from that node to its key here; 0: none. Raises: NodeMissing."""
+        if not isinstance(source, ObjectStoreDriver):
+            return 0
+        try:
+            return direct_bytes(self.bucket, source.bucket)
+        except BucketError as exc:
+            raise node_error(self.node_id, exc, "ask what the store can do") from exc
 
     def versions(self, keys: Sequence[str]) -> dict[str, Fingerprint]:
-        """Return versions that can be copied on the server's side; see `drivers.object_versions`. Raises: NodeMissing."""
+        """Return versions that can go straight to their keys; see `drivers.object_versions`. Raises: NodeMissing."""
         names = {}
         for key in keys:
             with suppress(InvalidKey):  # whoever acts on it will say so
@@ -321,28 +325,11 @@ class ObjectStoreDriver:
         if not isinstance(source, ObjectStoreDriver):
             msg = f"node {source.node_id!r} is in no store"
             raise TypeError(msg)
-        name, origin = self.name_of(key), source.name_of(key)
-        try:
-            etag = self.bucket.copy(
-                origin,
-                name,
-                etag=version.etag,
-                size_bytes=version.size_bytes,
-                new=True,
-                source_bucket=source.bucket.name,
-            )
-        except NotThere as exc:
-            raise SourceVanished(key, "nothing is at this key any more") from exc
-        except ConditionFailed as exc:
-            if not source.unchanged(key, version):
-                raise SourceChanged(key, "another version has been written to this key") from exc
-            raise TargetExists(key, "something else is at this key") from exc
-        except BucketError as exc:
-            raise target_error(self.node_id, key, exc, "copy") from exc
-        if etag != version.etag:
-            self.bucket.delete(name, etag=etag)
-            raise ChecksumMismatch(key, "the server's copy has another ETag than the original")
-        return version
+        return copy_version(source.end(key), self.end(key), key, version)
+
+    def end(self, key: str) -> End:
+        """Where the object with this key is, or goes. Raises: InvalidKey."""
+        return End(self.bucket, self.node_id, self.name_of(key))
 
     # -- freeing --------------------------------------------------------------------------------------------------
     def free(self, key: str, move_id: MoveId, expected: Fingerprint) -> FreeOutcome:
@@ -350,6 +337,16 @@ class ObjectStoreDriver:
         name = self.name_of(key)
         validate_name(move_id, "move id")
         return self._trash.free(name, key, move_id, expected, fresh=move_id in self._fresh)
+
+    def free_fresh(self, objects: Sequence[tuple[str, MoveId, Fingerprint]]) -> list[bool]:
+        """Free many objects by few requests, each as `free` would; False: not freed, which `free` settles.
+
+        Args:
+            objects: (key, move id, version that was copied) of moves under which nothing was ever freed.
+        """
+        named = [(self.name_of(key), MoveId(validate_name(move, "move id")), version) for key, move, version in objects]
+        freed = self._trash.free_fresh(named)
+        return [name in freed for name, _, _ in named]
 
     def trashed(self, move_id: MoveId) -> Fingerprint | None:
         """Fingerprint of what the trash holds for a move."""

@@ -17,6 +17,7 @@ from rebalance_tasks.core.routes import share_a_host
 from rebalance_tasks.drivers.burst import NoBurst
 from rebalance_tasks.drivers.local import LocalDriver
 from rebalance_tasks.drivers.local_burst import LocalBurst
+from rebalance_tasks.drivers.object_burst import ObjectBurst
 from rebalance_tasks.drivers.object_store import ObjectStoreDriver
 from rebalance_tasks.drivers.places import bucket_and_prefix, sftp_place
 from rebalance_tasks.drivers.s3_options import endpoint_of, open_s3_bucket, options_of
@@ -131,7 +132,16 @@ def open_driver(node: NodeDescriptor) -> Driver:
 
 def burst(source: Driver, target: Driver, *, objects: int) -> Burst:
     """Return the fastest way for up to so many fresh objects between two nodes."""
-    if not (isinstance(source, LocalDriver) and isinstance(target, LocalDriver)) or objects < 2:  # noqa: PLR2004  one is no burst
+    if objects < 2:  # noqa: PLR2004  one is no burst
+        return NoBurst()
+    if isinstance(source, ObjectStoreDriver):
+        return ObjectBurst(source)
+    if not isinstance(source, LocalDriver):
+        return NoBurst()
+    burst_from: Callable[[Driver], Burst] | None = getattr(target, "burst_from", None)
+    if burst_from is not None:
+        return burst_from(source)
+    if not isinstance(target, LocalDriver):
         return NoBurst()
     # Without syncfs each copy is synced when it is finished, which its own writer does.
     return NoBurst() if target.tree.calls.syncfs is None else LocalBurst(source.tree, target.tree, objects=objects)

@@ -6,7 +6,7 @@ fresh one. An item leaves the batch by a settlement (counted once in Redis) or b
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, TypeVar, cast
 
 from rebalance_tasks.core.errors import (
     ChecksumMismatch,
@@ -17,6 +17,7 @@ from rebalance_tasks.core.errors import (
 )
 from rebalance_tasks.core.states import MoveState
 from rebalance_tasks.drivers.base import FreeOutcome
+from rebalance_tasks.drivers.lanes import each
 from rebalance_tasks.drivers.registry import burst
 from rebalance_tasks.migration import manifests
 from rebalance_tasks.migration.control import Interrupt, SliceInterrupted
@@ -25,17 +26,19 @@ from rebalance_tasks.migration.direct import mark_direct, spend_all
 from rebalance_tasks.migration.endings import Endings, end
 from rebalance_tasks.migration.faults import Step, reached
 from rebalance_tasks.migration.item import REFUSALS, attempt, journal_entry, journal_row, staged_path
-from rebalance_tasks.migration.ways import arrives_checked, each, for_lanes, lanes
+from rebalance_tasks.migration.ways import arrives_checked, for_lanes, lanes
 from rebalance_tasks.store.moves import FREE_PENDING
 from rebalance_tasks.store.records import Freed, JournalEntry, Part
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from rebalance_tasks.core.fingerprint import Fingerprint
     from rebalance_tasks.core.ids import MoveId
     from rebalance_tasks.drivers.base import ServerSide
     from rebalance_tasks.migration.item import BatchContext, Item
+
+T = TypeVar("T")
 
 
 class Batch:
@@ -63,6 +66,8 @@ class Batch:
         self._begin()
         small = sum(item.fresh and item.unpublished for item in self._items)
         with burst(self._c.source, self._c.target, objects=small) as self._burst:
+            if self._burst.alone:
+                self._lanes = 1
             return self._run()
 
     def _run(self) -> int:
@@ -155,21 +160,23 @@ class Batch:
                 ),
                 self._c.control.spend,
             )
-            self._each(todo, lambda item: self._copy_aside(item, next(copies)))
+            # Of what goes straight to its key only bytes are asked for now, which threads would only queue up for.
+            waits = any(not item.direct for item in todo)
+            self._each(zip(todo, copies, strict=False), self._copy_aside, at_once=self._lanes if waits else 1)
         if any(item.unpublished for item in self._items):
             self._c.target.sync()
             reached(Step.SYNC_STAGED)
 
-    def _each(self, items: Sequence[Item], act: Callable[[Item], None]) -> None:
-        """Carry each item through a step; what is wrong with one object is that object's trouble."""
+    def _each(self, items: Iterable[tuple[Item, T]], act: Callable[[Item, T], None], *, at_once: int) -> None:
+        """Carry each item, with what a burst made of it, through a step; what is wrong with one object is its trouble alone."""
 
-        def one(item: Item) -> None:
+        def one(pair: tuple[Item, T]) -> None:
             try:
-                act(item)
+                act(*pair)
             except RebalanceError as exc:
-                self._endings.trouble(item, exc)
+                self._endings.trouble(pair[0], exc)
 
-        each(items, one, at_once=self._lanes)
+        each(items, one, at_once=at_once)
 
     def _copy_aside(self, item: Item, copied: tuple[Fingerprint, str] | None) -> None:
         if copied is None:
@@ -201,7 +208,7 @@ class Batch:
     def _verify(self) -> None:
         todo = [item for item in self._items if item.copy and item.staged is None and item.unpublished]
         read = self._burst.read_back(item.read_back if self._c.validate else None for item in todo)
-        self._each(todo, lambda item: self._verify_item(item, next(read)))
+        self._each(zip(todo, read, strict=False), self._verify_item, at_once=self._lanes)
         reached(Step.VERIFY)
 
     def _verify_item(self, item: Item, read: Fingerprint | None) -> None:
@@ -274,7 +281,7 @@ class Batch:
                     else None
                     for item in ready
                 )
-                self._each(ready, lambda item: self._give_key(item, next(done)))
+                self._each(zip(ready, done, strict=False), self._give_key, at_once=self._lanes)
         finally:
             for item in ready if strays else ():
                 if item.move.move_id in strays:
@@ -286,7 +293,7 @@ class Batch:
             self._interrupted(self._stop)
 
     def _copy_directly(self, item: Item) -> None:
-        """Tell the target's server to copy, after a look at the flags; what is under way is finished."""
+        """Copy straight to the key, after a look at the flags; what is under way is finished."""
         if self._stop is not None and self._stop.why is not Interrupt.DEADLINE:
             return
         try:
@@ -344,7 +351,7 @@ class Batch:
                 (item.move.key, item.move.move_id, item.copy.source) if item.fresh and item.copy else None
                 for item in items
             )
-            each(items, lambda item: self._free(item, next(done)), at_once=self._lanes)
+            each(zip(items, done, strict=False), lambda pair: self._free(*pair), at_once=self._lanes)
         for item in items if hold.strays else ():
             if item.move.move_id in hold.strays:
                 # Its folder was renamed while it was freed: it was put back there, and nothing is at its key.
