@@ -82,6 +82,7 @@ def make_app(settings: Settings) -> Celery:
         task_queues=[Queue(CONTROL_QUEUE), Queue(DATA_QUEUE)],  # type: ignore[no-untyped-call]
         task_create_missing_queues=True,
         task_track_started=False,
+        worker_consumer="rebalance_tasks.worker:SteadyConsumer",
         worker_prefetch_multiplier=1,
         worker_eta_task_limit=100,
         worker_soft_shutdown_timeout=30,

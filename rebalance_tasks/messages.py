@@ -51,7 +51,7 @@ def _waiting(channel: Any, queue: str) -> int:  # noqa: ANN401  a channel of any
     """Messages in one queue. Raises: ChannelError where the transport knows no such queue."""
     if isinstance(channel, RedisChannel):
         # Whether there is such a queue kombu would ask without the prefix of its keys, and be told that there is none.
-        return int(channel._size(queue))  # noqa: SLF001
+        return int(channel._size(queue))  # type: ignore[no-untyped-call]  # noqa: SLF001
     return int(channel.queue_declare(queue=queue, passive=True).message_count)
 
 
