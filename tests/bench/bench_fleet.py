@@ -19,18 +19,17 @@ import fsspec
 
 from rebalance_tasks.client import Rebalancer
 from rebalance_tasks.control.reading import stretch
+from rebalance_tasks.core.ids import MoveId
 from rebalance_tasks.core.options import KIB
+from rebalance_tasks.drivers.base import ObjectMetadata
 from rebalance_tasks.drivers.opened import Drivers
 from rebalance_tasks.embedded import start_server
-from rebalance_tasks.fleetfs.opened import open_fleet
 from rebalance_tasks.settings import load_settings
 from tests.bench.report import Figure
 from tests.bench.world import scratch, scratch_base
-from tests.support.downtime import Rebalance, places_of, specs
+from tests.support.downtime import play
 from tests.support.fleets import NodeSpec, write_fleet
-from tests.support.sftp import sftp_server
 from tests.support.weed import weed_server
-from tests.support.workers import ProcessFactory
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -58,7 +57,7 @@ def run(report: Report) -> None:
             _locate(report, rebalancer)
             for node in ("disk", "bucket"):
                 _read(report, rebalancer, node)
-        _downtime(report, weed)
+    _downtime(report)
 
 
 @contextmanager
@@ -103,22 +102,15 @@ def _figure(name: str, samples: dict[str, list[float]], ours: str, rival: str, l
 
 
 def _locate(report: Report, rebalancer: Rebalancer) -> None:
-    fs = fsspec.filesystem("fleet")
-    client = rebalancer._state.connection.client
-    keys = rebalancer._state.keys
-    home = [
-        f"k/{number}"
-        for number in range(400)
-        if open_fleet(None, sample=16).writer._holders.placed(f"k/{number}", rebalancer._locator.where("k/0")) == "disk"
-    ][:1][0]
-    fs.pipe_file(f"test/{home}", b"x")
-    fs.pipe_file("test/forwarded", b"x")
-    node = rebalancer.locate("forwarded").node_id
+    client, keys, locator = rebalancer._state.connection.client, rebalancer._state.keys, rebalancer._locator
+    where = locator.where("k/0")
     # On a disk: what is measured is the look-up, not a request to a store.
     disk = Path(load_settings().node("disk").url.removeprefix("file://"))
-    (disk / "forwarded").write_bytes(b"x")
+    home = next(key for key in (f"k-{number}" for number in range(400)) if locator.home(key, where) == "disk")
+    for key in (home, "forwarded"):
+        (disk / key).write_bytes(b"x")
     client.hset(keys.forwarding, "forwarded", f"disk|{2**52}")
-    client.set("bench", "disk|4503599627370496")
+    client.set("bench", f"disk|{2**52}")
     samples = in_turn(
         {
             "GET": lambda: client.get("bench"),
@@ -127,7 +119,6 @@ def _locate(report: Report, rebalancer: Rebalancer) -> None:
         },
         each=200,
     )
-    del node
     for ours in ("locate, forwarded", "locate, surveyed"):
         report.add(_figure(f"{ours} (on a disk) ÷ a bare Redis GET", samples, ours, "GET", LOCATE_LIMIT))
 
@@ -138,12 +129,10 @@ def _read(report: Report, rebalancer: Rebalancer, node: str) -> None:
     data = os.urandom(READ_BYTES)
     key = f"{node}/{KEY}"
     driver = Drivers(settings)(node)
-    writer = driver.stage("bench")  # type: ignore[arg-type]
+    writer = driver.stage(MoveId("bench"))
     writer.write(memoryview(data))
-    from rebalance_tasks.drivers.base import ObjectMetadata
-
     writer.finish(ObjectMetadata(mode=0o644, mtime_ns=1))
-    driver.publish("bench", key)  # type: ignore[arg-type]
+    driver.publish(MoveId("bench"), key)
 
     def own() -> bytes:
         with driver.open_source(key) as source:
@@ -163,46 +152,32 @@ def _read(report: Report, rebalancer: Rebalancer, node: str) -> None:
             report.add(_figure(name, samples, "fleet://", rival, READ_LIMIT))
 
 
-def _downtime(report: Report, weed: object) -> None:
-    folder = scratch()
-    (folder / "redis").mkdir()
-    try:
-        with sftp_server(folder) as sftp, start_server(folder / "redis") as server:
-            places = places_of(folder, weed, sftp)  # type: ignore[arg-type]
-            options = {"throttle_bytes_per_sec": 200_000, "imbalance_threshold": 0.05, "target_imbalance": 0.02}
-            made = write_fleet(folder, redis_url=server.url, nodes=specs(places, 4_000_000), options=options)
-            os.environ["REBALANCE_CONFIG"] = str(made.config)
-            factory = ProcessFactory(folder, server.url)
-            try:
-                outcome = Rebalance(folder, places, factory, keys=300, kills=3, idle_s=8.0).run()
-            finally:
-                factory.stop_all()
-        idle = _p99_ms([op for op in outcome.ops if op.ended < outcome.started])
-        busy = _p99_ms([op for op in outcome.ops if op.begun >= outcome.started and op.ended < outcome.ended])
-        report.add(
-            Figure(
-                name="reads through fleet:// during a rebalance with kills: p99 ÷ before it",
-                value=busy / idle,
-                unit="×",
-                limit=None,
-                command=COMMAND,
-                samples={"idle_p99_ms": [idle], "moving_p99_ms": [busy]},
-                detail=f"p99 {busy:.1f} ms against {idle:.1f} ms; {outcome.line()}",
-            )
+def _downtime(report: Report) -> None:
+    outcome = play("union", keys=300, kills=3, idle_s=8.0)
+    idle = _p99_ms([op for op in outcome.ops if op.ended < outcome.started])
+    busy = _p99_ms([op for op in outcome.ops if op.begun >= outcome.started and op.ended < outcome.ended])
+    report.add(
+        Figure(
+            name="reads through fleet:// during a rebalance with kills: p99 ÷ before it",
+            value=busy / idle,
+            unit="×",
+            limit=None,
+            command=COMMAND,
+            samples={"idle_p99_ms": [idle], "moving_p99_ms": [busy]},
+            detail=f"p99 {busy:.1f} ms against {idle:.1f} ms; {outcome.line()}",
         )
-        report.add(
-            Figure(
-                name="failed reads, wrong bytes, lost writes in it",
-                value=float(len(outcome.problems)),
-                unit="",
-                limit=0.0,
-                command=COMMAND,
-                samples={},
-                detail="; ".join(outcome.problems)[:2000],
-            )
+    )
+    report.add(
+        Figure(
+            name="failed reads, wrong bytes, lost writes in it",
+            value=float(len(outcome.problems)),
+            unit="",
+            limit=0.0,
+            command=COMMAND,
+            samples={},
+            detail="; ".join(outcome.problems)[:2000],
         )
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+    )
 
 
 def _p99_ms(ops: list[Op]) -> float:

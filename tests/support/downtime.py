@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import tempfile
 import time
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import fsspec
@@ -11,28 +15,32 @@ import fsspec
 from rebalance_tasks import Rebalancer, RebalanceStatus
 from rebalance_tasks.control.cleanup import run_cleanup
 from rebalance_tasks.control.sweep import run_sweep
+from rebalance_tasks.embedded import start_server
 from tests.support.arena import context_of
 from tests.support.engine import hurry
-from tests.support.fleets import NodeSpec
-from tests.support.hammer import INITIAL, Crowd, value_of
-from tests.support.history import violations
+from tests.support.fleets import NodeSpec, write_fleet
+from tests.support.hammer import INITIAL, Crowd, id_of, value_of
+from tests.support.history import Op, violations
 from tests.support.places import LocalPlace, S3Place, SftpPlace
+from tests.support.sftp import sftp_server
 from tests.support.wait import wait_until
+from tests.support.weed import weed_server
+from tests.support.workers import ProcessFactory
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from pathlib import Path
 
     from rebalance_tasks.core.models import RebalanceJob
-    from tests.support.history import Op
     from tests.support.places import Place
     from tests.support.sftp import Sftp
     from tests.support.weed import Weed
-    from tests.support.workers import ProcessFactory, Worker
+    from tests.support.workers import Worker
 
 #: A live runner renews its lease several times within this.
 QUIET_MS: Final = 4_000
-JOB_TIMEOUT_S: Final = 120.0
+JOB_TIMEOUT_S: Final = 300.0
+#: Slow enough that the crowd meets every step of it.
+OPTIONS: Final = {"throttle_bytes_per_sec": 100_000, "imbalance_threshold": 0.05, "target_imbalance": 0.02}
 
 
 def places_of(folder: Path, weed: Weed, sftp: Sftp) -> dict[str, Place]:
@@ -150,8 +158,6 @@ class Rebalance:
 
     @staticmethod
     def _last_look(names: list[str]) -> list[Op]:
-        from tests.support.hammer import id_of
-        from tests.support.history import Op
 
         fs = fsspec.filesystem("fleet")
         ops: list[Op] = []
@@ -162,3 +168,34 @@ class Rebalance:
                 found = id_of(key, fs.cat_file(f"test/{key}"))
             ops.append(Op(key, "read", begun, time.monotonic(), found))
         return ops
+
+
+def play(locator: str, **options: Any) -> Outcome:
+    """Play one round with servers of its own; what a round with problems left is kept.
+
+    Args:
+        locator: of the fleet.
+        options: of `Rebalance`.
+    """
+    folder = Path(tempfile.mkdtemp(prefix=f"downtime-{locator}-"))
+    for name in ("redis", "weed", "sftp"):
+        (folder / name).mkdir()
+    with (
+        start_server(folder / "redis") as server,
+        weed_server(folder / "weed") as weed,
+        sftp_server(folder / "sftp") as sftp,
+    ):
+        places = places_of(folder, weed, sftp)
+        nodes = specs(places, 12_500 * options["keys"])
+        made = write_fleet(folder, redis_url=server.url, nodes=nodes, options=OPTIONS, fleet={"locator": locator})
+        os.environ["REBALANCE_CONFIG"] = str(made.config)
+        factory = ProcessFactory(folder, server.url)
+        try:
+            outcome = Rebalance(folder, places, factory, **options).run()
+        finally:
+            factory.stop_all()
+    if outcome.problems:
+        outcome.problems.append(f"kept: {folder}")
+    else:
+        shutil.rmtree(folder, ignore_errors=True)
+    return outcome

@@ -29,7 +29,7 @@ READERS: Final = 3
 WRITERS: Final = 1
 #: A writer rests as long as a person's program would.
 WRITER_RESTS_S: Final = 0.01
-READER_RESTS_S: Final = 0.002
+READER_RESTS_S: Final = 0.005
 #: What is there before anybody writes.
 INITIAL: Final = "initial"
 

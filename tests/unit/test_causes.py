@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 PACKAGE: Final = Path(rebalance_tasks.__file__).parent
 #: Errors that are told to whoever called, and never noted of a move.
 NOT_OF_MOVES: Final = {
+    "write_in_doubt",
     "job_not_found",
     "plan_not_found",
     "object_not_found",
