@@ -159,7 +159,7 @@ def survey(context: FleetContext, *, leave_out: bool = False) -> Survey:
         for node in nodes
     )
     found = tuple(_report(node, seen.get(node.node_id)) for node in described)
-    inventory = _with_last_moved(inventory, context.locations.last_moved())
+    inventory = with_last_moved(inventory, context.locations.last_moved())
     return Survey(described, inventory, found, {name: str(error) for name, error in errors.items()})
 
 
@@ -267,7 +267,8 @@ def _capacities(nodes: Sequence[NodeDescriptor], healths: Mapping[str, NodeHealt
     return result
 
 
-def _with_last_moved(inventory: Inventory, last_moved_ms: Mapping[str, int]) -> Inventory:
+def with_last_moved(inventory: Inventory, last_moved_ms: Mapping[str, int]) -> Inventory:
+    """Add when each object was moved last (key → ms since 1970)."""
     if not last_moved_ms or len(inventory) == 0:
         return inventory
     known = pa.array(list(last_moved_ms), type=pa.large_string())
