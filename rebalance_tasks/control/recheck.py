@@ -44,11 +44,13 @@ def stale_moves(context: FleetContext, plan: RebalancePlan, *, capacities: Mappi
         Position of a move → why, one of the words of `control.causes`.
 
     Raises:
-        PlanInvariantError: what is left of the plan would widen the spread.
+        PlanInvariantError: the plan was to lower the spread, and what is left of it would widen it.
     """
     used = context.fleet.usage()
     nodes = [
-        node.model_copy(update={"capacity_bytes": capacities.get(node.node_id), "used_bytes": used.get(node.node_id)})
+        node.model_copy(
+            update={"capacity_bytes": capacities.get(node.node_id), "used_bytes": used.get(node.node_id, 0)}
+        )
         for node in context.nodes()
     ]
     fresh = plan.epoch == context.fleet.epoch()
@@ -56,7 +58,9 @@ def stale_moves(context: FleetContext, plan: RebalancePlan, *, capacities: Mappi
     broken = broken_moves(plan, nodes, looks.inventory(), context.settings.options, now=context.now())
     stale = {at: looks.why.get(at, exc.word) if exc.word == _GONE else exc.word for at, exc in broken.items()}
     stale = {**dict.fromkeys(looks.again, "duplicate"), **stale}
-    if (stale or not fresh) and all(node.used_bytes is not None for node in nodes):
+    # A plan that was made by hand, or of what another one left over, promises nothing of the spread.
+    promised = plan.imbalance_after < plan.imbalance_before
+    if promised and used and (stale or not fresh):
         rest = tuple(move for at, move in enumerate(plan.moves) if at not in stale)
         require_no_wider_spread(
             plan.model_copy(update={"moves": rest}), nodes, Inventory.from_listings({}), context.settings.options

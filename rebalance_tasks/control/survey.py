@@ -159,7 +159,7 @@ def survey(context: FleetContext, *, leave_out: bool = False) -> Survey:
     if errors and (not leave_out or len(seen) < LEAST_NODES):
         raise next(iter(errors.values()))
     nodes = [node for node in nodes if node.node_id not in errors]
-    capacities = _capacities(nodes, {name: one.health for name, one in seen.items()})
+    capacities = capacities_of(nodes, {name: one.health for name, one in seen.items()})
     inventory = _inventory(context, seen)
     used = inventory.used_bytes()
     described = tuple(
@@ -184,9 +184,9 @@ def _look_at(context: FleetContext, nodes: Sequence[NodeDescriptor]) -> tuple[di
     errors: dict[str, NodeError] = {}
     with ThreadPoolExecutor(max_workers=SIDE_BY_SIDE) as pool:
         looks = [(node.node_id, pool.submit(look, context, node, adopted=adopted)) for node in nodes]
-        for node_id, look in looks:
+        for node_id, looked in looks:
             try:
-                seen[node_id] = look.result()
+                seen[node_id] = looked.result()
             except NodeError as exc:
                 errors[node_id] = exc
     return seen, errors
@@ -269,7 +269,7 @@ def _report(node: NodeDescriptor, seen: Look | None) -> NodeReport:
     )
 
 
-def _capacities(nodes: Sequence[NodeDescriptor], healths: Mapping[str, NodeHealth]) -> dict[str, int]:
+def capacities_of(nodes: Sequence[NodeDescriptor], healths: Mapping[str, NodeHealth]) -> dict[str, int]:
     """Stated capacities, else what the file system says; two nodes on one device must state theirs."""
     by_device: defaultdict[int, list[NodeDescriptor]] = defaultdict(list)
     for node in nodes:

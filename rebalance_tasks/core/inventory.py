@@ -8,7 +8,8 @@ every consumer may trust them. Order in the flow: survey (or a host's own table)
 from __future__ import annotations
 
 import difflib
-from dataclasses import dataclass, fields, replace
+from collections import Counter
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Final, Self
 
@@ -53,6 +54,27 @@ _MAX_TOTAL_BYTES: Final = 1 << 62
 _MAX_STRING_BYTES: Final = (1 << 31) - 1
 
 
+@dataclass(frozen=True, slots=True)
+class Unlisted:
+    """Objects that are known only as numbers: they are on the nodes and count, and no plan moves them.
+
+    Attributes:
+        objects: reason (a word of `planner_candidates.REASONS`) → how many.
+        movable_bytes: of those that nothing but their number keeps from being rows.
+    """
+
+    objects: Mapping[str, int] = field(default_factory=dict)
+    movable_bytes: int = 0
+
+    def __len__(self) -> int:
+        """Number of objects."""
+        return sum(self.objects.values())
+
+    def __add__(self, other: Unlisted) -> Unlisted:
+        """Return both together."""
+        return Unlisted(dict(Counter(self.objects) + Counter(other.objects)), self.movable_bytes + other.movable_bytes)
+
+
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Inventory:
     """Every object of a fleet, one row an object on a node; columns of equal length n, all read-only.
@@ -74,6 +96,7 @@ class Inventory:
         required_storage_class: dictionary-coded storage class.
         required_tags: dictionary-coded tuples of ``key=value``, all of which the node must carry.
         ignored_columns: columns of the table that mean nothing here.
+        unlisted: objects that are no rows, since there are too many (`core.candidates`).
     """
 
     keys: pa.LargeStringArray
@@ -93,6 +116,7 @@ class Inventory:
     last_moved_ns: NDArray[np.int64] | None = None
     mtime_ns: NDArray[np.int64] | None = None
     ignored_columns: tuple[str, ...] = ()
+    unlisted: Unlisted = field(default_factory=Unlisted)
 
     # -- building -------------------------------------------------------------------------------------------------
     @classmethod

@@ -224,11 +224,8 @@ class PlanRules:
         if any(count < 0 for count in plan.not_moved.values()):
             broken(None, "not_moved holds a negative count")
         stays = sum(plan.not_moved.values())
-        if len(plan.moves) + stays != len(self.inventory):
-            broken(
-                None,
-                f"{len(plan.moves)} moves and {stays} not moved are not the {len(self.inventory)} objects there are",
-            )
+        if len(plan.moves) + stays != (there_are := len(self.inventory) + len(self.inventory.unlisted)):
+            broken(None, f"{len(plan.moves)} moves and {stays} not moved are not the {there_are} objects there are")
 
     def budgets(self) -> None:
         """Moves, egress and money stay inside the cycle's budgets (and the day's)."""

@@ -1,0 +1,217 @@
+"""The survey of a check, carried out by tasks: each node is listed where it can be reached, and nobody waits for it in a slot.
+
+check ─▶ **begin** ── messages on the nodes' queues ─▶ **survey_nodes** ── findings in Redis ─▶ the last one asks for conclude
+sweep ─▶ **redrive** ── lost messages, dead runners, nodes that never answer, a lost conclude
+
+Keeps: the check stays a singleton (its lock is renewed by whoever works for it, and every write carries its token), and a node that
+cannot be surveyed, or does not answer in time, is left out whole: nothing is planned from half a listing.
+"""
+
+from __future__ import annotations
+
+import socket
+import time
+import uuid
+from collections import defaultdict
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+import pyarrow as pa
+
+from rebalance_tasks.control.inventories import FROM_NODES
+from rebalance_tasks.control.start import DATA_QUEUE
+from rebalance_tasks.control.survey import look, measured
+from rebalance_tasks.core.candidates import thinned
+from rebalance_tasks.core.errors import RebalanceError
+from rebalance_tasks.core.hashing import hash_keys
+from rebalance_tasks.core.inventory import Inventory
+from rebalance_tasks.core.models import NodeState
+from rebalance_tasks.drivers.registry import validate_roots
+from rebalance_tasks.migration.heartbeat import Heart
+from rebalance_tasks.store.surveys import Finding
+from rebalance_tasks.telemetry import get_logger
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from rebalance_tasks.control.context import FleetContext
+    from rebalance_tasks.core.models import NodeDescriptor
+    from rebalance_tasks.store.surveys import OpenSurvey
+
+log = get_logger(__name__)
+
+#: A check that is not worked for so long has lost its lock; its plan is refused.
+CHECK_LOCK_MS: Final = 600_000
+#: Up to so many nodes a check lists itself: messages would take longer.
+HERE_NODES: Final = 16
+#: Rows of a whole fleet that are kept for its plan (some 60 bytes each), and of each node at least.
+FLEET_ROWS: Final = 2_000_000
+LEAST_ROWS: Final = 1_000
+#: Nodes named by one message: at most so many, and fewer where that leaves fewer messages than a queue may have processes.
+_BUNDLE: Final = 16
+_MESSAGES: Final = 64
+#: A task that lists for longer hands the rest of its nodes on.
+SLICE_S: Final = 20.0
+#: A listing may take as long as the task that makes it.
+LONGEST_S: Final = 580.0
+#: Nothing was claimed, renewed or handed in for so long: the messages are lost, or nobody serves their queue.
+IDLE_MS: Final = 30_000
+#: Then nodes that are not in are left out.
+LATEST_MS: Final = 600_000
+_PACKED: Final = pa.ipc.IpcWriteOptions(compression="lz4")
+_heart: Final = Heart(longest_s=LONGEST_S)
+
+
+def by_tasks(context: FleetContext) -> bool:
+    """Whether a check of this fleet has its nodes listed by tasks."""
+    settings, nodes = context.settings, _looked_at(context)
+    if settings.inventory != FROM_NODES or settings.surveys == "here" or not nodes:
+        return False
+    return settings.surveys == "tasks" or len(nodes) > HERE_NODES or any(node.queue for node in nodes)
+
+
+def begin(context: FleetContext, token: int, *, force: bool, by: str) -> tuple[int, int]:
+    """Have every node listed that is not in maintenance.
+
+    Args:
+        context: the fleet.
+        token: of the check.
+        force: what the check was asked; it is asked again when it goes on.
+        by: who asked.
+
+    Returns:
+        Nodes, and messages sent.
+
+    Raises:
+        ConfigurationError: roots coincide.
+    """
+    validate_roots(context.settings.nodes)
+    nodes = _looked_at(context)
+    if not context.surveys.open(token, [node.node_id for node in nodes], force=force, by=by, lock_ms=CHECK_LOCK_MS):
+        return 0, 0
+    return len(nodes), _publish(context, token, nodes)
+
+
+def survey_nodes(context: FleetContext, token: int, node_ids: Sequence[str]) -> int:
+    """Look at some nodes for a check, one after the other; return how many were handed in.
+
+    What is left after about 20 s goes on in a message of its own.
+    """
+    begun, owner, handed_in = time.monotonic(), uuid.uuid4().hex, 0
+    adopted = context.fleet.adopted()
+    known = {node.node_id: node for node in context.nodes()}
+    for at, node_id in enumerate(node_ids):
+        if at and time.monotonic() - begun > SLICE_S:
+            _publish(context, token, [known[name] for name in node_ids[at:] if name in known])
+            break
+        if context.surveys.claim(token, node_id, owner=owner, lock_ms=CHECK_LOCK_MS) != "go":
+            continue
+        with _heart.keeping(lambda node_id=node_id: _beat(context, token, node_id, owner)):  # type: ignore[misc]
+            finding, rows, others = _survey_node(context, known.get(node_id), node_id, adopted, nodes=len(known))
+        left = context.surveys.report(token, finding, rows=rows, others=others, lock_ms=CHECK_LOCK_MS)
+        handed_in += left >= 0
+        if left == 0:
+            context.messenger.publish_conclude(token)
+    return handed_in
+
+
+def redrive(context: FleetContext) -> int:
+    """Drive on the survey under way, if there is one; return how many messages were sent or nodes were given up."""
+    survey = context.surveys.current()
+    if survey is None:
+        return 0
+    if not survey.held:
+        context.surveys.close(survey.token)
+        return 0
+    if not survey.awaited:
+        # Whoever is at it already keeps it: a message too many finds that out.
+        context.messenger.publish_conclude(survey.token)
+        return 1
+    now_ms = context.connection.now_ms()
+    if now_ms - survey.begun_ms > LATEST_MS:
+        return _give_up(context, survey)
+    if now_ms - survey.moved_ms < IDLE_MS:
+        return 0
+    log.warning("survey.redriven", token=survey.token, awaited=len(survey.awaited))
+    return _publish(context, survey.token, [node for node in _looked_at(context) if node.node_id in survey.awaited])
+
+
+def _looked_at(context: FleetContext) -> list[NodeDescriptor]:
+    return [node for node in context.nodes() if node.state is not NodeState.MAINTENANCE]
+
+
+def _publish(context: FleetContext, token: int, nodes: Iterable[NodeDescriptor]) -> int:
+    by_queue: defaultdict[str, list[str]] = defaultdict(list)
+    for node in nodes:
+        by_queue[f"{DATA_QUEUE}.{node.queue}" if node.queue else DATA_QUEUE].append(node.node_id)
+    messages = 0
+    for queue, names in sorted(by_queue.items()):
+        size = max(1, min(_BUNDLE, len(names) // _MESSAGES))
+        for first in range(0, len(names), size):
+            context.messenger.publish_survey(token, names[first : first + size], queue=queue)
+            messages += 1
+    return messages
+
+
+def _beat(context: FleetContext, token: int, node_id: str, owner: str) -> str:
+    return context.surveys.claim(token, node_id, owner=owner, lock_ms=CHECK_LOCK_MS)
+
+
+def _survey_node(
+    context: FleetContext, node: NodeDescriptor | None, node_id: str, adopted: set[str], *, nodes: int
+) -> tuple[Finding, bytes, bytes]:
+    """Look at a node; return what was found, its candidates as packed columns, and the hashes of its other keys."""
+    if node is None:
+        return Finding(node_id=node_id, error="it is not configured here", cause="unknown_node"), b"", b""
+    try:
+        seen = look(context, node, adopted=adopted)
+        found = seen.found
+        whole = measured(context, Inventory.from_listings({node_id: (found.keys, found.size_bytes, found.mtime_ns)}))
+    except RebalanceError as exc:
+        log.warning("survey.node_left_out", node=node_id, error=str(exc))
+        return Finding(node_id=node_id, error=str(exc), cause=exc.cause), b"", b""
+    most = max(LEAST_ROWS, FLEET_ROWS // nodes)
+    kept, rest = thinned(node, whole, most=most, options=context.settings.options, now=context.now())
+    finding = Finding(
+        node_id=node_id,
+        adopted=seen.health.adopted,
+        total_bytes=seen.health.total_bytes,
+        free_bytes=seen.health.free_bytes,
+        device=f"{socket.gethostname()}:{seen.health.device}" if seen.health.device else "",
+        latency_ms=seen.latency_ms,
+        used_bytes=int(whole.size_bytes.sum()),
+        objects=len(whole),
+        left_out=dict(found.left_out),
+        unlisted=dict(kept.unlisted.objects),
+        unlisted_movable_bytes=kept.unlisted.movable_bytes,
+    )
+    return finding, _packed(kept.to_arrow()) if len(kept) else b"", _hashes(whole, rest)
+
+
+def _packed(table: pa.Table) -> bytes:
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, table.schema, options=_PACKED) as stream:
+        stream.write_table(table)
+    packed: bytes = sink.getvalue().to_pybytes()
+    return packed
+
+
+def _hashes(whole: Inventory, rows: np.ndarray[tuple[int], np.dtype[np.int64]]) -> bytes:
+    """Hashes of some keys, rising, so that looking them up goes through memory in order."""
+    if not len(rows):
+        return b""
+    return np.sort(hash_keys(whole.keys.take(pa.array(rows)))).tobytes()
+
+
+def _give_up(context: FleetContext, survey: OpenSurvey) -> int:
+    """Leave out the nodes that did not answer in time."""
+    minutes = LATEST_MS // 60_000
+    for node_id in sorted(survey.awaited):
+        error = (
+            f"{node_id}: nobody surveyed it within {minutes} minutes; does a worker serve its queue (`rebalance doctor`)? "
+            "A store with too many objects to list wants an inventory file ([fleet] inventory)"
+        )
+        finding = Finding(node_id=node_id, error=error, cause="retryable")
+        if context.surveys.report(survey.token, finding, lock_ms=CHECK_LOCK_MS) == 0:
+            context.messenger.publish_conclude(survey.token)
+    return len(survey.awaited)
