@@ -32,6 +32,7 @@ from rebalance_tasks.drivers.remembered import Remembered
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
+    from datetime import datetime
 
     from rebalance_tasks.control.context import FleetContext
     from rebalance_tasks.core.models import NodeDescriptor
@@ -179,11 +180,11 @@ def survey(context: FleetContext, *, leave_out: bool = False) -> Survey:
 
 def _look_at(context: FleetContext, nodes: Sequence[NodeDescriptor]) -> tuple[dict[str, Look], dict[str, NodeError]]:
     """Probe and list nodes, a few at a time; return what was seen and what went wrong, by node, in order."""
-    adopted = context.fleet.adopted()
+    adopted, now = context.fleet.adopted(), context.now()
     seen: dict[str, Look] = {}
     errors: dict[str, NodeError] = {}
     with ThreadPoolExecutor(max_workers=SIDE_BY_SIDE) as pool:
-        looks = [(node.node_id, pool.submit(look, context, node, adopted=adopted)) for node in nodes]
+        looks = [(node.node_id, pool.submit(look, context, node, adopted=adopted, now=now)) for node in nodes]
         for node_id, looked in looks:
             try:
                 seen[node_id] = looked.result()
@@ -192,7 +193,7 @@ def _look_at(context: FleetContext, nodes: Sequence[NodeDescriptor]) -> tuple[di
     return seen, errors
 
 
-def look(context: FleetContext, node: NodeDescriptor, *, adopted: set[str]) -> Look:
+def look(context: FleetContext, node: NodeDescriptor, *, adopted: set[str], now: datetime) -> Look:
     """Look at one node, and list it unless the inventory comes from elsewhere. Raises: NodeMissing, NodeNotWritable."""
     health = probe(context, node, adopted=adopted)
     driver = context.driver(node.node_id)
@@ -200,7 +201,7 @@ def look(context: FleetContext, node: NodeDescriptor, *, adopted: set[str]) -> L
     if context.settings.inventory != FROM_NODES:
         return Look(health, NOTHING, latency_ms)
     memory = SurveyMemory.of(context.settings)
-    now_ns = context.connection.now_ms() * 10**6
+    now_ns = int(now.timestamp() * 1000) * 10**6
     return Look(health, memory.list_objects(driver, node, now_ns=now_ns, require_identity=health.adopted), latency_ms)
 
 

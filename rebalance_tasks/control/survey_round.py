@@ -163,15 +163,16 @@ def _survey_node(
     """Look at a node; return what was found, its candidates as packed columns, and the hashes of its other keys."""
     if node is None:
         return Finding(node_id=node_id, error="it is not configured here", cause="unknown_node"), b"", b""
+    now = context.now()
     try:
-        seen = look(context, node, adopted=adopted)
+        seen = look(context, node, adopted=adopted, now=now)
         found = seen.found
         whole = measured(context, Inventory.from_listings({node_id: (found.keys, found.size_bytes, found.mtime_ns)}))
     except RebalanceError as exc:
         log.warning("survey.node_left_out", node=node_id, error=str(exc))
         return Finding(node_id=node_id, error=str(exc), cause=exc.cause), b"", b""
     most = max(LEAST_ROWS, FLEET_ROWS // nodes)
-    kept, rest = thinned(node, whole, most=most, options=context.settings.options, now=context.now())
+    kept, rest = thinned(node, whole, most=most, options=context.settings.options, now=now)
     finding = Finding(
         node_id=node_id,
         adopted=seen.health.adopted,

@@ -328,7 +328,7 @@ def test_latency_is_measured_where_it_is_not_configured(
     fleet_config({**NODES, "b": NodeSpec({}, CAPACITY, settings={"latency_ms": 77})}, fleet={"mode": "observe"})
     context = Engine().context
     ticks = count()
-    monkeypatch.setattr(surveys.time, "perf_counter", lambda: next(ticks) * 0.012)
+    monkeypatch.setattr("rebalance_tasks.control.survey.time.perf_counter", lambda: next(ticks) * 0.012)
 
     def latencies() -> dict[str, float | None]:
         return {node.node_id: node.latency_ms for node in surveys.survey(context).nodes}
