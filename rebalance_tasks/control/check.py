@@ -83,8 +83,8 @@ def conclude_check(context: FleetContext, token: int) -> CheckResult | None:
         context: the fleet.
         token: of that check.
     """
-    asked = context.surveys.current()
-    if asked is None or not context.surveys.conclude(token, lock_ms=survey_round.CHECK_LOCK_MS):
+    asked = context.surveys.asked()
+    if not context.surveys.conclude(token, lock_ms=survey_round.CHECK_LOCK_MS):
         return None
     run = _Run(context, force=asked.force, by=asked.by, token=token)
     try:
@@ -93,7 +93,7 @@ def conclude_check(context: FleetContext, token: int) -> CheckResult | None:
     except Skipped as exc:
         return run.ended(exc)
     finally:
-        context.surveys.close(token)
+        context.surveys.close(token, keep_ms=survey_round.keep_ms(context))
 
 
 def _surveying(context: FleetContext, token: int, *, force: bool, by: str) -> CheckResult:

@@ -43,7 +43,7 @@ SIDE_BY_SIDE: Final = 4
 #: The first read may have to open a connection.
 _READS: Final = 3
 #: What a node holds whose objects are listed elsewhere.
-NOTHING: Final = Remembered(text([]), np.empty(0, np.int64), np.empty(0, np.int64), {})
+NOTHING: Final = Remembered((text([]), np.empty(0, np.int64), np.empty(0, np.int64)), {})
 #: Fewer can neither give nor take.
 LEAST_NODES: Final = 2
 
@@ -91,14 +91,12 @@ class Look:
     """One node as a survey found it: its objects as columns.
 
     Attributes:
-        host: where it was looked from; device numbers mean something there only.
         latency_ms: of a small read, the best of a few; None for a node that carries no node-id to read.
     """
 
     health: NodeHealth
     found: Remembered
     latency_ms: float | None
-    host: str = ""
 
 
 def probe(context: FleetContext, node: NodeDescriptor, *, adopted: set[str]) -> NodeHealth:

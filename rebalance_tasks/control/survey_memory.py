@@ -71,7 +71,7 @@ class SurveyMemory:
             return _plain(driver.list_objects(require_identity=require_identity))
         before, listed_ns = self._load(node, now_ns=now_ns)
         found: Remembered = list_changed(before, require_identity=require_identity)
-        if before is None or found.folders != before.folders:
+        if found is not before:
             self._save(node, found, listed_ns=now_ns if before is None else listed_ns)
         return found
 
@@ -85,8 +85,9 @@ class SurveyMemory:
             return None, now_ns
         try:
             _require_private(self.folder)
-            with pa.memory_map(str(self.folder / f"{node.node_id}.arrow")) as file:
-                found, about = Remembered.from_arrow(pa.ipc.open_file(file).read_all())
+            # The map outlives a newer file of that name, and its columns are unpacked when they are wanted.
+            file = pa.ipc.open_file(pa.memory_map(str(self.folder / f"{node.node_id}.arrow")))
+            found, about = Remembered.read(file.schema, file.read_all)
             listed_ns = int(about.pop("listed_ns"))
         except (OSError, pa.ArrowException, KeyError, TypeError, ValueError) as exc:
             if not isinstance(exc, FileNotFoundError):
@@ -115,7 +116,7 @@ class SurveyMemory:
 
 def _plain(listing: Listing) -> Remembered:
 
-    return Remembered(text(listing.keys), listing.size_bytes, listing.mtime_ns, listing.left_out)
+    return Remembered((text(listing.keys), listing.size_bytes, listing.mtime_ns), listing.left_out)
 
 
 def _folder(settings: Settings) -> Path | None:

@@ -13,7 +13,9 @@ import socket
 import time
 import uuid
 from collections import defaultdict
-from typing import TYPE_CHECKING, Final
+from datetime import timedelta
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import pyarrow as pa
@@ -28,13 +30,15 @@ from rebalance_tasks.core.inventory import Inventory
 from rebalance_tasks.core.models import NodeState
 from rebalance_tasks.drivers.registry import validate_roots
 from rebalance_tasks.migration.heartbeat import Heart
-from rebalance_tasks.store.surveys import Finding
+from rebalance_tasks.store.surveys import Asked, Finding, Found
 from rebalance_tasks.telemetry import get_logger
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
+    from datetime import datetime
 
     from rebalance_tasks.control.context import FleetContext
+    from rebalance_tasks.control.survey import Look
     from rebalance_tasks.core.models import NodeDescriptor
     from rebalance_tasks.store.surveys import OpenSurvey
 
@@ -45,7 +49,7 @@ CHECK_LOCK_MS: Final = 600_000
 #: Up to so many nodes a check lists itself: messages would take longer.
 HERE_NODES: Final = 16
 #: Rows of a whole fleet that are kept for its plan (some 60 bytes each), and of each node at least.
-FLEET_ROWS: Final = 2_000_000
+FLEET_ROWS: Final = 1_000_000
 LEAST_ROWS: Final = 1_000
 #: Nodes named by one message: at most so many, and fewer where that leaves fewer messages than a queue may have processes.
 _BUNDLE: Final = 16
@@ -58,6 +62,10 @@ LONGEST_S: Final = 580.0
 IDLE_MS: Final = 30_000
 #: Then nodes that are not in are left out.
 LATEST_MS: Final = 600_000
+#: Reasons to leave an object alone that pass by themselves.
+_PASSING: Final = frozenset({"too_young"})
+#: Measures of access that follow from the listing; counts of a log do not.
+_STEADY: Final = frozenset({"none", "times"})
 _PACKED: Final = pa.ipc.IpcWriteOptions(compression="lz4")
 _heart: Final = Heart(longest_s=LONGEST_S)
 
@@ -86,8 +94,8 @@ def begin(context: FleetContext, token: int, *, force: bool, by: str) -> tuple[i
         ConfigurationError: roots coincide.
     """
     validate_roots(context.settings.nodes)
-    nodes = _looked_at(context)
-    if not context.surveys.open(token, [node.node_id for node in nodes], force=force, by=by, lock_ms=CHECK_LOCK_MS):
+    nodes, asked = _looked_at(context), Asked(force=force, by=by, digest=context.settings.digest())
+    if not context.surveys.open(token, [node.node_id for node in nodes], asked, lock_ms=CHECK_LOCK_MS):
         return 0, 0
     return len(nodes), _publish(context, token, nodes)
 
@@ -97,18 +105,12 @@ def survey_nodes(context: FleetContext, token: int, node_ids: Sequence[str]) -> 
 
     What is left after about 20 s goes on in a message of its own.
     """
-    begun, owner, handed_in = time.monotonic(), uuid.uuid4().hex, 0
-    adopted = context.fleet.adopted()
-    known = {node.node_id: node for node in context.nodes()}
+    begun, runner, handed_in = time.monotonic(), _Runner(context, token), 0
     for at, node_id in enumerate(node_ids):
         if at and time.monotonic() - begun > SLICE_S:
-            _publish(context, token, [known[name] for name in node_ids[at:] if name in known])
+            _publish(context, token, [runner.nodes[name] for name in node_ids[at:] if name in runner.nodes])
             break
-        if context.surveys.claim(token, node_id, owner=owner, lock_ms=CHECK_LOCK_MS) != "go":
-            continue
-        with _heart.keeping(lambda node_id=node_id: _beat(context, token, node_id, owner)):  # type: ignore[misc]
-            finding, rows, others = _survey_node(context, known.get(node_id), node_id, adopted, nodes=len(known))
-        left = context.surveys.report(token, finding, rows=rows, others=others, lock_ms=CHECK_LOCK_MS)
+        left = runner.run(node_id)
         handed_in += left >= 0
         if left == 0:
             context.messenger.publish_conclude(token)
@@ -121,7 +123,7 @@ def redrive(context: FleetContext) -> int:
     if survey is None:
         return 0
     if not survey.held:
-        context.surveys.close(survey.token)
+        context.surveys.close(survey.token, keep_ms=keep_ms(context))
         return 0
     if not survey.awaited:
         # Whoever is at it already keeps it: a message too many finds that out.
@@ -134,6 +136,11 @@ def redrive(context: FleetContext) -> int:
         return 0
     log.warning("survey.redriven", token=survey.token, awaited=len(survey.awaited))
     return _publish(context, survey.token, [node for node in _looked_at(context) if node.node_id in survey.awaited])
+
+
+def keep_ms(context: FleetContext) -> int:
+    """How long what was found is kept after a check."""
+    return context.settings.options.full_survey_interval // timedelta(milliseconds=1)
 
 
 def _looked_at(context: FleetContext) -> list[NodeDescriptor]:
@@ -153,40 +160,81 @@ def _publish(context: FleetContext, token: int, nodes: Iterable[NodeDescriptor])
     return messages
 
 
-def _beat(context: FleetContext, token: int, node_id: str, owner: str) -> str:
-    return context.surveys.claim(token, node_id, owner=owner, lock_ms=CHECK_LOCK_MS)
+class _Runner:
+    """Looks at nodes for one check, one at a time."""
+
+    def __init__(self, context: FleetContext, token: int) -> None:
+        self._context = context
+        self._token = token
+        self._owner = uuid.uuid4().hex
+        self._adopted = context.fleet.adopted()
+        self._asked = context.surveys.asked()
+        self.nodes = {node.node_id: node for node in context.nodes()}
+
+    def run(self, node_id: str) -> int:
+        """Look at a node and hand in what was found; return how many are awaited still, −1 when this one was not."""
+        if self._claim(node_id) != "go":
+            return -1
+        with _heart.keeping(partial(self._claim, node_id)):
+            finding, found = self._look(node_id)
+        return self._context.surveys.report(self._token, finding, found, lock_ms=CHECK_LOCK_MS)
+
+    def _claim(self, node_id: str) -> str:
+        return self._context.surveys.claim(self._token, node_id, owner=self._owner, lock_ms=CHECK_LOCK_MS)
+
+    def _look(self, node_id: str) -> tuple[Finding, Found | None]:
+        """Return what was found, and the objects unless they are those of the node's last finding."""
+        node = self.nodes.get(node_id)
+        if node is None:
+            return Finding(node_id=node_id, error="it is not configured here", cause="unknown_node"), Found()
+        now = self._context.now()
+        try:
+            seen = look(self._context, node, adopted=self._adopted, now=now)
+            digest = self._digest(seen)
+            last = self._context.surveys.last(node_id) if digest else None
+            if last is not None and last.digest == digest and not last.unlisted.keys() & _PASSING:
+                return last.model_copy(update=_health(seen)), None
+            return self._found(node, seen, digest, now)
+        except RebalanceError as exc:
+            log.warning("survey.node_left_out", node=node_id, error=str(exc))
+            return Finding(node_id=node_id, error=str(exc), cause=exc.cause), Found()
+
+    def _found(self, node: NodeDescriptor, seen: Look, digest: str, now: datetime) -> tuple[Finding, Found]:
+        listed = seen.found
+        columns = (listed.keys, listed.size_bytes, listed.mtime_ns)
+        whole = measured(self._context, Inventory.from_listings({node.node_id: columns}))
+        kept, rest = thinned(node, whole, most=self._most(), options=self._context.settings.options, now=now)
+        finding = Finding(
+            node_id=node.node_id,
+            digest=digest,
+            used_bytes=int(whole.size_bytes.sum()),
+            objects=len(whole),
+            left_out=dict(listed.left_out),
+            unlisted=dict(kept.unlisted.objects),
+            unlisted_movable_bytes=kept.unlisted.movable_bytes,
+            **_health(seen),
+        )
+        return finding, Found(_packed(kept.to_arrow()) if len(kept) else b"", _hashes(whole, rest))
+
+    def _most(self) -> int:
+        return max(LEAST_ROWS, FLEET_ROWS // len(self.nodes))
+
+    def _digest(self, seen: Look) -> str:
+        """Of all that a node's candidates follow from; empty where that may change without showing."""
+        listing = seen.found.digest()
+        steady = self._context.settings.gravity.access in _STEADY
+        return f"{listing}-{self._asked.digest}-{self._most()}" if listing and steady and self._asked.digest else ""
 
 
-def _survey_node(
-    context: FleetContext, node: NodeDescriptor | None, node_id: str, adopted: set[str], *, nodes: int
-) -> tuple[Finding, bytes, bytes]:
-    """Look at a node; return what was found, its candidates as packed columns, and the hashes of its other keys."""
-    if node is None:
-        return Finding(node_id=node_id, error="it is not configured here", cause="unknown_node"), b"", b""
-    now = context.now()
-    try:
-        seen = look(context, node, adopted=adopted, now=now)
-        found = seen.found
-        whole = measured(context, Inventory.from_listings({node_id: (found.keys, found.size_bytes, found.mtime_ns)}))
-    except RebalanceError as exc:
-        log.warning("survey.node_left_out", node=node_id, error=str(exc))
-        return Finding(node_id=node_id, error=str(exc), cause=exc.cause), b"", b""
-    most = max(LEAST_ROWS, FLEET_ROWS // nodes)
-    kept, rest = thinned(node, whole, most=most, options=context.settings.options, now=now)
-    finding = Finding(
-        node_id=node_id,
-        adopted=seen.health.adopted,
-        total_bytes=seen.health.total_bytes,
-        free_bytes=seen.health.free_bytes,
-        device=f"{socket.gethostname()}:{seen.health.device}" if seen.health.device else "",
-        latency_ms=seen.latency_ms,
-        used_bytes=int(whole.size_bytes.sum()),
-        objects=len(whole),
-        left_out=dict(found.left_out),
-        unlisted=dict(kept.unlisted.objects),
-        unlisted_movable_bytes=kept.unlisted.movable_bytes,
-    )
-    return finding, _packed(kept.to_arrow()) if len(kept) else b"", _hashes(whole, rest)
+def _health(seen: Look) -> dict[str, Any]:
+    """What is to be known of a node besides its objects, as fields of a finding."""
+    return {
+        "adopted": seen.health.adopted,
+        "total_bytes": seen.health.total_bytes,
+        "free_bytes": seen.health.free_bytes,
+        "device": f"{socket.gethostname()}:{seen.health.device}" if seen.health.device else "",
+        "latency_ms": seen.latency_ms,
+    }
 
 
 def _packed(table: pa.Table) -> bytes:
@@ -213,6 +261,6 @@ def _give_up(context: FleetContext, survey: OpenSurvey) -> int:
             "A store with too many objects to list wants an inventory file ([fleet] inventory)"
         )
         finding = Finding(node_id=node_id, error=error, cause="retryable")
-        if context.surveys.report(survey.token, finding, lock_ms=CHECK_LOCK_MS) == 0:
+        if context.surveys.report(survey.token, finding, Found(), lock_ms=CHECK_LOCK_MS) == 0:
             context.messenger.publish_conclude(survey.token)
     return len(survey.awaited)

@@ -104,6 +104,7 @@ class LocalLister:
         #: folders still to be read: (path, bytes of UTF-8 in it and its slash).
         self._pending: list[tuple[str, int]] = []
         self._seen: list[Folder] = []
+        self._earlier = before
         self._columns = Columns(before)
         self._before: dict[str, Folder] = {}
         self._children: defaultdict[str, list[tuple[str, int]]] = defaultdict(list)
@@ -126,9 +127,11 @@ class LocalLister:
     def remember(self) -> Remembered:
         """Walk as `run` does, and return what lets the next walk be shorter."""
         self._walk()
+        if self._earlier is not None and tuple(self._seen) == self._earlier.folders:
+            return self._earlier
         self._columns.add(self._keys, self._sizes, self._mtimes)
-        keys, sizes, mtimes = self._columns.joined()
-        return Remembered(keys, sizes, mtimes, dict(self._left_out), tuple(self._seen))
+        settled = all(folder.changed_ns for folder in self._seen)
+        return Remembered(self._columns.joined(), dict(self._left_out), tuple(self._seen), settled=settled)
 
     def _walk(self) -> None:
         self._device = os.fstat(self._tree.root_fd()).st_dev

@@ -78,7 +78,7 @@ class FleetKeys:
     def survey_claims(self) -> str:  # noqa: D102
         return self.key("survey:claims")
 
-    #: hash: node id -> JSON of what was found on it
+    #: hash: node id -> JSON of what was found on it (expires, as the two below, unless a check renews it)
     @property
     def survey_findings(self) -> str:  # noqa: D102
         return self.key("survey:findings")

@@ -1,15 +1,14 @@
 """The survey of a check that tasks carry out: which nodes are awaited, who is at which, and what was found.
 
 Everything carries the check's fencing token (invariant 12), so what a late task brings of an earlier survey is refused, and a
-doubled message finds its node done. Kept from the first message until the check has decided.
+doubled message finds its node done. What was found outlives the check for a while: a node that did not change is not packed again.
 """
 
 from __future__ import annotations
 
-import json
 import uuid
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, cast
+from typing import TYPE_CHECKING, Final, NamedTuple, cast
 
 from pydantic import Field, NonNegativeInt
 
@@ -31,6 +30,7 @@ class Finding(Frozen):
     """What was found on one node.
 
     Attributes:
+        digest: of the listing it follows from, with what was asked of it; empty where another listing may be equal to none.
         error: why it could not be surveyed; everything else is empty then.
         cause: the error's stable word.
         device: names the file system and the host that looked; empty where there is none.
@@ -39,6 +39,7 @@ class Finding(Frozen):
     """
 
     node_id: str
+    digest: str = ""
     error: str = ""
     cause: str = ""
     adopted: bool = False
@@ -53,22 +54,46 @@ class Finding(Frozen):
     unlisted_movable_bytes: NonNegativeInt = 0
 
 
+class Asked(Frozen):
+    """What a check was asked, for whoever goes on with it.
+
+    Attributes:
+        force: plan under the threshold as well.
+        by: who asked.
+        digest: of the configuration it was asked under.
+    """
+
+    force: bool = False
+    by: str = ""
+    digest: str = ""
+
+
+class Found(NamedTuple):
+    """The objects of one node.
+
+    Attributes:
+        rows: its candidates, packed Arrow columns; empty without any.
+        others: hashes of the keys of its other objects, uint64, rising.
+    """
+
+    rows: bytes = b""
+    others: bytes = b""
+
+
 @dataclass(frozen=True, slots=True)
 class OpenSurvey:
     """A survey that is under way.
 
     Attributes:
         token: fencing token of its check.
-        force: whether the check plans under the threshold as well.
-        by: who asked for it.
+        asked: what its check was asked.
         begun_ms: when it began; ``moved_ms`` when it last came on.
         awaited: nodes that are not in.
         held: whether its check still holds the lock; without it, nothing can come of it any more.
     """
 
     token: int
-    force: bool
-    by: str
+    asked: Asked
     begun_ms: int
     moved_ms: int
     awaited: frozenset[str]
@@ -85,12 +110,15 @@ class SurveyStore:
         found = (keys.survey_findings, keys.survey_rows, keys.survey_others)
         self._all = [keys.survey, keys.survey_awaited, keys.survey_claims, *found]
 
-    def open(self, token: int, node_ids: Iterable[str], *, force: bool, by: str, lock_ms: int) -> bool:
+    def open(self, token: int, node_ids: Iterable[str], asked: Asked, *, lock_ms: int) -> bool:
         """Begin; False when the check has lost its lock."""
-        asked = json.dumps({"force": force, "by": by})
-        return bool(
-            self._redis.run("survey_open", [self._keys.check_lock, *self._all], [token, asked, lock_ms, *node_ids])
-        )
+        args: list[Value] = [token, asked.model_dump_json(), lock_ms, *node_ids]
+        return bool(self._redis.run("survey_open", [self._keys.check_lock, *self._all], args))
+
+    def asked(self) -> Asked:
+        """What the check was asked whose survey is under way; nothing when there is none."""
+        raw = self._redis.hget(self._keys.survey, "asked")
+        return Asked() if raw is None else Asked.model_validate_json(raw)
 
     def current(self) -> OpenSurvey | None:
         """The survey under way, if there is one."""
@@ -101,11 +129,9 @@ class SurveyStore:
         facts, awaited, lock = cast("tuple[dict[bytes, bytes], set[bytes], bytes | None]", tuple(pipe.execute()))
         if not facts:
             return None
-        asked = json.loads(facts[b"asked"])
         return OpenSurvey(
             token=int(facts[b"token"]),
-            force=bool(asked["force"]),
-            by=str(asked["by"]),
+            asked=Asked.model_validate_json(facts[b"asked"]),
             begun_ms=int(facts[b"begun"]),
             moved_ms=int(facts[b"moved"]),
             awaited=frozenset(name.decode() for name in awaited),
@@ -117,22 +143,28 @@ class SurveyStore:
         keys = [self._keys.check_lock, *self._all[:3]]
         return cast("bytes", self._redis.run("survey_claim", keys, [token, node_id, owner, CLAIM_MS, lock_ms])).decode()
 
-    def report(self, token: int, finding: Finding, *, rows: bytes = b"", others: bytes = b"", lock_ms: int) -> int:
-        """Hand in what was found; return how many nodes are awaited still, −1 when this one was not."""
-        args: list[Value] = [
-            token,
-            finding.node_id,
-            finding.model_dump_json(exclude_defaults=True),
-            rows,
-            others,
-            lock_ms,
-        ]
+    def report(self, token: int, finding: Finding, found: Found | None, *, lock_ms: int) -> int:
+        """Hand in what was found; return how many nodes are awaited still, −1 when this one was not.
+
+        Args:
+            token: of the check.
+            finding: in numbers.
+            found: the objects; None when they are those of the node's last finding.
+            lock_ms: for which the check holds its lock from now on.
+        """
+        args: list[Value] = [token, finding.node_id, finding.model_dump_json(exclude_defaults=True), lock_ms]
+        args += ["1", b"", b""] if found is None else ["", found.rows, found.others]
         return int(self._redis.run("survey_report", [self._keys.check_lock, *self._all], args))
 
     def conclude(self, token: int, *, lock_ms: int) -> bool:
         """Become the one who goes on with the check, once all nodes are in."""
         keys = [self._keys.check_lock, *self._all[:2]]
         return bool(self._redis.run("survey_conclude", keys, [token, uuid.uuid4().hex, CONCLUDE_MS, lock_ms]))
+
+    def last(self, node_id: str) -> Finding | None:
+        """What was found on a node last, in this survey or an earlier one."""
+        raw = self._redis.hget(self._keys.survey_findings, node_id)
+        return None if raw is None else Finding.model_validate_json(raw)
 
     def findings(self) -> list[Finding]:
         """What was found on all nodes, by node id."""
@@ -147,9 +179,9 @@ class SurveyStore:
         """Yield the hashes of the other objects of nodes, in order, a few nodes in memory at a time."""
         return self._values(self._keys.survey_others, node_ids, at_once)
 
-    def close(self, token: int) -> None:
-        """Forget the survey."""
-        self._redis.run("survey_close", self._all, [token])
+    def close(self, token: int, *, keep_ms: int) -> None:
+        """End the survey; what was found stays for so long, for nodes that do not change until the next one."""
+        self._redis.run("survey_close", self._all, [token, max(1, keep_ms)])
 
     def _values(self, key: str, node_ids: Sequence[str], at_once: int) -> Iterator[bytes | None]:
         for first in range(0, len(node_ids), at_once):

@@ -60,12 +60,12 @@ def run(report: Report, *, objects: int | None = None, nodes: int = NODES) -> No
 
 
 def _make(place: Path, nodes: int, objects: int) -> list[Path]:
-    """Write the files: the last node holds about three times as much as the first."""
+    """Write the files."""
     rng = np.random.default_rng(1)
     roots = []
-    for number, fullness in enumerate(np.linspace(0.5, 1.5, nodes)):
+    for number in range(nodes):
         root = place / "nodes" / f"n{number:04}"
-        sizes = np.maximum(1, rng.lognormal(11.0, 2.0, objects) * fullness).astype(np.int64).tolist()
+        sizes = np.maximum(1, rng.lognormal(11.0, 2.0, objects)).astype(np.int64).tolist()
         for folder in range(FOLDERS):
             (root / f"d{folder}").mkdir(parents=True)
             fd = os.open(root / f"d{folder}", os.O_RDONLY)
@@ -79,16 +79,17 @@ def _make(place: Path, nodes: int, objects: int) -> list[Path]:
 
 
 class _World:
-    """The fleet's configuration, its server and its worker."""
+    """The fleet's configuration, by which its nodes are from 25 to 75 % full, and its server."""
 
     def __init__(self, place: Path, roots: list[Path], server: EmbeddedServer) -> None:
         self.place, self.roots, self.server = place, roots, server
         self.redis: redis.Redis = redis.Redis.from_url(server.url)
         config = place / "rebalance.toml"
         fleet = {"name": "large", "mode": "observe", "redis_url": server.url, "survey_dir": str(place / "seen")}
-        capacity = 2 * sum(entry.stat().st_size for root in roots for entry in _files(root)) // len(roots)
+        fullness = np.linspace(0.25, 0.75, len(roots)).tolist()
         tables = ["[fleet]\n" + toml_table(fleet), "[options]\n" + toml_table({"min_object_age": "0s"})]
-        for root in roots:
+        for root, share in zip(roots, fullness, strict=True):
+            capacity = int(sum(entry.stat().st_size for entry in _files(root)) / share)
             node: dict[str, Any] = {"node_id": root.name, "url": root.as_uri(), "capacity_bytes": capacity}
             tables.append("[[nodes]]\n" + toml_table({**node, "zone": "abc"[int(root.name[1:]) % 3]}))
         config.write_text("\n".join(tables), encoding="utf-8")

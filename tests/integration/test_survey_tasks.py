@@ -13,7 +13,7 @@ from rebalance_tasks.control import survey_round
 from rebalance_tasks.control.check import conclude_check, run_check
 from rebalance_tasks.control.survey_round import CHECK_LOCK_MS, redrive, survey_nodes
 from rebalance_tasks.drivers import local_listing
-from rebalance_tasks.store.surveys import Finding
+from rebalance_tasks.store.surveys import Finding, Found
 from tests.support.arena import context_of, objects, rebalancer_of, wait_for
 from tests.support.engine import Engine
 from tests.support.fleets import NodeSpec
@@ -77,8 +77,10 @@ def lock(context: FleetContext) -> Any:
     return context.connection.get(context.keys.check_lock)
 
 
-def left_in_redis(context: FleetContext) -> list[bytes]:
-    return list(context.connection.client.scan_iter(f"{context.keys.prefix}survey*"))
+def left_in_redis(context: FleetContext) -> list[str]:
+    """What of a survey is there for good; what was found is kept for the next one, for a time."""
+    client = context.connection.client
+    return [key.decode() for key in client.scan_iter(f"{context.keys.prefix}survey*") if client.ttl(key) < 0]
 
 
 def test_tasks_find_what_the_check_itself_would_find(engine: Engine) -> None:
@@ -184,7 +186,7 @@ def test_what_comes_late_of_an_earlier_survey_is_refused(engine: Engine) -> None
     engine.messages.surveys.clear()
     token = begun(engine)
     assert token > stale
-    assert context.surveys.report(stale, Finding(node_id="a"), lock_ms=CHECK_LOCK_MS) == -1
+    assert context.surveys.report(stale, Finding(node_id="a"), Found(), lock_ms=CHECK_LOCK_MS) == -1
     assert survey_nodes(context, stale, ["a"]) == 0
     assert conclude_check(context, stale) is None
     surveyed(engine)
