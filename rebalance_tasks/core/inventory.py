@@ -19,6 +19,7 @@ import pyarrow.compute as pc
 
 from rebalance_tasks.core import inventory_columns as columns
 from rebalance_tasks.core.errors import InvalidInventory
+from rebalance_tasks.core.hashing import hash_keys
 from rebalance_tasks.core.inventory_columns import UNKNOWN_TIME, Coded
 
 if TYPE_CHECKING:
@@ -248,11 +249,24 @@ class Inventory:
     @cached_property
     def ambiguous(self) -> NDArray[np.bool_]:
         """Bool (n,): the key is on more than one node, so nobody can say which copy is the object."""
-        codes = pc.dictionary_encode(self.keys).indices.to_numpy(zero_copy_only=False)
-        counts = np.bincount(codes)
-        mask: NDArray[np.bool_] = np.zeros(len(self), np.bool_) if len(counts) == len(self) else counts[codes] > 1
+        # A table of ten million keys takes eight times the room of their hashes; the few that meet are compared.
+        hashes = hash_keys(self.keys)
+        ordered = np.sort(hashes)
+        met = np.unique(ordered[1:][ordered[1:] == ordered[:-1]])
+        mask = np.zeros(len(self), np.bool_)
+        if len(met):
+            at = np.minimum(np.searchsorted(met, hashes), len(met) - 1)
+            rows = np.flatnonzero(met[at] == hashes)
+            codes = self._codes(rows)
+            mask[rows] = np.bincount(codes)[codes] > 1
         mask.flags.writeable = False
         return mask
+
+    def _codes(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Equal numbers for rows with equal keys."""
+        codes = pc.dictionary_encode(self.keys.take(pa.array(rows))).indices
+        found: NDArray[np.int64] = codes.to_numpy(zero_copy_only=False).astype(np.int64)
+        return found
 
     def ambiguous_keys(self) -> list[str]:
         """Return the keys that are on more than one node, sorted."""
@@ -288,8 +302,7 @@ class Inventory:
         rows = np.flatnonzero(self.ambiguous)
         if not len(rows):
             return
-        codes = pc.dictionary_encode(self.keys.take(pa.array(rows))).indices.to_numpy(zero_copy_only=False)
-        pairs = codes.astype(np.int64) * len(self.node_ids) + self.node_index[rows]
+        pairs = self._codes(rows) * len(self.node_ids) + self.node_index[rows]
         _, first = np.unique(pairs, return_index=True)
         if len(first) == len(rows):
             return
