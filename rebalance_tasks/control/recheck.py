@@ -3,7 +3,8 @@
 plan (minutes or days old) ─▶ **recheck** ── nodes, rules, cooldown and objects as they are now ──▶ moves that still hold
 
 Keeps invariants 8 and 9 between plan and job. A plan of the fleet's present epoch was made from a listing of now, so its
-objects are looked at when they are copied; those of an older one are looked at here as well.
+objects are looked at when they are copied. Those of an older one are looked at here as well, and so are those of a node whose
+listing is remembered (`control.survey_memory`): a file that is being written to shows in no folder, and must not be moved.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Final
 import pyarrow as pa
 
 from rebalance_tasks.control.survey import with_last_moved
+from rebalance_tasks.control.survey_memory import SurveyMemory
 from rebalance_tasks.core.errors import RebalanceError
 from rebalance_tasks.core.fingerprint import Fingerprint
 from rebalance_tasks.core.inventory import Inventory
@@ -23,7 +25,7 @@ from rebalance_tasks.core.rules import with_rules
 from rebalance_tasks.core.verify import broken_moves, require_no_wider_spread
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from rebalance_tasks.control.context import FleetContext
     from rebalance_tasks.core.models import NodeDescriptor, RebalanceMove, RebalancePlan
@@ -78,7 +80,6 @@ class _Looks:
 
     def __init__(self, context: FleetContext, nodes: list[NodeDescriptor], plan: RebalancePlan, *, fresh: bool) -> None:
         self._context = context
-        self._fresh = fresh
         self.why: dict[int, str] = {}
         self.again: list[int] = []
         self._rows: list[tuple[str, int, str, int | None]] = []
@@ -91,12 +92,14 @@ class _Looks:
             elif move.source_node in giving:
                 by_source[move.source_node].append((at, move))
             seen.add(move.object_key)
+        memory = SurveyMemory.of(context.settings)
         for source, moves in by_source.items():
-            if fresh:
-                self._look(moves)
+            driver = context.driver(source)
+            if fresh and not memory.serves(driver):
+                self._look(moves, lambda move: Fingerprint(move.size_bytes))
             else:
-                with context.driver(source).hold():
-                    self._look(moves)
+                with driver.hold():
+                    self._look(moves, lambda move, driver=driver: driver.stat(move.object_key))  # type: ignore[misc]
 
     def inventory(self) -> Inventory:
         """What was found, with the rules of the fleet and when each was moved last."""
@@ -110,18 +113,15 @@ class _Looks:
         found = with_rules(Inventory.from_arrow(pa.table(columns)), self._context.settings.rules)
         return with_last_moved(found, self._context.locations.last_moved())
 
-    def _look(self, moves: list[tuple[int, RebalanceMove]]) -> None:
+    def _look(
+        self, moves: list[tuple[int, RebalanceMove]], found_at: Callable[[RebalanceMove], Fingerprint | None]
+    ) -> None:
         for at, move in moves:
             try:
                 validate_key(move.object_key)
-                found = self._found(move)
+                found = found_at(move)
             except RebalanceError as exc:
                 self.why[at] = exc.cause
                 continue
             if found is not None:
                 self._rows.append((move.object_key, found.size_bytes, move.source_node, found.mtime_ns or None))
-
-    def _found(self, move: RebalanceMove) -> Fingerprint | None:
-        if self._fresh:
-            return Fingerprint(move.size_bytes)
-        return self._context.driver(move.source_node).stat(move.object_key)

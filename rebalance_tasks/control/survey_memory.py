@@ -11,7 +11,7 @@ import stat
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, cast
 
 import pyarrow as pa
 
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from rebalance_tasks.core.models import NodeDescriptor
     from rebalance_tasks.drivers.base import Driver, Listing
+    from rebalance_tasks.drivers.remembered import Remembers
     from rebalance_tasks.settings import Settings
 
 log = get_logger(__name__)
@@ -54,6 +55,10 @@ class SurveyMemory:
         folder = _folder(settings) if keep else None
         return cls(folder, keep)
 
+    def serves(self, driver: Driver) -> bool:
+        """Whether a node with this driver may be listed from what is remembered."""
+        return self.folder is not None and hasattr(driver, "list_changed")
+
     def list_objects(self, driver: Driver, node: NodeDescriptor, *, now_ns: int, require_identity: bool) -> Remembered:
         """List a node: only what has changed where its driver can tell, else everything.
 
@@ -66,11 +71,10 @@ class SurveyMemory:
         Raises:
             NodeMissing.
         """
-        list_changed = getattr(driver, "list_changed", None)
-        if list_changed is None:
+        if not self.serves(driver):
             return _plain(driver.list_objects(require_identity=require_identity))
         before, listed_ns = self._load(node, now_ns=now_ns)
-        found: Remembered = list_changed(before, require_identity=require_identity)
+        found = cast("Remembers", driver).list_changed(before, require_identity=require_identity)
         if found is not before:
             self._save(node, found, listed_ns=now_ns if before is None else listed_ns)
         return found

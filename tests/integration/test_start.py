@@ -225,6 +225,21 @@ def test_what_was_written_to_or_moved_since_the_plan_is_left_alone(arena: Arena)
     arena.assert_whole()
 
 
+def test_what_is_written_to_in_place_is_not_moved_although_its_folder_did_not_change(arena: Arena) -> None:
+    """A remembered listing does not know it, so each object is looked at once more before the job starts."""
+    arena.fill(FULL)
+    careful = rebalancer_of(arena.fleet, min_object_age="1h")
+    careful.settings = careful.settings.model_copy(update={"survey_dir": str(arena.directory / "seen")})
+    for path in arena.fleet.roots["a"].rglob("*.bin"):
+        os.utime(path, (1, 1))
+    plan = careful.plan()
+    (arena.fleet.roots["a"] / plan.moves[0].object_key).touch()
+    job = arena.wait(careful.start(plan).job_id)
+    assert job.failures == {"stale_plan_too_young": 1}
+    assert job.completed_moves == len(plan.moves) - 1
+    arena.assert_whole()
+
+
 def test_a_plan_whose_rest_would_widen_the_spread_is_refused(arena: Arena) -> None:
     arena.fill(FULL)
     plan = arena.rebalancer.plan()
