@@ -81,6 +81,13 @@ def _check_inventory(source: str) -> str:
     raise ValueError(msg)
 
 
+def _check_survey_dir(place: str) -> str:
+    if place in {"auto", "none"} or place.startswith("/"):
+        return place
+    msg = "should be 'auto', 'none' or an absolute path"
+    raise ValueError(msg)
+
+
 def _check_distinct(nodes: tuple[NodeDescriptor, ...]) -> tuple[NodeDescriptor, ...]:
     twice = [node_id for node_id, count in Counter(node.node_id for node in nodes).items() if count > 1]
     if twice:
@@ -156,6 +163,8 @@ class Service(Frozen):
     key_prefix: str = Field(default="rebalance", min_length=1, pattern=_PREFIX_PATTERN)
     message_prefix: str = Field(default="", pattern=_PREFIX_PATTERN)
     inventory: Annotated[str, AfterValidator(_check_inventory)] = "nodes"
+    surveys: Literal["auto", "here", "tasks"] = "auto"
+    survey_dir: Annotated[str, AfterValidator(_check_survey_dir)] = "auto"
 
 
 class Gravity(Frozen):
@@ -207,6 +216,8 @@ class Settings(Service, Contents):
         key_prefix: first part of every key of the state.
         message_prefix: first part of every key that Celery makes on the broker and the result backend; none by default.
         inventory: where the list of objects comes from.
+        surveys: whether a check lists the nodes itself or has tasks do it, each on its node's queue.
+        survey_dir: where this host keeps what its surveys saw, so that what did not change is not listed again.
         prices: egress prices between regions.
         gravity: where measures of use come from.
         rules: what objects need, by key pattern; the first that says something counts.
@@ -246,7 +257,7 @@ class Settings(Service, Contents):
     def digest(self) -> str:
         """Return 16 hex digits over what the workers of a fleet must agree on.
 
-        That is fleet, mode, locator, placement rule, inventory, options, gravity, nodes, prices and rules. Connection URLs,
+        That is fleet, mode, locator, placement rule, inventory, surveys, options, gravity, nodes, prices and rules. Connection URLs,
         storage_options and the file's path may differ from machine to machine; the order of nodes and prices means nothing.
         """
         agreed = {
@@ -255,6 +266,7 @@ class Settings(Service, Contents):
             "locator": self.locator,
             "placement_rule": self.placement_rule,
             "inventory": self.inventory,
+            "surveys": self.surveys,
             "options": self.options.model_dump(),
             "nodes": [
                 node.model_dump(exclude={"storage_options"})

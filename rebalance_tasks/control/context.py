@@ -20,6 +20,7 @@ from rebalance_tasks.store.plans import PlanStore
 from rebalance_tasks.store.presence import PresenceStore
 from rebalance_tasks.store.progress import ProgressStore
 from rebalance_tasks.store.snapshots import SnapshotStore
+from rebalance_tasks.store.surveys import SurveyStore
 from rebalance_tasks.store.trash import TrashStore
 
 if TYPE_CHECKING:
@@ -52,6 +53,14 @@ class Messenger(Protocol):
 
     def publish_finalize(self, job_id: str) -> None:
         """Publish the job's finalize."""
+        ...
+
+    def publish_survey(self, token: int, node_ids: Sequence[str], *, queue: str) -> None:
+        """Publish the survey of some nodes, for the check that holds this token."""
+        ...
+
+    def publish_conclude(self, token: int) -> None:
+        """Publish the rest of a check whose nodes are all in."""
         ...
 
     def publish_start(self, plan_id: str, job_id: str) -> None:
@@ -116,6 +125,11 @@ class StateContext:
     def snapshots(self) -> SnapshotStore:
         """What checks saw and decided."""
         return SnapshotStore(self.connection, self.keys)
+
+    @property
+    def surveys(self) -> SurveyStore:
+        """The survey that tasks carry out for the check."""
+        return SurveyStore(self.connection, self.keys)
 
     @property
     def progress(self) -> ProgressStore:

@@ -321,7 +321,8 @@ class CheckResult(Frozen):
     """What a check decided, and why.
 
     Attributes:
-        verdict: ``skipped`` (nothing done), ``planned`` (observe mode stops here) or ``started``.
+        verdict: ``skipped`` (nothing done), ``planned`` (observe mode stops here), ``started``, or ``surveying``: tasks look at
+            the nodes, and the check decides when they have (`rebalance events` and the record of checks tell what).
         reason: a stable word, a colon, and a sentence (``"under_threshold: imbalance 0.04 < 0.10"``).
     """
 

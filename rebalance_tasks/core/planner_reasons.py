@@ -48,6 +48,7 @@ SENTENCES: Final = {
     "budget_moves": "max_moves_per_cycle was used up",
     "budget_egress": "max_egress_bytes_per_cycle was used up",
     "budget_cost": "max_cost_per_cycle, or the day's, was used up",
+    "not_a_candidate": "its node holds more objects than a check keeps apart, and others there come first",
     "not_needed": "balance is reached without it, by objects that are held less or bring more",
 }
 

@@ -63,6 +63,36 @@ class FleetKeys:
     def check_snapshots(self) -> str:  # noqa: D102
         return self.key("check:snapshots")
 
+    #: hash: token of the check whose nodes are surveyed by tasks, what it was asked, when it began, last came on, is concluded
+    @property
+    def survey(self) -> str:  # noqa: D102
+        return self.key("survey")
+
+    #: set: nodes that are to be looked at still
+    @property
+    def survey_awaited(self) -> str:  # noqa: D102
+        return self.key("survey:awaited")
+
+    #: hash: node id -> "<owner> <until ms>" of who looks at it
+    @property
+    def survey_claims(self) -> str:  # noqa: D102
+        return self.key("survey:claims")
+
+    #: hash: node id -> JSON of what was found on it (expires, as the two below, unless a check renews it)
+    @property
+    def survey_findings(self) -> str:  # noqa: D102
+        return self.key("survey:findings")
+
+    #: hash: node id -> its candidates, packed Arrow columns
+    @property
+    def survey_rows(self) -> str:  # noqa: D102
+        return self.key("survey:rows")
+
+    #: hash: node id -> hashes of the keys of its other objects, 8 bytes each
+    @property
+    def survey_others(self) -> str:  # noqa: D102
+        return self.key("survey:others")
+
     #: list of JSON records, newest first
     @property
     def checks(self) -> str:  # noqa: D102

@@ -18,6 +18,7 @@ BENCHES: Final = {
     "recovery": "bench_recovery",
     "listing": "bench_listing",
     "retention": "bench_retention",
+    "survey": "bench_survey",
     "store": "bench_store",
     "copy": "bench_copy",
     "durable": "bench_durable",
