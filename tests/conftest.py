@@ -11,6 +11,7 @@ import redis
 from rebalance_tasks.core.errors import ServerUnavailable
 from rebalance_tasks.embedded import EmbeddedServer, start_server
 from tests.support.fleets import Content, Fleet, NodeSpec, write_fleet
+from tests.support.ftp import Ftp, ftp_server
 from tests.support.sftp import Sftp, sftp_server
 from tests.support.weed import Weed, weed_server
 from tests.support.workers import ProcessFactory
@@ -60,6 +61,13 @@ def weed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Weed]:
 def sftp(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sftp]:
     """A real SFTP server for this test process alone, on a free port."""
     with sftp_server(tmp_path_factory.mktemp("sftp")) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def ftp() -> Iterator[Ftp]:
+    """A real FTP server for this test process alone, on a free port."""
+    with ftp_server() as server:
         yield server
 
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final
 from urllib.parse import unquote, urlsplit
 
 from rebalance_tasks.core.errors import ConfigurationError
+from rebalance_tasks.drivers import fsspec_options
 from rebalance_tasks.drivers.burst import NoBurst
 from rebalance_tasks.drivers.local import LocalDriver
 from rebalance_tasks.drivers.local_burst import LocalBurst
@@ -102,6 +103,18 @@ def _sftp_place(node: NodeDescriptor) -> tuple[str, ...]:
     return ("sftp", *sftp_place(node))
 
 
+def _open_fsspec(node: NodeDescriptor) -> Driver:
+    place = fsspec_options.fsspec_place(node)
+    # An extra, as asyncssh; and most protocols need a library of their own besides.
+    try:
+        from rebalance_tasks.drivers.fsspec_driver import FsspecDriver  # noqa: PLC0415
+
+        return FsspecDriver(node.node_id, place, include=node.include, exclude=node.exclude)
+    except (ImportError, ValueError) as exc:
+        message = f"node {node.node_id!r}: {exc}; install rebalance-tasks[fsspec], and the library that serves {place.protocol}://"
+        raise ConfigurationError(message) from exc
+
+
 _SCHEMES: Final = {
     "file": _Scheme(open=_open_local, place=_local_place),
     "s3": _Scheme(open=_open_s3, place=_s3_place),
@@ -114,14 +127,28 @@ def known_schemes() -> tuple[str, ...]:
     return tuple(sorted(_SCHEMES))
 
 
+#: Whatever fsspec knows.
+_FSSPEC: Final = _Scheme(open=_open_fsspec, place=fsspec_options.comparable)
+
+
 def _scheme(node: NodeDescriptor) -> _Scheme:
     name = "file" if node.url.startswith("/") else urlsplit(node.url).scheme
     found = _SCHEMES.get(name)
-    if found is None:
-        known = ", ".join(f"{scheme}://" for scheme in known_schemes())
-        message = f"node {node.node_id!r}: url {node.url!r} has unknown scheme {name!r}; known: {known}"
-        raise ConfigurationError(message)
-    return found
+    if found is not None:
+        return found
+    if name and (node.url.startswith(fsspec_options.PREFIX) or _known_to_fsspec(name)):
+        return _FSSPEC
+    known = ", ".join(f"{scheme}://" for scheme in known_schemes())
+    message = f"node {node.node_id!r}: url {node.url!r} has unknown scheme {name!r}; known: {known}, and what fsspec serves (rebalance-tasks[fsspec])"
+    raise ConfigurationError(message)
+
+
+def _known_to_fsspec(protocol: str) -> bool:
+    try:
+        from fsspec import available_protocols  # noqa: PLC0415  an extra
+    except ModuleNotFoundError:
+        return False
+    return protocol in available_protocols()
 
 
 def open_driver(node: NodeDescriptor) -> Driver:

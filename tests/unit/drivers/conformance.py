@@ -315,8 +315,11 @@ class DriverConformance:
         with pytest.raises(SourceVanished):
             harness.driver.open_staged(M1)
 
-    def test_the_mtime_travels(self, harness: Harness) -> None:
+    def test_the_mtime_travels_or_the_driver_says_that_it_does_not(self, harness: Harness) -> None:
         mtime_ns = 1_234_567_890_123_456_789
+        if not getattr(harness.driver, "keeps_mtime", True):
+            assert stage(harness.driver, M1, b"x", ObjectMetadata(mtime_ns=mtime_ns)).mtime_ns != mtime_ns
+            return
         assert stage(harness.driver, M1, b"x", ObjectMetadata(mtime_ns=mtime_ns)).mtime_ns == mtime_ns
         assert harness.driver.publish(M1, "k").mtime_ns == mtime_ns
         assert expected_at(harness.driver, "k").mtime_ns == mtime_ns
