@@ -65,6 +65,7 @@ class Capabilities:
         deletes_version: a delete can be made to fail unless the object is still one version.
         parts: large objects are uploaded in parts that a later attempt finds again.
         keeps_backslashes: a name with a backslash stays what it is.
+        keeps_versions: a copy on the server's side shows the ETag of its original, but for one that was uploaded in parts.
     """
 
     checks_writes: bool = False
@@ -73,6 +74,7 @@ class Capabilities:
     deletes_version: bool = False
     parts: bool = False
     keeps_backslashes: bool = True
+    keeps_versions: bool = True
 
 
 class BucketError(Exception):

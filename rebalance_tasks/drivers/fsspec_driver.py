@@ -148,7 +148,9 @@ class FsspecDriver:
                     versions.append(found.fingerprint)
         del left_out[RESERVED]
         sizes = np.array([version.size_bytes for version in versions], dtype=np.int64)
-        return Listing(keys, sizes, np.array([version.mtime_ns for version in versions], dtype=np.int64), dict(left_out))
+        return Listing(
+            keys, sizes, np.array([version.mtime_ns for version in versions], dtype=np.int64), dict(left_out)
+        )
 
     def _not_listed(self, key: str) -> str:
         first = key.partition("/")[0]

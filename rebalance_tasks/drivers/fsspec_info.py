@@ -17,7 +17,16 @@ if TYPE_CHECKING:
 #: Entity tags, those first that are made of the bytes alone.
 _TAGS: Final = ("md5Hash", "content_md5", "ETag", "etag")
 #: When a file was written, best first; a file system that keeps no such time shows when it was made.
-_TIMES: Final = ("mtime", "modified", "last_modified", "LastModified", "updated", "modify", "modificationTime", "created")
+_TIMES: Final = (
+    "mtime",
+    "modified",
+    "last_modified",
+    "LastModified",
+    "updated",
+    "modify",
+    "modificationTime",
+    "created",
+)
 _PLAIN_TAG: Final = re.compile(r"[A-Za-z0-9._=+-]{1,64}")
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _US: Final = timedelta(microseconds=1)

@@ -99,9 +99,15 @@ class FsspecTree:
         def ls(fs: Any) -> list[tuple[str, Found]]:  # noqa: ANN401
             fs.invalidate_cache()
             with suppress(FileNotFoundError, NotADirectoryError):
-                listed = [(posixpath.basename(str(info["name"]).rstrip("/")), info) for info in fs.ls(path, detail=True)]
+                listed = [
+                    (posixpath.basename(str(info["name"]).rstrip("/")), info) for info in fs.ls(path, detail=True)
+                ]
                 # Some stores list the marker of a folder in itself.
-                return [(name, found_of(info)) for name, info in listed if name and str(info["name"]).strip("/") != path.strip("/")]
+                return [
+                    (name, found_of(info))
+                    for name, info in listed
+                    if name and str(info["name"]).strip("/") != path.strip("/")
+                ]
             return []
 
         return self._do(ls, tries=TRIES)

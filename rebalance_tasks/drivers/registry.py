@@ -87,6 +87,24 @@ def _s3_place(node: NodeDescriptor) -> tuple[str, ...]:
     return ("s3", endpoint_of(node, options_of(node))[0], name, *(part for part in prefix.split("/") if part))
 
 
+def _open_obstore(node: NodeDescriptor) -> Driver:
+    # An extra, as asyncssh.
+    try:
+        from rebalance_tasks.drivers.obstore_options import open_obstore_bucket  # noqa: PLC0415
+    except ModuleNotFoundError as exc:
+        message = f"node {node.node_id!r}: {exc.name} is not installed; install rebalance-tasks[stores]"
+        raise ConfigurationError(message) from exc
+    bucket, prefix = open_obstore_bucket(node)
+    return ObjectStoreDriver(node.node_id, bucket, prefix=prefix, include=node.include, exclude=node.exclude)
+
+
+def _obstore_place(node: NodeDescriptor) -> tuple[str, ...]:
+    """The same container in two accounts is two places."""
+    name, prefix = bucket_and_prefix(node)
+    where = "|".join(str(node.storage_options.get(option, "")) for option in ("account_name", "endpoint", "base_url"))
+    return (urlsplit(node.url).scheme, where, name, *(part for part in prefix.split("/") if part))
+
+
 def _open_sftp(node: NodeDescriptor) -> Driver:
     # An extra: asyncssh is needed by those only who have such a node.
     try:
@@ -115,8 +133,12 @@ def _open_fsspec(node: NodeDescriptor) -> Driver:
         raise ConfigurationError(message) from exc
 
 
+_OBSTORE: Final = _Scheme(open=_open_obstore, place=_obstore_place)
 _SCHEMES: Final = {
+    "az": _OBSTORE,
     "file": _Scheme(open=_open_local, place=_local_place),
+    "gs": _OBSTORE,
+    "memory": _OBSTORE,
     "s3": _Scheme(open=_open_s3, place=_s3_place),
     "sftp": _Scheme(open=_open_sftp, place=_sftp_place),
 }

@@ -25,7 +25,7 @@ from rebalance_tasks.migration.direct import mark_direct, spend_all
 from rebalance_tasks.migration.endings import Endings, end
 from rebalance_tasks.migration.faults import Step, reached
 from rebalance_tasks.migration.item import REFUSALS, attempt, journal_entry, journal_row, staged_path
-from rebalance_tasks.migration.ways import arrives_checked, each, for_lanes, lanes
+from rebalance_tasks.migration.ways import arrives_checked, as_published, each, for_lanes, keeps_versions, lanes
 from rebalance_tasks.store.moves import FREE_PENDING
 from rebalance_tasks.store.records import Freed, JournalEntry, Part
 
@@ -96,6 +96,8 @@ class Batch:
                 item.resize()
             if item.state is MoveState.FLIPPED:
                 item.published = staged
+                if staged is not None and not keeps_versions(self._c.target):
+                    item.published = as_published(self._c.target, item.move.key, staged) or staged
             elif staged is not None:
                 try:
                     self._find_copy(item, staged)
@@ -109,10 +111,8 @@ class Batch:
             reached(Step.RECOGNISE)
 
     def _find_copy(self, item: Item, staged: Fingerprint) -> None:
-        at_key = self._c.target.stat(item.move.key)
-        if at_key is not None and at_key.same_file(staged):
-            # As it was published, not as it is: what a stranger has written to it since must not be taken back with it.
-            item.published = staged
+        item.published = as_published(self._c.target, item.move.key, staged)
+        if item.published is not None:
             return
         aside = self._c.target.staged(item.move.move_id)
         if aside == staged:

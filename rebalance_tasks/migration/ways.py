@@ -19,6 +19,7 @@ from rebalance_tasks.migration.copying import Copier
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from rebalance_tasks.core.fingerprint import Fingerprint
     from rebalance_tasks.drivers.base import Driver
     from rebalance_tasks.migration.control import Steering
     from rebalance_tasks.migration.item import BatchContext
@@ -35,6 +36,26 @@ LARGE_BYTES: Final = 256 * 1024
 def arrives_checked(target: Driver) -> bool:
     """Whether the target refuses bytes that are not what was sent, as a probe has shown: then a copy need not be read back."""
     return bool(getattr(target, "checks_writes", False))
+
+
+def as_published(target: Driver, key: str, staged: Fingerprint) -> Fingerprint | None:
+    """Version under which a staged copy is at its key; None when something else, or nothing, is there.
+
+    As it was published, not as it is: what a stranger has written to it since must not be taken back with it. Where a copy gets a
+    version of its own when it is published, its size and its modification time say that it is the one.
+    """
+    at_key = target.stat(key)
+    if at_key is None:
+        return None
+    if at_key.same_file(staged):
+        return staged
+    like = staged.mtime_ns != 0 and (at_key.size_bytes, at_key.mtime_ns) == (staged.size_bytes, staged.mtime_ns)
+    return at_key if like and not keeps_versions(target) else None
+
+
+def keeps_versions(target: Driver) -> bool:
+    """Whether a copy is the same version at its key as it was aside."""
+    return bool(getattr(target, "keeps_versions", True))
 
 
 def lanes(*drivers: Driver, mean_bytes: float = 0) -> int:

@@ -25,13 +25,14 @@ from tests.support.engine import Engine, moves_between
 from tests.support.fleets import NodeSpec, made_up
 from tests.support.hooks import DAY_MS
 from tests.support.killing import PART_BYTES, killed
-from tests.support.places import MANIFESTS, TMP, LocalPlace, Place, S3Place, SftpPlace
+from tests.support.places import MANIFESTS, TMP, FsspecPlace, LocalPlace, Place, S3Place, SftpPlace
 from tests.support.weed import OTHER_KEY
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from tests.conftest import FleetFactory
+    from tests.support.ftp import Ftp
     from tests.support.sftp import Sftp
     from tests.support.weed import Weed
 
@@ -119,6 +120,13 @@ CASES = [
     Case(Step.RETRACT, WRITING, pairs=("sftp-local",)),
     Case(Step.UNPUBLISH, WRITING, pairs=("local-sftp",)),
     Case(Step.PURGE, killing.tidy, prelude=(CARRY,), pairs=("sftp-s3",)),
+    *(Case(step, pairs=("local-ftp",)) for step in (Step.PART, Step.JOURNAL, Step.PUBLISH)),
+    *(Case(step, pairs=("ftp-local",)) for step in (Step.PUBLISH, Step.FREE)),
+    Case(Step.RECOGNISE, before=((Step.SYNC_PUBLISHED, 1),), pairs=("local-ftp",)),
+    Case(Step.FORGET_COPY, before=((Step.UNPUBLISH, 1),), sizes=ONE, pairs=("local-ftp",)),
+    Case(Step.RETRACT, WRITING, pairs=("ftp-local",)),
+    Case(Step.UNPUBLISH, WRITING, pairs=("local-ftp",)),
+    Case(Step.PURGE, killing.tidy, prelude=(CARRY,), pairs=("ftp-s3",)),
     *(Case(step, nth=4, pairs=BOTH) for step in (Step.PUBLISH, Step.FREE)),
     *(Case(step, nth=nth, pairs=BOTH) for step, nth in ((Step.PART, 3), (Step.STAGE, 4))),
     *(Case(step, WRITING, pairs=BOTH) for step in (Step.FREE, Step.RETRACT, Step.UNPUBLISH, Step.REMOVE, Step.AGAIN)),
@@ -154,7 +162,13 @@ CASES = [
 
 @pytest.fixture
 def world(
-    pair: str, weed: Weed, sftp: Sftp, fleet_config: FleetFactory, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    pair: str,
+    weed: Weed,
+    sftp: Sftp,
+    ftp: Ftp,
+    fleet_config: FleetFactory,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
 ) -> World:
     monkeypatch.setattr(copying, "PART_BYTES", PART_BYTES)
     places: dict[str, Place] = {}
@@ -163,6 +177,8 @@ def world(
         match kind:
             case "local":
                 places[node] = LocalPlace(here)
+            case "ftp":
+                places[node] = FsspecPlace(here, ftp.url(str(here)), ftp.options())
             case "sftp":
                 places[node] = SftpPlace(here, sftp.port, sftp.options())
             case _:

@@ -119,6 +119,23 @@ class SftpPlace(LocalPlace):
 
 
 @dataclass(frozen=True)
+class FsspecPlace(LocalPlace):
+    """A directory of this machine, reached through a file system of fsspec's."""
+
+    link: str = ""
+    options: dict[str, Any] = field(default_factory=dict, hash=False)
+
+    def __str__(self) -> str:
+        return json.dumps({"root": str(self.root), "link": self.link, "options": self.options})
+
+    def url(self) -> str:
+        return self.link
+
+    def settings(self) -> dict[str, Any]:
+        return {"storage_options": self.options}
+
+
+@dataclass(frozen=True)
 class S3Place:
     """A prefix of a bucket; ``options`` are the node's ``storage_options``."""
 
@@ -194,4 +211,6 @@ def place_of(text: str) -> Place:
     if "bucket" in data:
         return S3Place(**data)
     root = Path(data.pop("root"))
+    if "link" in data:
+        return FsspecPlace(root, **data)
     return SftpPlace(root, **data) if data else LocalPlace(root)

@@ -1,0 +1,69 @@
+"""The object-store driver passes the shared suite through obstore, on Azurite, where one is installed."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+import pytest
+
+from rebalance_tasks.core.models import NodeDescriptor
+from rebalance_tasks.drivers.base import FreeOutcome, ObjectMetadata
+from rebalance_tasks.drivers.object_files import PART_BYTES
+from rebalance_tasks.drivers.obstore_options import open_obstore_bucket
+from tests.support import azurite
+from tests.unit.drivers.conformance import M1, M2, DriverConformance, read_all
+from tests.unit.drivers.test_memory_conformance import ObstoreHarness
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+CONTAINER = "objects"
+
+pytestmark = [
+    pytest.mark.integration,
+    pytest.mark.skipif(azurite.binary() is None, reason="no azurite-blob on PATH (npm install azurite)"),
+]
+
+
+@pytest.fixture(scope="module")
+def port(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
+    found = azurite.binary()
+    assert found is not None
+    with azurite.azurite_server(tmp_path_factory.mktemp("azurite"), found) as port:
+        azurite.make_container(port, CONTAINER)
+        yield port
+
+
+@pytest.fixture
+def harness(port: int) -> ObstoreHarness:
+    node = NodeDescriptor(node_id="n", url=f"az://{CONTAINER}", storage_options=azurite.options(port))
+    return ObstoreHarness(lambda: open_obstore_bucket(node)[0])
+
+
+class TestAzureNode(DriverConformance):
+    def test_a_large_object_goes_in_parts_and_is_taken_up_by_another_process(self, harness: ObstoreHarness) -> None:
+        data = os.urandom(2 * PART_BYTES + 12_345)
+        half = PART_BYTES + 100
+        writer = harness.driver.stage(M1)
+        writer.write(memoryview(data[:half]))
+        writer.close()
+        other = harness.another("node-1")
+        left = other.staged(M1)
+        assert left is not None
+        assert left.size_bytes == half
+        again = other.stage(M1, offset=half)
+        again.write(memoryview(data[half:]))
+        attributes = {"user.rebalance.content-type": b"image/png", "user.rebalance.meta:owner": b"me"}
+        again.finish(ObjectMetadata(mtime_ns=1_234_567_890_123_456_789, xattrs=attributes))
+        published = other.publish(M1, "large")
+        assert read_all(other, "large") == data
+        with other.open_source("large") as source:
+            assert source.metadata.xattrs == attributes
+            assert source.metadata.mtime_ns == 1_234_567_890_123_456_789
+        assert other.free("large", M2, published) is FreeOutcome.FREED
+        assert other.purge(M2, published)
+        assert list(other.list_staged()) == []
+        assert [found.name for page in other.bucket.pages(f"{harness.prefix}/") for found in page] == [
+            f"{harness.prefix}/.rebalance/node-id"
+        ]
