@@ -16,11 +16,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, TypeAlias, cast
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, ConfigDict, Field, SecretStr, field_serializer
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, SecretStr, field_serializer
 
 from rebalance_tasks.core.crush_rules import DEFAULT_RULE, RuleName
 from rebalance_tasks.core.errors import UnknownNode
 from rebalance_tasks.core.events import NOTICES, EventKind
+from rebalance_tasks.core.fidelity import Attribute
 from rebalance_tasks.core.masking import has_credentials, masked, masked_url
 from rebalance_tasks.core.models import Frozen, Identifier, Money, NodeDescriptor
 from rebalance_tasks.core.options import RebalancerOptions
@@ -120,6 +121,11 @@ class Webhook(Frozen):
     events: tuple[EventKind, ...] = NOTICES
 
 
+def _listed(value: object) -> object:
+    """Names with commas between them, as a variable of the environment holds them."""
+    return [name.strip() for name in value.split(",") if name.strip()] if isinstance(value, str) else value
+
+
 class Service(Frozen):
     """How the fleet is run; the part that the ``[fleet]`` table and `Settings` share."""
 
@@ -136,6 +142,7 @@ class Service(Frozen):
     key_prefix: str = Field(default="rebalance", min_length=1, pattern=_PREFIX_PATTERN)
     message_prefix: str = Field(default="", pattern=_PREFIX_PATTERN)
     inventory: Annotated[str, AfterValidator(_check_inventory)] = "nodes"
+    must_carry: Annotated[tuple[Attribute, ...], BeforeValidator(_listed)] = ()
 
 
 class Gravity(Frozen):
@@ -187,6 +194,7 @@ class Settings(Service, Contents):
         key_prefix: first part of every key of the state.
         message_prefix: first part of every key that Celery makes on the broker and the result backend; none by default.
         inventory: where the list of objects comes from.
+        must_carry: what no object may lose when it moves; a pool whose nodes cannot promise it is refused.
         prices: egress prices between regions.
         gravity: where measures of use come from.
         rules: what objects need, by key pattern; the first that says something counts.
@@ -226,7 +234,7 @@ class Settings(Service, Contents):
     def digest(self) -> str:
         """Return 16 hex digits over what the workers of a fleet must agree on.
 
-        That is fleet, mode, locator, placement rule, inventory, options, gravity, nodes, prices and rules. Connection URLs,
+        That is fleet, mode, locator, placement rule, inventory, what must be carried, options, gravity, nodes, prices and rules. Connection URLs,
         storage_options and the file's path may differ from machine to machine; the order of nodes and prices means nothing.
         """
         agreed = {
@@ -235,6 +243,7 @@ class Settings(Service, Contents):
             "locator": self.locator,
             "placement_rule": self.placement_rule,
             "inventory": self.inventory,
+            "must_carry": sorted(self.must_carry),
             "options": self.options.model_dump(),
             "nodes": [
                 node.model_dump(exclude={"storage_options"})

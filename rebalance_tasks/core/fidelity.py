@@ -7,12 +7,9 @@ objects have and the target does not keep: a plan says it for each of its pairs,
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
-
-__all__ = ["Attribute", "Fidelity", "lost", "not_carried"]
+__all__ = ["Attribute", "Fidelity", "lost"]
 
 
 class Attribute(StrEnum):
@@ -36,28 +33,16 @@ class Fidelity(NamedTuple):
     Attributes:
         has: what its objects may have.
         keeps: what it keeps of an object that comes from elsewhere, so that a later move can give it back.
+        hides: what of ``has`` cannot be read through its driver, and so never leaves it.
     """
 
     has: frozenset[Attribute] = frozenset()
     keeps: frozenset[Attribute] = frozenset()
+    hides: frozenset[Attribute] = frozenset()
 
 
 def lost(source: Fidelity, target: Fidelity) -> tuple[Attribute, ...]:
     """Return what a move from one kind of node to another loses, in the order of `Attribute`."""
-    gone = source.has - target.keeps
+    gone = source.has - (target.keeps - source.hides)
     return tuple(attribute for attribute in Attribute if attribute in gone)
 
-
-def not_carried(pairs: Iterable[tuple[str, str]], known: Mapping[str, Fidelity]) -> dict[str, tuple[str, ...]]:
-    """Return what each pair of nodes loses, as ``"source > target"`` → attributes; pairs that lose nothing are left out.
-
-    Args:
-        pairs: (source, target) node ids; repeated ones are taken once.
-        known: node id → what its kind knows; a node that is not in it neither has nor keeps anything.
-    """
-    nothing = Fidelity()
-    found = {
-        f"{source} > {target}": tuple(map(str, lost(known.get(source, nothing), known.get(target, nothing))))
-        for source, target in sorted(set(pairs))
-    }
-    return {pair: attributes for pair, attributes in found.items() if attributes}

@@ -179,6 +179,7 @@ class RebalancePlan(Frozen):
         limits_reached: names of the options that bound the plan (``"max_moves_per_cycle"``).
         not_moved: reason → number of objects left where they are; with the moves it adds up to the inventory.
         cannot: why the target is out of reach although no budget binds: constraint, objects, an example; empty when it is met.
+        not_carried: ``"source > target"`` → what an object may lose on that way besides its bytes (`core.fidelity.Attribute`).
         undo_of: the job whose moves this plan takes back; such a plan may raise the spread and moves within the cooldown.
     """
 
@@ -195,6 +196,7 @@ class RebalancePlan(Frozen):
     limits_reached: tuple[str, ...] = ()
     not_moved: Mapping[str, int] = Field(default_factory=dict)
     cannot: tuple[str, ...] = ()
+    not_carried: Mapping[str, tuple[str, ...]] = Field(default_factory=dict)
     undo_of: str = Field(default="", max_length=128)
 
     def to_arrow(self) -> pa.Table:

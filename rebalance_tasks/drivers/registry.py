@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Final
 from urllib.parse import unquote, urlsplit
 
 from rebalance_tasks.core.errors import ConfigurationError
-from rebalance_tasks.drivers import fsspec_options
+from rebalance_tasks.core.fidelity import lost
+from rebalance_tasks.drivers import fidelity, fsspec_options
 from rebalance_tasks.drivers.burst import NoBurst
 from rebalance_tasks.drivers.local import LocalDriver
 from rebalance_tasks.drivers.local_burst import LocalBurst
@@ -25,6 +26,7 @@ from rebalance_tasks.drivers.s3_options import endpoint_of, open_s3_bucket, opti
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
+    from rebalance_tasks.core.fidelity import Attribute, Fidelity
     from rebalance_tasks.core.models import NodeDescriptor
     from rebalance_tasks.drivers.base import Driver
     from rebalance_tasks.drivers.burst import Burst
@@ -40,6 +42,8 @@ class _Scheme:
     open: Callable[[NodeDescriptor], Driver]
     #: the place as comparable components; a root nested in another begins with the other's.
     place: Callable[[NodeDescriptor], tuple[str, ...]]
+    #: what its objects have and keep besides their bytes.
+    fidelity: Fidelity
 
 
 def local_path(node: NodeDescriptor) -> str:
@@ -133,14 +137,14 @@ def _open_fsspec(node: NodeDescriptor) -> Driver:
         raise ConfigurationError(message) from exc
 
 
-_OBSTORE: Final = _Scheme(open=_open_obstore, place=_obstore_place)
+_OBSTORE: Final = _Scheme(open=_open_obstore, place=_obstore_place, fidelity=fidelity.OBSTORE)
 _SCHEMES: Final = {
     "az": _OBSTORE,
-    "file": _Scheme(open=_open_local, place=_local_place),
+    "file": _Scheme(open=_open_local, place=_local_place, fidelity=fidelity.LOCAL),
     "gs": _OBSTORE,
     "memory": _OBSTORE,
-    "s3": _Scheme(open=_open_s3, place=_s3_place),
-    "sftp": _Scheme(open=_open_sftp, place=_sftp_place),
+    "s3": _Scheme(open=_open_s3, place=_s3_place, fidelity=fidelity.S3),
+    "sftp": _Scheme(open=_open_sftp, place=_sftp_place, fidelity=fidelity.SFTP),
 }
 
 
@@ -150,7 +154,7 @@ def known_schemes() -> tuple[str, ...]:
 
 
 #: Whatever fsspec knows.
-_FSSPEC: Final = _Scheme(open=_open_fsspec, place=fsspec_options.comparable)
+_FSSPEC: Final = _Scheme(open=_open_fsspec, place=fsspec_options.comparable, fidelity=fidelity.FSSPEC)
 
 
 def _scheme(node: NodeDescriptor) -> _Scheme:
@@ -176,6 +180,15 @@ def _known_to_fsspec(protocol: str) -> bool:
 def open_driver(node: NodeDescriptor) -> Driver:
     """Return the driver that serves a node; it opens nothing before its first call. Raises: ConfigurationError."""
     return _scheme(node).open(node)
+
+
+def lost_between(source: NodeDescriptor, target: NodeDescriptor) -> tuple[Attribute, ...]:
+    """Return what an object may lose on its way between two nodes. Raises: ConfigurationError."""
+    kept = _scheme(target).fidelity
+    # Which of them copies on the server's side depends on the accounts too; where it may be, so it may be lost.
+    if kept is fidelity.S3 and _scheme(source).fidelity is fidelity.S3 and _s3_place(source)[1] == _s3_place(target)[1]:
+        kept = fidelity.S3_BY_THE_SERVER
+    return lost(_scheme(source).fidelity, kept)
 
 
 def burst(source: Driver, target: Driver, *, objects: int) -> Burst:

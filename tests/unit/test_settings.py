@@ -162,6 +162,7 @@ GIVEN: Final[Mapping[str, tuple[str, Any]]] = {
     "REBALANCE_KEY_PREFIX": ("acme.rebalance", "acme.rebalance"),
     "REBALANCE_MESSAGE_PREFIX": ("acme", "acme"),
     "REBALANCE_INVENTORY": ("provider:acme", "provider:acme"),
+    "REBALANCE_MUST_CARRY": ("mtime, tags", ("mtime", "tags")),
     "REBALANCE_CHECK_INTERVAL": ("2m", timedelta(minutes=2)),
     "REBALANCE_IMBALANCE_THRESHOLD": ("0.25", 0.25),
     "REBALANCE_TARGET_IMBALANCE": ("0.05", 0.05),
