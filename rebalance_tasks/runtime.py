@@ -12,6 +12,7 @@ from decimal import Decimal
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Final
 
+from rebalance_tasks.control import throttles
 from rebalance_tasks.control.context import FleetContext
 from rebalance_tasks.control.lifecycle import QUIET_HOURS
 from rebalance_tasks.control.start import admit
@@ -22,11 +23,11 @@ from rebalance_tasks.messages import CeleryMessenger, queue_depths, worker_queue
 from rebalance_tasks.migration.control import SliceControl
 from rebalance_tasks.migration.copying import Copier
 from rebalance_tasks.migration.item import BatchContext
+from rebalance_tasks.migration.measured import measured
 from rebalance_tasks.migration.slice import Slice, SliceWorld
 from rebalance_tasks.settings import Settings, load_settings
 from rebalance_tasks.store.attempts import AttemptStore
 from rebalance_tasks.store.moves import UNLIMITED, Budgets, Ending, MoveStore
-from rebalance_tasks.store.throttle import ByteBucket
 
 if TYPE_CHECKING:
     from celery import Celery
@@ -34,7 +35,6 @@ if TYPE_CHECKING:
 
     from rebalance_tasks.drivers.base import Driver
     from rebalance_tasks.store.leases import Lease
-    from rebalance_tasks.store.records import GroupRecord
 
 #: Money is counted in 10⁻⁹ of the currency, so that Redis adds it up exactly.
 NANO: Final = 10**9
@@ -144,9 +144,16 @@ class Runtime:
         beat = _Beat(self.context, job_id, group.group_id, lease.stretch, lease.epoch)
         # Quiet hours are no flag in Redis before somebody has seen the clock.
         looks = options.quiet_hours is not None
-        control = SliceControl(beat, bucket=self._bucket(job_id, group), look_at_once=looks, slice_s=slice_s)
+        control = SliceControl(
+            beat,
+            bucket=throttles.buckets(self.context, job_id, group, now=_from_ms(lease.now_ms)),
+            look_at_once=looks,
+            slice_s=slice_s,
+        )
         per_gb = Decimal(group.cost_per_gb)
         begun = time.monotonic()
+        if options.adaptive_throttle:
+            drivers = (measured(drivers[0], self.context.paces), measured(drivers[1], self.context.paces))
         source, target = drivers
         return BatchContext(
             source=source,
@@ -163,15 +170,6 @@ class Runtime:
             purge_delay_ms=_ms(max(options.grace, MIN_PURGE_DELAY)),
             # Epochs go back when Redis loses its tail: a name of its own keeps what an earlier run wrote.
             manifest_prefix=f"{job_id}.{group.group_id}.{lease.epoch}.{uuid.uuid4().hex[:8]}",
-        )
-
-    def _bucket(self, job_id: str, group: GroupRecord) -> ByteBucket:
-        keys = self.context.keys
-        return ByteBucket(
-            self.context.connection,
-            keys.job(job_id).throttle(group.group_id),
-            rate_bytes_per_s=self.settings.options.throttle_bytes_per_sec,
-            override_key=keys.throttle,
         )
 
     def _budgets(self, capacity: int | None) -> Budgets:

@@ -45,4 +45,3 @@ def lost(source: Fidelity, target: Fidelity) -> tuple[Attribute, ...]:
     """Return what a move from one kind of node to another loses, in the order of `Attribute`."""
     gone = source.has - (target.keeps - source.hides)
     return tuple(attribute for attribute in Attribute if attribute in gone)
-

@@ -10,10 +10,19 @@ from decimal import Decimal
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field, NonNegativeInt, field_validator
+from pydantic import (
+    AwareDatetime,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    NonNegativeInt,
+    PositiveInt,
+    field_validator,
+)
 
 from rebalance_tasks.core.states import RebalanceStatus
-from rebalance_tasks.core.units import parse_size
+from rebalance_tasks.core.units import parse_rate, parse_size
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -26,6 +35,8 @@ KeyText = Annotated[str, Field(min_length=1, max_length=1024)]
 Unit = Annotated[float, Field(ge=0.0, le=1.0, allow_inf_nan=False)]
 #: Bytes; text with a unit ("4TB") is read too.
 Size = Annotated[NonNegativeInt, BeforeValidator(parse_size)]
+#: Bytes a second; text with a unit ("50MiB/s") is read too.
+Rate = Annotated[PositiveInt, BeforeValidator(parse_rate)]
 #: Money, exact.
 Money = Annotated[Decimal, Field(ge=0, allow_inf_nan=False)]
 
@@ -79,6 +90,8 @@ class NodeDescriptor(Frozen):
         used_bytes: bytes of objects on it; ``None`` means "what the inventory says".
         weight: share of the data that placement gives it; 0 receives nothing.
         egress_cost_per_gb: money for 10⁹ bytes that leave it.
+        read_bytes_per_sec/write_bytes_per_sec: how fast all workers together read from it and write to it; ``None`` is no limit.
+        requests_per_sec: copies that its own server makes, of all workers together; ``None`` is no limit.
         include/exclude: glob patterns over keys; an object that is not included is left alone.
     """
 
@@ -98,6 +111,9 @@ class NodeDescriptor(Frozen):
     egress_cost_per_gb: Money = Decimal(0)
     storage_cost_per_gb_month: Money = Decimal(0)
     latency_ms: float | None = Field(default=None, ge=0.0, allow_inf_nan=False)
+    read_bytes_per_sec: Rate | None = None
+    write_bytes_per_sec: Rate | None = None
+    requests_per_sec: PositiveInt | None = None
     state: NodeState = NodeState.ACTIVE
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()

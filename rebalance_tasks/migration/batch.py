@@ -291,6 +291,7 @@ class Batch:
             return
         try:
             self._c.control.check()
+            self._c.control.request()
         except SliceInterrupted as stop:
             self._stop = stop
             return

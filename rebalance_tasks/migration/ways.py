@@ -94,6 +94,11 @@ class SharedControl:
         with self._lock:
             self._control.spend(size_bytes)
 
+    def request(self) -> None:
+        """See `SliceControl.request`."""
+        with self._lock:
+            self._control.request()
+
 
 def for_lanes(context: BatchContext) -> BatchContext:
     """Return the context with a control and a copier that several threads may use, if the pair wants them."""

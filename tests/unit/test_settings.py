@@ -174,6 +174,8 @@ GIVEN: Final[Mapping[str, tuple[str, Any]]] = {
     "REBALANCE_MAX_CONCURRENT_PER_NODE": ("2", 2),
     "REBALANCE_GRAVITY_PROTECTION_THRESHOLD": ("0.5", 0.5),
     "REBALANCE_THROTTLE_BYTES_PER_SEC": ("none", None),
+    "REBALANCE_THROTTLE_TIMETABLE": ("8-18 1MiB/s, 22-6 none", ((8, 18, 2**20), (22, 6, 0))),
+    "REBALANCE_ADAPTIVE_THROTTLE": ("true", True),
     "REBALANCE_ENABLE_READ_FORWARDING": ("false", False),
     "REBALANCE_VALIDATE_CHECKSUMS": ("0", False),
     "REBALANCE_QUIET_HOURS": ("22-6", (22, 6)),

@@ -260,6 +260,9 @@ class Free:
     def spend(self, size_bytes: int) -> None:
         """Go on."""
 
+    def request(self) -> None:
+        """Go on."""
+
 
 def test_a_copy_of_ours_is_known_by_its_bytes_where_times_do_not_travel(tmp_path: Path) -> None:
     source, target = driver(tmp_path / "source"), driver(tmp_path / "target")
