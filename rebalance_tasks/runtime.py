@@ -12,10 +12,10 @@ from decimal import Decimal
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Final
 
-from rebalance_tasks.control import throttles
 from rebalance_tasks.control.context import FleetContext
 from rebalance_tasks.control.lifecycle import QUIET_HOURS
 from rebalance_tasks.control.start import admit
+from rebalance_tasks.control.throttles import Throttles
 from rebalance_tasks.core.errors import UnknownFleet, UnknownNode
 from rebalance_tasks.core.quiet_hours import in_quiet_hours
 from rebalance_tasks.drivers.registry import open_driver
@@ -128,6 +128,10 @@ class Runtime:
         )
         return Slice(world, job_id=job_id, group_id=group_id, owner=owner, extra=extra)
 
+    @cached_property
+    def _throttles(self) -> Throttles:
+        return Throttles(self.context)
+
     def _batch_context(
         self,
         job_id: str,
@@ -146,7 +150,7 @@ class Runtime:
         looks = options.quiet_hours is not None
         control = SliceControl(
             beat,
-            bucket=throttles.buckets(self.context, job_id, group, now=_from_ms(lease.now_ms)),
+            bucket=self._throttles.of(job_id, group, now=_from_ms(lease.now_ms)),
             look_at_once=looks,
             slice_s=slice_s,
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
+
 from rebalance_tasks.cli import session
 from rebalance_tasks.cli.output import emit
 from rebalance_tasks.cli.parameters import Json  # noqa: TC001  typer reads it at run time

@@ -68,27 +68,39 @@ class NodeThrottle(NamedTuple):
         return min((rate for rate in (self.rate, held) if rate), default=None)
 
 
-def buckets(context: StateContext, job_id: str, group: GroupRecord, *, now: datetime) -> Buckets:
-    """Return what a slice of a group leases from; the group's rate is that of the timetable's hour."""
-    of_group = ByteBucket(
-        context.connection,
-        context.keys.job(job_id).throttle(group.group_id),
-        rate_bytes_per_s=throttle_at(context.settings.options, now),
-        override_key=context.keys.throttle,
-    )
-    read, write = _node_bucket(context, group.source, "read"), _node_bucket(context, group.target, "write")
-    return Buckets((of_group, read, write), _node_bucket(context, group.target, "requests"))
+class Throttles:
+    """The buckets of a process; those of nodes are kept, so that one answer "no limit" does for all slices of a moment."""
 
+    def __init__(self, context: StateContext) -> None:
+        """Bind to a fleet."""
+        self._context = context
+        self._nodes: dict[tuple[str, Direction], ByteBucket] = {}
 
-def _node_bucket(context: StateContext, node_id: str, direction: Direction) -> ByteBucket:
-    adaptive = context.settings.options.adaptive_throttle and direction != "requests"
-    return ByteBucket(
-        context.connection,
-        context.keys.node_bucket(node_id, direction),
-        rate_bytes_per_s=_configured(context, node_id, direction),
-        override_key=context.keys.node_throttle(node_id, direction),
-        pace_key=context.keys.pace(node_id, direction) if adaptive else None,
-    )
+    def of(self, job_id: str, group: GroupRecord, *, now: datetime) -> Buckets:
+        """Return what a slice of a group leases from; the group's rate is that of the timetable's hour."""
+        context = self._context
+        of_group = ByteBucket(
+            context.connection,
+            context.keys.job(job_id).throttle(group.group_id),
+            rate_bytes_per_s=throttle_at(context.settings.options, now),
+            override_key=context.keys.throttle,
+        )
+        read, write = self._node(group.source, "read"), self._node(group.target, "write")
+        return Buckets((of_group, read, write), self._node(group.target, "requests"))
+
+    def _node(self, node_id: str, direction: Direction) -> ByteBucket:
+        kept = self._nodes.get((node_id, direction))
+        if kept is None:
+            context = self._context
+            adaptive = context.settings.options.adaptive_throttle and direction != "requests"
+            kept = self._nodes[node_id, direction] = ByteBucket(
+                context.connection,
+                context.keys.node_bucket(node_id, direction),
+                rate_bytes_per_s=_configured(context, node_id, direction),
+                override_key=context.keys.node_throttle(node_id, direction),
+                pace_key=context.keys.pace(node_id, direction) if adaptive else None,
+            )
+        return kept
 
 
 def _configured(context: StateContext, node_id: str, direction: Direction) -> int | None:

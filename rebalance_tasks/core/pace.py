@@ -23,7 +23,7 @@ LEAST_RISE_MS: Final = 5.0
 #: What is left of the rate after a step of too slow calls.
 DECREASE: Final = 0.7
 #: Share of the full rate that comes back with each step of calls that are not too slow.
-INCREASE: Final = 0.05
+INCREASE: Final = 0.1
 #: Share of the full rate that is never gone below: a node that is held back still shows whether it has recovered.
 FLOOR: Final = 0.05
 

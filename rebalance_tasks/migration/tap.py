@@ -29,6 +29,9 @@ class Tap:
         #: leased, and when the last of it was
         self._tokens = 0
         self._leased_at: float | None = None
+        if clock() - bucket.free_at <= RATE_EVERY_S:
+            # Another slice of this process has been told a moment ago.
+            self._leased_at = bucket.free_at
 
     @property
     def lease_bytes(self) -> int | None:
@@ -70,4 +73,5 @@ class Tap:
         granted, wait_ms = self._bucket.take(back=back)
         self._tokens += granted
         self._leased_at = self._clock()
+        self._bucket.free_at = self._leased_at if self._bucket.lease_bytes is None else float("-inf")
         return wait_ms

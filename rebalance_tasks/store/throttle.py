@@ -22,6 +22,7 @@ class ByteBucket:
 
     Attributes:
         rate_bytes_per_s: as configured, and from the first lease on as it is in force; ``None`` for no throttle.
+        free_at: monotonic seconds of the last answer "no throttle", by the clock of who asked.
     """
 
     def __init__(
@@ -46,6 +47,7 @@ class ByteBucket:
         self._keys = [name for name in (key, override_key, pace_key) if name is not None]
         self._configured = rate_bytes_per_s or 0
         self.rate_bytes_per_s = rate_bytes_per_s
+        self.free_at = float("-inf")
 
     @property
     def lease_bytes(self) -> int | None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from rebalance_tasks import Rebalancer
-from rebalance_tasks.control.throttles import buckets, node_throttles, set_node_throttle
+from rebalance_tasks.control.throttles import Throttles, node_throttles, set_node_throttle
 from rebalance_tasks.core.errors import InvalidArgument, UnknownNode
 from rebalance_tasks.core.states import RebalanceStatus
 from rebalance_tasks.migration.control import CHUNK_BYTES, SliceControl
@@ -41,7 +41,7 @@ def fleet(fleet_config: FleetFactory, n1: dict[str, Any] | None = None, **option
 
 
 def control(engine: Engine, job_id: str = "j1") -> SliceControl:
-    return SliceControl(lambda: "ok", bucket=buckets(engine.context, job_id, GROUP, now=engine.context.now()))
+    return SliceControl(lambda: "ok", bucket=Throttles(engine.context).of(job_id, GROUP, now=engine.context.now()))
 
 
 def seconds(control: SliceControl, size_bytes: int) -> float:
@@ -123,7 +123,7 @@ def test_a_node_whose_calls_slow_down_is_held_back_fleet_wide_says_why_and_recov
     assert held.rate_now is not None
     assert held.reason.startswith("is held back: its calls take")
     assert held.why == "latency"
-    tap = buckets(engine.context, "j1", GROUP, now=engine.context.now()).of_bytes[2]
+    tap = Throttles(engine.context).of("j1", GROUP, now=engine.context.now()).of_bytes[2]
     tap.take()
     assert tap.rate_bytes_per_s == held.rate_now
     assert any(held.reason in str(row) for row in [entry.reason for entry in Rebalancer().node_throttles()])
