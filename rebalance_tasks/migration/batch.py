@@ -25,7 +25,7 @@ from rebalance_tasks.migration.direct import mark_direct, spend_all
 from rebalance_tasks.migration.endings import Endings, end
 from rebalance_tasks.migration.faults import Step, reached
 from rebalance_tasks.migration.item import REFUSALS, attempt, journal_entry, journal_row, staged_path
-from rebalance_tasks.migration.ways import arrives_checked, as_published, each, for_lanes, keeps_versions, lanes
+from rebalance_tasks.migration.ways import arrives_checked, as_published, each, for_lanes, held_copy, keeps_versions, lanes
 from rebalance_tasks.store.moves import FREE_PENDING
 from rebalance_tasks.store.records import Freed, JournalEntry, Part
 
@@ -120,7 +120,8 @@ class Batch:
             return
         item.copy = None
         # A worker that died while it took the copy back left it in the target's trash.
-        self._c.target.purge(item.move.move_id, staged)
+        move_id = item.move.move_id
+        self._c.target.purge(move_id, held_copy(self._c.target, move_id, staged) or staged)
         reached(Step.FORGET_COPY)
 
     # -- copy aside -----------------------------------------------------------------------------------------------

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from rebalance_tasks.core.fingerprint import Fingerprint
+    from rebalance_tasks.core.ids import MoveId
     from rebalance_tasks.drivers.base import Driver
     from rebalance_tasks.migration.control import Steering
     from rebalance_tasks.migration.item import BatchContext
@@ -49,8 +50,19 @@ def as_published(target: Driver, key: str, staged: Fingerprint) -> Fingerprint |
         return None
     if at_key.same_file(staged):
         return staged
-    like = staged.mtime_ns != 0 and (at_key.size_bytes, at_key.mtime_ns) == (staged.size_bytes, staged.mtime_ns)
-    return at_key if like and not keeps_versions(target) else None
+    return at_key if _renamed(target, at_key, staged) else None
+
+
+def held_copy(target: Driver, move_id: MoveId, staged: Fingerprint) -> Fingerprint | None:
+    """Version under which the target's trash holds a copy that was taken back; None when it holds none."""
+    held = target.trashed(move_id)
+    return held if held is not None and (held == staged or _renamed(target, held, staged)) else None
+
+
+def _renamed(target: Driver, found: Fingerprint, staged: Fingerprint) -> bool:
+    """Whether this is the staged copy where a copy gets a version of its own each time that it gets another name."""
+    like = staged.mtime_ns != 0 and (found.size_bytes, found.mtime_ns) == (staged.size_bytes, staged.mtime_ns)
+    return like and not keeps_versions(target)
 
 
 def keeps_versions(target: Driver) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
 
 import pytest
 
@@ -15,29 +14,12 @@ from tests.support import azurite
 from tests.unit.drivers.conformance import M1, M2, DriverConformance, read_all
 from tests.unit.drivers.test_memory_conformance import ObstoreHarness
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-CONTAINER = "objects"
-
-pytestmark = [
-    pytest.mark.integration,
-    pytest.mark.skipif(azurite.binary() is None, reason="no azurite-blob on PATH (npm install azurite)"),
-]
-
-
-@pytest.fixture(scope="module")
-def port(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
-    found = azurite.binary()
-    assert found is not None
-    with azurite.azurite_server(tmp_path_factory.mktemp("azurite"), found) as port:
-        azurite.make_container(port, CONTAINER)
-        yield port
+pytestmark = pytest.mark.integration
 
 
 @pytest.fixture
-def harness(port: int) -> ObstoreHarness:
-    node = NodeDescriptor(node_id="n", url=f"az://{CONTAINER}", storage_options=azurite.options(port))
+def harness(azure_port: int) -> ObstoreHarness:
+    node = NodeDescriptor(node_id="n", url="az://objects", storage_options=azurite.options(azure_port))
     return ObstoreHarness(lambda: open_obstore_bucket(node)[0])
 
 

@@ -7,6 +7,7 @@ step that touches a node kills a process that moves objects from a disk into a b
 from __future__ import annotations
 
 import re
+import uuid
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
@@ -20,12 +21,12 @@ from rebalance_tasks.drivers import object_files
 from rebalance_tasks.migration import copying
 from rebalance_tasks.migration.faults import Step
 from tests.integration import test_kill_matrix
-from tests.support import checker, killing, killing_stores
+from tests.support import azurite, checker, killing, killing_stores
 from tests.support.engine import Engine, moves_between
 from tests.support.fleets import NodeSpec, made_up
 from tests.support.hooks import DAY_MS
 from tests.support.killing import PART_BYTES, killed
-from tests.support.places import MANIFESTS, TMP, FsspecPlace, LocalPlace, Place, S3Place, SftpPlace
+from tests.support.places import MANIFESTS, TMP, AzurePlace, FsspecPlace, LocalPlace, Place, S3Place, SftpPlace
 from tests.support.weed import OTHER_KEY
 
 if TYPE_CHECKING:
@@ -120,6 +121,23 @@ CASES = [
     Case(Step.RETRACT, WRITING, pairs=("sftp-local",)),
     Case(Step.UNPUBLISH, WRITING, pairs=("local-sftp",)),
     Case(Step.PURGE, killing.tidy, prelude=(CARRY,), pairs=("sftp-s3",)),
+    # Where a copy gets a version of its own when it is published; skipped where there is no Azurite.
+    *(
+        Case(step, pairs=("local-az", "az-local"))
+        for step in (Step.PART, Step.JOURNAL, Step.PUBLISH, Step.FLIP, Step.FREE)
+    ),
+    *(Case(step, WRITING, pairs=("local-az",)) for step in (Step.RETRACT, Step.UNPUBLISH, Step.REMOVE)),
+    Case(Step.RECOGNISE, before=((Step.SYNC_PUBLISHED, 1),), pairs=("local-az",)),
+    Case(Step.FORGET_COPY, before=((Step.UNPUBLISH, 1),), sizes=ONE, pairs=("local-az",)),
+    *(
+        Case(step, before=((Step.SYNC_PUBLISHED, 3),), sizes=ONE, pairs=("local-az",))
+        for step in (Step.UNDO, Step.UNPUBLISH, Step.COUNT)
+    ),
+    *(Case(step, killing.tidy, prelude=(CARRY,), pairs=("az-local",)) for step in (Step.PURGE, Step.PURGED)),
+    *(
+        Case(step, IN_PARTS, nth=nth, sizes=REAL, pairs=("local-az",))
+        for step, nth in ((Step.PART, 2), (Step.PUBLISH, 1))
+    ),
     *(Case(step, pairs=("local-ftp",)) for step in (Step.PART, Step.JOURNAL, Step.PUBLISH)),
     *(Case(step, pairs=("ftp-local",)) for step in (Step.PUBLISH, Step.FREE)),
     Case(Step.RECOGNISE, before=((Step.SYNC_PUBLISHED, 1),), pairs=("local-ftp",)),
@@ -165,7 +183,7 @@ def world(
     pair: str,
     weed: Weed,
     sftp: Sftp,
-    ftp: Ftp,
+    request: pytest.FixtureRequest,
     fleet_config: FleetFactory,
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
@@ -177,7 +195,11 @@ def world(
         match kind:
             case "local":
                 places[node] = LocalPlace(here)
+            case "az":
+                port = request.getfixturevalue("azure_port")
+                places[node] = AzurePlace("objects", f"its/{uuid.uuid4().hex}", azurite.options(port))
             case "ftp":
+                ftp: Ftp = request.getfixturevalue("ftp")
                 places[node] = FsspecPlace(here, ftp.url(str(here)), ftp.options())
             case "sftp":
                 places[node] = SftpPlace(here, sftp.port, sftp.options())

@@ -1,6 +1,6 @@
 """A real server of Azure's blobs for tests, where one is to be had: Azurite from npm (`npm install azurite`), never needed.
 
-It is looked for on PATH and at ``REBALANCE_TEST_AZURITE`` (the file ``azurite-blob``); tests that want it are skipped without.
+It is looked for on PATH and at ``AZURITE_BLOB`` (the file ``azurite-blob``); tests that want it are skipped without.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ KEY = "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr
 
 def binary() -> str | None:
     """Where it is, if it is anywhere."""
-    return os.environ.get("REBALANCE_TEST_AZURITE") or shutil.which("azurite-blob")
+    return os.environ.get("AZURITE_BLOB") or shutil.which("azurite-blob")
 
 
 def options(port: int) -> dict[str, Any]:
