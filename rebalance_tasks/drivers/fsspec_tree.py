@@ -200,9 +200,21 @@ class FsspecTree:
         if not folder or folder in self._folders:
             return
         self.require_folders(key)
-        with suppress(FileExistsError):
-            self._do(lambda fs: fs.makedirs(self.path(folder), exist_ok=True))
+        self._make(folder)
         self._remember(folder)
+
+    def _make(self, folder: str) -> None:
+        """Make a folder and those above it, unless somebody else is quicker with one of them: each says so in its own way."""
+        for left in reversed(range(TRIES)):
+            try:
+                self._do(lambda fs: fs.makedirs(self.path(folder), exist_ok=True))
+            except Exception:
+                found = self.look(folder)
+                if found is None and left:
+                    continue
+                if found is None or found.kind is not Kind.FOLDER:
+                    raise
+            return
 
     def require_folders(self, key: str) -> None:
         """Look whether what is there of a key's folders are folders. Raises: TargetExists."""

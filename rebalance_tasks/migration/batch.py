@@ -25,7 +25,15 @@ from rebalance_tasks.migration.direct import mark_direct, spend_all
 from rebalance_tasks.migration.endings import Endings, end
 from rebalance_tasks.migration.faults import Step, reached
 from rebalance_tasks.migration.item import REFUSALS, attempt, journal_entry, journal_row, staged_path
-from rebalance_tasks.migration.ways import arrives_checked, as_published, each, for_lanes, held_copy, keeps_versions, lanes
+from rebalance_tasks.migration.ways import (
+    arrives_checked,
+    as_published,
+    each,
+    for_lanes,
+    held_copy,
+    keeps_versions,
+    lanes,
+)
 from rebalance_tasks.store.moves import FREE_PENDING
 from rebalance_tasks.store.records import Freed, JournalEntry, Part
 

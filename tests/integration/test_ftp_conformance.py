@@ -34,4 +34,5 @@ def harness(tmp_path: Path, ftp: Ftp) -> Iterator[FtpHarness]:
 
 
 class TestFtpNode(DriverConformance):
-    pass
+    #: Of the keys of any script the same driver is asked on local files; here a round trip each takes a quarter of a minute.
+    test_any_unicode_key_goes_the_whole_way_or_is_refused = None  # type: ignore[assignment]

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from rebalance_tasks import Rebalancer
+from rebalance_tasks.control.metrics_readings import _limits
 from rebalance_tasks.control.throttles import Throttles, node_throttles, set_node_throttle
 from rebalance_tasks.core.errors import InvalidArgument, UnknownNode
 from rebalance_tasks.core.states import RebalanceStatus
@@ -127,6 +128,8 @@ def test_a_node_whose_calls_slow_down_is_held_back_fleet_wide_says_why_and_recov
     tap.take()
     assert tap.rate_bytes_per_s == held.rate_now
     assert any(held.reason in str(row) for row in [entry.reason for entry in Rebalancer().node_throttles()])
+    [shown] = _limits(engine.context)["rebalance_node_latency_seconds"]
+    assert shown == (("n2", "write"), held.pace.smoothed_ms / 1000 if held.pace else 0)
     _turns(paces, engine, *[10.0] * 60)
     [well] = node_throttles(engine.context)
     assert (well.rate_now, well.reason, well.why) == (None, "", "none")

@@ -225,6 +225,26 @@ def test_names_of_letters_have_nothing_odd_and_others_say_what(name: str) -> Non
     assert not features(name) or not plain
 
 
+def test_a_folder_that_somebody_else_makes_at_the_same_time_is_no_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tree = FsspecTree(fsspec_place(node(f"fsspec+file://{tmp_path}")))
+    file_system = tree._fs()
+
+    def beaten(path: str, *, exist_ok: bool) -> None:
+        assert exist_ok
+        # As two workers meet: the first beats us to the outer folder, and in the next try to the inner one.
+        made = tmp_path / "a" if not (tmp_path / "a").exists() else tmp_path / "a/b"
+        made.mkdir()
+        msg = "550 path already exists"
+        raise RuntimeError(msg)
+
+    monkeypatch.setattr(tree, "_fs", lambda: file_system)
+    monkeypatch.setattr(file_system, "makedirs", beaten)
+    tree.make_folder("a/b/key")
+    assert (tmp_path / "a/b").is_dir()
+
+
 # -- copies ---------------------------------------------------------------------------------------------------------------
 def test_a_copy_that_is_longer_than_what_was_journalled_is_cut(tmp_path: Path) -> None:
     made = driver(tmp_path / "root")
