@@ -7,6 +7,7 @@ fields, never values.
 
 from __future__ import annotations
 
+from datetime import timedelta
 from functools import cache
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
@@ -19,10 +20,12 @@ from rebalance_tasks.drivers.obstore_bucket import ObstoreBucket
 from rebalance_tasks.drivers.places import bucket_and_prefix
 
 if TYPE_CHECKING:
-    from obstore.store import ClientConfig, ObjectStore
+    from obstore.store import ClientConfig, ObjectStore, RetryConfig
 
     from rebalance_tasks.core.models import NodeDescriptor
 
+#: A store that is away must be noticed well within a task's time limit; obstore's own three minutes are beyond it.
+_RETRY: Final[RetryConfig] = {"max_retries": 5, "retry_timeout": timedelta(seconds=30)}
 #: Ours: an endpoint without TLS, as an emulator has.
 _ALLOW_HTTP: Final = "allow_http"
 
@@ -56,9 +59,9 @@ def open_obstore_bucket(node: NodeDescriptor) -> tuple[ObstoreBucket, str]:
 def _open(scheme: str, name: str, options: dict[str, Any], client: ClientConfig) -> ObjectStore:
     match scheme:
         case "gs":
-            return GCSStore(name, client_options=client, **options)
+            return GCSStore(name, client_options=client, retry_config=_RETRY, **options)
         case "az":
-            return AzureStore(name, client_options=client, **options)
+            return AzureStore(name, client_options=client, retry_config=_RETRY, **options)
         case _:
             if options:
                 msg = "a store in memory takes no options"
