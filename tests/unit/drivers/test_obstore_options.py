@@ -62,7 +62,12 @@ def test_two_nodes_in_one_container_are_refused_and_in_two_accounts_are_fine() -
 
 
 def test_a_store_that_is_away_makes_the_node_missing_and_shows_no_key() -> None:
-    options = {"account_name": "acme", "account_key": KEY, "endpoint": "http://127.0.0.1:1/acme", "allow_http": True}
+    options: dict[str, Any] = {
+        "account_name": "acme",
+        "account_key": KEY,
+        "endpoint": "http://127.0.0.1:1/acme",
+        "allow_http": True,
+    }
     driver = open_driver(node("az://container", **options))
     assert isinstance(driver, ObjectStoreDriver)
     assert isinstance(driver.bucket, ObstoreBucket)
