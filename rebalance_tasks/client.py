@@ -6,7 +6,7 @@ import getpass
 import socket
 import time
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 from rebalance_tasks.control import causes
 from rebalance_tasks.control.context import PlacesContext, StateContext
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from rebalance_tasks.control import check as checks
     from rebalance_tasks.control import doctor as doctors
     from rebalance_tasks.control import drain as drains
-    from rebalance_tasks.control import fleetwide, lifecycle
+    from rebalance_tasks.control import fleetwide, lifecycle, throttles
     from rebalance_tasks.control import locate as locations
     from rebalance_tasks.control import overview as overviews
     from rebalance_tasks.control import reindex as reindexes
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from rebalance_tasks.control.overview import Overview
     from rebalance_tasks.control.reindex_report import ReindexReport
     from rebalance_tasks.control.survey import NodeReport, Survey
+    from rebalance_tasks.control.throttles import Direction, NodeThrottle
     from rebalance_tasks.core.events import Event
     from rebalance_tasks.core.models import (
         CheckResult,
@@ -55,11 +56,25 @@ if TYPE_CHECKING:
     from rebalance_tasks.store.snapshots import Snapshot
 else:
     # Loaded when first used: who asks for a job's status waits for neither Celery nor NumPy.
-    checks, doctors, drains, fleetwide, lifecycle, locations, overviews, reindexes, retries, starts, surveys, undos = (
+    (
+        checks,
+        doctors,
+        drains,
+        fleetwide,
+        lifecycle,
+        locations,
+        overviews,
+        reindexes,
+        retries,
+        starts,
+        surveys,
+        throttles,
+        undos,
+    ) = (
         module(f"rebalance_tasks.control.{name}")
         for name in (
             *("check", "doctor", "drain", "fleetwide", "lifecycle", "locate"),
-            *("overview", "reindex", "retry", "start", "survey", "undo"),
+            *("overview", "reindex", "retry", "start", "survey", "throttles", "undo"),
         )
     )
 
@@ -258,6 +273,20 @@ class Rebalancer:
             InvalidArgument: below 1.
         """
         return fleetwide.set_throttle(self._context, rate_bytes_per_s, by=self._who())
+
+    def node_throttles(self) -> list[NodeThrottle]:
+        """Limits of nodes that are in force, and what holds nodes back (`adaptive_throttle`)."""
+        return throttles.node_throttles(self._state)
+
+    def set_node_throttle(
+        self, node_id: str, direction: Direction, rate: int | Literal["default"] | None
+    ) -> int | None:
+        """Set how fast all workers together read from a node, write to it, or have its server copy; see `throttles.set_node_throttle`.
+
+        Raises:
+            UnknownNode, InvalidArgument.
+        """
+        return throttles.set_node_throttle(self._state, node_id, direction, rate, by=self._who())
 
     def reset_throttle(self) -> int | None:
         """Go by the configured rate again, and return it."""

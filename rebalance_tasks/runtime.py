@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Final
 from rebalance_tasks.control.context import FleetContext
 from rebalance_tasks.control.lifecycle import QUIET_HOURS
 from rebalance_tasks.control.start import admit
+from rebalance_tasks.control.throttles import Throttles
 from rebalance_tasks.core.errors import UnknownFleet
 from rebalance_tasks.core.quiet_hours import in_quiet_hours
 from rebalance_tasks.drivers.opened import Drivers
@@ -22,11 +23,11 @@ from rebalance_tasks.messages import CeleryMessenger, queue_depths
 from rebalance_tasks.migration.control import SliceControl
 from rebalance_tasks.migration.copying import Copier
 from rebalance_tasks.migration.item import BatchContext
+from rebalance_tasks.migration.measured import measured
 from rebalance_tasks.migration.slice import Slice, SliceWorld
 from rebalance_tasks.settings import Settings, load_settings
 from rebalance_tasks.store.attempts import AttemptStore
 from rebalance_tasks.store.moves import UNLIMITED, Budgets, Ending, MoveStore
-from rebalance_tasks.store.throttle import ByteBucket
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -115,6 +116,10 @@ class Runtime:
         )
         return Slice(world, job_id=job_id, group_id=group_id, owner=owner, extra=extra)
 
+    @cached_property
+    def _throttles(self) -> Throttles:
+        return Throttles(self.context)
+
     def _batch_context(
         self,
         job_id: str,
@@ -131,9 +136,16 @@ class Runtime:
         beat = _Beat(self.context, job_id, group.group_id, lease.stretch, lease.epoch)
         # Quiet hours are no flag in Redis before somebody has seen the clock.
         looks = options.quiet_hours is not None
-        control = SliceControl(beat, bucket=self._bucket(job_id, group), look_at_once=looks, slice_s=slice_s)
+        control = SliceControl(
+            beat,
+            bucket=self._throttles.of(job_id, group, now=_from_ms(lease.now_ms)),
+            look_at_once=looks,
+            slice_s=slice_s,
+        )
         per_gb = Decimal(group.cost_per_gb)
         begun = time.monotonic()
+        if options.adaptive_throttle:
+            drivers = (measured(drivers[0], self.context.paces), measured(drivers[1], self.context.paces))
         source, target = drivers
         return BatchContext(
             source=source,
@@ -150,15 +162,6 @@ class Runtime:
             purge_delay_ms=_ms(max(options.grace, MIN_PURGE_DELAY)),
             # Epochs go back when Redis loses its tail: a name of its own keeps what an earlier run wrote.
             manifest_prefix=f"{job_id}.{group.group_id}.{lease.epoch}.{uuid.uuid4().hex[:8]}",
-        )
-
-    def _bucket(self, job_id: str, group: GroupRecord) -> ByteBucket:
-        keys = self.context.keys
-        return ByteBucket(
-            self.context.connection,
-            keys.job(job_id).throttle(group.group_id),
-            rate_bytes_per_s=self.settings.options.throttle_bytes_per_sec,
-            override_key=keys.throttle,
         )
 
     def _budgets(self, capacity: int | None) -> Budgets:

@@ -16,11 +16,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, TypeAlias, cast
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, ConfigDict, Field, SecretStr, field_serializer
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, SecretStr, field_serializer
 
 from rebalance_tasks.core.crush_rules import DEFAULT_RULE, RuleName
 from rebalance_tasks.core.errors import UnknownNode
 from rebalance_tasks.core.events import NOTICES, EventKind
+from rebalance_tasks.core.fidelity import Attribute
 from rebalance_tasks.core.masking import has_credentials, masked, masked_url
 from rebalance_tasks.core.models import Frozen, Identifier, Money, NodeDescriptor
 from rebalance_tasks.core.options import RebalancerOptions
@@ -147,6 +148,11 @@ class Webhook(Frozen):
     events: tuple[EventKind, ...] = NOTICES
 
 
+def _listed(value: object) -> object:
+    """Names with commas between them, as a variable of the environment holds them."""
+    return [name.strip() for name in value.split(",") if name.strip()] if isinstance(value, str) else value
+
+
 class Service(Frozen):
     """How the fleet is run; the part that the ``[fleet]`` table and `Settings` share."""
 
@@ -165,6 +171,7 @@ class Service(Frozen):
     inventory: Annotated[str, AfterValidator(_check_inventory)] = "nodes"
     surveys: Literal["auto", "here", "tasks"] = "auto"
     survey_dir: Annotated[str, AfterValidator(_check_survey_dir)] = "auto"
+    must_carry: Annotated[tuple[Attribute, ...], BeforeValidator(_listed)] = ()
 
 
 class Gravity(Frozen):
@@ -218,6 +225,7 @@ class Settings(Service, Contents):
         inventory: where the list of objects comes from.
         surveys: whether a check lists the nodes itself or has tasks do it, each on its node's queue.
         survey_dir: where this host keeps what its surveys saw, so that what did not change is not listed again.
+        must_carry: what no object may lose when it moves; a pool whose nodes cannot promise it is refused.
         prices: egress prices between regions.
         gravity: where measures of use come from.
         rules: what objects need, by key pattern; the first that says something counts.
@@ -257,7 +265,7 @@ class Settings(Service, Contents):
     def digest(self) -> str:
         """Return 16 hex digits over what the workers of a fleet must agree on.
 
-        That is fleet, mode, locator, placement rule, inventory, surveys, options, gravity, nodes, prices and rules. Connection URLs,
+        That is fleet, mode, locator, placement rule, inventory, surveys, what must be carried, options, gravity, nodes, prices and rules. Connection URLs,
         storage_options and the file's path may differ from machine to machine; the order of nodes and prices means nothing.
         """
         agreed = {
@@ -267,6 +275,7 @@ class Settings(Service, Contents):
             "placement_rule": self.placement_rule,
             "inventory": self.inventory,
             "surveys": self.surveys,
+            "must_carry": sorted(self.must_carry),
             "options": self.options.model_dump(),
             "nodes": [
                 node.model_dump(exclude={"storage_options"})

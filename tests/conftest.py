@@ -10,7 +10,9 @@ import redis
 
 from rebalance_tasks.core.errors import ServerUnavailable
 from rebalance_tasks.embedded import EmbeddedServer, start_server
+from tests.support import azurite
 from tests.support.fleets import Content, Fleet, NodeSpec, write_fleet
+from tests.support.ftp import Ftp, ftp_server
 from tests.support.sftp import Sftp, sftp_server
 from tests.support.weed import Weed, weed_server
 from tests.support.workers import ProcessFactory
@@ -61,6 +63,24 @@ def sftp(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sftp]:
     """A real SFTP server for this test process alone, on a free port."""
     with sftp_server(tmp_path_factory.mktemp("sftp")) as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def ftp() -> Iterator[Ftp]:
+    """A real FTP server for this test process alone, on a free port."""
+    with ftp_server() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def azure_port(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
+    """Port of a real server of Azure's blobs, with the container ``objects``; skips where none is installed."""
+    found = azurite.binary()
+    if found is None:
+        pytest.skip("no azurite-blob on PATH (npm install azurite)")
+    with azurite.azurite_server(tmp_path_factory.mktemp("azurite"), found) as port:
+        azurite.make_container(port, "objects")
+        yield port
 
 
 class FleetFactory(Protocol):

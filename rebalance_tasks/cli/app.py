@@ -21,6 +21,7 @@ from rebalance_tasks.cli import (
     plan,
     session,
     simulate,
+    throttles,
     undo,
     upkeep,
 )
@@ -31,6 +32,8 @@ from rebalance_tasks.core.states import RebalanceStatus
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from rich.console import RenderableType
 
     from rebalance_tasks.core.models import ControlResult
 
@@ -210,12 +213,19 @@ def status(job: Job = None, as_json: Json = False) -> None:
     found = client.status(session.chosen_job(client, job))
     groups = client.failures(found.job_id)
     deadline = session.deadline_of(client, found)
+    limits = [] if found.status.terminal else client.node_throttles()
     data = {
         **output.jsonable(found),
         "failure_groups": output.jsonable(groups),
         "deadline_utc": output.jsonable(deadline),
+        "node_throttles": [throttles.throttle_data(entry) for entry in limits],
     }
-    emit(data, as_json=as_json, render=lambda: tables.job_page(found, groups, deadline=deadline))
+
+    def view() -> RenderableType:
+        page = tables.job_page(found, groups, deadline=deadline)
+        return throttles.below(page, limits) if limits else page
+
+    emit(data, as_json=as_json, render=view)
 
 
 @app.command(epilog="Example: rebalance watch")
@@ -349,7 +359,7 @@ app.command(name="retry-failed", epilog="Example: rebalance retry-failed rebal-2
     upkeep.retry_failed
 )
 app.command(epilog="Example: rebalance limit 6")(upkeep.limit)
-app.command(epilog="Example: rebalance throttle 20MiB/s")(upkeep.throttle)
+app.command(epilog="Example: rebalance throttle 20MiB/s")(throttles.throttle)
 app.command(epilog="Example: rebalance reindex")(upkeep.reindex)
 
 # -- watching over a fleet: commands with files of their own --------------------------------------------------------------

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 import xxhash
 
 from rebalance_tasks.control import survey_round
+from rebalance_tasks.control.carrying import with_losses
 from rebalance_tasks.control.start import touched_nearby
 from rebalance_tasks.control.survey import Survey, adopt, survey
 from rebalance_tasks.control.survey_merge import merged
@@ -317,7 +318,7 @@ def _plan(context: FleetContext, seen: Survey, *, force: bool) -> RebalancePlan:
         remaining_cost_today=left_today(context),
     )
     verify_plan(plan, seen.nodes, seen.inventory, options, prices=prices, now=now)
-    return plan
+    return with_losses(plan, context.settings.nodes)
 
 
 def left_today(context: FleetContext) -> Decimal | None:
@@ -339,7 +340,9 @@ def _summary(plan: RebalancePlan, trace: _Trace) -> str:
     spread = f"imbalance {plan.imbalance_before:.3f} → {plan.imbalance_after:.3f}"
     left_out = trace.seen.left_out if trace.seen is not None else {}
     without = f"; left out: {', '.join(left_out.values())}" if left_out else ""
-    return f"{len(plan.moves)} moves, {plan.estimated_egress_bytes} bytes, {spread}{without}"
+    lost = sorted({attribute for pair in plan.not_carried.values() for attribute in pair})
+    losing = f"; not carried: {', '.join(lost)}" if lost else ""
+    return f"{len(plan.moves)} moves, {plan.estimated_egress_bytes} bytes, {spread}{losing}{without}"
 
 
 def plan_only(context: FleetContext) -> RebalancePlan:

@@ -16,6 +16,7 @@ from rebalance_tasks.store.jobs import JobStore
 from rebalance_tasks.store.keys import FleetKeys
 from rebalance_tasks.store.locations import LocationStore
 from rebalance_tasks.store.outcomes import OutcomeStore
+from rebalance_tasks.store.pace import PaceStore
 from rebalance_tasks.store.plans import PlanStore
 from rebalance_tasks.store.presence import PresenceStore
 from rebalance_tasks.store.progress import ProgressStore
@@ -101,6 +102,11 @@ class StateContext:
     def events(self) -> EventStore:
         """The fleet's history."""
         return EventStore(self.connection, self.keys)
+
+    @property
+    def paces(self) -> PaceStore:
+        """How fast each node may be worked."""
+        return PaceStore(self.connection, self.keys)
 
     @property
     def counters(self) -> CounterStore:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 from pydantic import TypeAdapter, ValidationError
 
+from rebalance_tasks.control.carrying import require_carried
 from rebalance_tasks.control.recheck import stale_moves
 from rebalance_tasks.control.survey import adopt
 from rebalance_tasks.core.errors import InvalidArgument
@@ -67,6 +68,7 @@ def start_job(
         msg = f"plan {plan_id} was made for fleet {plan.fleet!r}, this is fleet {context.settings.fleet!r}"
         raise InvalidArgument(msg)
     validate_roots(context.settings.nodes)
+    require_carried(context.settings)
     adopt(context, only=touched_nearby(context, plan))
     context.locations.spread_frees(active=context.jobs.active())
     job = _freeze(context, plan, job_id=job_id, requested_by=requested_by)

@@ -19,6 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from rebalance_tasks.control.access_log import read_access_log
+from rebalance_tasks.control.carrying import require_carried
 from rebalance_tasks.control.inventories import FROM_NODES, inventory_from
 from rebalance_tasks.control.survey_memory import SurveyMemory
 from rebalance_tasks.core.errors import ConfigurationError, NodeError, NodeMissing
@@ -163,6 +164,7 @@ def survey(context: FleetContext, *, leave_out: bool = False) -> Survey:
         InvalidInventory: a row is impossible.
     """
     validate_roots(context.settings.nodes)
+    require_carried(context.settings)
     nodes = context.nodes()
     seen, errors = _look_at(context, [node for node in nodes if node.state is not NodeState.MAINTENANCE])
     if errors and (not leave_out or len(seen) < LEAST_NODES):

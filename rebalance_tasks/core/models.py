@@ -11,10 +11,19 @@ from decimal import Decimal
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
-from pydantic import AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field, NonNegativeInt, field_validator
+from pydantic import (
+    AwareDatetime,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    NonNegativeInt,
+    PositiveInt,
+    field_validator,
+)
 
 from rebalance_tasks.core.states import RebalanceStatus
-from rebalance_tasks.core.units import parse_size
+from rebalance_tasks.core.units import parse_rate, parse_size
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -47,6 +56,8 @@ def _queue_names(value: object) -> object:
 
 #: Names of queues, separated by commas.
 QueueNames = Annotated[str, BeforeValidator(_queue_names)]
+#: Bytes a second; text with a unit ("50MiB/s") is read too.
+Rate = Annotated[PositiveInt, BeforeValidator(parse_rate)]
 #: Money, exact.
 Money = Annotated[Decimal, Field(ge=0, allow_inf_nan=False)]
 
@@ -102,6 +113,8 @@ class NodeDescriptor(Frozen):
         used_bytes: bytes of objects on it; ``None`` means "what the inventory says".
         weight: share of the data that placement gives it; 0 receives nothing.
         egress_cost_per_gb: money for 10⁹ bytes that leave it.
+        read_bytes_per_sec/write_bytes_per_sec: how fast all workers together read from it and write to it; ``None`` is no limit.
+        requests_per_sec: copies that its own server makes, of all workers together; ``None`` is no limit.
         include/exclude: glob patterns over keys; an object that is not included is left alone.
     """
 
@@ -122,6 +135,9 @@ class NodeDescriptor(Frozen):
     egress_cost_per_gb: Money = Decimal(0)
     storage_cost_per_gb_month: Money = Decimal(0)
     latency_ms: float | None = Field(default=None, ge=0.0, allow_inf_nan=False)
+    read_bytes_per_sec: Rate | None = None
+    write_bytes_per_sec: Rate | None = None
+    requests_per_sec: PositiveInt | None = None
     state: NodeState = NodeState.ACTIVE
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
@@ -208,6 +224,7 @@ class RebalancePlan(Frozen):
         limits_reached: names of the options that bound the plan (``"max_moves_per_cycle"``).
         not_moved: reason → number of objects left where they are; with the moves it adds up to the inventory.
         cannot: why the target is out of reach although no budget binds: constraint, objects, an example; empty when it is met.
+        not_carried: ``"source > target"`` → what an object may lose on that way besides its bytes (`core.fidelity.Attribute`).
         undo_of: the job whose moves this plan takes back; such a plan may raise the spread and moves within the cooldown.
     """
 
@@ -224,6 +241,7 @@ class RebalancePlan(Frozen):
     limits_reached: tuple[str, ...] = ()
     not_moved: Mapping[str, int] = Field(default_factory=dict)
     cannot: tuple[str, ...] = ()
+    not_carried: Mapping[str, tuple[str, ...]] = Field(default_factory=dict)
     undo_of: str = Field(default="", max_length=128)
 
     def to_arrow(self) -> pa.Table:

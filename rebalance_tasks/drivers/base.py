@@ -181,6 +181,17 @@ class Remote(Protocol):
     #: objects that may go through one step at once, since each call takes a round trip.
     parallel: int
 
+    #: whether a copy has the modification time of its original, so that it can be told by it; true where it is not said.
+    keeps_mtime: bool
+
+    @property
+    def keeps_versions(self) -> bool:
+        """Whether a copy is the same version at its key as it was aside; true where it is not said.
+
+        Elsewhere a copy is known by its size and modification time, which then must travel.
+        """
+        ...
+
     @property
     def checks_writes(self) -> bool:
         """Whether bytes that are not what was sent are refused on arrival, so that a copy need not be read back."""

@@ -67,6 +67,7 @@ class Capabilities:
         etags_are_md5: an object put in one piece shows the MD5 of its bytes as its etag, so that it is known before the put.
         parts: large objects are uploaded in parts that a later attempt finds again.
         keeps_backslashes: a name with a backslash stays what it is.
+        keeps_versions: a copy on the server's side shows the ETag of its original, but for one that was uploaded in parts.
     """
 
     checks_writes: bool = False
@@ -77,6 +78,7 @@ class Capabilities:
     etags_are_md5: bool = False
     parts: bool = False
     keeps_backslashes: bool = True
+    keeps_versions: bool = True
 
 
 class BucketError(Exception):

@@ -106,6 +106,14 @@ class ObjectStoreDriver:
         """Its copies aside, for `drivers.doors`."""
         return self._staging
 
+    @property
+    def keeps_versions(self) -> bool:
+        """Whether a copy has the ETag of its original; see `Remote.keeps_versions`."""
+        try:
+            return self.bucket.capabilities.keeps_versions
+        except BucketError as exc:
+            raise node_error(self.node_id, exc, "ask what the store can do") from exc
+
     # -- the node itself ------------------------------------------------------------------------------------------
     def probe(self) -> NodeHealth:
         """Look at the bucket and its node-id. Raises: NodeMissing, NodeNotWritable."""

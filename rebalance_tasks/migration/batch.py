@@ -26,7 +26,14 @@ from rebalance_tasks.migration.direct import mark_direct, spend_all
 from rebalance_tasks.migration.endings import Endings, end
 from rebalance_tasks.migration.faults import Step, reached
 from rebalance_tasks.migration.item import REFUSALS, attempt, journal_entry, journal_row, staged_path
-from rebalance_tasks.migration.ways import arrives_checked, for_lanes, lanes
+from rebalance_tasks.migration.ways import (
+    arrives_checked,
+    as_published,
+    for_lanes,
+    held_copy,
+    keeps_versions,
+    lanes,
+)
 from rebalance_tasks.store.moves import FREE_PENDING
 from rebalance_tasks.store.records import Freed, JournalEntry, Part
 
@@ -101,6 +108,8 @@ class Batch:
                 item.resize()
             if item.state is MoveState.FLIPPED:
                 item.published = staged
+                if staged is not None and not keeps_versions(self._c.target):
+                    item.published = as_published(self._c.target, item.move.key, staged) or staged
             elif staged is not None:
                 try:
                     self._find_copy(item, staged)
@@ -114,10 +123,8 @@ class Batch:
             reached(Step.RECOGNISE)
 
     def _find_copy(self, item: Item, staged: Fingerprint) -> None:
-        at_key = self._c.target.stat(item.move.key)
-        if at_key is not None and at_key.same_file(staged):
-            # As it was published, not as it is: what a stranger has written to it since must not be taken back with it.
-            item.published = staged
+        item.published = as_published(self._c.target, item.move.key, staged)
+        if item.published is not None:
             return
         aside = self._c.target.staged(item.move.move_id)
         if aside == staged:
@@ -125,7 +132,8 @@ class Batch:
             return
         item.copy = None
         # A worker that died while it took the copy back left it in the target's trash.
-        self._c.target.purge(item.move.move_id, staged)
+        move_id = item.move.move_id
+        self._c.target.purge(move_id, held_copy(self._c.target, move_id, staged) or staged)
         reached(Step.FORGET_COPY)
 
     # -- copy aside -----------------------------------------------------------------------------------------------
@@ -298,6 +306,7 @@ class Batch:
             return
         try:
             self._c.control.check()
+            self._c.control.request()
         except SliceInterrupted as stop:
             self._stop = stop
             return

@@ -14,6 +14,8 @@ from rebalance_tasks.drivers.lanes import MOST_AT_ONCE
 from rebalance_tasks.migration.copying import Copier
 
 if TYPE_CHECKING:
+    from rebalance_tasks.core.fingerprint import Fingerprint
+    from rebalance_tasks.core.ids import MoveId
     from rebalance_tasks.drivers.base import Driver
     from rebalance_tasks.migration.control import Steering
     from rebalance_tasks.migration.item import BatchContext
@@ -26,6 +28,37 @@ LARGE_BYTES: Final = 256 * 1024
 def arrives_checked(target: Driver) -> bool:
     """Whether the target refuses bytes that are not what was sent, as a probe has shown: then a copy need not be read back."""
     return bool(getattr(target, "checks_writes", False))
+
+
+def as_published(target: Driver, key: str, staged: Fingerprint) -> Fingerprint | None:
+    """Version under which a staged copy is at its key; None when something else, or nothing, is there.
+
+    As it was published, not as it is: what a stranger has written to it since must not be taken back with it. Where a copy gets a
+    version of its own when it is published, its size and its modification time say that it is the one.
+    """
+    at_key = target.stat(key)
+    if at_key is None:
+        return None
+    if at_key.same_file(staged):
+        return staged
+    return at_key if _renamed(target, at_key, staged) else None
+
+
+def held_copy(target: Driver, move_id: MoveId, staged: Fingerprint) -> Fingerprint | None:
+    """Version under which the target's trash holds a copy that was taken back; None when it holds none."""
+    held = target.trashed(move_id)
+    return held if held is not None and (held == staged or _renamed(target, held, staged)) else None
+
+
+def _renamed(target: Driver, found: Fingerprint, staged: Fingerprint) -> bool:
+    """Whether this is the staged copy where a copy gets a version of its own each time that it gets another name."""
+    like = staged.mtime_ns != 0 and (found.size_bytes, found.mtime_ns) == (staged.size_bytes, staged.mtime_ns)
+    return like and not keeps_versions(target)
+
+
+def keeps_versions(target: Driver) -> bool:
+    """Whether a copy is the same version at its key as it was aside."""
+    return bool(getattr(target, "keeps_versions", True))
 
 
 def lanes(*drivers: Driver, mean_bytes: float = 0) -> int:
@@ -63,6 +96,11 @@ class SharedControl:
         """See `SliceControl.spend`."""
         with self._lock:
             self._control.spend(size_bytes)
+
+    def request(self) -> None:
+        """See `SliceControl.request`."""
+        with self._lock:
+            self._control.request()
 
 
 def for_lanes(context: BatchContext) -> BatchContext:

@@ -53,6 +53,18 @@ class FleetKeys:
     def throttle(self) -> str:  # noqa: D102
         return self.key("throttle")
 
+    def node_throttle(self, node_id: str, direction: str) -> str:
+        """string: rate of a node, set at run time; ``direction`` is read, write (bytes/s) or requests (a second)."""
+        return self.key(f"throttle:{node_id}:{direction}")
+
+    def node_bucket(self, node_id: str, direction: str) -> str:
+        """hash: the bucket of a node (expires)."""
+        return self.key(f"bucket:{node_id}:{direction}")
+
+    def pace(self, node_id: str, direction: str) -> str:
+        """hash: how long a node's calls take, and what it may be worked at for that (expires)."""
+        return self.key(f"pace:{node_id}:{direction}")
+
     #: counter: last fencing token given out
     @property
     def check_fence(self) -> str:  # noqa: D102

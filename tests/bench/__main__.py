@@ -15,6 +15,7 @@ BENCHES: Final = {
     "gate": "bench_gate",
     "pause": "bench_pause",
     "throttle": "bench_throttle",
+    "adaptive": "bench_adaptive",
     "recovery": "bench_recovery",
     "listing": "bench_listing",
     "retention": "bench_retention",

@@ -7,6 +7,7 @@ step that touches a node kills a process that moves objects from a disk into a b
 from __future__ import annotations
 
 import re
+import uuid
 from dataclasses import dataclass, field
 from datetime import timedelta
 from functools import partial
@@ -21,18 +22,19 @@ from rebalance_tasks.drivers import object_direct, object_files
 from rebalance_tasks.migration import copying
 from rebalance_tasks.migration.faults import Step
 from tests.integration import test_kill_matrix
-from tests.support import checker, killing, killing_stores
+from tests.support import azurite, checker, killing, killing_stores
 from tests.support.engine import Engine, moves_between
 from tests.support.fleets import NodeSpec, made_up
 from tests.support.hooks import DAY_MS
 from tests.support.killing import PART_BYTES, killed
-from tests.support.places import MANIFESTS, TMP, LocalPlace, Place, S3Place, SftpPlace
+from tests.support.places import MANIFESTS, TMP, AzurePlace, FsspecPlace, LocalPlace, Place, S3Place, SftpPlace
 from tests.support.weed import OTHER_KEY
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from tests.conftest import FleetFactory
+    from tests.support.ftp import Ftp
     from tests.support.sftp import Sftp
     from tests.support.weed import Weed
 
@@ -132,6 +134,30 @@ CASES = [
     Case(Step.RETRACT, WRITING, pairs=("sftp-local",)),
     Case(Step.UNPUBLISH, WRITING, pairs=("local-sftp",)),
     Case(Step.PURGE, killing.tidy, prelude=(CARRY,), pairs=("sftp-s3",)),
+    # Where a copy gets a version of its own when it is published; skipped where there is no Azurite.
+    *(
+        Case(step, pairs=("local-az", "az-local"))
+        for step in (Step.PART, Step.JOURNAL, Step.PUBLISH, Step.FLIP, Step.FREE)
+    ),
+    *(Case(step, WRITING, pairs=("local-az",)) for step in (Step.RETRACT, Step.UNPUBLISH, Step.REMOVE)),
+    Case(Step.RECOGNISE, before=((Step.SYNC_PUBLISHED, 1),), pairs=("local-az",)),
+    Case(Step.FORGET_COPY, before=((Step.UNPUBLISH, 1),), sizes=ONE, pairs=("local-az",)),
+    *(
+        Case(step, before=((Step.SYNC_PUBLISHED, 3),), sizes=ONE, pairs=("local-az",))
+        for step in (Step.UNDO, Step.UNPUBLISH, Step.COUNT)
+    ),
+    *(Case(step, killing.tidy, prelude=(CARRY,), pairs=("az-local",)) for step in (Step.PURGE, Step.PURGED)),
+    *(
+        Case(step, IN_PARTS, nth=nth, sizes=REAL, pairs=("local-az",))
+        for step, nth in ((Step.PART, 2), (Step.PUBLISH, 1))
+    ),
+    *(Case(step, pairs=("local-ftp",)) for step in (Step.PART, Step.JOURNAL, Step.PUBLISH)),
+    *(Case(step, pairs=("ftp-local",)) for step in (Step.PUBLISH, Step.FREE)),
+    Case(Step.RECOGNISE, before=((Step.SYNC_PUBLISHED, 1),), pairs=("local-ftp",)),
+    Case(Step.FORGET_COPY, before=((Step.UNPUBLISH, 1),), sizes=ONE, pairs=("local-ftp",)),
+    Case(Step.RETRACT, WRITING, pairs=("ftp-local",)),
+    Case(Step.UNPUBLISH, WRITING, pairs=("local-ftp",)),
+    Case(Step.PURGE, killing.tidy, prelude=(CARRY,), pairs=("ftp-s3",)),
     *(Case(step, nth=4, pairs=BOTH) for step in (Step.PUBLISH, Step.FREE)),
     *(Case(step, nth=nth, pairs=BOTH) for step, nth in ((Step.PART, 3), (Step.STAGE, 4))),
     *(Case(step, WRITING, pairs=BOTH) for step in (Step.FREE, Step.RETRACT, Step.UNPUBLISH, Step.REMOVE, Step.AGAIN)),
@@ -167,7 +193,13 @@ CASES = [
 
 @pytest.fixture
 def world(
-    pair: str, weed: Weed, sftp: Sftp, fleet_config: FleetFactory, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    pair: str,
+    weed: Weed,
+    sftp: Sftp,
+    request: pytest.FixtureRequest,
+    fleet_config: FleetFactory,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
 ) -> World:
     monkeypatch.setattr(copying, "PART_BYTES", PART_BYTES)
     places: dict[str, Place] = {}
@@ -176,6 +208,12 @@ def world(
         match kind:
             case "local":
                 places[node] = LocalPlace(here)
+            case "az":
+                port = request.getfixturevalue("azure_port")
+                places[node] = AzurePlace("objects", f"its/{uuid.uuid4().hex}", azurite.options(port))
+            case "ftp":
+                ftp: Ftp = request.getfixturevalue("ftp")
+                places[node] = FsspecPlace(here, ftp.url(str(here)), ftp.options())
             case "sftp":
                 places[node] = SftpPlace(here, sftp.port, sftp.options())
             case _:

@@ -21,6 +21,7 @@ from rebalance_tasks.control.cleanup import run_cleanup
 from rebalance_tasks.control.metrics import FleetCollector
 from rebalance_tasks.control.metrics_table import METRICS
 from rebalance_tasks.control.sweep import run_sweep
+from rebalance_tasks.control.throttles import set_node_throttle
 from rebalance_tasks.core.models import NodeState
 from rebalance_tasks.store.abandon import abandon
 from rebalance_tasks.store.presence import Presence
@@ -76,6 +77,7 @@ def test_a_busy_fleet_serves_every_metric_of_the_table(engine: Engine, fleet: Fl
     )
     lifecycle.pause(engine.context, "j1")
     fleetwide.pause_node(engine.context, "n2")
+    set_node_throttle(engine.context, "n2", "write", 1000)
     engine.context.fleet.set_node_state("n1", NodeState.DRAINING)
     engine.context.connection.hset(engine.context.keys.awaiting, {"n1": 7})
     engine.context.connection.hset(engine.context.keys.reserved("n2"), {"j0/g0/0": 9, "j0/g1/0": 1})
@@ -89,11 +91,12 @@ def test_a_busy_fleet_serves_every_metric_of_the_table(engine: Engine, fleet: Fl
     engine.slice()
     run_sweep(engine.context)
     seen = names(held) | names(running) | names(exposition(engine))
-    # The pace is known only while some of many moves have ended.
-    assert {metric.name for metric in METRICS} - seen <= {"rebalance_job_eta_seconds"}
+    # The pace is known only while some of many moves have ended; nodes are measured in a fleet that asks for it (below).
+    assert {metric.name for metric in METRICS} - seen <= {"rebalance_job_eta_seconds", "rebalance_node_latency_seconds"}
     found = values(held)
     assert found["rebalance_node_reserved_bytes", ("n2",)] == 10
     assert found["rebalance_node_trash_bytes", ("n1",)] == 7
+    assert found["rebalance_node_rate_bytes", ("write", "n2", "limit")] == 1000
 
 
 def test_totals_never_go_back_while_a_job_runs_ends_and_is_forgotten(engine: Engine) -> None:

@@ -36,6 +36,8 @@ def test_defaults_are_those_of_the_design() -> None:
         "max_cost_per_day": None,
         "gravity_protection_threshold": 0.9,
         "throttle_bytes_per_sec": 50 * 2**20,
+        "throttle_timetable": (),
+        "adaptive_throttle": False,
         "enable_read_forwarding": True,
         "validate_checksums": True,
         "quiet_hours": None,

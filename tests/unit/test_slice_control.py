@@ -41,6 +41,8 @@ def spend_often(control: SliceControl, size_bytes: int) -> None:
 class Bucket:
     """A byte bucket on that clock, empty at first, that saves up one lease."""
 
+    free_at = float("-inf")
+
     def __init__(self, clock: Clock, rate: int) -> None:
         self.clock, self.last, self.tokens = clock, clock(), 0.0
         self.set_to(rate)
