@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
 from rebalance_tasks.core.errors import UnknownNode
+from rebalance_tasks.lazily import module
 from rebalance_tasks.store.connection import Connection, connect
 from rebalance_tasks.store.counters import CounterStore
 from rebalance_tasks.store.events import EventStore
@@ -14,12 +15,9 @@ from rebalance_tasks.store.fleet import FleetStore
 from rebalance_tasks.store.holds import HoldStore
 from rebalance_tasks.store.jobs import JobStore
 from rebalance_tasks.store.keys import FleetKeys
-from rebalance_tasks.store.locations import LocationStore
 from rebalance_tasks.store.outcomes import OutcomeStore
 from rebalance_tasks.store.plans import PlanStore
 from rebalance_tasks.store.progress import ProgressStore
-from rebalance_tasks.store.snapshots import SnapshotStore
-from rebalance_tasks.store.trash import TrashStore
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -27,7 +25,15 @@ if TYPE_CHECKING:
     from rebalance_tasks.core.models import NodeDescriptor
     from rebalance_tasks.drivers.base import Driver
     from rebalance_tasks.settings import Settings
+    from rebalance_tasks.store import locations as location_store
+    from rebalance_tasks.store import snapshots as snapshot_store
+    from rebalance_tasks.store import trash as trash_store
     from rebalance_tasks.store.records import GroupRecord
+else:
+    # Not for those who only look at a job.
+    location_store, snapshot_store, trash_store = (
+        module(f"rebalance_tasks.store.{name}") for name in ("locations", "snapshots", "trash")
+    )
 
 
 class Messenger(Protocol):
@@ -95,9 +101,9 @@ class StateContext:
         return HoldStore(self.connection, self.keys)
 
     @property
-    def snapshots(self) -> SnapshotStore:
+    def snapshots(self) -> snapshot_store.SnapshotStore:
         """What checks saw and decided."""
-        return SnapshotStore(self.connection, self.keys)
+        return snapshot_store.SnapshotStore(self.connection, self.keys)
 
     @property
     def progress(self) -> ProgressStore:
@@ -128,8 +134,8 @@ class StateContext:
 class FleetContext(StateContext):
     """One fleet, wired."""
 
-    locations: LocationStore
-    trash: TrashStore
+    locations: location_store.LocationStore
+    trash: trash_store.TrashStore
     driver: Callable[[str], Driver]
     messenger: Messenger
 
@@ -139,7 +145,11 @@ class FleetContext(StateContext):
         stores = _stores(settings)
         place = stores["connection"], stores["keys"]
         return cls(
-            **stores, locations=LocationStore(*place), trash=TrashStore(*place), driver=driver, messenger=messenger
+            **stores,
+            locations=location_store.LocationStore(*place),
+            trash=trash_store.TrashStore(*place),
+            driver=driver,
+            messenger=messenger,
         )
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from decimal import Decimal
 from enum import StrEnum
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
 from pydantic import AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field, NonNegativeInt, field_validator
 
@@ -30,10 +30,14 @@ Size = Annotated[NonNegativeInt, BeforeValidator(parse_size)]
 Money = Annotated[Decimal, Field(ge=0, allow_inf_nan=False)]
 
 
+#: Validators are built when they are first used: most commands use few of them.
+LATER: Final = ConfigDict(defer_build=True)
+
+
 class Frozen(BaseModel):
     """Base of every model: immutable, and an unknown field is an error rather than a silent typo."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_bytes="utf8")
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_bytes="utf8", **LATER)
 
 
 class StorageClass(StrEnum):
