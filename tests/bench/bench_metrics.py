@@ -60,6 +60,7 @@ def _measure(report: Report, folder: Path, redis_url: str) -> None:
     ]
     client.start(RebalancePlan(plan_id="p1", fleet="test", moves=tuple(moves)), "j1")
     http, _ = start_http_server(0, addr="127.0.0.1", registry=client.metrics_registry())
+    http.set_app(client.metrics_app())
     url = f"http://127.0.0.1:{http.server_port}/metrics"
     _get(url)  # a first scrape opens the connections
     scrapes, cpu = [], []
