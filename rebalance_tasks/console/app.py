@@ -18,11 +18,12 @@ from starlette.routing import Route
 
 from rebalance_tasks.cli.output import error_story
 from rebalance_tasks.console.access import Role
+from rebalance_tasks.console.assets import Assets
 from rebalance_tasks.console.calls import Call, Refused, identifier, validated
 from rebalance_tasks.console.endpoints import ENDPOINTS
 from rebalance_tasks.console.gate import Denied, Gate
 from rebalance_tasks.console.headers import SecurityHeaders
-from rebalance_tasks.console.pages import Pages, static_files
+from rebalance_tasks.console.pages import Pages
 from rebalance_tasks.console.shelf import PlanShelf
 from rebalance_tasks.console.watcher import Watcher
 from rebalance_tasks.core.errors import (
@@ -91,7 +92,8 @@ def make_app(client: Rebalancer, tokens: Tokens) -> Starlette:
             with contextlib.suppress(asyncio.CancelledError):
                 await task
 
-    pages = Pages(gate, client.settings)
+    assets = Assets()
+    pages = Pages(gate, client.settings, assets)
     api = [Route(f"{API}{e.path}", _serve(e, gate, watcher, shelf), methods=[e.method]) for e in ENDPOINTS]
     return Starlette(
         routes=[
@@ -100,7 +102,7 @@ def make_app(client: Rebalancer, tokens: Tokens) -> Starlette:
             Route(f"{API}/session", _session(gate)),
             Route(f"{API}/events", _events(gate, watcher)),
             Route("/healthz", _alive),
-            static_files(),
+            assets.route(),
         ],
         middleware=[Middleware(SecurityHeaders)],
         exception_handlers={Denied: pages.denied, 404: pages.not_found, Exception: _defect},

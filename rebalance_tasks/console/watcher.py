@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import threading
 import time
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -53,9 +54,10 @@ class Event:
 
 @dataclass(slots=True)
 class Look:
-    """What one look found."""
+    """What one look found; the fleet in numbers beside it, so that no look is counted up twice."""
 
     seen: Overview
+    fleet: dict[str, Any]
     job: RebalanceJob | None = None
     check: dict[str, Any] | None = None
 
@@ -66,6 +68,7 @@ class Watcher:
 
     client: Rebalancer
     timelines: Timelines = field(default_factory=Timelines)
+    _looking: threading.Lock = field(default_factory=threading.Lock)
     _glances: list[NodeReport] | None = None
     _glance_now: asyncio.Event = field(default_factory=asyncio.Event)
     _seen: tuple[float, Overview] | None = None
@@ -78,8 +81,10 @@ class Watcher:
     # -- what the API asks -----------------------------------------------------------------------------------------
     def overview(self) -> Overview:
         """The fleet of at most `LOOK_EVERY_S` ago and after the last change made here, its nodes of `GLANCE_EVERY_S` ago."""
-        seen = self._seen
-        return seen[1] if seen is not None and time.monotonic() - seen[0] < LOOK_EVERY_S else self._overview()
+        # A page asks several things at once: one looks, the others wait for what it sees.
+        with self._looking:
+            seen = self._seen
+            return seen[1] if seen is not None and time.monotonic() - seen[0] < LOOK_EVERY_S else self._overview()
 
     def _overview(self) -> Overview:
         begun = time.monotonic()
@@ -104,7 +109,7 @@ class Watcher:
     async def events(self) -> AsyncGenerator[Event]:
         """Yield the fleet and the job of now, then every change."""
         queue: asyncio.Queue[Event] = asyncio.Queue(QUEUE_LENGTH)
-        for event in _changes(None, self._last, self.client) if self._last else ():
+        for event in _changes(None, self._last) if self._last else ():
             queue.put_nowait(event)
         self._pages.add(queue)
         self._wake.set()
@@ -147,7 +152,8 @@ class Watcher:
                 self._glances = await asyncio.to_thread(self.client.glances)
 
     def _look(self) -> Look:
-        seen = self._overview()
+        with self._looking:
+            seen = self._overview()
         # The job that was active at the last look is followed to its end.
         job_id = seen.active_job or self._watched
         job = None
@@ -155,11 +161,11 @@ class Watcher:
             with contextlib.suppress(JobNotFound):
                 job = self.client.status(job_id)
         checks = self.client.checks(1)
-        return Look(seen, job, checks[0] if checks else None)
+        return Look(seen, fleet_json(seen, self.client.settings), job, checks[0] if checks else None)
 
     def _tell(self, now: Look) -> None:
         before = self._last
-        for event in _changes(before, now, self.client):
+        for event in _changes(before, now):
             self._publish(event)
         if now.job is not None:
             old = before.job if before and before.job and before.job.job_id == now.job.job_id else None
@@ -183,12 +189,11 @@ async def _either(event: asyncio.Event, seconds: float) -> None:
         await asyncio.wait_for(event.wait(), seconds)
 
 
-def _changes(before: Look | None, now: Look, client: Rebalancer) -> list[Event]:
+def _changes(before: Look | None, now: Look) -> list[Event]:
     """What the pages have to be told; with nothing before, everything."""
     found: list[Event] = []
-    fleet = fleet_json(now.seen, client.settings)
-    if before is None or fleet != fleet_json(before.seen, client.settings):
-        found.append(Event("fleet", fleet))
+    if before is None or now.fleet != before.fleet:
+        found.append(Event("fleet", now.fleet))
     if before is not None:
         old = {entry.node.node_id: entry for entry in before.seen.nodes}
         moved = {
