@@ -5,8 +5,9 @@ from __future__ import annotations
 import getpass
 import socket
 import time
+from copy import copy
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Self
 
 from rebalance_tasks.control import causes
 from rebalance_tasks.control.context import StateContext
@@ -68,6 +69,8 @@ __all__ = ["Rebalancer"]
 
 #: `watch` looks this often; a change shows within it.
 WATCH_EVERY_S: Final = 0.25
+#: Of somebody who acts; it is noted with each event.
+_LONGEST_NAME: Final = 128
 
 
 class Rebalancer:
@@ -105,6 +108,26 @@ class Rebalancer:
             }
             settings = settings.model_copy(update={"redis_url": redis_url, **followers})
         self.settings = settings
+        self.by = ""
+
+    def acting_as(self, who: str) -> Self:
+        """Return this client for somebody else: what it does is noted as asked for by ``who``.
+
+        For a service that acts for its users, as the console does; connections are shared.
+
+        Args:
+            who: at most 128 printable characters.
+
+        Raises:
+            InvalidArgument: that is no name.
+        """
+        if not who.isprintable() or not 0 < len(who) <= _LONGEST_NAME:
+            msg = f"who={who[:40]!a}: name who asks in 1 to {_LONGEST_NAME} printable characters"
+            raise InvalidArgument(msg)
+        _ = self._state, self._runtime  # made here, or every other client would make its own
+        other = copy(self)
+        other.by = who
+        return other
 
     @cached_property
     def _state(self) -> StateContext:
@@ -388,8 +411,9 @@ class Rebalancer:
         """Write ``.rebalance/node-id`` on nodes that lack it (also after a disk was replaced); return their ids."""
         return surveys.adopt(self._context, again=True)
 
-    @staticmethod
-    def _who() -> str:
+    def _who(self) -> str:
+        if self.by:
+            return self.by
         try:
             user = getpass.getuser()
         except (KeyError, OSError):

@@ -131,13 +131,14 @@ def _serve(
         try:
             data: dict[str, Any] = dict(request.query_params) if endpoint.method == "GET" else await _body(request)
             name = identifier(request.path_params["name"]) if "name" in request.path_params else ""
-            call = Call(watcher.client, watcher, shelf, name, validated(endpoint.takes, data))
+            client = watcher.client if endpoint.method == "GET" else watcher.client.acting_as(visitor.name)
+            call = Call(client, watcher, shelf, name, validated(endpoint.takes, data))
             answer = await asyncio.to_thread(endpoint.handler, call)
         except Exception as exc:  # noqa: BLE001  the outermost boundary of a call: told apart in _refusal
             return _refusal(exc)
         if endpoint.method != "GET":
             watcher.forget()
-            log.info("console.acted", path=request.url.path, role=visitor.role.value)
+            log.info("console.acted", path=request.url.path, by=visitor.name)
         return JSONResponse(answer)
 
     return serve

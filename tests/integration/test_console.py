@@ -303,7 +303,12 @@ def test_a_fleet_is_seen_planned_started_paused_resumed_and_cancelled(rebalancer
         post(f"{path}/cancel")
         Engine().finish(job["job_id"])
         assert get(path)["status"] == "cancelled"
-        assert [entry["what"] for entry in get(f"{path}/timeline")["items"]][-1] == "cancelled"
+        entries = get(f"{path}/timeline")["items"]
+        # "started" comes from the job itself, and only where a group was let in before the cancel.
+        words = [entry["what"] for entry in entries if entry["what"] != "started"]
+        assert words == ["created", "paused", "resumed", "cancel_requested", "cancelled"]
+        assert all("by console:operator@" in entry["text"] for entry in entries if "by " in entry["text"])
+        assert rebalancer.status(job["job_id"]).requested_by.startswith("console:operator@")
         assert get(f"{path}/failures")["items"][0]["cause"] == "cancelled"
         assert get("/jobs")["total"] == 1
         retried = post(f"{path}/retry", skipped=True)
