@@ -78,7 +78,7 @@ class DrainBody(Frozen):
 
 # -- fleet and nodes ---------------------------------------------------------------------------------------------------
 def fleet(call: Call) -> object:
-    """The fleet in numbers: mode, imbalance and threshold, usage, node states, active job, what pauses it."""
+    """The fleet in numbers: mode, imbalance and threshold, usage and its histogram, node states, active job, what pauses it."""
     return shapes.fleet_json(call.watcher.overview(), call.client.settings)
 
 

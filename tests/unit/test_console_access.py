@@ -17,6 +17,7 @@ from rebalance_tasks.cli.output import EXIT_USAGE
 from rebalance_tasks.console import access
 from rebalance_tasks.console.access import Attempts, Role, Sessions, Tokens, load_tokens
 from rebalance_tasks.console.server import is_loopback, usable_tokens
+from rebalance_tasks.console.shapes import BARS, histogram
 from rebalance_tasks.console.timeline import entry_of, timeline
 from rebalance_tasks.core.errors import ConfigurationError, InvalidArgument
 from rebalance_tasks.core.events import Event, EventKind
@@ -213,3 +214,12 @@ def test_what_a_newer_release_notes_is_left_out() -> None:
 def test_who_acts_is_a_name_or_refused(who: str) -> None:
     with pytest.raises(InvalidArgument, match="printable"):
         Rebalancer(Settings()).acting_as(who)
+
+
+@given(st.lists(st.one_of(st.none(), st.floats(0, 3))))
+def test_each_node_of_known_capacity_stands_in_one_bar(shares: list[float | None]) -> None:
+    bars = histogram(shares)
+    known = [share for share in shares if share is not None]
+    assert (len(bars), sum(bars)) == (BARS, len(known))
+    for number, count in enumerate(bars[:-1]):
+        assert count == sum(number <= share * BARS < number + 1 for share in known)

@@ -37,7 +37,7 @@ const moves = paged({
   limit: 25,
   load: (offset, limit) => get(`/plans/${pageName}/moves`, { offset, limit, q: search.value, source: source.value, target: target.value }),
   draw: (items) =>
-    table("Moves", [["object", "key"], ["from"], ["to"], ["size", "number"], ["gravity", "number"], ["cost", "number"], ["why this move", "wide"]], items.map((move) => [move.object_key, move.source_node, move.target_node, bytes(move.size_bytes), move.gravity.toFixed(2), money(move.cost), move.reason])),
+    items.length === 0 ? h("p", { class: "muted" }, plan.moves ? "No move matches." : "Nothing would move.") : table("Moves", [["object", "key"], ["from"], ["to"], ["size", "number"], ["gravity", "number"], ["cost", "number"], ["why this move", "wide"]], items.map((move) => [move.object_key, move.source_node, move.target_node, bytes(move.size_bytes), move.gravity.toFixed(2), money(move.cost), move.reason])),
 });
 let typing = 0;
 search.addEventListener("input", () => {
@@ -74,6 +74,7 @@ await draw([
     tile("Cost", money(plan.estimated_cost), "for egress"),
     tile("Takes about", duration(plan.estimated_duration_seconds), "at the throttle"),
   ),
+  plan.cannot.length > 0 && card("Why the target is out of reach", plan.cannot.map((reason) => h("p", { class: "note" }, reason))),
   plan.flows.length > 0 && card("What flows where", flowPicture(plan.flows, byId("main").clientWidth - 82), h("details", null, h("summary", null, `The ${plan.flows.length} pairs as a table`), table("Flows", [["from"], ["to"], ["moves", "number"], ["bytes", "number"]], flowRows))),
   card("Budgets of a cycle", h("ul", { class: "budgets" }, plan.budgets.map(budget)), plan.limits_reached.length > 0 && h("p", { class: "note" }, "Bound by ", plan.limits_reached.join(", "), ": the next cycle goes on.")),
   card("Moves", h("div", { class: "filters" }, h("label", { for: "q" }, "Find"), search, h("label", { for: "source" }, "From"), source, h("label", { for: "target" }, "To"), target), moves.element),
