@@ -91,14 +91,14 @@ export function flowPicture(flows, room) {
   const rows = Math.max(from.bars.length, to.bars.length);
   const wanted = Math.max(120, rows * 44);
   const height = Math.max(place(from.bars, wanted, gap), place(to.bars, wanted, gap)) + 8;
-  const merged = new Map();
+  const merged = new Map(); // source, newline (no name holds one), target -> bytes
   for (const flow of flows) {
-    const key = JSON.stringify([from.names.get(flow.source), to.names.get(flow.target)]);
+    const key = `${from.names.get(flow.source)}\n${to.names.get(flow.target)}`;
     merged.set(key, (merged.get(key) ?? 0) + flow.bytes);
   }
   const total = flows.reduce((sum, flow) => sum + flow.bytes, 0) || 1;
   const ribbons = [...merged].map(([key, size]) => {
-    const [source, target] = JSON.parse(key);
+    const [source, target] = key.split("\n");
     const a = from.bars.find((bar) => bar.name === source);
     const b = to.bars.find((bar) => bar.name === target);
     const [thickA, thickB] = [(a.height * size) / a.size || 1, (b.height * size) / b.size || 1];
