@@ -227,3 +227,13 @@ def test_every_python_block_on_a_page_can_be_read_and_imports_what_there_is(page
             if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("rebalance_tasks"):
                 module = importlib.import_module(node.module or "")
                 assert [name.name for name in node.names if not hasattr(module, name.name)] == []
+
+
+def test_the_provider_of_the_how_to_raises_the_gravity_of_what_is_read() -> None:
+    (block,) = blocks(ROOT / "docs/how-to/write-a-provider.md", "python")
+    made: dict[str, Any] = {}
+    exec(block, made)  # noqa: S102  our own page
+    unread = made["AccessLog"]({"films/a.mkv": 0.0})
+    without = made["GravityProviders"](location=made["providers"].location, access=unread)
+    other = made["GravityAwarePlacementOptimizer"](made["CrushPlacementAlgorithm"](), providers=without)
+    assert made["gravity"].composite_score > other.compute_gravity("films/a.mkv").composite_score
