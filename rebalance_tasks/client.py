@@ -5,8 +5,9 @@ from __future__ import annotations
 import getpass
 import socket
 import time
+from copy import copy
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal, Self
 
 from rebalance_tasks.control import causes
 from rebalance_tasks.control.context import PlacesContext, StateContext
@@ -18,6 +19,7 @@ from rebalance_tasks.settings import Settings, load_settings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
+    from wsgiref.types import WSGIApplication
 
     from prometheus_client import CollectorRegistry
 
@@ -82,6 +84,8 @@ __all__ = ["Rebalancer"]
 
 #: `watch` looks this often; a change shows within it.
 WATCH_EVERY_S: Final = 0.25
+#: Of somebody who acts; it is noted with each event.
+_LONGEST_NAME: Final = 128
 
 
 class Rebalancer:
@@ -119,6 +123,26 @@ class Rebalancer:
             }
             settings = settings.model_copy(update={"redis_url": redis_url, **followers})
         self.settings = settings
+        self.by = ""
+
+    def acting_as(self, who: str) -> Self:
+        """Return this client for somebody else: what it does is noted as asked for by ``who``.
+
+        For a service that acts for its users, as the console does; connections are shared.
+
+        Args:
+            who: at most 128 printable characters.
+
+        Raises:
+            InvalidArgument: that is no name.
+        """
+        if not who.isprintable() or not 0 < len(who) <= _LONGEST_NAME:
+            msg = f"who={who[:40]!a}: name who asks in 1 to {_LONGEST_NAME} printable characters"
+            raise InvalidArgument(msg)
+        _ = self._state, self._runtime  # made here, or every other client would make its own
+        other = copy(self)
+        other.by = who
+        return other
 
     @cached_property
     def _state(self) -> StateContext:
@@ -384,6 +408,10 @@ class Rebalancer:
         """The fleet's metrics, for a Prometheus endpoint; read from Redis at each scrape."""
         return self._runtime.metrics_registry()
 
+    def metrics_app(self) -> WSGIApplication:
+        """The same as a WSGI application, for large fleets: its text is written faster than prometheus-client's."""
+        return self._runtime.metrics_app()
+
     def snapshots(self, limit: int = 20) -> list[Snapshot]:
         """What the last checks saw and decided, newest first, for as long as `check_retention` keeps it."""
         return self._state.snapshots.newest(limit)
@@ -437,8 +465,9 @@ class Rebalancer:
         """Write ``.rebalance/node-id`` on nodes that lack it (also after a disk was replaced); return their ids."""
         return surveys.adopt(self._context, again=True)
 
-    @staticmethod
-    def _who() -> str:
+    def _who(self) -> str:
+        if self.by:
+            return self.by
         try:
             user = getpass.getuser()
         except (KeyError, OSError):

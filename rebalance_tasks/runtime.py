@@ -31,10 +31,12 @@ from rebalance_tasks.store.moves import UNLIMITED, Budgets, Ending, MoveStore
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from wsgiref.types import WSGIApplication
 
     from celery import Celery
     from prometheus_client import CollectorRegistry
 
+    from rebalance_tasks.control.metrics import FleetCollector
     from rebalance_tasks.drivers.base import Driver
     from rebalance_tasks.store.leases import Lease
     from rebalance_tasks.store.records import GroupRecord
@@ -61,14 +63,24 @@ class Runtime:
         return FleetContext.wired(self.settings, driver=self._drivers, messenger=messenger)
 
     def metrics_registry(self) -> CollectorRegistry:
-        """What Prometheus scrapes: `rebalance metrics` and the console serve it."""
+        """The fleet's metrics, for a server of prometheus-client's."""
         from prometheus_client import CollectorRegistry  # noqa: PLC0415  as below
 
-        from rebalance_tasks.control.metrics import FleetCollector  # noqa: PLC0415  no task needs it
-
         registry = CollectorRegistry(auto_describe=False)
-        registry.register(FleetCollector(self.context, partial(queue_depths, self._app)))
+        registry.register(self._collector)
         return registry
+
+    def metrics_app(self) -> WSGIApplication:
+        """What Prometheus scrapes, as a WSGI application: `rebalance metrics` serves it."""
+        from rebalance_tasks.control.metrics_text import metrics_app  # noqa: PLC0415  as below
+
+        return metrics_app(self._collector, self.metrics_registry())
+
+    @cached_property
+    def _collector(self) -> FleetCollector:
+        from rebalance_tasks.control import metrics  # noqa: PLC0415  no task needs it
+
+        return metrics.FleetCollector(self.context, partial(queue_depths, self._app))
 
     def drivers_of(self, queue: str) -> Callable[[str], Driver]:
         """The drivers of the hosts of a Celery queue."""

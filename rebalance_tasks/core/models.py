@@ -62,10 +62,14 @@ Rate = Annotated[PositiveInt, BeforeValidator(parse_rate)]
 Money = Annotated[Decimal, Field(ge=0, allow_inf_nan=False)]
 
 
+#: Validators are built when they are first used: most commands use few of them.
+LATER: Final = ConfigDict(defer_build=True)
+
+
 class Frozen(BaseModel):
     """Base of every model: immutable, and an unknown field is an error rather than a silent typo."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_bytes="utf8")
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_bytes="utf8", **LATER)
 
 
 class StorageClass(StrEnum):
