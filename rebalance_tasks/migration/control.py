@@ -28,6 +28,8 @@ BEAT_EVERY_S: Final = 0.05
 LEAST_WAIT_S: Final = 0.01
 #: A lowered throttle may let a chunk of the old size wait for so many leases of a tenth of a second.
 CHUNKS_OF_LEASES: Final = 10
+#: A lease of the bucket is a tenth of a second's rate.
+LEASES_PER_S: Final = 10
 #: Without a throttle, the bucket is asked this often whether there is one now.
 RATE_EVERY_S: Final = 0.5
 #: A slice hands back after this long, well under the task's time limit and the broker's visibility timeout.
@@ -60,6 +62,11 @@ class Steering(Protocol):
     @property
     def chunk_bytes(self) -> int:
         """Most bytes to be spent at once."""
+        ...
+
+    @property
+    def slice_bytes(self) -> int | None:
+        """Bytes that may be asked for in one go and are granted within half a slice; ``None`` without a throttle."""
         ...
 
     @property
@@ -123,6 +130,12 @@ class SliceControl:
             self._lease(self._bucket)
         lease_bytes = self._bucket.lease_bytes
         return CHUNK_BYTES if lease_bytes is None else min(CHUNK_BYTES, lease_bytes)
+
+    @property
+    def slice_bytes(self) -> int | None:
+        """Bytes that may be asked for in one go and are granted within half a slice; ``None`` without a throttle."""
+        lease_bytes = None if self._bucket is None or self.chunk_bytes == 0 else self._bucket.lease_bytes
+        return None if lease_bytes is None else int(lease_bytes * LEASES_PER_S * SLICE_S / 2)
 
     @property
     def overdue(self) -> bool:
