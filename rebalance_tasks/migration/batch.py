@@ -168,7 +168,7 @@ class Batch:
                 ),
                 self._c.control.spend,
             )
-            # Of what goes straight to its key only bytes are asked for now, which threads would only queue up for.
+            # What goes straight to its key has nothing to wait for yet.
             waits = any(not item.direct for item in todo)
             self._each(zip(todo, copies, strict=False), self._copy_aside, at_once=self._lanes if waits else 1)
         if any(item.unpublished for item in self._items):
@@ -199,7 +199,6 @@ class Batch:
     def _copy_alone(self, item: Item) -> None:
         move = item.move
         if item.direct:
-            spend_all(self._c.control, move.size_bytes)
             item.staged = item.whole_copy.source
             return
         item.copy = self._c.copier.stage(
@@ -243,7 +242,7 @@ class Batch:
             if stop.why is Interrupt.CANCELLED:
                 self._endings.discard(item)
                 end(item, MoveState.SKIPPED, "cancelled", "an operator cancelled the job")
-            elif stop.why in {Interrupt.PAUSED, Interrupt.SHUTDOWN} or item.staged is None:
+            elif stop.why in {Interrupt.PAUSED, Interrupt.SHUTDOWN} or item.staged is None or item.direct:
                 item.again = True
                 item.fresh = False
                 item.entry = journal_entry(item, running=False)
@@ -302,10 +301,10 @@ class Batch:
 
     def _copy_directly(self, item: Item) -> None:
         """Copy straight to the key, after a look at the flags; what is under way is finished."""
-        if self._stop is not None and self._stop.why is not Interrupt.DEADLINE:
+        if self._stop is not None:
             return
         try:
-            self._c.control.check()
+            spend_all(self._c.control, item.move.size_bytes)
             self._c.control.request()
         except SliceInterrupted as stop:
             self._stop = stop

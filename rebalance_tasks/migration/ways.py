@@ -83,6 +83,12 @@ class SharedControl:
             return self._control.chunk_bytes
 
     @property
+    def slice_bytes(self) -> int | None:
+        """See `SliceControl.slice_bytes`."""
+        with self._lock:
+            return self._control.slice_bytes
+
+    @property
     def overdue(self) -> bool:
         """See `SliceControl.overdue`."""
         return self._control.overdue

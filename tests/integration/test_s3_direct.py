@@ -16,17 +16,22 @@ from rebalance_tasks.core.errors import (
     TargetExists,
 )
 from rebalance_tasks.core.ids import MoveId
+from rebalance_tasks.drivers.lanes import MOST_AT_ONCE
 from rebalance_tasks.drivers.object_burst import ObjectBurst
 from rebalance_tasks.drivers.object_direct import COPIED_BYTES, SENT_BYTES
 from rebalance_tasks.drivers.object_store import ObjectStoreDriver
 from rebalance_tasks.drivers.s3_bucket import DELETED_AT_ONCE, S3Bucket
 from rebalance_tasks.drivers.s3_signing import Credentials
+from rebalance_tasks.migration.control import SliceControl
 from tests.support.bad_line import BadLine
-from tests.support.fleets import made_up
+from tests.support.engine import Engine, moves_between
+from tests.support.fleets import NodeSpec, made_up
+from tests.support.places import S3Place
 from tests.support.weed import ACCESS_KEY, OTHER_KEY, SECRET_KEY
 
 if TYPE_CHECKING:
     from rebalance_tasks.drivers.base import Fingerprint
+    from tests.conftest import FleetFactory
     from tests.support.weed import Weed
 
 pytestmark = pytest.mark.integration
@@ -229,3 +234,40 @@ def test_an_endpoint_that_deletes_whatever_version_is_there_is_not_asked_to_dele
     driver.adopt()
     bucket.put("k", DATA, {}, new=True)
     assert list(ObjectBurst(driver).free([("k", MoveId("j1.0"), driver.versions(["k"])["k"])])) == [False]
+
+
+# -- a job ------------------------------------------------------------------------------------------------------------
+def test_the_throttle_is_asked_right_before_each_object_and_not_for_a_batch_beforehand(
+    weed: Weed, fleet_config: FleetFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes = {f"o/{number:02d}": 1000 for number in range(3 * MOST_AT_ONCE)}
+    places = {"n1": S3Place(weed.bucket(), "", weed.options())}
+    places["n2"] = S3Place(weed.bucket(), "", weed.options(access_key=OTHER_KEY))
+    nodes = {
+        name: NodeSpec(capacity_bytes=10**9, settings={"url": place.url(), **place.settings()})
+        for name, place in places.items()
+    }
+    for key, size in sizes.items():
+        places["n1"].put(key, made_up(key, size))
+    fleet_config(nodes, options={"throttle_bytes_per_sec": "10MiB", "max_egress_bytes_per_cycle": 10**9})
+    events: list[str] = []
+
+    def noted(kind: Any, name: str) -> None:
+        original = getattr(kind, name)
+
+        def method(self: Any, *arguments: Any) -> Any:
+            events.append(name)
+            return original(self, *arguments)
+
+        monkeypatch.setattr(kind, name, method)
+
+    noted(SliceControl, "spend")
+    noted(ObjectStoreDriver, "copy_from")
+    engine = Engine()
+    engine.start(moves_between("n1", "n2", sizes))
+    job = engine.finish()
+    assert (job.completed_moves, dict(job.failures)) == (len(sizes), {})
+    assert events.count("spend") == events.count("copy_from") == len(sizes)
+    ahead = [sum(1 if event == "spend" else -1 for event in events[:end]) for end in range(len(events) + 1)]
+    assert min(ahead) >= 0
+    assert max(ahead) <= MOST_AT_ONCE

@@ -40,6 +40,11 @@ class Grudging(asyncssh.SFTPServer):
         super().__init__(channel)
         self._paths: dict[int, str] = {}
 
+    def open(self, path: bytes, pflags: int, attrs: asyncssh.SFTPAttrs) -> object:
+        file = super().open(path, pflags, attrs)
+        self._paths[id(file)] = os.fsdecode(path)
+        return file
+
     def open56(self, path: bytes, desired_access: int, flags: int, attrs: asyncssh.SFTPAttrs) -> object:
         file = super().open56(path, desired_access, flags, attrs)
         self._paths[id(file)] = os.fsdecode(path)

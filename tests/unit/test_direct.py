@@ -20,9 +20,10 @@ def item(key: str, size: int, entry: JournalEntry = NEVER) -> Item:
     return Item(move, MoveState.PENDING, entry)
 
 
-def context(versions: dict[str, Fingerprint], most: int = MOST) -> Any:
+def context(versions: dict[str, Fingerprint], most: int = MOST, slice_bytes: int | None = None) -> Any:
     source = SimpleNamespace(versions=lambda keys: {key: versions[key] for key in keys if key in versions})
-    return SimpleNamespace(source=source, target=SimpleNamespace(direct_bytes=lambda _: most))
+    control = SimpleNamespace(slice_bytes=slice_bytes)
+    return SimpleNamespace(source=source, target=SimpleNamespace(direct_bytes=lambda _: most), control=control)
 
 
 def version(size: int) -> Fingerprint:
@@ -52,3 +53,9 @@ def test_what_failed_on_the_straight_way_takes_the_long_one_when_it_is_tried_aga
     again.direct = True
     assert marked(context({"k": version(5)}), again) == [False]
     assert again.copy is None
+
+
+def test_what_the_throttle_does_not_let_through_in_a_slice_goes_in_parts_that_can_be_taken_up() -> None:
+    """It would be asked for from the start in each slice, and never go."""
+    versions = {"small": version(10), "large": version(11)}
+    assert marked(context(versions, slice_bytes=10), item("small", 10), item("large", 11)) == [True, False]
