@@ -6,7 +6,7 @@ from itertools import product
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rebalance_tasks.control.carrying import require_carried, with_losses
@@ -32,6 +32,7 @@ NODES = {
 some = st.frozensets(st.sampled_from(Attribute))
 
 
+@settings(deadline=None)
 @given(some, some, some, some)
 def test_what_is_lost_is_what_the_source_has_and_the_target_does_not_get(
     has: frozenset[Attribute], keeps: frozenset[Attribute], hides: frozenset[Attribute], own: frozenset[Attribute]
@@ -42,6 +43,7 @@ def test_what_is_lost_is_what_the_source_has_and_the_target_does_not_get(
     assert list(gone) == sorted(gone, key=list(Attribute).index)
 
 
+@settings(deadline=None)
 @given(some, some, some)
 def test_a_target_that_keeps_more_never_loses_more(
     has: frozenset[Attribute], keeps: frozenset[Attribute], more: frozenset[Attribute]
@@ -101,22 +103,22 @@ def test_a_plan_says_for_each_of_its_pairs_what_is_lost_and_nothing_for_those_th
     assert RebalancePlan.model_validate_json(made.model_dump_json()) == made
 
 
-def settings(must_carry: Any, **pools: str) -> Settings:
+def fleet_settings(must_carry: Any, **pools: str) -> Settings:
     nodes = tuple(NODES[name].model_copy(update={"pool": pool}) for name, pool in pools.items())
     return Settings(nodes=nodes, must_carry=must_carry)
 
 
 def test_a_pool_that_would_lose_what_must_be_carried_is_refused_with_the_ways_out() -> None:
     with pytest.raises(ConfigurationError, match="give one of them another pool, or take mtime off must_carry") as said:
-        require_carried(settings(["mtime"], disk="a", ftp="a"))
+        require_carried(fleet_settings(["mtime"], disk="a", ftp="a"))
     for word in ("must_carry = ['mtime']", "'disk' to 'ftp'", "pool 'a'"):
         assert word in str(said.value)
 
 
 def test_nodes_in_pools_apart_lose_nothing_and_what_is_not_asked_for_may_be_lost() -> None:
-    require_carried(settings(["mtime"], disk="a", ftp="b"))
-    require_carried(settings(["headers"], disk="a", ftp="a"))
-    require_carried(settings([], **dict.fromkeys(NODES, "a")))
+    require_carried(fleet_settings(["mtime"], disk="a", ftp="b"))
+    require_carried(fleet_settings(["headers"], disk="a", ftp="a"))
+    require_carried(fleet_settings([], **dict.fromkeys(NODES, "a")))
 
 
 def test_a_refusal_holds_for_exactly_the_pools_in_which_some_pair_loses_something() -> None:
@@ -125,7 +127,7 @@ def test_a_refusal_holds_for_exactly_the_pools_in_which_some_pair_loses_somethin
             continue
         losing = set(lost_between(NODES[first], NODES[second])) | set(lost_between(NODES[second], NODES[first]))
         for attribute in Attribute:
-            asked = settings([attribute], **{first: "a", second: "a"})
+            asked = fleet_settings([attribute], **{first: "a", second: "a"})
             if attribute in losing:
                 with pytest.raises(ConfigurationError, match=attribute):
                     require_carried(asked)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rebalance_tasks.core.pace import DECREASE, FLOOR, LEAST_RISE_MS, TOLERANCE, Pace, step
@@ -23,6 +23,7 @@ def after(pace: Pace, latency_ms: float, *, steps: int, bytes_per_s: float = 100
 WELL = after(Pace(), 10.0, steps=20)
 
 
+@settings(deadline=None)
 @given(measured)
 def test_a_rate_is_never_below_its_floor_nor_above_where_it_was(seen: list[tuple[float, float]]) -> None:
     pace = Pace()
@@ -34,6 +35,7 @@ def test_a_rate_is_never_below_its_floor_nor_above_where_it_was(seen: list[tuple
         assert 0 < pace.usual_ms <= pace.smoothed_ms or pace.usual_ms == pytest.approx(pace.smoothed_ms)
 
 
+@settings(deadline=None)
 @given(measured, latencies)
 def test_whatever_was_measured_a_steady_node_is_let_go_in_the_end(
     seen: list[tuple[float, float]], steady_ms: float
@@ -47,6 +49,7 @@ def test_whatever_was_measured_a_steady_node_is_let_go_in_the_end(
     assert pace.reason == ""
 
 
+@settings(deadline=None)
 @given(measured, latencies, latencies, rates)
 def test_slower_calls_never_earn_a_higher_rate(
     seen: list[tuple[float, float]], one_ms: float, other_ms: float, bytes_per_s: float

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rebalance_tasks.core.options import RebalancerOptions
@@ -19,6 +19,7 @@ def at(hour: int) -> datetime:
     return datetime(2026, 1, 31, hour, 30, tzinfo=UTC)
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(hours, hours, st.integers(1, 10**9)).filter(lambda row: row[0] != row[1]), max_size=5), hours)
 def test_the_first_entry_that_holds_the_hour_counts_and_else_the_usual_rate(
     rows: list[tuple[int, int, int]], hour: int

@@ -8,7 +8,7 @@ from email.utils import format_datetime
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rebalance_tasks.core.errors import ConfigurationError, InvalidKey, NodeMissing, NodeNotWritable, TargetExists
@@ -119,6 +119,7 @@ def test_a_local_file_system_is_found_able_and_the_trial_leaves_nothing(tmp_path
 
 
 # -- versions -------------------------------------------------------------------------------------------------------------
+@settings(deadline=None)
 @given(st.datetimes(min_value=datetime(1971, 1, 1), max_value=datetime(2200, 1, 1)))  # noqa: DTZ001  made aware below
 def test_a_time_is_the_same_however_a_file_system_writes_it(at: datetime) -> None:
     whole = at.replace(tzinfo=UTC)
@@ -219,6 +220,7 @@ def test_a_key_that_the_store_would_change_is_refused_and_the_copy_stays_aside(t
     assert made.staged(M1) is not None
 
 
+@settings(deadline=None)
 @given(st.text(min_size=1, max_size=20))
 def test_names_of_letters_have_nothing_odd_and_others_say_what(name: str) -> None:
     plain = name.isascii() and name.isalnum()
