@@ -364,7 +364,7 @@ class Rebalancer:
 
     def locate(self, key: str) -> Location:
         """Return the node that holds an object (a node id with ``.url`` and ``.via``). Raises: ObjectNotFound, InvalidKey."""
-        return locations.locate(self._places, key, locator=self._locator)
+        return self._locator.locate(key)
 
     def forget_node(self, node_id: str) -> int:
         """Forget every forwarding, override and catalogue entry that leads to a node (decommissioned, say); return how many.

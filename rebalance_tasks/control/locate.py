@@ -106,6 +106,17 @@ class Locator:
                 break
         raise ObjectNotFound(key) from trouble
 
+    def locate(self, key: str) -> Location:
+        """Find the node that holds an object whole at this instant.
+
+        Raises:
+            InvalidKey: the key is no object key.
+            ObjectNotFound: no node that can be reached holds it.
+        """
+        driver = self._c.driver
+        _, found, _ = self.find(key, lambda node_id: driver(node_id).stat(key))
+        return Location(found.node_id, url=self._c.settings.node(found.node_id).url, via=found.via)
+
     def candidates(self, key: str, where: Where) -> Iterator[Found]:
         """Yield the nodes on which a key may be, the likeliest first, each once."""
         if where.written is not None:
@@ -155,19 +166,3 @@ class Locator:
 
 def _in_state(node: NodeDescriptor, state: NodeState | None) -> NodeDescriptor:
     return node if state is None else node.model_copy(update={"state": state})
-
-
-def locate(context: PlacesContext, key: str, *, locator: Locator | None = None) -> Location:
-    """Find the node that holds an object whole at this instant.
-
-    Args:
-        context: the fleet.
-        key: object key.
-        locator: one that was used before knows the cluster map.
-
-    Raises:
-        InvalidKey: the key is no object key.
-        ObjectNotFound: no node that can be reached holds it.
-    """
-    _, found, _ = (locator or Locator(context)).find(key, lambda node_id: context.driver(node_id).stat(key))
-    return Location(found.node_id, url=context.settings.node(found.node_id).url, via=found.via)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -10,6 +11,7 @@ import pytest
 from rebalance_tasks import Rebalancer
 from rebalance_tasks.control.writing import WriteInDoubt
 from rebalance_tasks.core.errors import ObjectNotFound, RetryableError
+from rebalance_tasks.core.ids import MoveId
 from rebalance_tasks.fleetfs.opened import OpenFleet
 from rebalance_tasks.migration.batch import Batch
 from rebalance_tasks.settings import load_settings
@@ -226,3 +228,24 @@ def test_nothing_is_written_to_a_disk_that_is_not_mounted(nodes: Fleet) -> None:
     with pytest.raises(Exception, match="was never adopted"):
         write(fleet, "a/one", b"again")
     assert (nodes.roots["n1"] / "a/one").read_bytes() == b"written"
+
+
+def test_cleanup_lets_go_of_what_was_written_and_of_what_a_dead_remover_left(
+    nodes: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = carry(monkeypatch, "right before the flip", lambda: void(write(open_fleet(), "a/one", b"written")))
+    written = engine.context.keys.written
+    assert engine.context.connection.hgetall(written) == {}  # `carry` cleaned up
+    client = engine.context.connection.client
+    client.hset(written, mapping={"a/two": "n2", "b/three": "n2"})
+    client.hset(engine.context.keys.frees, "n1\0a/two", "j9.0")  # a copy of it may still stand there
+    engine.cleanup()
+    assert engine.context.connection.hgetall(written) == {"a/two": b"n2"}
+    driver = engine.context.driver("n2")
+    found = driver.stat("a/two")
+    assert found is not None
+    driver.free("a/two", MoveId("write:dead"), found)
+    monkeypatch.setattr("rebalance_tasks.control.cleanup.ORPHAN_AGE", timedelta(days=-1))
+    engine.cleanup()
+    assert list(driver.list_trash()) == []
+    del nodes
