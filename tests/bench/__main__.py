@@ -20,6 +20,7 @@ BENCHES: Final = {
     "retention": "bench_retention",
     "store": "bench_store",
     "copy": "bench_copy",
+    "durable": "bench_durable",
     "stores": "bench_stores",
     "sftp": "bench_sftp",
     "memory": "bench_memory",
