@@ -176,6 +176,9 @@ def examine_nodes(nodes: Iterable[NodeReport]) -> list[Finding]:
     for report in nodes:
         verdict = _VERDICTS.get(report.status, "fail")
         detail = f"{report.status}: {report.detail}" if report.detail else report.status
+        if report.status == "missing" and report.node.queues:
+            verdict, hosts = "warn", ", ".join(queues_reaching(report.node))
+            detail = f"not reached from this machine, as it should be where {hosts} is not served ({report.detail})"
         shown = masked_url(report.node.url) if verdict == "ok" else detail
         found.append(Finding(f"node {report.node.node_id}", verdict, shown, steps.get(report.status, "")))
     return found or [

@@ -45,16 +45,16 @@ class Costs(Frozen):
         fixed_s: seconds by the clock between a start and its last status in which nothing is copied.
     """
 
-    object_s: Seconds = 60e-6
-    byte_s: Seconds = 0.6e-9
-    stretch_s: Seconds = 3e-3
-    group_s: Seconds = 3e-3
-    start_object_s: Seconds = 10e-6
-    redis_object_s: Seconds = 6e-6
-    redis_stretch_s: Seconds = 0.3e-3
-    redis_group_s: Seconds = 0.5e-3
+    object_s: Seconds = 92e-6
+    byte_s: Seconds = 1.25e-9
+    stretch_s: Seconds = 0.9e-3
+    group_s: Seconds = 5.5e-3
+    start_object_s: Seconds = 20e-6
+    redis_object_s: Seconds = 11e-6
+    redis_stretch_s: Seconds = 0.0
+    redis_group_s: Seconds = 2.4e-3
     redis_object_bytes: Seconds = 220.0
-    fixed_s: Seconds = 0.1
+    fixed_s: Seconds = 0.5
 
 
 class Work(Frozen):
@@ -94,7 +94,8 @@ class Forecast(Frozen):
         worker_s, start_s, redis_s: processor time.
         redis_load: share of one core that Redis uses while the job runs.
         redis_bytes: of the running job.
-        bound_by: what kept the job from being faster: ``processors``, ``redis``, ``throttle``, ``nodes`` or ``permits``.
+        bound_by: what kept the job from being faster: ``start`` (one process looks at every move before the first byte),
+            ``processors``, ``redis``, ``throttle``, ``nodes`` or ``permits``.
     """
 
     seconds: float
@@ -198,7 +199,9 @@ def forecast(work: Work, farm: Farm, costs: Costs | None = None) -> Forecast:
     redis_s = work.objects * costs.redis_object_s + stretches * costs.redis_stretch_s
     redis_s += work.groups * costs.redis_group_s
     bound = model.bound
-    if idle > sum(bound.values()) / 2:
+    if start_s > seconds / 2:
+        bound = {"start": start_s}
+    elif idle > sum(bound.values()) / 2:
         bound = {"permits": idle}
     return Forecast(
         seconds=seconds,

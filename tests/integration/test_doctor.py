@@ -14,10 +14,10 @@ import pytest
 from rebalance_tasks.control import fleetwide
 from rebalance_tasks.control.check import run_check
 from rebalance_tasks.control.cleanup import run_cleanup
-from rebalance_tasks.control.doctor import MOST_SKEW_S, examine
+from rebalance_tasks.control.doctor import MOST_SKEW_S, examine, examine_nodes
 from rebalance_tasks.control.doctor_redis import judge_durability
 from rebalance_tasks.control.doctor_settings import contradictions
-from rebalance_tasks.control.survey import adopt
+from rebalance_tasks.control.survey import NodeReport, adopt
 from rebalance_tasks.control.sweep import STUCK_AFTER_S, run_sweep
 from rebalance_tasks.core.models import NodeDescriptor, NodeState
 from rebalance_tasks.core.options import RebalancerOptions
@@ -69,6 +69,14 @@ def assert_told(found: dict[str, Finding], name: str, verdict: str, words: str) 
     assert finding.verdict == verdict, finding
     assert re.search(words, finding.detail), finding
     assert finding.next_step, finding
+
+
+@pytest.mark.parametrize(("queue", "verdict"), [("", "fail"), ("h2", "warn")])
+def test_a_disk_of_another_host_is_no_failure_here(queue: str, verdict: str) -> None:
+    node = NodeDescriptor(node_id="far", url="file:///srv/far", queue=queue)
+    (found,) = examine_nodes([NodeReport(node, "missing", "no such directory")])
+    assert found.verdict == verdict
+    assert ("rebalance.data.h2" in found.detail) == bool(queue)
 
 
 def test_of_a_fleet_that_is_well_nothing_bad_is_said(well: FleetContext) -> None:

@@ -85,6 +85,13 @@ def test_a_throttle_binds_each_group_and_permits_say_how_many_there_are() -> Non
     assert found.bound_by == "permits"
 
 
+def test_a_start_that_takes_longer_than_the_rest_is_told() -> None:
+    costs = NOTHING.model_copy(update={"start_object_s": 0.001, "object_s": 0.0001})
+    found = forecast(Work(objects=10_000, mean_bytes=0), Farm(processes=1, cores=1), costs)
+    assert found.seconds == pytest.approx(11)
+    assert found.bound_by == "start"
+
+
 def test_two_nodes_take_no_more_than_they_can() -> None:
     work = Work(objects=1_000, mean_bytes=10**6, groups=10, nodes=2)
     found = forecast(work, Farm(hosts=10, limit=10, node_rate=10**8), NOTHING)
