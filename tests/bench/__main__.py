@@ -21,6 +21,7 @@ BENCHES: Final = {
     "survey": "bench_survey",
     "store": "bench_store",
     "copy": "bench_copy",
+    "durable": "bench_durable",
     "stores": "bench_stores",
     "sftp": "bench_sftp",
     "memory": "bench_memory",

@@ -54,7 +54,7 @@ FASTER: Final[dict[tuple[RuleName, int], float]] = {
 TWO_THREADS: Final = 1.7
 RULES: Final[tuple[RuleName, ...]] = ("flat", "tree")
 #: Sets of keys over which evenness is measured: one alone may be lucky.
-KEY_SETS: Final = 5
+KEY_SETS: Final = 10
 SINGLE_CALLS: Final = 10_000
 #: Keys with which movement is measured.
 MOVED_KEYS: Final = {100: 300_000, 1_000: 1_000_000}
@@ -186,27 +186,40 @@ def measure_evenness(report: Report, leaves: int, crushtool: Crushtool) -> None:
     """Compare loads per weight: primaries with what chance gives, all replicas with crushtool."""
     nodes = fleet(leaves)
     weights = np.array([node.weight for node in nodes])
-    theirs = np.zeros(leaves)
-    for number in range(KEY_SETS if crushtool.program else 0):
-        theirs += loads(crushtool.placements(nodes, KEYS, REPLICAS, first_key=number * KEYS), leaves)
+    theirs = [
+        loads(crushtool.placements(nodes, KEYS, REPLICAS, first_key=number * KEYS), leaves)
+        for number in range(KEY_SETS if crushtool.program else 0)
+    ]
+    expected = KEYS * weights / weights.sum()
     for rule in RULES:
-        chi, held = [], np.zeros(leaves)
+        chi, held = [], []
         for number in range(KEY_SETS):
             keys = [f"set-{number}/object-{i}" for i in range(KEYS)]
             rows = CrushPlacementAlgorithm(rule=rule, kernel="numba").compute_placements(keys, REPLICAS, nodes)
-            expected = KEYS * weights / weights.sum()
             chi.append(float(((loads(rows[:, 0], leaves) - expected) ** 2 / expected).sum() / (leaves - 1)))
-            held += loads(rows, leaves)
+            held.append(loads(rows, leaves))
         name = f"placement, {rule}, {leaves} leaves"
         figure = f"{name}: chi² per degree of freedom of primaries"
         report.add(Figure(figure, statistics.median(chi), "", 1.2, COMMAND, {"chi": chi}))
-        if theirs.any():
-            mine, rival = relative_spread(held / weights), relative_spread(theirs / weights)
-            figure = (
-                f"{name}: relative stddev of load per weight, all replicas of {KEY_SETS * KEYS:,} keys ÷ crushtool's"
-            )
-            samples = {"ours": [mine], "crushtool": [rival]}
-            report.add(Figure(figure, mine / rival, "×", 1.0, COMMAND, samples, f"{mine:.3%} against {rival:.3%}"))
+        if theirs:
+            compare_spreads(report, name, [load / weights for load in held], [load / weights for load in theirs])
+
+
+def compare_spreads(
+    report: Report, name: str, ours: list[npt.NDArray[np.float64]], theirs: list[npt.NDArray[np.float64]]
+) -> None:
+    """Compare how unevenly all replicas lie, each set of keys by itself and all together.
+
+    Both sides draw in proportion to weight among what is left, so their expected loads are the same and the ratio differs
+    from 1 by chance alone. "No more than crushtool's" therefore allows for twice the standard error of the ratio, which is
+    taken from the sets; it shrinks as the sets grow in number.
+    """
+    ratios = [relative_spread(mine) / relative_spread(rival) for mine, rival in zip(ours, theirs, strict=True)]
+    mine, rival = relative_spread(sum(ours[1:], ours[0])), relative_spread(sum(theirs[1:], theirs[0]))
+    chance = 2 * statistics.stdev(ratios) / len(ratios) ** 0.5
+    figure = f"{name}: relative stddev of load per weight, all replicas of {len(ours) * KEYS:,} keys ÷ crushtool's"
+    told = f"{mine:.3%} against {rival:.3%}, ± {chance:.2%} by chance"
+    report.add(Figure(figure, mine / rival, "×", 1.0 + chance, COMMAND, {"by_set": ratios}, told))
 
 
 def loads(rows: npt.NDArray[np.integer], leaves: int) -> npt.NDArray[np.float64]:
