@@ -58,7 +58,7 @@ def balance_pools(work: Work, eligibility: Eligibility, pools: list[list[int]], 
     reached, limits = _result(work, pools, before, goal=goal), work.ledger.limits
     flowed = work.snapshot()
     work.restore(before)
-    if balance_exactly(work, eligibility, pools, goal=goal):
+    if balance_exactly(work, eligibility, pools, goal=goal, known=reached[0]):
         found = _result(work, pools, before, goal=goal)
         # Within the share to which a spread out of reach is met, fewer bytes and less money are better; a goal that was
         # reached is not given up for them.

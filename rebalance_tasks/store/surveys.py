@@ -175,7 +175,7 @@ class SurveyStore:
         """Yield the packed candidates of nodes, in order, a few nodes in memory at a time."""
         return self._values(self._keys.survey_rows, node_ids, at_once)
 
-    def others(self, node_ids: Sequence[str], *, at_once: int = 64) -> Iterator[bytes | None]:
+    def others(self, node_ids: Sequence[str], *, at_once: int = 16) -> Iterator[bytes | None]:
         """Yield the hashes of the other objects of nodes, in order, a few nodes in memory at a time."""
         return self._values(self._keys.survey_others, node_ids, at_once)
 

@@ -242,7 +242,7 @@ def _keys(count: int) -> pa.LargeStringArray:
     return pa.LargeStringArray.from_buffers(count, pa.py_buffer(offsets), pa.py_buffer(text.reshape(-1)))
 
 
-def _peak_mb(*, begin: bool = False) -> float:
+def peak_mb(*, begin: bool = False) -> float:
     """Largest resident set since the last beginning, in 10⁶ bytes (Linux)."""
     if begin:
         Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
@@ -253,11 +253,11 @@ def _peak_mb(*, begin: bool = False) -> float:
 def read(objects: int, count: int) -> dict[str, Any]:
     """Read a table and measure."""
     _, table = fleet_of(objects, count)
-    base, ticks = _peak_mb(begin=True), time.process_time()
+    base, ticks = peak_mb(begin=True), time.process_time()
     inventory = Inventory.from_arrow(table)
     _ = inventory.ambiguous
-    cpu, peak = time.process_time() - ticks, _peak_mb()
-    return {"cpu_s": cpu, "table_mb": peak - base, "memory_mb": peak - _peak_mb(begin=True), "rows": len(inventory)}
+    cpu, peak = time.process_time() - ticks, peak_mb()
+    return {"cpu_s": cpu, "table_mb": peak - base, "memory_mb": peak - peak_mb(begin=True), "rows": len(inventory)}
 
 
 def greedy(nodes: list[NodeDescriptor], inventory: Inventory, target: float) -> dict[str, float]:
@@ -344,7 +344,7 @@ def case(objects: int, count: int, budgets: str) -> dict[str, Any]:
     inventory = Inventory.from_arrow(table)
     options = RebalancerOptions(**FREE) if budgets == "none" else RebalancerOptions()
     _ = inventory.ambiguous
-    base = _peak_mb(begin=True)
+    base = peak_mb(begin=True)
     cpu, wall = [], []
     plan: RebalancePlan | None = None
     memory = 0.0
@@ -354,7 +354,7 @@ def case(objects: int, count: int, budgets: str) -> dict[str, Any]:
         plan = plan_rebalance(nodes, inventory, options=options, prices=prices())
         wall.append(time.perf_counter() - begun)
         cpu.append(time.process_time() - ticks)
-        memory = memory or _peak_mb() - base
+        memory = memory or peak_mb() - base
     assert plan is not None
     verify_plan(plan, nodes, inventory, options, prices=prices())
     used = [inventory.used_bytes()[node.node_id] for node in nodes]

@@ -12,6 +12,7 @@ import statistics
 import tempfile
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -19,8 +20,17 @@ import psutil
 import redis
 
 from rebalance_tasks.client import Rebalancer
+from rebalance_tasks.control import survey_round
+from rebalance_tasks.control.survey_merge import merged
+from rebalance_tasks.core.inventory import Inventory
+from rebalance_tasks.core.models import NodeDescriptor
+from rebalance_tasks.core.options import RebalancerOptions
+from rebalance_tasks.core.planner import plan_rebalance
+from rebalance_tasks.core.verify import verify_plan
 from rebalance_tasks.demo.processes import CeleryWorker
 from rebalance_tasks.embedded import start_server
+from rebalance_tasks.store.surveys import Finding
+from tests.bench.bench_plan import peak_mb
 from tests.bench.report import Figure
 from tests.bench.world import scratch_base
 from tests.support.fleets import toml_table
@@ -39,6 +49,9 @@ FOLDERS: Final = 10
 COLD_S: Final = 60.0
 UNCHANGED_S: Final = 5.0
 REDIS_MB: Final = 200.0
+PLAN_MB: Final = 2_000.0
+#: Rows that a fleet of 1,000 nodes keeps of each.
+ROWS: Final = survey_round.FLEET_ROWS // NODES
 RUNS: Final = 3
 #: Nodes of which one folder changes, in a thousand.
 CHANGED: Final = 10
@@ -48,6 +61,7 @@ SETTLE_S: Final = 4.0
 
 def run(report: Report, *, objects: int | None = None, nodes: int = NODES) -> None:
     """Make the fleet, check it, and check it again."""
+    _billion(report)
     count = objects or int(os.environ.get("SURVEY_OBJECTS", OBJECTS))
     place = Path(tempfile.mkdtemp(prefix="rebalance-survey-", dir=os.environ.get("SURVEY_PLACE") or scratch_base()))
     try:
@@ -57,6 +71,54 @@ def run(report: Report, *, objects: int | None = None, nodes: int = NODES) -> No
             _measure(report, _World(place, roots, server), f"{nodes:,} nodes, {count:,} objects")
     finally:
         shutil.rmtree(place, ignore_errors=True)
+
+
+# -- a fleet that fits on no machine here -----------------------------------------------------------------------------
+class _Handed:
+    """What survey tasks of 1,000 nodes with a million objects each would have handed in; made up node by node."""
+
+    def __init__(self, nodes: list[NodeDescriptor], objects: int) -> None:
+        self._nodes, self._objects = nodes, objects
+        self._rng = np.random.default_rng(1)
+
+    def findings(self) -> list[Finding]:
+        unlisted = {"not_a_candidate": self._objects - ROWS}
+        return [
+            Finding(
+                node_id=node.node_id,
+                adopted=True,
+                used_bytes=int((node.capacity_bytes or 0) * (0.25 + 0.5 * at / len(self._nodes))),
+                objects=self._objects,
+                unlisted=unlisted,
+            )
+            for at, node in enumerate(self._nodes)
+        ]
+
+    def rows(self, node_ids: list[str]) -> Iterator[bytes]:
+        for node_id in node_ids:
+            sizes = np.maximum(1, self._rng.lognormal(15.0, 2.0, ROWS)).astype(np.int64)
+            keys = [f"{node_id}/{at:07}" for at in range(ROWS)]
+            yield survey_round._packed(Inventory.from_columns(node_id, keys, sizes).to_arrow())
+
+    def others(self, node_ids: list[str]) -> Iterator[bytes]:
+        hashes = np.sort(self._rng.integers(0, 2**63, self._objects).astype(np.uint64))
+        for at, _ in enumerate(node_ids):
+            yield (hashes + np.uint64(at)).tobytes()
+
+
+def _billion(report: Report, *, nodes: int = NODES, objects: int = 1_000_000) -> None:
+    """Put the findings of 10⁹ objects together and plan; the memory is that of this process."""
+    described = [NodeDescriptor(node_id=f"n{at:04}", capacity_bytes=10**13, zone="abc"[at % 3]) for at in range(nodes)]
+    locations = SimpleNamespace(last_moved=dict)
+    context: Any = SimpleNamespace(surveys=_Handed(described, objects), nodes=lambda: described, locations=locations)
+    base, ticks = peak_mb(begin=True), time.process_time()
+    seen = merged(context)
+    plan = plan_rebalance(seen.nodes, seen.inventory, options=RebalancerOptions())
+    verify_plan(plan, seen.nodes, seen.inventory, RebalancerOptions())
+    cpu, memory = time.process_time() - ticks, peak_mb() - base
+    name = f"plan of {nodes:,} nodes × {objects:,} objects from candidates: memory"
+    detail = f"{len(plan.moves)} moves, {cpu:.0f} s of processor time with making the findings up"
+    report.add(Figure(name, memory, "MB", PLAN_MB, COMMAND, {"cpu_s": [cpu]}, detail))
 
 
 def _make(place: Path, nodes: int, objects: int) -> list[Path]:

@@ -79,7 +79,7 @@ def plans(
 fleets = st.tuples(st.integers(0, 10**6), st.integers(2, 6), st.integers(1, 120))
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(fleet=fleets, most_moves=st.sampled_from([0, 5, 1000]))
 def test_where_all_that_can_move_is_kept_the_plan_is_that_of_everything(
     fleet: tuple[int, int, int], most_moves: int
@@ -94,7 +94,7 @@ def test_where_all_that_can_move_is_kept_the_plan_is_that_of_everything(
     )
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(seed=st.integers(0, 10**6), nodes=st.integers(2, 6), moves=st.sampled_from([20, 60]))
 def test_a_plan_of_candidates_lowers_the_spread_nearly_as_far(seed: int, nodes: int, moves: int) -> None:
     """As far but for a hundredth, where as many objects of each node are kept as moves are allowed, and more are there."""

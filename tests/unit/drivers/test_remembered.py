@@ -81,7 +81,7 @@ def kept(found: Remembered) -> tuple[Remembered, dict[str, Any]]:
     return Remembered.read(table.schema, lambda: table)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(rounds=st.lists(steps, min_size=1, max_size=4))
 def test_a_listing_brought_up_to_date_is_the_full_listing(
     tmp_path_factory: pytest.TempPathFactory, rounds: list[list[tuple[str, str, str, int]]]
