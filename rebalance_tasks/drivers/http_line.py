@@ -1,7 +1,7 @@
 """A line to an HTTP/1.1 server for requests whose answers are small or wanted whole: written and read with nothing in between.
 
 http.client does the same at three times the processor time, most of it for parsing an answer's headers as if they were mail
-([ADR 19](../../docs/adr/0019-small-objects-go-straight-to-their-keys.md)). What is read comes from the server and is bounded:
+([ADR 18](../../docs/adr/0018-small-objects-go-straight-to-their-keys.md)). What is read comes from the server and is bounded:
 a line, the number of headers, and the body by what the server says of its length.
 """
 
