@@ -97,12 +97,12 @@ def test_where_all_that_can_move_is_kept_the_plan_is_that_of_everything(
 @settings(max_examples=8, deadline=None)
 @given(seed=st.integers(0, 10**6), nodes=st.integers(2, 6), moves=st.sampled_from([20, 60]))
 def test_a_plan_of_candidates_lowers_the_spread_nearly_as_far(seed: int, nodes: int, moves: int) -> None:
-    """As far but for a hundredth, where as many objects of each node are kept as moves are allowed, and more are there."""
+    """As far but for a twentieth, where as many objects of each node are kept as moves are allowed, and more are there."""
     described, parts = fleet_of(seed, nodes=nodes, objects=600)
     options = RebalancerOptions(max_moves_per_cycle=moves, imbalance_threshold=0.05)
     whole, kept = plans(described, parts, options, most=4 * moves)
     lowered = [plan.imbalance_before - plan.imbalance_after for plan in (whole, kept)]
-    assert lowered[1] >= lowered[0] * 0.99 - 1e-9
+    assert lowered[1] >= lowered[0] * 0.95 - 1e-9
 
 
 @pytest.mark.parametrize("most", [1, 7, 100])
