@@ -49,7 +49,7 @@ PLENTY: Final = 10**12
 
 def run(report: Report) -> None:
     """Measure."""
-    with weed_server(Path(tempfile.mkdtemp(dir=scratch_base()))) as weed:
+    with tempfile.TemporaryDirectory(dir=scratch_base()) as folder, weed_server(Path(folder)) as weed:
         bucket = {"url": f"s3://{weed.bucket()}/data", "storage_options": weed.options()}
         with _fleet({"disk": {}, "other": {}, "bucket": bucket}):
             rebalancer = Rebalancer()
