@@ -6,12 +6,14 @@ asks for a request. All of them are buckets in Redis, so that they hold fleet-wi
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final, Literal, NamedTuple, get_args
+import time
+from typing import TYPE_CHECKING, Final, Literal, NamedTuple, cast, get_args
 
 from rebalance_tasks.core.errors import InvalidArgument
 from rebalance_tasks.core.events import EventKind
 from rebalance_tasks.core.timetable import throttle_at
 from rebalance_tasks.migration.control import Buckets
+from rebalance_tasks.migration.tap import RATE_EVERY_S
 from rebalance_tasks.store.throttle import ByteBucket
 from rebalance_tasks.telemetry import get_logger
 
@@ -75,9 +77,13 @@ class Throttles:
         """Bind to a fleet."""
         self._context = context
         self._nodes: dict[tuple[str, Direction], ByteBucket] = {}
+        #: what nobody limits, and when that was looked at
+        self._free: set[tuple[str, Direction]] = set()
+        self._looked_at = float("-inf")
 
     def of(self, job_id: str, group: GroupRecord, *, now: datetime) -> Buckets:
         """Return what a slice of a group leases from; the group's rate is that of the timetable's hour."""
+        self._look()
         context = self._context
         of_group = ByteBucket(
             context.connection,
@@ -100,7 +106,26 @@ class Throttles:
                 override_key=context.keys.node_throttle(node_id, direction),
                 pace_key=context.keys.pace(node_id, direction) if adaptive else None,
             )
+        if (node_id, direction) in self._free:
+            kept.free_at = self._looked_at
         return kept
+
+    def _look(self) -> None:
+        """Ask for the limits of all nodes at once: a group of one small object must not wait for three answers of its own."""
+        now = time.monotonic()
+        if now - self._looked_at < RATE_EVERY_S:
+            return
+        settings, keys = self._context.settings, self._context.keys
+        pairs: list[tuple[str, Direction]] = [
+            (node.node_id, direction)
+            for node in settings.nodes
+            for direction in DIRECTIONS
+            if _configured(self._context, node.node_id, direction) is None
+            and (direction == "requests" or not settings.options.adaptive_throttle)
+        ]
+        told = self._context.connection.client.mget([keys.node_throttle(*pair) for pair in pairs]) if pairs else []
+        self._free = {pair for pair, raw in zip(pairs, cast("list[bytes | None]", told), strict=True) if raw is None}
+        self._looked_at = now
 
 
 def _configured(context: StateContext, node_id: str, direction: Direction) -> int | None:
