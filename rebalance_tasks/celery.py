@@ -7,34 +7,26 @@ task needs of them stands on the task as well, so that a stock app can include `
 from __future__ import annotations
 
 import gc
-import time
 from typing import TYPE_CHECKING, Any, Final
 
 from celery import Celery
-from celery.signals import heartbeat_sent, worker_init, worker_process_init, worker_ready, worker_shutting_down
+from celery.signals import worker_init, worker_process_init, worker_shutting_down
 from kombu.entity import Queue
 from kombu.utils.objects import cached_property
-from redis.exceptions import RedisError
 
-from rebalance_tasks.control.start import DATA_QUEUE
-from rebalance_tasks.messages import CONTROL_QUEUE
+from rebalance_tasks.core.routes import CONTROL_QUEUE, DATA_QUEUE
 from rebalance_tasks.migration.shutdown import SHUTTING_DOWN
 from rebalance_tasks.settings import Settings, load_settings
 from rebalance_tasks.settings_redis import celery_conf
-from rebalance_tasks.telemetry import get_logger
 
 if TYPE_CHECKING:
     from rebalance_tasks.core.options import RebalancerOptions
-
-log = get_logger(__name__)
 
 #: Lease 10 s, sweep 4 s, and a second for messages: a dead worker's group runs again within 15 s.
 SWEEP_EVERY_S: Final = 4.0
 CLEANUP_EVERY_S: Final = 60.0
 #: Beat looks at its schedule at least this often; a redbeat that waits for the lock asks for it as often.
 BEAT_LOOP_S: Final = 5
-#: Workers renew the digest of their configuration this often; it counts for 30 s.
-DIGEST_EVERY_S: Final = 10.0
 
 
 def beat_schedule(options: RebalancerOptions) -> dict[str, dict[str, Any]]:
@@ -90,6 +82,7 @@ def make_app(settings: Settings) -> Celery:
         task_queues=[Queue(CONTROL_QUEUE), Queue(DATA_QUEUE)],  # type: ignore[no-untyped-call]
         task_create_missing_queues=True,
         task_track_started=False,
+        worker_consumer="rebalance_tasks.worker:SteadyConsumer",
         worker_prefetch_multiplier=1,
         worker_eta_task_limit=100,
         worker_soft_shutdown_timeout=30,
@@ -129,39 +122,4 @@ def _hand_back(**_: object) -> None:
     SHUTTING_DOWN.set()
 
 
-class _DigestBeacon:
-    """Publishes the digest of this worker's configuration while it lives."""
-
-    def __init__(self) -> None:
-        self._next = 0.0
-        self._warned = False
-
-    def publish(self, sender: Any, **_: object) -> None:  # noqa: ANN401  Celery passes a consumer or a heart
-        if time.monotonic() < self._next:
-            return
-        self._next = time.monotonic() + DIGEST_EVERY_S
-        settings = getattr(app, "rebalance_settings", None)
-        if settings is None:
-            return
-        from rebalance_tasks.runtime import runtime_for  # noqa: PLC0415  runtime is a sibling, wired when first needed
-
-        context = runtime_for(app).context
-        worker = str(
-            getattr(sender, "hostname", None) or getattr(getattr(sender, "eventer", None), "hostname", "worker")
-        )
-        try:
-            now_ms = context.connection.now_ms()
-            skew_ms = int(time.time() * 1000) - now_ms
-            context.fleet.publish_digest(worker, settings.digest(), now_ms=now_ms, skew_ms=skew_ms)
-            if not self._warned:
-                self._warned = True
-                for warning in context.connection.warnings():
-                    log.warning("redis.settings", warning=warning)
-        except (RedisError, OSError) as exc:
-            log.warning("digest.not_published", error=str(exc))
-
-
 app: Celery = make_app(load_settings())
-_beacon = _DigestBeacon()
-worker_ready.connect(_beacon.publish)
-heartbeat_sent.connect(_beacon.publish)

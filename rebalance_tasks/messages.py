@@ -9,8 +9,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 from kombu.exceptions import ChannelError, OperationalError
+from kombu.transport.redis import Channel as RedisChannel
 from redis.exceptions import RedisError
 
+from rebalance_tasks.core.routes import CONTROL_QUEUE
 from rebalance_tasks.telemetry import get_logger
 
 if TYPE_CHECKING:
@@ -22,7 +24,8 @@ if TYPE_CHECKING:
 
 log = get_logger(__name__)
 
-CONTROL_QUEUE: Final = "rebalance.control"
+#: The sweep asks again every few seconds, cleanup every minute.
+CHORE_EXPIRES_S: Final = {"sweep": 10.0, "cleanup": 60.0}
 
 
 def queue_depths(app: Celery, queues: Sequence[str]) -> dict[str, int]:
@@ -33,7 +36,7 @@ def queue_depths(app: Celery, queues: Sequence[str]) -> dict[str, int]:
             channel = connection.default_channel
             for queue in queues:
                 try:
-                    found[queue] = int(channel.queue_declare(queue=queue, passive=True).message_count)
+                    found[queue] = _waiting(channel, queue)
                 except (
                     ChannelError
                 ):  # nothing was ever sent to it, or all was taken: a Redis list that is empty is gone
@@ -42,6 +45,14 @@ def queue_depths(app: Celery, queues: Sequence[str]) -> dict[str, int]:
         log.warning("metrics.broker_away", error=str(exc))
         return {}
     return found
+
+
+def _waiting(channel: Any, queue: str) -> int:  # noqa: ANN401  a channel of any transport
+    """Messages in one queue. Raises: ChannelError where the transport knows no such queue."""
+    if isinstance(channel, RedisChannel):
+        # Whether there is such a queue kombu would ask without the prefix of its keys, and be told that there is none.
+        return int(channel._size(queue))  # type: ignore[no-untyped-call]  # noqa: SLF001
+    return int(channel.queue_declare(queue=queue, passive=True).message_count)
 
 
 def worker_queues(app: Celery, *, timeout_s: float = 1.5) -> dict[str, list[str]]:
@@ -103,6 +114,26 @@ class CeleryMessenger:
     def publish_start(self, plan_id: str, job_id: str) -> None:
         """Publish a start; its id makes a doubled message one job."""
         self._task("start", {"plan_id": plan_id, "job_id": job_id}, queue=CONTROL_QUEUE).apply_async()
+
+    def publish_chore(self, name: str, queue: str) -> None:
+        """Have the hosts of a queue do their part of a chore; one that waits for long is one too many."""
+        self._task(name, {"queue": queue}, queue=queue, expires=CHORE_EXPIRES_S[name]).apply_async()
+
+    def worker_queues(self) -> dict[str, list[str]]:
+        """Ask the workers that answer which queues each takes messages from; nobody answers through a broker that is away."""
+        try:
+            return worker_queues(self._app)
+        except (OperationalError, RedisError, OSError) as exc:
+            log.warning("workers.not_asked", error=str(exc))
+            return {}
+
+    def publish_survey(self, token: int, node_ids: Sequence[str], *, queue: str) -> None:
+        """Publish the survey of some nodes, for the check that holds this token."""
+        self._task("survey", {"token": token, "node_ids": list(node_ids)}, queue=queue).apply_async()
+
+    def publish_conclude(self, token: int) -> None:
+        """Publish the rest of a check whose nodes are all in; as often as one likes."""
+        self._task("conclude", {"token": token}, queue=CONTROL_QUEUE).apply_async()
 
     # -- building -------------------------------------------------------------------------------------------------
     def _id(self, job_id: str, *parts: str) -> str:

@@ -6,7 +6,7 @@ import os
 import threading
 import time
 import uuid
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from functools import cached_property, partial
@@ -16,10 +16,10 @@ from rebalance_tasks.control.context import FleetContext
 from rebalance_tasks.control.lifecycle import QUIET_HOURS
 from rebalance_tasks.control.start import admit
 from rebalance_tasks.control.throttles import Throttles
-from rebalance_tasks.core.errors import UnknownFleet, UnknownNode
+from rebalance_tasks.core.errors import UnknownFleet
 from rebalance_tasks.core.quiet_hours import in_quiet_hours
-from rebalance_tasks.drivers.registry import open_driver
-from rebalance_tasks.messages import CeleryMessenger, queue_depths, worker_queues
+from rebalance_tasks.drivers.opened import Drivers
+from rebalance_tasks.messages import CeleryMessenger, queue_depths
 from rebalance_tasks.migration.control import SliceControl
 from rebalance_tasks.migration.copying import Copier
 from rebalance_tasks.migration.item import BatchContext
@@ -30,45 +30,21 @@ from rebalance_tasks.store.attempts import AttemptStore
 from rebalance_tasks.store.moves import UNLIMITED, Budgets, Ending, MoveStore
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+    from wsgiref.types import WSGIApplication
+
     from celery import Celery
     from prometheus_client import CollectorRegistry
 
+    from rebalance_tasks.control.metrics import FleetCollector
     from rebalance_tasks.drivers.base import Driver
     from rebalance_tasks.store.leases import Lease
+    from rebalance_tasks.store.records import GroupRecord
 
 #: Money is counted in 10⁻⁹ of the currency, so that Redis adds it up exactly.
 NANO: Final = 10**9
 #: A freed source stays in the trash at least so long, whatever the grace: longer than an append-only file can lag.
 MIN_PURGE_DELAY: Final = timedelta(seconds=5)
-
-
-@dataclass(slots=True)
-class Drivers:
-    """Opens each node's driver once per process."""
-
-    settings: Settings
-    _open: dict[str, Driver] = field(default_factory=dict)
-    _lock: threading.Lock = field(default_factory=threading.Lock)
-    _pid: int = field(default_factory=os.getpid)
-
-    def __call__(self, node_id: str) -> Driver:
-        """Return the node's driver. Raises: UnknownNode, ConfigurationError."""
-        if self._pid != os.getpid():
-            # After a fork the parent's descriptors are shared: open our own.
-            self._open, self._lock = {}, threading.Lock()
-            self._pid = os.getpid()
-        driver = self._open.get(node_id)
-        return self._opened(node_id) if driver is None else driver
-
-    def _opened(self, node_id: str) -> Driver:
-        with self._lock:
-            if node_id in self._open:
-                return self._open[node_id]
-            node = next((node for node in self.settings.nodes if node.node_id == node_id), None)
-            if node is None:
-                raise UnknownNode(node_id, "is not configured here; see [[nodes]] in rebalance.toml")
-            driver = self._open[node_id] = open_driver(node)
-            return driver
 
 
 class Runtime:
@@ -86,22 +62,43 @@ class Runtime:
         messenger = CeleryMessenger(self._app, fleet=self.settings.fleet)
         return FleetContext.wired(self.settings, driver=self._drivers, messenger=messenger)
 
-    def worker_queues(self) -> dict[str, list[str]]:
-        """Which queues each worker that answers takes messages from."""
-        return worker_queues(self._app)
-
     def metrics_registry(self) -> CollectorRegistry:
-        """What Prometheus scrapes: `rebalance metrics` and the console serve it."""
+        """The fleet's metrics, for a server of prometheus-client's."""
         from prometheus_client import CollectorRegistry  # noqa: PLC0415  as below
 
-        from rebalance_tasks.control.metrics import FleetCollector  # noqa: PLC0415  no task needs it
-
         registry = CollectorRegistry(auto_describe=False)
-        registry.register(FleetCollector(self.context, partial(queue_depths, self._app)))
+        registry.register(self._collector)
         return registry
 
+    def metrics_app(self) -> WSGIApplication:
+        """What Prometheus scrapes, as a WSGI application: `rebalance metrics` serves it."""
+        from rebalance_tasks.control.metrics_text import metrics_app  # noqa: PLC0415  as below
+
+        return metrics_app(self._collector, self.metrics_registry())
+
+    @cached_property
+    def _collector(self) -> FleetCollector:
+        from rebalance_tasks.control import metrics  # noqa: PLC0415  no task needs it
+
+        return metrics.FleetCollector(self.context, partial(queue_depths, self._app))
+
+    def drivers_of(self, queue: str) -> Callable[[str], Driver]:
+        """The drivers of the hosts of a Celery queue."""
+        return self._drivers.of_queue(queue)
+
+    def _pair(self, group: GroupRecord, queue: str) -> tuple[Driver, Driver]:
+        drivers = self._drivers.of_queue(queue)
+        return drivers(group.source), drivers(group.target)
+
     def slice(
-        self, job_id: str, group_id: str, *, owner: str, extra: bool = False, ending: Ending | None = None
+        self,
+        job_id: str,
+        group_id: str,
+        *,
+        owner: str,
+        queue: str = "",
+        extra: bool = False,
+        ending: Ending | None = None,
     ) -> Slice:
         """Return a slice of one group, ready to run.
 
@@ -109,6 +106,7 @@ class Runtime:
             job_id: the job.
             group_id: the group.
             owner: names this very attempt, see `Slice`.
+            queue: where its message came from, and so where extra slices find somebody; default the group's.
             extra: see `Slice`.
             ending: asked along with the count of moves.
         """
@@ -119,9 +117,11 @@ class Runtime:
             move_store=lambda lease: MoveStore(
                 self.context.connection, context.keys, job_id=job_id, lease=lease, ending=ending
             ),
-            drivers=lambda group: (self._drivers(group.source), self._drivers(group.target)),
+            drivers=lambda group: self._pair(group, queue or group.queue),
             context=lambda lease, store, drivers, slice_s: self._batch_context(job_id, lease, store, drivers, slice_s),
-            spread=lambda group: context.messenger.publish_extra(job_id, group),
+            spread=lambda group: context.messenger.publish_extra(
+                job_id, group.model_copy(update={"queue": queue or group.queue})
+            ),
             attempts=lambda lease: AttemptStore(self.context.connection, context.keys, job_id=job_id, lease=lease),
             admit=lambda: admit(context, job_id),
             missing=context.holds.missing,

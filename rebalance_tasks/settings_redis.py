@@ -8,6 +8,7 @@ its own way. Here a URL is read once; `rebalance_tasks.store.connection` and `re
 ``rediss://…?ssl_ca_certs=/etc/ca.pem``        TLS; the certificate is checked unless ``ssl_cert_reqs=none``
 ``unix:///run/redis.sock?db=0``                a socket
 ``sentinel://h1[:port],h2[:port]/master/db``   whatever the Sentinels h1, h2 … say is the master of that name
+``sentinels://…?ssl_ca_certs=/etc/ca.pem``     the same by TLS, to the Sentinels and to the servers that they name
 =============================================  ==================================================================
 """
 
@@ -34,7 +35,7 @@ SENTINEL_PORT: Final = 26_379
 SENTINEL_TIMEOUT_S: Final = 2.0
 #: A broker or result server that hangs surfaces as an error by then; its blocking reads last a second.
 CELERY_SOCKET_TIMEOUT_S: Final = 30.0
-_SCHEMES: Final = ("redis", "rediss", "unix", "sentinel")
+_SCHEMES: Final = ("redis", "rediss", "unix", "sentinel", "sentinels")
 _SENTINEL_OPTIONS: Final = frozenset({"sentinel_username", "sentinel_password"})
 _TLS_FILES: Final = ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile")
 _TLS_OPTIONS: Final = frozenset({*_TLS_FILES, "ssl_cert_reqs", "ssl_check_hostname"})
@@ -80,8 +81,19 @@ class RedisAddress:
             "socket_connect_timeout": SENTINEL_TIMEOUT_S,
             # redis-py would ask a dead one four times, over seven seconds, before it asks the next.
             "retry": Retry(NoBackoff(), 0),
+            **self.connection_kwargs,
             **self.sentinel_login,
         }
+
+    @property
+    def connection_kwargs(self) -> dict[str, Any]:
+        """Keyword arguments that a connection needs for TLS; empty without."""
+        return {"ssl": True, **self.tls} if self.tls else {}
+
+    @property
+    def celery_tls(self) -> dict[str, Any]:
+        """TLS arguments as kombu and Celery want them; empty without TLS."""
+        return {**self.tls, "ssl_cert_reqs": _CHECKS[self.tls["ssl_cert_reqs"]]} if self.tls else {}
 
 
 def is_redis_url(url: str) -> bool:
@@ -99,8 +111,8 @@ def read_address(url: str) -> RedisAddress:
     if scheme not in _SCHEMES or not rest:
         msg = "is not a Redis URL; write redis://[:password@]host[:port][/db], rediss://… (TLS), unix:///path or sentinel://h1,h2/master/db"
         raise ValueError(msg)
-    if scheme == "sentinel":
-        return _sentinel(rest)
+    if scheme in {"sentinel", "sentinels"}:
+        return _sentinel(scheme, rest)
     try:
         parts = urlsplit(url)
         _ = parts.port
@@ -159,8 +171,8 @@ def celery_conf(settings: Service) -> dict[str, Any]:
     shared: dict[str, Any] = {}
     if settings.message_prefix:
         shared["global_keyprefix"] = f"{settings.message_prefix}:"
-    broker, broker_options, broker_tls = _for_celery(settings.broker_url, broker=True)
-    backend, backend_options, backend_tls = _for_celery(settings.result_backend, broker=False)
+    broker, broker_options, broker_tls = _for_celery(settings.broker_url)
+    backend, backend_options, backend_tls = _for_celery(settings.result_backend)
     conf: dict[str, Any] = {
         "broker_url": broker,
         "result_backend": backend,
@@ -176,30 +188,29 @@ def celery_conf(settings: Service) -> dict[str, Any]:
     return conf
 
 
-def _for_celery(url: str, *, broker: bool) -> tuple[str, dict[str, Any], dict[str, Any]]:
+def _for_celery(url: str) -> tuple[str, dict[str, Any], dict[str, Any]]:
     """(URL as Celery spells it, transport options, TLS arguments)."""
     if not is_redis_url(url):
         return url, {}, {}
     address = check_files(read_address(url))
     match address.scheme:
-        case "sentinel":
-            login = url.removeprefix("sentinel://").rpartition("@")[0]
+        case "sentinel" | "sentinels":
+            login = url.partition("://")[2].rpartition("@")[0]
             at = f"{login}@" if login else ""
             each = [f"sentinel://{at}{_host(host)}:{port}/{address.db}" for host, port in address.sentinels]
             options = {"master_name": address.master, "sentinel_kwargs": address.sentinel_kwargs}
-            return ";".join(each), options, {}
+            return ";".join(each), options, address.celery_tls
         case "unix":
             parts = urlsplit(url)
             login = f"{parts.netloc.rpartition('@')[0]}@" if "@" in parts.netloc else ""
-            scheme = "redis+socket" if broker else "socket"
-            return f"{scheme}://{login}{parts.path}?virtual_host={address.db}", {}, {}
+            return f"redis+socket://{login}{parts.path}?virtual_host={address.db}", {}, {}
         case "rediss":
-            return address.url, {}, {**address.tls, "ssl_cert_reqs": _CHECKS[address.tls["ssl_cert_reqs"]]}
+            return address.url, {}, address.celery_tls
         case _:
             return address.url, {}, {}
 
 
-def _sentinel(rest: str) -> RedisAddress:
+def _sentinel(scheme: str, rest: str) -> RedisAddress:
     if "://" in rest:
         msg = "names its Sentinels one by one; write sentinel://[user:password@]h1:26379,h2:26379/master/db"
         raise ValueError(msg)
@@ -211,19 +222,24 @@ def _sentinel(rest: str) -> RedisAddress:
         msg = "does not name hosts and master; write sentinel://h1:26379,h2:26379/master/db"
         raise ValueError(msg)
     options = dict(parse_qsl(query))
+    tls_query = {name: options.pop(name) for name in list(options) if name.startswith("ssl_")}
+    if tls_query and scheme != "sentinels":
+        msg = "has ssl_… options, which sentinel:// does not take; write sentinels://… for TLS to Sentinels and servers"
+        raise ValueError(msg)
     unknown = sorted(options.keys() - _SENTINEL_OPTIONS)
     if unknown:
         msg = f"has the unknown option {unknown[0]}; sentinel:// takes {' and '.join(sorted(_SENTINEL_OPTIONS))}"
         raise ValueError(msg)
     username, _, password = login.partition(":")
     return RedisAddress(
-        scheme="sentinel",
+        scheme=scheme,
         url="",
         username=unquote(username) or None,
         password=unquote(password) or None,
         db=_db(db),
         sentinels=tuple(_host_and_port(host) for host in hosts.split(",")),
         master=master,
+        tls=_tls(tls_query) if scheme == "sentinels" else {},
         sentinel_login={name.removeprefix("sentinel_"): value for name, value in options.items()},
     )
 

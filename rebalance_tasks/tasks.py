@@ -16,19 +16,22 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 from celery import shared_task
 from celery.exceptions import Ignore
 from celery.signals import worker_shutting_down
-from pydantic import ValidationError
+from pydantic import Field, PositiveInt, ValidationError
 from redis.exceptions import RedisError
 
+from rebalance_tasks import beacon as _beacon  # noqa: F401  connected by importing it
 from rebalance_tasks import signals
 from rebalance_tasks.control import check as checks
 from rebalance_tasks.control import cleanup as cleanups
 from rebalance_tasks.control import lifecycle, notices
 from rebalance_tasks.control import start as starts
 from rebalance_tasks.control import sweep as sweeps
+from rebalance_tasks.control.reach import adopt_here, far_queues, within_reach
 from rebalance_tasks.control.relay import run_relay
+from rebalance_tasks.control.survey_round import survey_nodes
 from rebalance_tasks.core.errors import InvalidArgument, PermanentError, RebalanceError
 from rebalance_tasks.core.models import ControlResult, Frozen, Identifier
-from rebalance_tasks.messages import CONTROL_QUEUE
+from rebalance_tasks.core.routes import CONTROL_QUEUE, DATA_QUEUE
 from rebalance_tasks.migration.shutdown import SHUTTING_DOWN
 from rebalance_tasks.migration.slice import SliceOutcome
 from rebalance_tasks.runtime import Runtime, runtime_for
@@ -84,6 +87,18 @@ class CheckArguments(FleetArguments):
     force: bool = False
 
 
+class TokenArguments(FleetArguments):
+    """Arguments of conclude."""
+
+    token: PositiveInt
+
+
+class SurveyArguments(TokenArguments):
+    """Arguments of survey."""
+
+    node_ids: tuple[Identifier, ...]
+
+
 class StartArguments(FleetArguments):
     """Arguments of start."""
 
@@ -109,6 +124,12 @@ class MigrateArguments(GroupArguments):
     extra: bool = False
 
 
+class ChoreArguments(FleetArguments):
+    """Arguments of sweep and cleanup; ``queue``: only what takes reaching the nodes of that queue."""
+
+    queue: str | None = Field(default=None, max_length=200)
+
+
 A = TypeVar("A", bound=FleetArguments)
 
 
@@ -122,8 +143,24 @@ class UnexpectedError(PermanentError):
 def check(self: Task[Any, Any], *, force: bool = False, fleet: str | None = None) -> dict[str, Any]:
     """Check the fleet and plan; return {verdict, reason, plan_id}."""
     arguments = _validated(CheckArguments, force=force, fleet=fleet)
-    result = checks.run_check(_runtime(self, arguments).context, force=arguments.force, by=_by(self))
+    context = _runtime(self, arguments).context
+    result = checks.run_check(context, force=arguments.force, by=_by(self), by_tasks=True)
     return result.model_dump(mode="json")
+
+
+@shared_task(name="rebalance.survey", time_limit=CHECK_TIME_LIMIT_S, **{**DELIVERY, "queue": "rebalance.data"})
+def survey(self: Task[Any, Any], *, token: int, node_ids: list[str], fleet: str | None = None) -> dict[str, Any]:
+    """Look at some nodes for the check that holds this token; return {nodes}: how many were handed in."""
+    arguments = _validated(SurveyArguments, token=token, node_ids=node_ids, fleet=fleet)
+    return {"nodes": survey_nodes(_runtime(self, arguments).context, arguments.token, arguments.node_ids)}
+
+
+@shared_task(name="rebalance.conclude", time_limit=CHECK_TIME_LIMIT_S, **DELIVERY)
+def conclude(self: Task[Any, Any], *, token: int, fleet: str | None = None) -> dict[str, Any]:
+    """Go on with the check whose nodes are all in; the last survey and the sweep lead here, any number of times."""
+    arguments = _validated(TokenArguments, token=token, fleet=fleet)
+    result = checks.conclude_check(_runtime(self, arguments).context, arguments.token)
+    return {} if result is None else result.model_dump(mode="json")
 
 
 @shared_task(name="rebalance.start", **ANSWERED)
@@ -169,18 +206,18 @@ def cancel(self: Task[Any, Any], *, job_id: str, fleet: str | None = None) -> di
     )
 
 
-@shared_task(name="rebalance.migrate", **{**DELIVERY, "queue": "rebalance.data"})
+@shared_task(name="rebalance.migrate", **{**DELIVERY, "queue": DATA_QUEUE})
 def migrate(self: Task[Any, Any], **given: Any) -> dict[str, Any]:  # noqa: ANN401  validated below: a header never raises
     """Carry a group's moves on for one slice (job_id, group_id); to the monitor it goes only when the group is terminal."""
     try:
         arguments = _validated(MigrateArguments, **given)
-        runtime = _runtime(self, arguments)
+        runtime, queue = _runtime(self, arguments), _queue(self)
         outcome = run_relay(
             runtime.context,
             arguments.job_id,
             arguments.group_id,
-            queue=self.request.delivery_info.get("routing_key", ""),
-            run_slice=partial(_run_slice, runtime),
+            queue=queue,
+            run_slice=partial(_run_slice, runtime, queue),
             extra=arguments.extra,
         )
     except Exception:
@@ -213,9 +250,12 @@ def finalize(self: Task[Any, Any], *, job_id: str, fleet: str | None = None) -> 
 
 
 @shared_task(name="rebalance.sweep", **DELIVERY)
-def sweep(self: Task[Any, Any], *, fleet: str | None = None) -> dict[str, Any]:
-    """Re-drive what stalls, and have told what happened."""
-    context = _runtime(self, _validated(FleetArguments, fleet=fleet)).context
+def sweep(self: Task[Any, Any], *, queue: str | None = None, fleet: str | None = None) -> dict[str, Any]:
+    """Re-drive what stalls, and have told what happened; with ``queue`` only look whether its nodes are back."""
+    arguments = _validated(ChoreArguments, queue=queue, fleet=fleet)
+    context = _runtime(self, arguments).context
+    if arguments.queue is not None:
+        return asdict(sweeps.look_at_nodes(context, within_reach(context, arguments.queue)))
     report = sweeps.run_sweep(context)
     if notices.behind(context):
         # A task of its own: a receiver that hangs must not keep the sweep.
@@ -231,9 +271,14 @@ def notify(self: Task[Any, Any], *, fleet: str | None = None) -> dict[str, Any]:
 
 
 @shared_task(name="rebalance.cleanup", **DELIVERY)
-def cleanup(self: Task[Any, Any], *, fleet: str | None = None) -> dict[str, Any]:
-    """Purge what is over its grace, forget old forwardings, remove orphans."""
-    return asdict(cleanups.run_cleanup(_runtime(self, _validated(FleetArguments, fleet=fleet)).context))
+def cleanup(self: Task[Any, Any], *, queue: str | None = None, fleet: str | None = None) -> dict[str, Any]:
+    """Purge what is over its grace, forget old forwardings, remove orphans: here, or with ``queue`` on the nodes of its hosts."""
+    arguments = _validated(ChoreArguments, queue=queue, fleet=fleet)
+    context = _runtime(self, arguments).context
+    if arguments.queue is None:
+        for far in far_queues(context):
+            context.messenger.publish_chore("cleanup", far)
+    return asdict(cleanups.run_cleanup(context, only=within_reach(context, arguments.queue)))
 
 
 def _validated(model: type[A], **values: object) -> A:
@@ -262,8 +307,14 @@ def _answer(job_id: str, verb: Callable[[], ControlResult]) -> dict[str, Any]:
     return result.model_dump(mode="json")
 
 
-def _run_slice(runtime: Runtime, job_id: str, group_id: str, extra: bool, ending: Ending) -> SliceOutcome:  # noqa: FBT001  as the relay calls it
-    work = runtime.slice(job_id, group_id, owner=uuid.uuid4().hex, extra=extra, ending=ending)
+def _queue(task: Task[Any, Any]) -> str:
+    """The queue that a task's message came from, and which this worker therefore serves."""
+    return str(task.request.delivery_info.get("routing_key", ""))
+
+
+def _run_slice(runtime: Runtime, queue: str, job_id: str, group_id: str, extra: bool, ending: Ending) -> SliceOutcome:  # noqa: FBT001  as the relay calls it
+    adopt_here(runtime.context, job_id, group_id, queue=queue, driver=runtime.drivers_of(queue))
+    work = runtime.slice(job_id, group_id, owner=uuid.uuid4().hex, queue=queue, extra=extra, ending=ending)
     try:
         return work.run()
     except (RedisError, OSError):

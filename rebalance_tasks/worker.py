@@ -5,6 +5,9 @@ tells nobody before it has slept, and cannot cancel what runs in a pool of threa
 are told to (`migration.shutdown`), so here the timeout is what it sounds like: tasks that ended are acknowledged as in a
 warm shutdown, and what is left when the time is over, or when the signal comes again, is cancelled and delivered to
 another worker (invariant 4 makes both harmless).
+
+And its consumer outlives every loss of the broker's connection: Celery 5.7 ends the worker when kombu, closing a connection
+that is half gone (a failover, a partition), meets one of its own parts that is gone already.
 """
 
 from __future__ import annotations
@@ -20,12 +23,46 @@ from celery.apps.worker import Worker, safe_say
 from celery.platforms import EX_OK
 from celery.utils.log import in_sighandler
 from celery.worker import state
+from celery.worker.consumer import Consumer
+
+from rebalance_tasks.telemetry import get_logger
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+log = get_logger(__name__)
+
 #: The signals on which Celery shuts down softly.
 SOFT_SIGNALS: Final = ("SIGQUIT", "SIGTERM") if REMAP_SIGTERM == "SIGQUIT" else ("SIGQUIT",)
+
+
+class SteadyConsumer(Consumer):
+    """A consumer that connects anew whatever a lost connection raises (celery/kombu#582).
+
+    A message of a connection that is gone cannot be acknowledged: kombu's channel has no connection to look at, and says so with
+    an `AttributeError`. It is a lost connection like any other; the message is delivered again (invariant 4).
+    """
+
+    connection_errors: tuple[type[Exception], ...]
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:  # noqa: ANN401  Celery's own
+        """Know one more sign of a lost connection."""
+        super().__init__(*arguments, **options)
+        known: tuple[type[Exception], ...] = self.connection_errors
+        self.connection_errors = (*known, AttributeError)
+
+    def on_connection_error_after_connected(self, exc: Exception) -> None:
+        """Let go of a connection that is lost; there is nothing left on it that could be lost as well."""
+        close = self.connection.close
+
+        def close_quietly() -> None:
+            try:
+                close()
+            except Exception as error:  # noqa: BLE001  as Celery itself does around `collect`, a line before
+                log.warning("broker.closed_badly", error=repr(error))
+
+        self.connection.close = close_quietly
+        super().on_connection_error_after_connected(exc)
 
 
 class SoftWorker(Worker):

@@ -1,6 +1,6 @@
 """``rebalance simulate``: many cycles on paper, as a table, a PNG, an HTML page or JSON. Touches nothing.
 
-Its subcommand ``resize`` (in `placement`) measures what a change of nodes moves.
+Its subcommands: ``resize`` (in `placement`) measures what a change of nodes moves, ``scale`` predicts how long a job takes.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-from rebalance_tasks.cli import placement, session
+from rebalance_tasks.cli import placement, scale, session
 from rebalance_tasks.cli.output import emit, jsonable
 from rebalance_tasks.cli.parameters import Json
 from rebalance_tasks.core.errors import InvalidArgument
@@ -29,6 +29,9 @@ _SHOWN: Final = 20
 
 group = typer.Typer()
 group.command(epilog="Example: rebalance simulate resize --add 'node_id=disk9 zone=b' --replicas 3")(placement.resize)
+group.command(epilog="Example: rebalance simulate scale --hosts 10 --nodes 1000 --objects 50000000 --limit 200")(
+    scale.scale
+)
 
 
 @group.callback(invoke_without_command=True)

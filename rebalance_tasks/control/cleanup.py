@@ -6,12 +6,12 @@ disk, and a trash that still is the version that was copied. Each run is bounded
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import timedelta
 from itertools import islice
 from typing import TYPE_CHECKING, Final
 
-from rebalance_tasks.core.errors import JobNotFound, NodeError, RebalanceError
+from rebalance_tasks.core.errors import JobNotFound, NodeError, NodeMissing, RebalanceError
 from rebalance_tasks.core.fingerprint import Fingerprint
 from rebalance_tasks.core.ids import MoveId
 from rebalance_tasks.core.models import NodeState
@@ -19,12 +19,13 @@ from rebalance_tasks.drivers.base import FreeOutcome
 from rebalance_tasks.migration import manifests
 from rebalance_tasks.migration.faults import Step, reached
 from rebalance_tasks.migration.undo import undo
+from rebalance_tasks.store.claims import WRITE_PREFIX
 from rebalance_tasks.store.records import TrashRecord, UndoRecord
 from rebalance_tasks.store.versions import NewerVersion
 from rebalance_tasks.telemetry import get_logger
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Callable, Collection
 
     from rebalance_tasks.control.context import FleetContext
     from rebalance_tasks.drivers.base import Driver
@@ -57,6 +58,7 @@ class CleanupReport:
         freed_late: sources freed whose node was away when their move was committed.
         undone_late: copies taken off targets that were away when their move was given up.
         reservations: room on targets that was promised to jobs which are over.
+        released: keys written through the fleet while a job ran that no copy of any job can be taken for any more.
     """
 
     purged: int = 0
@@ -66,17 +68,25 @@ class CleanupReport:
     freed_late: int = 0
     undone_late: int = 0
     reservations: int = 0
+    released: int = 0
 
 
-def run_cleanup(context: FleetContext) -> CleanupReport:
-    """Clean up once, within `LIMIT`."""
+def run_cleanup(context: FleetContext, *, only: Collection[str] | None = None) -> CleanupReport:
+    """Clean up once, within `LIMIT`.
+
+    Args:
+        context: the fleet.
+        only: the nodes that can be reached from here (`reach.within_reach`); default all. Others are left to their hosts.
+    """
+    near = _Near(context.driver, frozenset(node.node_id for node in context.settings.nodes) if only is None else only)
+    context = replace(context, driver=near)
     report = CleanupReport()
     if _durable(context):
-        _purge_due(context, report)
+        _purge_due(context, near.nodes, report)
     options = context.settings.options
     keep = max(options.forwarding_ttl, options.object_cooldown)
     report.forgotten = context.locations.expire(keep_ms=int(keep.total_seconds() * 1000), limit=LIMIT)
-    _free_late(context, report)
+    _free_late(context, near.nodes, report)
     _undo_late(context, report)
     jobs = _Jobs(context)
     _reservations(context, jobs, report)
@@ -87,8 +97,25 @@ def run_cleanup(context: FleetContext) -> CleanupReport:
             _old_manifests(context, jobs, driver, report)
         except NodeError as exc:
             log.debug("cleanup.node_left_out", node=driver.node_id, error=str(exc))
+    report.released = _written(context)
     context.fleet.record_chore("cleanup", asdict(report), now_ms=context.connection.now_ms())
     return report
+
+
+@dataclass(frozen=True, slots=True)
+class _Near:
+    """Opens drivers of those nodes only that are reached from here.
+
+    What happens to lie at another host's path on this machine is none of its node's.
+    """
+
+    open: Callable[[str], Driver]
+    nodes: Collection[str]
+
+    def __call__(self, node_id: str) -> Driver:
+        if node_id not in self.nodes:
+            raise NodeMissing(node_id, "is reached by other hosts only; the cleanup of their queue sees to it")
+        return self.open(node_id)
 
 
 @dataclass(slots=True)
@@ -138,8 +165,8 @@ def _durable(context: FleetContext) -> bool:
     return context.connection.write_durably(context.keys.info, mark, timeout_ms=DURABLE_WAIT_MS) is not False
 
 
-def _purge_due(context: FleetContext, report: CleanupReport) -> None:
-    for due in context.trash.due(limit=LIMIT):
+def _purge_due(context: FleetContext, nodes: Collection[str], report: CleanupReport) -> None:
+    for due in context.trash.due(limit=LIMIT, nodes=nodes):
         left = [move_id for move_id, record in due.records.items() if not _purge(context, move_id, record)]
         context.trash.purged(due, left=left, delay_ms=POSTPONE_MS)
         reached(Step.PURGED)
@@ -161,13 +188,13 @@ def _purge(context: FleetContext, move_id: MoveId, record: TrashRecord) -> bool:
     return gone
 
 
-def _free_late(context: FleetContext, report: CleanupReport) -> None:
+def _free_late(context: FleetContext, nodes: Collection[str], report: CleanupReport) -> None:
     """Free sources whose node could not be reached when their move was committed."""
     context.locations.spread_frees(active=context.jobs.active())
     pending = list(context.locations.pending_frees().items())[:LIMIT]
     # Asked after: what is pending for a job that started in between is that job's own to free.
     active = context.jobs.active()
-    pending = [(place, move_id) for place, move_id in pending if job_of(move_id) != active]
+    pending = [(place, move_id) for place, move_id in pending if job_of(move_id) != active and place[0] in nodes]
     entries = entries_of(context, {move_id for _, move_id in pending})
     on_record = context.trash.known_ids() if pending else set()
     for (node, key), move_id in pending:
@@ -242,6 +269,18 @@ def _holder_over(jobs: _Jobs, reservation: str) -> bool:
     return jobs.over(f"{reservation.partition('/')[0]}.") is not False
 
 
+def _written(context: FleetContext) -> int:
+    """Let go of keys that were written while a job ran, unless a copy of theirs is still to be freed or taken back."""
+    if context.jobs.active() is not None:
+        return 0
+    doubled = {key for _, key in context.locations.pending_frees()}
+    undos = context.connection.hgetall(context.keys.undos).values()
+    doubled |= {UndoRecord.model_validate_json(raw).key for raw in undos}
+    return context.locations.release(
+        key for key in context.connection.hgetall(context.keys.written) if key not in doubled
+    )
+
+
 # -- orphans ----------------------------------------------------------------------------------------------------------
 def _staged_orphans(context: FleetContext, jobs: _Jobs, driver: Driver, report: CleanupReport) -> None:
     """Remove staged copies that no running move needs."""
@@ -267,7 +306,9 @@ def _trash_orphans(context: FleetContext, jobs: _Jobs, driver: Driver, report: C
     entries = entries_of(context, unknown)
     for move_id, held in unknown.items():
         entry = entries.get(move_id)
-        if entry is not None and entry.copied_fingerprint() == held and _stands(context, entry):
+        # What somebody removed through the fleet, and died before it was purged, has no manifest.
+        removed = move_id.startswith(WRITE_PREFIX)
+        if removed or (entry is not None and entry.copied_fingerprint() == held and _stands(context, entry)):
             driver.purge(move_id, held)
             reached(Step.ORPHAN_TRASH)
             report.orphans += 1

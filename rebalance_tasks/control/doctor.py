@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Final
 from rebalance_tasks.control.doctor_redis import examine_redis
 from rebalance_tasks.control.doctor_settings import contradictions
 from rebalance_tasks.control.findings import Finding, Verdict
-from rebalance_tasks.control.metrics_readings import OVERDUE_MS, data_queues
+from rebalance_tasks.control.metrics_readings import OVERDUE_MS
 from rebalance_tasks.control.survey import reports
 from rebalance_tasks.control.sweep import STUCK_AFTER_S
 from rebalance_tasks.core.masking import masked_url
+from rebalance_tasks.core.routes import every_queue, queues_reaching
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -74,11 +75,11 @@ def examine_workers(context: FleetContext, serving: Mapping[str, Sequence[str]])
         return [Finding("workers", "fail", "none answers", "start one with `celery -A rebalance_tasks worker`")]
     found = [Finding("workers", "ok", f"{len(serving)} answering: {', '.join(sorted(serving))}")]
     served = {queue for queues in serving.values() for queue in queues}
-    for queue in data_queues(context.nodes()):
+    for queue in every_queue(context.nodes()):
         if queue in served:
             found.append(Finding(f"queue {queue}", "ok", "served"))
             continue
-        nodes = [node.node_id for node in context.nodes() if node.queue and queue.endswith(f".{node.queue}")]
+        nodes = [node.node_id for node in context.nodes() if node.queues and queue in queues_reaching(node)]
         whose = f" (the queue of {', '.join(nodes)})" if nodes else ""
         found.append(
             Finding(
@@ -94,7 +95,7 @@ def examine_workers(context: FleetContext, serving: Mapping[str, Sequence[str]])
 def examine_digests(context: FleetContext) -> Finding:
     """Checks refuse to plan while workers run with different configurations."""
     own = context.settings.digest()
-    digests = context.fleet.digests(now_ms=context.connection.now_ms())
+    digests = context.digests()
     others = sorted(worker for worker, digest in digests.items() if digest != own)
     if others:
         return Finding(
@@ -108,8 +109,9 @@ def examine_digests(context: FleetContext) -> Finding:
 
 def examine_clocks(context: FleetContext) -> Finding:
     """Redis' clock decides; others are compared with it."""
+    living = context.presence.living(now_ms=context.connection.now_ms())
     here = abs(time.time() - context.connection.now_ms() / 1000)
-    skews = {"this machine": here, **{worker: abs(ms) / 1000 for worker, ms in context.fleet.skews_ms().items()}}
+    skews = {"this machine": here, **{one.worker: abs(one.skew_ms) / 1000 for one in living}}
     off = [f"{who} by {seconds:.0f} s" for who, seconds in sorted(skews.items()) if seconds > MOST_SKEW_S]
     if off:
         return Finding("clock", "warn", f"differs from Redis': {', '.join(off)}", "set clocks by NTP (chrony)")
@@ -174,6 +176,9 @@ def examine_nodes(nodes: Iterable[NodeReport]) -> list[Finding]:
     for report in nodes:
         verdict = _VERDICTS.get(report.status, "fail")
         detail = f"{report.status}: {report.detail}" if report.detail else report.status
+        if report.status == "missing" and report.node.queues:
+            verdict, hosts = "warn", ", ".join(queues_reaching(report.node))
+            detail = f"not reached from this machine, as it should be where {hosts} is not served ({report.detail})"
         shown = masked_url(report.node.url) if verdict == "ok" else detail
         found.append(Finding(f"node {report.node.node_id}", verdict, shown, steps.get(report.status, "")))
     return found or [

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Final, TypeAlias
 
 from rebalance_tasks.control.causes import HINTS
 from rebalance_tasks.control.fleetwide import limit_in_force, throttle_in_force
-from rebalance_tasks.control.start import DATA_QUEUE
 from rebalance_tasks.control.throttles import node_throttles
 from rebalance_tasks.core.errors import JobNotFound
 from rebalance_tasks.core.models import NodeState
+from rebalance_tasks.core.routes import every_queue
 from rebalance_tasks.core.states import RebalanceStatus
 from rebalance_tasks.store.counters import JOB_BOUNDS_S, TASK_BOUNDS_S
 from rebalance_tasks.store.versions import NewerVersion
@@ -31,7 +31,6 @@ Samples: TypeAlias = "dict[str, list[Sample]]"
 NANO: Final = 10**9
 #: Trash that has been due for so long should have been purged by one of ten cleanups.
 OVERDUE_MS: Final = 10 * 60 * 1000
-CONTROL_QUEUE: Final = "rebalance.control"
 TASKS: Final = (
     "check",
     "start",
@@ -88,7 +87,7 @@ def read(
         **_checks(context),
         **_workers(context, look.now_ms, digest),
     }
-    depths = queue_depths(data_queues(nodes))
+    depths = queue_depths(every_queue(nodes))
     samples["rebalance_queue_messages"] = [((queue,), count) for queue, count in depths.items()]
     return samples, {
         "rebalance_job_duration_seconds": [((), *_buckets(counters, "job", JOB_BOUNDS_S, _all(counters, "jobs:")))],
@@ -98,12 +97,6 @@ def read(
             if (total := _all(counters, f"tasks:{task}:"))
         ],
     }
-
-
-def data_queues(nodes: Sequence[NodeDescriptor]) -> list[str]:
-    """Every queue that this fleet's messages may wait on."""
-    named = sorted({f"{DATA_QUEUE}.{node.queue}" for node in nodes if node.queue})
-    return [CONTROL_QUEUE, DATA_QUEUE, *named]
 
 
 def _look(context: FleetContext) -> _Look:
@@ -274,5 +267,5 @@ def _checks(context: FleetContext) -> Samples:
 
 
 def _workers(context: FleetContext, now_ms: int, own: str) -> Samples:
-    same = [digest == own for digest in context.fleet.digests(now_ms=now_ms).values()]
+    same = [worker.digest == own for worker in context.presence.living(now_ms=now_ms)]
     return {"rebalance_workers": [(("yes",), sum(same)), (("no",), len(same) - sum(same))]}

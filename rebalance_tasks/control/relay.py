@@ -61,7 +61,7 @@ def run_relay(
         ending = Ending(lambda calls=calls: calls() if clock() < until else ())  # type: ignore[misc]
         outcome = run_slice(job_id, current, extra, ending)
         if outcome is SliceOutcome.AGAIN:
-            _publish_again(context, job_id, current, extra=extra)
+            _publish_again(context, job_id, current, queue=queue, extra=extra)
         if outcome is SliceOutcome.PARKED:
             # Where it was a node that is held, the group gave its permit back.
             admit(context, job_id)
@@ -82,10 +82,12 @@ def run_relay(
         current, chained, extra = following.group_id, False, False
 
 
-def _publish_again(context: FleetContext, job_id: str, group_id: str, *, extra: bool) -> None:
+def _publish_again(context: FleetContext, job_id: str, group_id: str, *, queue: str, extra: bool) -> None:
+    """Publish what is left where this runner took it from: that queue is evidently served, the group's own may not be."""
     group = context.jobs.group(job_id, group_id)
     if group is None:
         raise JobNotFound(job_id)
+    group = group.model_copy(update={"queue": queue or group.queue})
     if extra:
         context.messenger.publish_extra(job_id, group)
     else:

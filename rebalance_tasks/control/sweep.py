@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING, Final
 
 from rebalance_tasks.control import lifecycle
 from rebalance_tasks.control.fleetwide import GLOBAL
+from rebalance_tasks.control.reach import Routes
 from rebalance_tasks.control.start import admit
 from rebalance_tasks.control.survey import probe
+from rebalance_tasks.control.survey_round import redrive
 from rebalance_tasks.core.errors import JobNotFound, NodeError, RetryableError, UnknownNode
 from rebalance_tasks.core.events import EventKind
 from rebalance_tasks.core.quiet_hours import in_quiet_hours
@@ -24,10 +26,11 @@ from rebalance_tasks.store.versions import NewerVersion
 from rebalance_tasks.telemetry import get_logger
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Collection, Iterable
 
     from rebalance_tasks.control.context import FleetContext
     from rebalance_tasks.core.models import RebalanceJob
+    from rebalance_tasks.store.holds import Hold
 
 log = get_logger(__name__)
 
@@ -48,6 +51,7 @@ class SweepReport:
 
     Attributes:
         redriven: groups whose header was published again.
+        deserted: of these, groups whose nodes nobody is left to reach.
         finished: terminal groups that were counted.
         admitted: waiting groups that got a permit.
         finalized: jobs closed.
@@ -58,9 +62,11 @@ class SweepReport:
         permits: permits of jobs that are over, given back.
         nodes_back: nodes that are in reach again.
         nodes_given_up: nodes that were out of reach for so long that their moves are to fail.
+        surveys: messages of a check's survey sent again, and nodes of it given up.
     """
 
     redriven: int = 0
+    deserted: int = 0
     finished: int = 0
     admitted: int = 0
     finalized: int = 0
@@ -71,34 +77,37 @@ class SweepReport:
     permits: int = 0
     nodes_back: int = 0
     nodes_given_up: int = 0
+    surveys: int = 0
 
 
 def run_sweep(context: FleetContext) -> SweepReport:
     """Sweep the fleet once: its active job, if there is one, and what ended jobs left undone."""
     report = SweepReport()
-    _nodes(context, report)
+    routes = Routes(context)
+    _nodes(context, routes, report)
     job_id = context.jobs.active()
     if job_id is not None:
-        _sweep_job(context, job_id, report)
+        _sweep_job(context, job_id, routes, report)
+    report.surveys = redrive(context)
     if context.fleet.due("tidy", every_s=TIDY_EVERY_S):
         _tidy(context, report)
     context.fleet.record_chore("sweep", asdict(report), now_ms=context.connection.now_ms())
     return report
 
 
-def _sweep_job(context: FleetContext, job_id: str, report: SweepReport) -> None:
+def _sweep_job(context: FleetContext, job_id: str, routes: Routes, report: SweepReport) -> None:
     lost = lost_part(context.connection, context.keys, job_id)
     if lost:
         _give_up(context, job_id, lost, report)
         return
     _flags(context, context.jobs.load(job_id), report)
-    _redrive(context, job_id, context.jobs.permits(job_id), report)
+    _redrive(context, job_id, context.jobs.permits(job_id), routes, report)
     context.holds.sort(job_id)
     report.admitted = admit(context, job_id)
     job = context.jobs.load(job_id)
     if job.groups_done < job.groups_total and not context.jobs.permits(job_id):
         # Nothing runs though work is left: a group that is over may hide behind a permit that is gone.
-        _redrive(context, job_id, context.jobs.groups(job_id), report)
+        _redrive(context, job_id, context.jobs.groups(job_id), routes, report)
         job = context.jobs.load(job_id)
     context.progress.note(job_id)
     _stuck(context, job_id)
@@ -127,7 +136,7 @@ def _give_up(context: FleetContext, job_id: str, lost: str, report: SweepReport)
         context.connection.client.delete(context.keys.active)
 
 
-def _redrive(context: FleetContext, job_id: str, group_ids: Iterable[str], report: SweepReport) -> None:
+def _redrive(context: FleetContext, job_id: str, group_ids: Iterable[str], routes: Routes, report: SweepReport) -> None:
     """Publish again or finish what stalls. All are looked at, so that none is always too late; few are acted on."""
     acted = 0
     for group_id in group_ids:
@@ -137,8 +146,9 @@ def _redrive(context: FleetContext, job_id: str, group_ids: Iterable[str], repor
             case "publish":
                 group = context.jobs.group(job_id, group_id)
                 if group is not None:
-                    context.messenger.publish_group(job_id, group)
+                    reached = routes.publish(job_id, group)
                     report.redriven += 1
+                    report.deserted += 0 if reached else 1
             case "finish":
                 lifecycle.finish_group(context, job_id, group_id)
                 report.finished += 1
@@ -175,20 +185,51 @@ def _hold(context: FleetContext, job: RebalanceJob, reason: str, *, wanted: bool
 
 
 # -- nodes that are out of reach ------------------------------------------------------------------------------------------
-def _nodes(context: FleetContext, report: SweepReport) -> None:
-    """Let go of nodes that a runner could not reach, when they are in reach again or were away for too long."""
-    for hold in context.holds.all():
-        if hold.owner != MISSING:
-            continue
-        if _in_reach(context, hold.node_id):
-            context.holds.lift(hold.node_id, owner=MISSING)
-            context.events.note(EventKind.NODE_BACK, by="sweep", data={"node": hold.node_id})
-            log.info("node.back", node=hold.node_id)
-            report.nodes_back += 1
-        elif not context.holds.missing(hold.node_id):
-            context.events.note(EventKind.NODE_GIVEN_UP, by="sweep", data={"node": hold.node_id})
-            log.warning("node.given_up", node=hold.node_id, held_since_ms=hold.since_ms)
-            report.nodes_given_up += 1
+def _nodes(context: FleetContext, routes: Routes, report: SweepReport) -> None:
+    """Let go of held nodes that are in reach again, or were away for too long; of far ones their hosts are asked."""
+    asked: set[str] = set()
+    for hold in _missing(context):
+        queue = routes.to_ask(hold.node_id)
+        if queue is not None:
+            asked.add(queue)
+        elif routes.out_of_reach(hold.node_id):
+            _still_missing(context, hold, report)
+        elif not routes.is_far(hold.node_id):
+            _look_at(context, hold, report)
+    for queue in sorted(asked):
+        context.messenger.publish_chore("sweep", queue)
+
+
+def look_at_nodes(context: FleetContext, nodes: Collection[str]) -> SweepReport:
+    """Look at held nodes from where they can be reached, and do nothing else; the sweep asks for it."""
+    report = SweepReport()
+    for hold in _missing(context):
+        if hold.node_id in nodes:
+            _look_at(context, hold, report)
+    return report
+
+
+def _missing(context: FleetContext) -> list[Hold]:
+    return [hold for hold in context.holds.all() if hold.owner == MISSING]
+
+
+def _look_at(context: FleetContext, hold: Hold, report: SweepReport) -> None:
+    if not _in_reach(context, hold.node_id):
+        _still_missing(context, hold, report)
+        return
+    context.holds.lift(hold.node_id, owner=MISSING)
+    context.events.note(EventKind.NODE_BACK, by="sweep", data={"node": hold.node_id})
+    log.info("node.back", node=hold.node_id)
+    report.nodes_back += 1
+
+
+def _still_missing(context: FleetContext, hold: Hold, report: SweepReport) -> None:
+    """Another sign of an outage, until it has lasted for too long."""
+    if context.holds.missing(hold.node_id):
+        return
+    context.events.note(EventKind.NODE_GIVEN_UP, by="sweep", data={"node": hold.node_id})
+    log.warning("node.given_up", node=hold.node_id, held_since_ms=hold.since_ms)
+    report.nodes_given_up += 1
 
 
 def _in_reach(context: FleetContext, node_id: str) -> bool:

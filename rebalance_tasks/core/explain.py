@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 from rebalance_tasks.core.errors import ObjectNotFound
 from rebalance_tasks.core.imbalance import is_eligible
 from rebalance_tasks.core.planner_candidates import MOVABLE, REASONS, as_of_ns, gravity_of, screen
-from rebalance_tasks.core.planner_reasons import SENTENCES, held_back_by, wanting
+from rebalance_tasks.core.planner_reasons import SENTENCES, cut_off, held_back_by, wanting
 from rebalance_tasks.core.planner_state import Fleet
 from rebalance_tasks.core.requirements import host_of, refusal
 
@@ -126,8 +126,8 @@ def _could_move(
     facts["utilisation_after"] = fleet.share(at)
     code = "not_needed"
     if at in wanting(fleet, triggered, options):
-        code = held_back_by(plan.limits_reached)
-    if code == "no_target":
+        code = "unreachable" if cut_off(fleet, at) else held_back_by(plan.limits_reached)
+    if code in {"no_target", "unreachable"}:
         facts |= {
             f"target {fleet.nodes[j].node_id}": why for j, why in _refusals(key, row, at, fleet, inventory).items()
         }
@@ -144,6 +144,8 @@ def _refusals(key: str, row: int, at: int, fleet: Fleet, inventory: Inventory) -
             continue
         if not is_eligible(node):
             found[j] = f"does not take objects ({node.state})"
+        elif not fleet.linked(at, j):
+            found[j] = "no host reaches both"
         elif why := refusal(node, inventory, row, key):
             found[j] = _REFUSALS[why]
         elif host_of(node) in taken:

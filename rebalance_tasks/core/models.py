@@ -5,10 +5,11 @@ Millions of objects never travel as these models (see `inventory`); nodes, decis
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from decimal import Decimal
 from enum import StrEnum
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
 from pydantic import (
     AwareDatetime,
@@ -35,16 +36,40 @@ KeyText = Annotated[str, Field(min_length=1, max_length=1024)]
 Unit = Annotated[float, Field(ge=0.0, le=1.0, allow_inf_nan=False)]
 #: Bytes; text with a unit ("4TB") is read too.
 Size = Annotated[NonNegativeInt, BeforeValidator(parse_size)]
+#: A name of a queue: part of the name of a Celery queue, and of Redis keys.
+_QUEUE_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+
+
+def _queue_names(value: object) -> object:
+    """Read one name, several with commas, or a list of them; the first is the preferred one."""
+    parts = value.split(",") if isinstance(value, str) else value
+    if not isinstance(parts, list | tuple) or not all(isinstance(part, str) for part in parts):
+        msg = 'should be a name, such as "host1", or a list of names'
+        raise ValueError(msg)
+    names = [part.strip() for part in parts if part.strip()]
+    for name in names:
+        if not _QUEUE_NAME.fullmatch(name):
+            msg = f"{name[:80]!a} is no queue's name: letters, digits, '.', '_' and '-', the first a letter or digit"
+            raise ValueError(msg)
+    return ",".join(dict.fromkeys(names))
+
+
+#: Names of queues, separated by commas.
+QueueNames = Annotated[str, BeforeValidator(_queue_names)]
 #: Bytes a second; text with a unit ("50MiB/s") is read too.
 Rate = Annotated[PositiveInt, BeforeValidator(parse_rate)]
 #: Money, exact.
 Money = Annotated[Decimal, Field(ge=0, allow_inf_nan=False)]
 
 
+#: Validators are built when they are first used: most commands use few of them.
+LATER: Final = ConfigDict(defer_build=True)
+
+
 class Frozen(BaseModel):
     """Base of every model: immutable, and an unknown field is an error rather than a silent typo."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_bytes="utf8")
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_bytes="utf8", **LATER)
 
 
 class StorageClass(StrEnum):
@@ -85,6 +110,8 @@ class NodeDescriptor(Frozen):
 
     Attributes:
         url: where it is (``file:///srv/disk1``, ``s3://bucket/prefix``).
+        queue: of the hosts that reach it, or several with commas; none: every host does (`rebalance_tasks.core.routes`).
+        remote_url: the same place as other hosts reach it (``sftp://host-b/srv/disk1``); they push objects there.
         pool: nodes exchange objects only within their pool.
         capacity_bytes: what it can hold; ``None`` asks the file system (not possible for object stores).
         used_bytes: bytes of objects on it; ``None`` means "what the inventory says".
@@ -102,7 +129,8 @@ class NodeDescriptor(Frozen):
     rack: str = ""
     host: str = ""
     region: str = ""
-    queue: str = ""
+    queue: QueueNames = ""
+    remote_url: str = Field(default="", max_length=2048)
     tags: Mapping[str, str] = Field(default_factory=dict)
     storage_classes: tuple[StorageClass, ...] = ()
     capacity_bytes: Size | None = None
@@ -118,6 +146,11 @@ class NodeDescriptor(Frozen):
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
     storage_options: Mapping[str, Any] = Field(default_factory=dict, repr=False)
+
+    @property
+    def queues(self) -> tuple[str, ...]:
+        """Names of the queues of the hosts that reach it, the preferred one first; empty: every host does."""
+        return tuple(self.queue.split(",")) if self.queue else ()
 
 
 class PlacementTarget(Frozen):
@@ -310,7 +343,8 @@ class CheckResult(Frozen):
     """What a check decided, and why.
 
     Attributes:
-        verdict: ``skipped`` (nothing done), ``planned`` (observe mode stops here) or ``started``.
+        verdict: ``skipped`` (nothing done), ``planned`` (observe mode stops here), ``started``, or ``surveying``: tasks look at
+            the nodes, and the check decides when they have (`rebalance events` and the record of checks tell what).
         reason: a stable word, a colon, and a sentence (``"under_threshold: imbalance 0.04 < 0.10"``).
     """
 

@@ -115,6 +115,7 @@ class RebalancerOptions(Frozen):
         max_utilisation: a plan never fills a target above it.
         job_deadline: a job that is older, pauses included, is cancelled by the sweep; ``None`` is no deadline.
         job_retention: how long a finished job is remembered.
+        full_survey_interval: how long a survey may go by folders that did not change before it lists everything anew; 0 is always.
         check_retention: how long what a check saw and decided is remembered.
     """
 
@@ -145,6 +146,7 @@ class RebalancerOptions(Frozen):
     job_deadline: Annotated[Duration, Field(ge=timedelta(seconds=1))] | None = None
     job_retention: Annotated[Duration, Field(ge=timedelta(minutes=1))] = timedelta(days=7)
     check_retention: Annotated[Duration, Field(ge=timedelta(minutes=1))] = timedelta(days=7)
+    full_survey_interval: Duration = timedelta(hours=1)
 
     @field_validator("quiet_hours_timezone")
     @classmethod

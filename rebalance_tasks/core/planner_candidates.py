@@ -43,13 +43,17 @@ REASONS: Final = (
     "zero_bytes",
     "too_small",
     "no_target",
+    "unreachable",
     "budget_moves",
     "budget_egress",
     "budget_cost",
     "not_needed",
+    "not_a_candidate",
 )
 CODE: Final = {name: code for code, name in enumerate(REASONS)}
 MOVABLE: Final = 0
+#: Movable, but not one of the rows that are kept of a node that holds very many (`core.candidates`).
+NOT_A_CANDIDATE: Final = "not_a_candidate"
 #: The longest key a move can carry (S3's limit, which the models share).
 _MAX_KEY_BYTES: Final = 1024
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
@@ -181,6 +185,8 @@ class Eligibility:
 
     def allowed_alone(self, rows: NDArray[np.int64], i: int, j: int) -> NDArray[np.bool_]:
         """Return bool (rows,): each of these objects by itself may go i → j; replicas elsewhere count, those among them do not."""
+        if not self._work.fleet.linked(i, j):
+            return np.zeros(len(rows), np.bool_)
         mask = self.permitted(rows, j)
         if (groups := self._work.inventory.replica_group) is not None:
             mask &= self._apart(groups.codes[rows].astype(np.int64), i, j)

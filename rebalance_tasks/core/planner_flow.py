@@ -1,7 +1,7 @@
 """How many bytes go from which node to which, as if objects were water: a min-cost flow with budgets as constraints.
 
 For each pool a band [a, a + T] of utilisation is laid; bytes flow from the nodes to *hubs* and on to nodes. A hub is a set of
-nodes that no object and no price can tell apart (zone, region, storage classes, tags, patterns), so that a thousand nodes make some
+nodes that no object, no price and no host can tell apart (zone, region, queues, storage classes, tags, patterns), so that a thousand nodes make some
 ten thousand variables and not a million. Goals in order: the smallest spread that goal, objects and budgets allow → fewest
 bytes → least money → nearest targets. The solver's doubles guide; filling decides with exact byte counts.
 
@@ -67,7 +67,8 @@ class Hubs:
         for i in members:
             node = fleet.nodes[i]
             tags = tuple(sorted(node.tags.items()))
-            traits = (node.pool, node.zone, node.region, node.storage_classes, tags, node.include, node.exclude)
+            places = (node.pool, node.zone, node.region, frozenset(node.queues), bool(node.remote_url))
+            traits = (*places, node.storage_classes, tags, node.include, node.exclude)
             by_traits.setdefault(traits, []).append(i)
         self.nodes = list(by_traits.values())
         self.of = {i: hub for hub, nodes in enumerate(self.nodes) for i in nodes}
@@ -80,9 +81,12 @@ class Hubs:
         """How far each hub is from a node, float64 (hubs,)."""
         return np.array([float(self._fleet.distance(i, nodes[0])) for nodes in self.nodes])
 
-    def pool(self, hub: int) -> str:
-        """The pool of a hub's nodes."""
-        return self._fleet.nodes[self.nodes[hub][0]].pool
+    def open_to(self, i: int) -> NDArray[np.bool_]:
+        """Return bool (hubs,): those of a node's pool that some host reaches together with it."""
+        fleet = self._fleet
+        return np.array(
+            [fleet.nodes[nodes[0]].pool == fleet.nodes[i].pool and fleet.linked(i, nodes[0]) for nodes in self.nodes]
+        )
 
 
 @dataclass(frozen=True, slots=True)

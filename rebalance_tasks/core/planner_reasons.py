@@ -27,6 +27,8 @@ _BUDGET_REASONS: Final = {
     "max_cost_per_cycle": "budget_cost",
     "max_cost_per_day": "budget_cost",
 }
+#: Nodes named in one sentence.
+_NODES_SHOWN: Final = 5
 #: What each reason means, for people.
 SENTENCES: Final = {
     "unknown_node": "it is on a node that the fleet does not have",
@@ -42,9 +44,11 @@ SENTENCES: Final = {
     "zero_bytes": "it holds no bytes",
     "too_small": "it is smaller than min_object_size",
     "no_target": "no node may take it, or has room and would be better off",
+    "unreachable": "no host reaches both its node and another one of the pool; see `queue` of [[nodes]]",
     "budget_moves": "max_moves_per_cycle was used up",
     "budget_egress": "max_egress_bytes_per_cycle was used up",
     "budget_cost": "max_cost_per_cycle, or the day's, was used up",
+    "not_a_candidate": "its node holds more objects than a check keeps apart, and others there come first",
     "not_needed": "balance is reached without it, by objects that are held less or bring more",
 }
 
@@ -65,6 +69,11 @@ def held_back_by(limits: Iterable[str]) -> str:
     return next((word for name, word in _BUDGET_REASONS.items() if name in limits), "no_target")
 
 
+def cut_off(fleet: Fleet, i: int) -> bool:
+    """Whether no host reaches a node together with one that could take its objects."""
+    return not any(fleet.linked(i, j) for j in fleet.takers(fleet.nodes[i].pool) if j != i)
+
+
 def explain_rest(work: Work, why: NDArray[np.int8], givers: set[int]) -> None:
     """Give every object that could have moved and did not its reason, in place; moved ones stay `MOVABLE`."""
     moved = np.zeros(len(why), np.bool_)
@@ -72,6 +81,7 @@ def explain_rest(work: Work, why: NDArray[np.int8], givers: set[int]) -> None:
         moved[chosen.rows] = True
     by_node = np.full(len(work.fleet.nodes) + 1, CODE["not_needed"], np.int8)
     by_node[list(givers)] = CODE[held_back_by(work.ledger.limits)]
+    by_node[[i for i in givers if cut_off(work.fleet, i)]] = CODE["unreachable"]
     rest = (why == MOVABLE) & ~moved
     why[rest] = by_node[node_rows(work.inventory, work.fleet)[rest]]
 
@@ -98,4 +108,18 @@ def obstacles(work: Work, why: NDArray[np.int8], givers: set[int]) -> tuple[str,
                 f"{word}: {len(these)} objects of {size_bytes} bytes, for example {example[:80]!a}: each {SENTENCES[word]}",
             )
         )
-    return tuple(text for _, text in sorted(found, reverse=True))
+    return (*(text for _, text in sorted(found, reverse=True)), *_unlinked(work.fleet, givers))
+
+
+def _unlinked(fleet: Fleet, givers: set[int]) -> list[str]:
+    """Say which nodes with room no host reaches together with a node that should still give."""
+    found = []
+    for i in sorted(givers):
+        takers = [j for j in fleet.takers(fleet.nodes[i].pool) if j != i and fleet.share(j) < fleet.share(i)]
+        away = [fleet.nodes[j].node_id for j in takers if not fleet.linked(i, j)]
+        if away:
+            shown = ", ".join(away[:_NODES_SHOWN]) + (" …" if len(away) > _NODES_SHOWN else "")
+            found.append(
+                f"unreachable: no host reaches both {fleet.nodes[i].node_id} and {shown}; name a queue that does, or a remote_url"
+            )
+    return found

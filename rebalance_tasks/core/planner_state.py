@@ -80,6 +80,8 @@ class Fleet:
             int(highest * capacity) - reserved_bytes.get(node.node_id, 0)
             for node, capacity in zip(self.nodes, self.capacity, strict=True)
         ]
+        self._queues = [frozenset(node.queues) for node in self.nodes]
+        self._remote = [bool(node.remote_url) for node in self.nodes]
         self._prices = prices
         self.host = self._host_codes()
         self.pools: dict[str, list[int]] = defaultdict(list)
@@ -94,6 +96,11 @@ class Fleet:
     def leavers(self, pool: str) -> list[int]:
         """Nodes of a pool that are to be emptied."""
         return [i for i in self.pools[pool] if self.draining[i]]
+
+    def linked(self, i: int, j: int) -> bool:
+        """Whether objects can go from node i to node j (`routes.are_linked`, asked for every pair)."""
+        here, there = self._queues[i], self._queues[j]
+        return self._remote[j] or not here or not there or not here.isdisjoint(there)
 
     def room(self, i: int) -> int:
         """Bytes a node can still receive under max_utilisation and reservations; below 0, not even an empty object."""

@@ -23,6 +23,7 @@ from rebalance_tasks.core.models import NodeState, RebalanceMove, RebalancePlan
 from rebalance_tasks.core.planner_candidates import gravity_of, nanoseconds
 from rebalance_tasks.core.planner_state import Fleet, Ledger, add_money, money
 from rebalance_tasks.core.requirements import host_of, knows, refusal
+from rebalance_tasks.core.routes import are_linked
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -208,7 +209,9 @@ class _Back:
             return "node_not_active"
         if not giver.capacity_bytes or not taker.capacity_bytes:
             return "no_capacity"
-        return "" if giver.pool == taker.pool else "other_pool"
+        if giver.pool != taker.pool:
+            return "other_pool"
+        return "" if are_linked(giver, taker) else "unreachable"
 
     def _object(self, move: Made, rows: Sequence[int]) -> str:
         """Whether the object is where the job put it, as it was, and may move."""

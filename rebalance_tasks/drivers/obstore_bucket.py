@@ -76,9 +76,13 @@ class ObstoreBucket:
             return None
         return _stored(found.meta, found.attributes)
 
-    def get(self, name: str, offset: int, length: int, *, etag: str | None = None) -> tuple[Stored, bytes]:
-        """Read a stretch."""
-        options: dict[str, Any] = {"range": (offset, offset + length)}
+    def get(self, name: str, offset: int, length: int | None, *, etag: str | None = None) -> tuple[Stored, bytes]:
+        """Read a stretch, or all from there on."""
+        options: dict[str, Any] = {}
+        if length is not None:
+            options["range"] = (offset, offset + length)
+        elif offset:
+            options["range"] = {"offset": offset}
         if etag is not None:
             options["if_match"] = f'"{etag}"'
         try:
@@ -157,6 +161,10 @@ class ObstoreBucket:
         except buckets.NotThere:
             return False
         return True
+
+    def delete_versions(self, versions: Mapping[str, str]) -> set[str]:  # noqa: ARG002  there is no such request
+        """Delete none."""
+        return set()
 
     def pages(self, prefix: str, *, after: str = "") -> Iterator[Sequence[Stored]]:
         """Yield pages of objects, in order of their names."""

@@ -8,17 +8,18 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 from urllib.parse import unquote, urlsplit
 
 from rebalance_tasks.core.errors import ConfigurationError
 from rebalance_tasks.core.fidelity import lost
+from rebalance_tasks.core.routes import seen_from, share_a_host, shared_queues
 from rebalance_tasks.drivers import fidelity, fsspec_options
 from rebalance_tasks.drivers.burst import NoBurst
 from rebalance_tasks.drivers.local import LocalDriver
 from rebalance_tasks.drivers.local_burst import LocalBurst
+from rebalance_tasks.drivers.object_burst import ObjectBurst
 from rebalance_tasks.drivers.object_store import ObjectStoreDriver
 from rebalance_tasks.drivers.places import bucket_and_prefix, sftp_place
 from rebalance_tasks.drivers.s3_options import endpoint_of, open_s3_bucket, options_of
@@ -184,6 +185,7 @@ def open_driver(node: NodeDescriptor) -> Driver:
 
 def lost_between(source: NodeDescriptor, target: NodeDescriptor) -> tuple[Attribute, ...]:
     """Return what an object may lose on its way between two nodes. Raises: ConfigurationError."""
+    target = seen_from(target, next(iter(shared_queues(source, target)), ""))
     kept = _scheme(target).fidelity
     # Which of them copies on the server's side depends on the accounts too; where it may be, so it may be lost.
     if kept is fidelity.S3 and _scheme(source).fidelity is fidelity.S3 and _s3_place(source)[1] == _s3_place(target)[1]:
@@ -193,7 +195,16 @@ def lost_between(source: NodeDescriptor, target: NodeDescriptor) -> tuple[Attrib
 
 def burst(source: Driver, target: Driver, *, objects: int) -> Burst:
     """Return the fastest way for up to so many fresh objects between two nodes."""
-    if not (isinstance(source, LocalDriver) and isinstance(target, LocalDriver)) or objects < 2:  # noqa: PLR2004  one is no burst
+    if objects < 2:  # noqa: PLR2004  one is no burst
+        return NoBurst()
+    if isinstance(source, ObjectStoreDriver):
+        return ObjectBurst(source)
+    if not isinstance(source, LocalDriver):
+        return NoBurst()
+    burst_from: Callable[[Driver], Burst] | None = getattr(target, "burst_from", None)
+    if burst_from is not None:
+        return burst_from(source)
+    if not isinstance(target, LocalDriver):
         return NoBurst()
     # Without syncfs each copy is synced when it is finished, which its own writer does.
     return NoBurst() if target.tree.calls.syncfs is None else LocalBurst(source.tree, target.tree, objects=objects)
@@ -202,21 +213,33 @@ def burst(source: Driver, target: Driver, *, objects: int) -> Burst:
 def validate_roots(nodes: Iterable[NodeDescriptor]) -> None:
     """Refuse two nodes whose roots are the same or nested, symbolic links, ``..`` and bind mounts of a root resolved.
 
+    Nodes that no host reaches both of may have the same path, each on machines of its own.
+
     Raises:
         ConfigurationError: names both nodes, their URLs and the way out; also for an unknown scheme or a bad URL.
     """
-    placed = sorted(((_scheme(node).place(node), node) for node in nodes), key=lambda pair: (pair[0], pair[1].node_id))
-    # A prefix sorts right before what extends it, so neighbours are enough.
-    for (outer, first), (inner, second) in pairwise(placed):
-        if inner[: len(outer)] == outer:
-            _refuse(
-                first,
-                second,
-                "are the same place"
-                if inner == outer
-                else f"are nested ({second.node_id!r} lies in {first.node_id!r})",
-            )
-    seen: dict[tuple[int, int], NodeDescriptor] = {}
+    reached = list(nodes)
+    # A remote URL is the same place for every host.
+    reached += [
+        node.model_copy(update={"url": node.remote_url, "remote_url": "", "queue": ""})
+        for node in reached
+        if node.remote_url
+    ]
+    placed = sorted(
+        ((_scheme(node).place(node), node) for node in reached), key=lambda pair: (pair[0], pair[1].node_id)
+    )
+    # A prefix sorts before what extends it: those of the one at hand stand open.
+    around: list[tuple[tuple[str, ...], NodeDescriptor]] = []
+    for inner, second in placed:
+        while around and inner[: len(around[-1][0])] != around[-1][0]:
+            around.pop()
+        for outer, first in around:
+            if first.node_id == second.node_id or not share_a_host(first, second):
+                continue  # one node's two URLs, or the same path on two machines
+            nested = f"are nested ({second.node_id!r} lies in {first.node_id!r})"
+            _refuse(first, second, "are the same place" if inner == outer else nested)
+        around.append((inner, second))
+    seen: dict[tuple[int, int], list[NodeDescriptor]] = {}
     for place, node in placed:
         if place[0] != "file":
             continue
@@ -224,9 +247,11 @@ def validate_roots(nodes: Iterable[NodeDescriptor]) -> None:
             status = Path("/", *place[1:]).stat()
         except OSError:
             continue  # a root that is missing is `probe`'s to report
-        other = seen.setdefault((status.st_dev, status.st_ino), node)
-        if other is not node:
-            _refuse(other, node, "are the same folder (a bind mount)")
+        others = seen.setdefault((status.st_dev, status.st_ino), [])
+        for other in others:
+            if share_a_host(other, node):
+                _refuse(other, node, "are the same folder (a bind mount)")
+        others.append(node)
 
 
 def _refuse(first: NodeDescriptor, second: NodeDescriptor, how: str) -> None:

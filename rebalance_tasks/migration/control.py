@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 CHUNK_BYTES: Final = MIB
 #: Flags are looked at this often while bytes move (the promise is 100 ms).
 BEAT_EVERY_S: Final = 0.05
+#: A lease of the bucket is a tenth of a second's rate.
+LEASES_PER_S: Final = 10
 #: A slice hands back after this long, well under the task's time limit and the broker's visibility timeout.
 SLICE_S: Final = 20.0
 
@@ -54,6 +56,11 @@ class Steering(Protocol):
     @property
     def chunk_bytes(self) -> int:
         """Most bytes to be spent at once."""
+        ...
+
+    @property
+    def slice_bytes(self) -> int | None:
+        """Bytes that may be asked for in one go and are granted within half a slice; ``None`` without a throttle."""
         ...
 
     @property
@@ -125,8 +132,16 @@ class SliceControl:
     @property
     def chunk_bytes(self) -> int:
         """Most bytes to be spent at once: under a slow throttle one lease of the bucket, or a slice could not end in time."""
-        leases = [tap.lease_bytes for tap in self._taps]
-        return min([CHUNK_BYTES, *(lease for lease in leases if lease is not None)])
+        return min([CHUNK_BYTES, *self._leases()])
+
+    @property
+    def slice_bytes(self) -> int | None:
+        """Bytes that may be asked for in one go and are granted within half a slice; ``None`` without a throttle."""
+        leases = self._leases()
+        return int(min(leases) * LEASES_PER_S * SLICE_S / 2) if leases else None
+
+    def _leases(self) -> list[int]:
+        return [tap.lease_bytes for tap in self._taps if tap.lease_bytes is not None]
 
     @property
     def overdue(self) -> bool:

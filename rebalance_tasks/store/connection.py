@@ -160,7 +160,9 @@ def connect(url: str) -> StateClient:
     if address.sentinels:
         login = {"username": address.username, "password": address.password, "db": address.db}
         make: Any = Sentinel  # untyped
-        sentinels = make(address.sentinels, sentinel_kwargs=address.sentinel_kwargs, **options, **login)
+        sentinels = make(
+            address.sentinels, sentinel_kwargs=address.sentinel_kwargs, **options, **login, **address.connection_kwargs
+        )
         client = sentinels.master_for(address.master, redis_class=StateClient)
     else:
         client = StateClient.from_url(address.url, **options, **address.tls)

@@ -21,8 +21,6 @@ if TYPE_CHECKING:
 
 #: Check records kept for audit.
 CHECKS_KEPT: Final = 200
-#: A digest older than this belongs to a worker that is gone (workers renew every 10 s).
-DIGEST_TTL_MS: Final = 30_000
 #: Field of the fleet's info hash that the gate reads.
 LIMIT_FIELD: Final = "max_concurrent_migrations"
 
@@ -163,30 +161,6 @@ class FleetStore:
         keys = [self._keys.usage, self._keys.capacity, self._keys.awaiting, *map(self._keys.reserved, node_ids)]
         text = cast("bytes", self._redis.run("node_figures", keys, node_ids))
         return [NodeFigures(*map(int, line.split())) for line in text.splitlines()]
-
-    def publish_digest(self, worker: str, digest: str, *, now_ms: int, skew_ms: int = 0) -> None:
-        """Say which configuration a worker runs with, and by how much its clock is ahead of Redis'."""
-        self._redis.hset(self._keys.digests, {worker: json.dumps({"digest": digest, "at": now_ms, "skew_ms": skew_ms})})
-
-    def skews_ms(self) -> dict[str, int]:
-        """By how much each worker's clock is ahead of Redis', as it said itself."""
-        return {
-            worker: int(json.loads(value).get("skew_ms", 0))
-            for worker, value in self._redis.hgetall(self._keys.digests).items()
-        }
-
-    def digests(self, *, now_ms: int) -> dict[str, str]:
-        """Configuration digests of the workers that live; forgotten ones are removed."""
-        living: dict[str, str] = {}
-        gone: list[str] = []
-        for worker, value in self._redis.hgetall(self._keys.digests).items():
-            entry = json.loads(value)
-            if now_ms - int(entry["at"]) > DIGEST_TTL_MS:
-                gone.append(worker)
-            else:
-                living[worker] = str(entry["digest"])
-        self._redis.hdel(self._keys.digests, *gone)
-        return living
 
     def paused_reasons(self) -> set[str]:
         """Reasons for which the whole fleet is paused."""

@@ -75,6 +75,36 @@ class FleetKeys:
     def check_snapshots(self) -> str:  # noqa: D102
         return self.key("check:snapshots")
 
+    #: hash: token of the check whose nodes are surveyed by tasks, what it was asked, when it began, last came on, is concluded
+    @property
+    def survey(self) -> str:  # noqa: D102
+        return self.key("survey")
+
+    #: set: nodes that are to be looked at still
+    @property
+    def survey_awaited(self) -> str:  # noqa: D102
+        return self.key("survey:awaited")
+
+    #: hash: node id -> "<owner> <until ms>" of who looks at it
+    @property
+    def survey_claims(self) -> str:  # noqa: D102
+        return self.key("survey:claims")
+
+    #: hash: node id -> JSON of what was found on it (expires, as the two below, unless a check renews it)
+    @property
+    def survey_findings(self) -> str:  # noqa: D102
+        return self.key("survey:findings")
+
+    #: hash: node id -> its candidates, packed Arrow columns
+    @property
+    def survey_rows(self) -> str:  # noqa: D102
+        return self.key("survey:rows")
+
+    #: hash: node id -> hashes of the keys of its other objects, 8 bytes each
+    @property
+    def survey_others(self) -> str:  # noqa: D102
+        return self.key("survey:others")
+
     #: list of JSON records, newest first
     @property
     def checks(self) -> str:  # noqa: D102
@@ -150,6 +180,16 @@ class FleetKeys:
     def locations(self) -> str:  # noqa: D102
         return self.key("locations")
 
+    #: hash: object key -> "<token>|<expires ms>" of the one who writes it through the fleet right now
+    @property
+    def claims(self) -> str:  # noqa: D102
+        return self.key("claims")
+
+    #: hash: object key -> node on which it was written while anything moved: its only place, which no flip changes
+    @property
+    def written(self) -> str:  # noqa: D102
+        return self.key("written")
+
     #: hash: "<node>\0<object key>" -> move id whose source copy is still to be freed
     @property
     def frees(self) -> str:  # noqa: D102
@@ -215,10 +255,15 @@ class FleetKeys:
     def notices_fence(self) -> str:  # noqa: D102
         return self.key("notices:fence")
 
-    #: hash: worker name -> JSON {digest, at, skew_ms}
+    #: hash: worker name -> JSON {digest, at, skew_ms, queues}
     @property
     def digests(self) -> str:  # noqa: D102
         return self.key("digests")
+
+    #: hash: queue that nobody says to serve -> since when, and when workers were last asked, both in ms
+    @property
+    def deserted(self) -> str:  # noqa: D102
+        return self.key("deserted")
 
     def plan(self, plan_id: str) -> str:
         """Hash: meta, n chunks of moves."""
@@ -231,6 +276,10 @@ class FleetKeys:
     def spend(self, day: str) -> str:
         """Hash: egress_bytes, cost_nano of a day (UTC)."""
         return self.key(f"spend:{day}")
+
+    def accesses(self, day: str) -> str:
+        """Hash: "r" or "w" and an object key -> reads or writes through the fleet on a day (UTC), from samples; "since" (ms)."""
+        return self.key(f"accesses:{day}")
 
     def job(self, job_id: str) -> JobKeys:
         """Keys of one job."""

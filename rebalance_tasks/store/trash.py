@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 #: Trash that a newer release has put on record stands aside for so long, so that it does not fill every batch.
 NEWER_AGAIN_MS: Final = 15 * 60 * 1000
+#: Of so many entries for each that is wanted the due ones of some nodes are picked.
+LOOKED_AT: Final = 4
 
 
 class TrashStore:
@@ -27,26 +29,36 @@ class TrashStore:
         self._redis = connection
         self._keys = keys
 
-    def due(self, *, limit: int) -> list[Due]:
-        """Trash whose grace is over: up to ``limit`` moves, but for the last batch, which comes as a whole."""
+    def due(self, *, limit: int, nodes: Collection[str] | None = None) -> list[Due]:
+        """Trash whose grace is over: up to ``limit`` moves, but for the last batch, which comes as a whole.
+
+        Args:
+            limit: of moves.
+            nodes: only trash of these nodes; what others have due must not stand in its way for ever.
+        """
         result: list[Due] = []
         found = 0
-        for member in self._redis.zrange_due(self._keys.trash_due, self._redis.now_ms(), limit):
+        for member in self._redis.zrange_due(self._keys.trash_due, self._redis.now_ms(), limit * LOOKED_AT):
             if found >= limit:
                 break
-            batch, name = member.startswith(MARK), member.removeprefix(MARK)
-            raw = self._redis.hget(self._keys.trash_batches if batch else self._keys.trash, name)
-            if raw is None:
-                self._redis.client.zrem(self._keys.trash_due, member)
-                continue
-            try:
-                records = _of_batch(name, raw) if batch else {MoveId(name): TrashRecord.model_validate_json(raw)}
-            except NewerVersion:  # a newer release's cleanup purges it
-                self._redis.client.zadd(self._keys.trash_due, {member: self._redis.now_ms() + NEWER_AGAIN_MS})
-                continue
-            result.append(Due(name, batch, records))
-            found += len(records)
+            due = self._due(member)
+            if due is not None and (nodes is None or all(record.node in nodes for record in due.records.values())):
+                result.append(due)
+                found += len(due.records)
         return result
+
+    def _due(self, member: str) -> Due | None:
+        batch, name = member.startswith(MARK), member.removeprefix(MARK)
+        raw = self._redis.hget(self._keys.trash_batches if batch else self._keys.trash, name)
+        if raw is None:
+            self._redis.client.zrem(self._keys.trash_due, member)
+            return None
+        try:
+            records = _of_batch(name, raw) if batch else {MoveId(name): TrashRecord.model_validate_json(raw)}
+        except NewerVersion:  # a newer release's cleanup purges it
+            self._redis.client.zadd(self._keys.trash_due, {member: self._redis.now_ms() + NEWER_AGAIN_MS})
+            return None
+        return Due(name, batch, records)
 
     def add(self, move_id: str, record: TrashRecord, *, delay_ms: int) -> None:
         """Put a freed source on record, to be purged after ``delay_ms``."""

@@ -19,17 +19,21 @@ BENCHES: Final = {
     "recovery": "bench_recovery",
     "listing": "bench_listing",
     "retention": "bench_retention",
+    "survey": "bench_survey",
     "store": "bench_store",
     "copy": "bench_copy",
     "durable": "bench_durable",
     "stores": "bench_stores",
     "sftp": "bench_sftp",
+    "fleet": "bench_fleet",
     "memory": "bench_memory",
     "simulate": "bench_simulate",
     "metrics": "bench_metrics",
     "placement": "bench_placement",
     "plan": "bench_plan",
     "console": "bench_console",
+    "scale": "bench_scale",
+    "availability": "bench_availability",
 }
 
 

@@ -17,9 +17,9 @@ from celery import Celery
 
 from rebalance_tasks.celery import SWEEP_EVERY_S
 from rebalance_tasks.client import Rebalancer
-from rebalance_tasks.control.start import DATA_QUEUE
 from rebalance_tasks.core.models import RebalanceMove, RebalancePlan
 from rebalance_tasks.core.options import MIB
+from rebalance_tasks.core.routes import DATA_QUEUE
 from rebalance_tasks.demo.processes import CeleryBeat, CeleryWorker
 from tests.bench import world as worlds
 from tests.bench.report import Figure

@@ -1,6 +1,6 @@
 """Chaos until so many kills: ``CHAOS_KILLS=500 CHAOS_SEED=17 python -m tests.chaos``. Exits 1 when an invariant was broken.
 
-Each round has the next seed; ``CHAOS_SEED=n CHAOS_KILLS=1`` plays one round again. What a broken round left (nodes, Redis'
+``CHAOS_TOPOLOGY=hosts`` plays on three hosts (`tests.chaos.hosts`). Each round has the next seed; ``CHAOS_SEED=n CHAOS_KILLS=1`` plays one round again. What a broken round left (nodes, Redis'
 files, logs, what was written) is kept for whoever looks into it.
 """
 
@@ -13,23 +13,31 @@ import sys
 import tempfile
 from pathlib import Path
 
+from tests.chaos.hosts import HostsStorm
 from tests.chaos.storm import Storm
+from tests.support.downtime import play
 
 #: How long faults rain in one round, and how much faster than usual.
 STORM_S = float(os.environ.get("CHAOS_STORM_S", "45"))
 PACE = 1.5
+#: One host, or three with disks and lines of their own.
+TOPOLOGIES = {"one": Storm, "hosts": HostsStorm}
+#: From so many kills on, readers and writers have rounds of their own, one for each locator.
+LONG = 50
+LOCATORS = ("union", "crush", "catalogue")
 
 
 def main() -> int:
     """Run rounds; print each."""
     wanted = int(os.environ.get("CHAOS_KILLS", "500"))
     seed = int(os.environ.get("CHAOS_SEED") or random.SystemRandom().randrange(10**6))
+    storm = TOPOLOGIES[os.environ.get("CHAOS_TOPOLOGY", "one")]
     kills = rounds = 0
     broken: list[int] = []
     while kills < wanted:
         folder = Path(tempfile.mkdtemp(prefix=f"chaos-{seed}-"))
         try:
-            result = Storm(folder, seed, STORM_S, pace=PACE).run()
+            result = storm(folder, seed, STORM_S, pace=PACE).run()
         except AssertionError as error:
             broken.append(seed)
             print(f"CHAOS_SEED={seed}: {error}\n  kept: {folder}", flush=True)  # noqa: T201
@@ -47,7 +55,18 @@ def main() -> int:
         rounds += 1
         print(f"{kills} of {wanted} kills, {rounds} rounds, broken: {broken or 'none'}", flush=True)  # noqa: T201
         seed += 1
+    if wanted >= LONG:
+        broken += [seed for locator in LOCATORS if not readers(locator, seed)]
     return 1 if broken else 0
+
+
+def readers(locator: str, seed: int) -> bool:
+    """A crowd reads and writes while workers are killed; print what came of it, and whether it is as it should be."""
+    outcome = play(locator, keys=600, kills=12, kill_every_s=3.0, seed=seed)
+    print(f"readers and writers, {locator}: {outcome.line()}", flush=True)  # noqa: T201
+    for problem in outcome.problems:
+        print(f"  {problem}", flush=True)  # noqa: T201
+    return not outcome.problems
 
 
 if __name__ == "__main__":

@@ -7,7 +7,11 @@ from __future__ import annotations
 
 import random
 from dataclasses import dataclass
-from typing import Final
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 
 @dataclass(frozen=True)
@@ -50,13 +54,15 @@ WEIGHTS: Final = {
 KILLS: Final = ("kill_child",)
 
 
-def schedule(seed: int, storm_s: float, pace: float = 1.0) -> list[Act]:
+def schedule(
+    seed: int, storm_s: float, pace: float = 1.0, weights: Mapping[str, float] = MappingProxyType(WEIGHTS)
+) -> list[Act]:
     """What a seed does to a fleet; kills come in bursts, and everything ``pace`` times as fast."""
     dice = random.Random(f"schedule {seed}")
     acts: list[Act] = []
     at = 0.2
     while at < storm_s:
-        name = dice.choices(list(WEIGHTS), list(WEIGHTS.values()))[0]
+        name = dice.choices(list(weights), list(weights.values()))[0]
         burst = dice.randint(1, 4) if name in KILLS else 1
         for _ in range(burst):
             acts.append(Act(at, name, dice.getrandbits(32)))

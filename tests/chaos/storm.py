@@ -26,9 +26,10 @@ from rebalance_tasks.control import cleanup as cleanups
 from rebalance_tasks.control.sweep import run_sweep
 from rebalance_tasks.core.errors import JobNotFound, ObjectNotFound, RebalanceError
 from rebalance_tasks.core.models import RebalanceMove, RebalancePlan
+from rebalance_tasks.core.routes import every_queue, share_a_host
 from rebalance_tasks.migration import faults
 from tests.chaos.report import Result
-from tests.chaos.schedule import schedule
+from tests.chaos.schedule import WEIGHTS, schedule
 from tests.support import audit, fragile, strangers
 from tests.support.arena import context_of
 from tests.support.fleets import NodeSpec, write_fleet
@@ -37,7 +38,7 @@ from tests.support.wait import wait_until
 from tests.support.workers import ProcessFactory
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
     from pathlib import Path
 
 
@@ -64,9 +65,14 @@ class Storm:
     storm_s: float
     objects: int = 120
     pace: float = 1.0
+    weights: Mapping[str, float] = field(default_factory=lambda: WEIGHTS)
     kills: Counter[str] = field(default_factory=Counter)
     done: Counter[str] = field(default_factory=Counter)
     seen: list[str] = field(default_factory=list)
+
+    def layout(self) -> dict[str, NodeSpec]:
+        """The nodes: anybody reaches them all."""
+        return {node: NodeSpec(capacity_bytes=10**8) for node in NODES}
 
     def __post_init__(self) -> None:
         self.dice = random.Random(f"fleet {self.seed}")
@@ -83,13 +89,13 @@ class Storm:
         self.fleet = write_fleet(
             self.folder,
             redis_url=self.proxy.url,
-            nodes={node: NodeSpec(capacity_bytes=10**8) for node in NODES},
+            nodes=self.layout(),
             options=options,
             fleet={"mode": "observe"},
         )
         self.log = strangers.WriteLog(self.folder / "written.jsonl")
         for number in range(self.objects):
-            node = self.dice.choice(NODES)
+            node = self.dice.choice(list(self.fleet.roots))
             size = self.dice.choices((0, 1, 3_000, 20_000, 80_000, 400_000), (1, 4, 6, 6, 3, 1))[0]
             name = "empty" if size == 0 else f"{number % 5}/deep"
             strangers.create(self.log, self.fleet.roots[node], node, f"{name}/{number:04}", size)
@@ -100,6 +106,7 @@ class Storm:
         self.rebalancer = Rebalancer(redis_url=self.server.url)
         self.context = context_of(self.rebalancer)
         self.prefix = self.context.keys.prefix
+        self.queues = every_queue(self.context.settings.nodes)
         self.plans: dict[str, RebalancePlan] = {}
         self.over = threading.Event()
         self.reader = strangers.UnionReader(self.fleet.roots, self.log, random.Random(f"reader {self.seed}"))
@@ -185,31 +192,36 @@ class Storm:
         run_sweep(self.context)
 
     # -- the network and the queues -------------------------------------------------------------------------------
+    def line(self, dice: random.Random) -> ChaosProxy:
+        """The line to Redis that is struck."""
+        return self.proxy
+
     def reset(self, dice: random.Random) -> None:
-        self.proxy.reset_all()
+        self.line(dice).reset_all()
 
     def refuse(self, dice: random.Random) -> None:
-        self.proxy.refuse(dice.uniform(0.1, 1.5))
-        self.proxy.reset_all()
+        line = self.line(dice)
+        line.refuse(dice.uniform(0.1, 1.5))
+        line.reset_all()
 
     def stall(self, dice: random.Random) -> None:
-        self.proxy.stall(dice.uniform(0.5, 3.0))
+        self.line(dice).stall(dice.uniform(0.5, 3.0))
 
     def delay(self, dice: random.Random) -> None:
-        self.proxy.delay(dice.uniform(0.01, 0.2), dice.uniform(0.2, 1.5))
+        self.line(dice).delay(dice.uniform(0.01, 0.2), dice.uniform(0.2, 1.5))
 
     def tear(self, dice: random.Random) -> None:
-        self.proxy.tear(dice.choice(("request", "reply")), dice.randint(1, 4))
+        self.line(dice).tear(dice.choice(("request", "reply")), dice.randint(1, 4))
 
     def double(self, dice: random.Random) -> None:
         for _ in range(dice.randint(1, 3)):
-            fragile.double(self.server.client, dice)
+            fragile.double(self.server.client, dice, self.queues)
 
     def reorder(self, dice: random.Random) -> None:
-        fragile.reorder(self.server.client, dice)
+        fragile.reorder(self.server.client, dice, self.queues)
 
     def lose(self, dice: random.Random) -> None:
-        fragile.lose(self.server.client, dice)
+        fragile.lose(self.server.client, dice, self.queues)
 
     def publish_again(self, dice: random.Random) -> None:
         job_id = self.context.jobs.active()
@@ -270,13 +282,18 @@ class Storm:
             self.plans[job_id] = RebalancePlan(plan_id=f"p-{job_id}", fleet="test", moves=moves)
             self.rebalancer.start(self.plans[job_id], job_id)
 
+    def targets_of(self, source: str) -> list[str]:
+        """Nodes to which some host can bring what is on a node."""
+        nodes = {node.node_id: node for node in self.context.settings.nodes}
+        return [name for name, node in nodes.items() if name != source and share_a_host(nodes[source], node)]
+
     def random_moves(self) -> tuple[RebalanceMove, ...]:
         """Half of what is there goes somewhere else."""
-        homes = {key: node for node in NODES for key in strangers.keys_on(self.fleet.roots[node])}
+        homes = {key: node for node, root in self.fleet.roots.items() for key in strangers.keys_on(root)}
         moves: list[RebalanceMove] = []
         for key in self.dice.sample(sorted(homes), k=len(homes) // 2):
             source = homes[key]
-            target = self.dice.choice([node for node in NODES if node != source])
+            target = self.dice.choice(self.targets_of(source))
             with suppress(FileNotFoundError):
                 size = (self.fleet.roots[source] / key).stat().st_size
                 moves.append(RebalanceMove(object_key=key, source_node=source, target_node=target, size_bytes=size))
@@ -288,7 +305,7 @@ class Storm:
         try:
             self.keep_alive()
             self.rebalancer.adopt()
-            self.workers[0].wait_ready()
+            wait_until(self.rebalancer.workers, 60, "a worker is there")
             self.ensure_job()
             threads = [
                 threading.Thread(target=self._strange, daemon=True),
@@ -304,14 +321,18 @@ class Storm:
             return self.judge()
         finally:
             self.over.set()
-            self.processes.stop_all()
-            self.proxy.close()
-            self.server.close()
-            self.log.close()
+            self.end()
+
+    def end(self) -> None:
+        """Everything that was started."""
+        self.processes.stop_all()
+        self.proxy.close()
+        self.server.close()
+        self.log.close()
 
     def rage(self) -> None:
         begun = time.monotonic()
-        for act in schedule(self.seed, self.storm_s, self.pace):
+        for act in schedule(self.seed, self.storm_s, self.pace, self.weights):
             time.sleep(max(0.0, begun + act.at - time.monotonic()))
             self.done[act.name] += 1
             self._trying(lambda act=act: getattr(self, act.name)(random.Random(act.dice)))  # type: ignore[misc]
@@ -341,7 +362,7 @@ class Storm:
     def calm(self) -> None:
         """Everything alive, fair weather: workers and beat must bring all jobs to their end."""
         (self.ledger / "calm").touch()
-        self.proxy.calm()
+        self.mend()
 
         hurried = [0.0]
 
@@ -362,9 +383,13 @@ class Storm:
 
         wait_until(over, CALM_S, f"the jobs are over (seed {self.seed}, {dict(self.done)})", interval_s=0.3)
         for worker in self.workers:
-            worker.kill9()
+            worker.kill()
         for beat in self.beats:
             beat.kill()
+
+    def mend(self) -> None:
+        """Fair weather on every line."""
+        self.proxy.calm()
 
     def clean(self) -> None:
         """Clean up as if a day had passed, until nothing is due: what was freed late is trash first."""
@@ -381,8 +406,8 @@ class Storm:
     def judge(self) -> Result:
         self.clean()
         answers: dict[str, str | None] = {}
-        for node in NODES:
-            for key in strangers.keys_on(self.fleet.roots[node]):
+        for root in self.fleet.roots.values():
+            for key in strangers.keys_on(root):
                 try:
                     answers[key] = self.rebalancer.locate(key).node_id
                 except (ObjectNotFound, JobNotFound):

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.chaos.hosts import HOST_WEIGHTS, HostsStorm
 from tests.chaos.schedule import WEIGHTS, schedule
 from tests.chaos.storm import Storm
 
@@ -20,17 +21,23 @@ pytestmark = [pytest.mark.chaos, pytest.mark.integration, pytest.mark.timeout(17
 
 #: How long faults rain; the whole round takes about three times as long.
 STORM_S = 6.0
+HOSTS_STORM_S = 3.0
 
 
+@pytest.mark.parametrize(("storm", "storm_s"), [(Storm, STORM_S), (HostsStorm, HOSTS_STORM_S)], ids=["one", "hosts"])
 def test_nothing_is_lost_and_everything_is_counted_once_whatever_is_killed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, redis_server: EmbeddedServer
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    redis_server: EmbeddedServer,
+    storm: type[Storm],
+    storm_s: float,
 ) -> None:
     for name in [name for name in os.environ if name.startswith("REBALANCE_")]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("REBALANCE_CONFIG", "")  # set by the storm; taken back with the test
     seed = int(os.environ.get("CHAOS_SEED") or random.SystemRandom().randrange(10**6))
     print(f"CHAOS_SEED={seed}")  # noqa: T201  to be played again
-    result = Storm(tmp_path / "chaos", seed, STORM_S, objects=50, pace=2.0).run()
+    result = storm(tmp_path / "chaos", seed, storm_s, objects=50, pace=2.0).run()
     print(result.line())  # noqa: T201
     assert result.violations == []
     assert result.reads > 0
@@ -44,6 +51,7 @@ def test_a_seed_is_a_schedule() -> None:
 
 
 def test_every_kind_of_fault_has_its_turn() -> None:
-    seen = {act.name for seed in range(20) for act in schedule(seed, 60.0)}
-    assert seen == set(WEIGHTS)
+    seen = {act.name for seed in range(20) for act in schedule(seed, 60.0, weights=HOST_WEIGHTS)}
+    assert seen == set(HOST_WEIGHTS) > set(WEIGHTS)
     assert all(callable(getattr(Storm, name)) for name in WEIGHTS)
+    assert all(callable(getattr(HostsStorm, name)) for name in HOST_WEIGHTS)

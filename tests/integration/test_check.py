@@ -15,6 +15,7 @@ from rebalance_tasks.control import check as checks
 from rebalance_tasks.control.survey import survey
 from rebalance_tasks.core.errors import NodeNotWritable
 from rebalance_tasks.drivers.local import LocalDriver
+from rebalance_tasks.store.presence import Presence
 from tests.support.arena import context_of, objects, rebalancer_of, tree, wait_for
 from tests.support.fleets import NodeSpec
 
@@ -190,9 +191,9 @@ def test_workers_with_another_configuration_stop_a_check(fleet_config: FleetFact
     rebalancer = rebalancer_of(fleet_config({"a": FULL, "b": EMPTY}))
     context = context_of(rebalancer)
     now = context.connection.now_ms()
-    context.fleet.publish_digest("good@host", rebalancer.settings.digest(), now_ms=now)
-    context.fleet.publish_digest("odd@host", "0123456789abcdef", now_ms=now)
-    context.fleet.publish_digest("gone@host", "fedcba9876543210", now_ms=now - 31_000)
+    context.presence.publish(Presence("good@host", rebalancer.settings.digest(), now))
+    context.presence.publish(Presence("odd@host", "0123456789abcdef", now))
+    context.presence.publish(Presence("gone@host", "fedcba9876543210", now - 31_000))
     assert_skipped(rebalancer, "digests_differ", "odd@host", "rebalance.toml")
     assert "good@host" not in rebalancer.checks()[0]["reason"]
     assert "gone@host" not in rebalancer.checks()[0]["reason"]

@@ -14,16 +14,17 @@ import pytest
 from rebalance_tasks.control import fleetwide
 from rebalance_tasks.control.check import run_check
 from rebalance_tasks.control.cleanup import run_cleanup
-from rebalance_tasks.control.doctor import MOST_SKEW_S, examine
+from rebalance_tasks.control.doctor import MOST_SKEW_S, examine, examine_nodes
 from rebalance_tasks.control.doctor_redis import judge_durability
 from rebalance_tasks.control.doctor_settings import contradictions
-from rebalance_tasks.control.survey import adopt
+from rebalance_tasks.control.survey import NodeReport, adopt
 from rebalance_tasks.control.sweep import STUCK_AFTER_S, run_sweep
 from rebalance_tasks.core.models import NodeDescriptor, NodeState
 from rebalance_tasks.core.options import RebalancerOptions
 from rebalance_tasks.settings import Settings
 from rebalance_tasks.store.connection import Connection, connect
 from rebalance_tasks.store.errors import StateForbidden
+from rebalance_tasks.store.presence import Presence
 from rebalance_tasks.store.records import TrashRecord
 from tests.support.engine import Engine, moves_between
 from tests.support.hooks import SIZES
@@ -51,7 +52,7 @@ def well(engine: Engine) -> FleetContext:
     """A fleet in which all is well."""
     context = engine.context
     adopt(context)
-    context.fleet.publish_digest("w@host", context.settings.digest(), now_ms=context.connection.now_ms())
+    context.presence.publish(Presence("w@host", context.settings.digest(), context.connection.now_ms()))
     run_check(context)
     run_sweep(context)
     run_cleanup(context)
@@ -68,6 +69,14 @@ def assert_told(found: dict[str, Finding], name: str, verdict: str, words: str) 
     assert finding.verdict == verdict, finding
     assert re.search(words, finding.detail), finding
     assert finding.next_step, finding
+
+
+@pytest.mark.parametrize(("queue", "verdict"), [("", "fail"), ("h2", "warn")])
+def test_a_disk_of_another_host_is_no_failure_here(queue: str, verdict: str) -> None:
+    node = NodeDescriptor(node_id="far", url="file:///srv/far", queue=queue)
+    (found,) = examine_nodes([NodeReport(node, "missing", "no such directory")])
+    assert found.verdict == verdict
+    assert ("rebalance.data.h2" in found.detail) == bool(queue)
 
 
 def test_of_a_fleet_that_is_well_nothing_bad_is_said(well: FleetContext) -> None:
@@ -165,13 +174,13 @@ def test_the_queue_of_a_node_that_nobody_serves_is_told_with_the_node(well: Flee
 
 
 def test_digests_that_differ_are_told_with_the_worker(well: FleetContext) -> None:
-    well.fleet.publish_digest("odd@host", "0123456789abcdef", now_ms=well.connection.now_ms())
+    well.presence.publish(Presence("odd@host", "0123456789abcdef", well.connection.now_ms()))
     assert_told(look(well), "configuration", "fail", "odd@host")
 
 
 def test_a_clock_that_differs_is_told(well: FleetContext, monkeypatch: pytest.MonkeyPatch) -> None:
     now_ms = well.connection.now_ms()
-    well.fleet.publish_digest("late@host", well.settings.digest(), now_ms=now_ms, skew_ms=-60_000)
+    well.presence.publish(Presence("late@host", well.settings.digest(), now_ms, -60_000))
     assert_told(look(well), "clock", "warn", r"late@host by 60 s")
     here = time.time()
     monkeypatch.setattr(time, "time", lambda: here + MOST_SKEW_S + 30)

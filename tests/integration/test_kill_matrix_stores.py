@@ -10,6 +10,7 @@ import re
 import uuid
 from dataclasses import dataclass, field
 from datetime import timedelta
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -17,7 +18,7 @@ import pytest
 from rebalance_tasks.control import cleanup as cleanups
 from rebalance_tasks.control import lifecycle
 from rebalance_tasks.core.states import RebalanceStatus
-from rebalance_tasks.drivers import object_files
+from rebalance_tasks.drivers import object_direct, object_files
 from rebalance_tasks.migration import copying
 from rebalance_tasks.migration.faults import Step
 from tests.integration import test_kill_matrix
@@ -56,6 +57,13 @@ class World:
 
     places: dict[str, Place]
     tmp_path: Path
+    #: nothing is put straight to its key
+    aside: bool
+
+    def killed(self, tmp_path: Path, act: Any, faults_text: str) -> bool:
+        """Act in a process of its own; see `killing.killed`."""
+        done = partial(killing_stores.aside, act) if self.aside else act
+        return killed(tmp_path, done, self.places, faults_text=faults_text)  # type: ignore[arg-type]
 
     def roots(self) -> dict[str, Path]:
         """Directories for the checker."""
@@ -73,7 +81,7 @@ class Case:
     prelude: tuple[Any, ...] = ()
     leave: Any = None
     sizes: dict[str, int] = field(default_factory=lambda: SIZES)
-    pairs: tuple[str, ...] = ("local-s3", "s3-local", "s3-other")
+    pairs: tuple[str, ...] = ("local-s3", "s3-local", "s3-aside")
 
     def __str__(self) -> str:
         return f"{self.step}-{self.nth}-{self.act.__name__}"
@@ -102,20 +110,25 @@ PLAIN = [
 ]
 #: Where the two sides of a pair differ most.
 EVERYWHERE = {Step.JOURNAL, Step.PUBLISH, Step.FREE}
-#: "other" is a bucket of another account: between it and "s3" bytes go through the worker, between "s3" and "s3" they do not.
-BOTH, INTO, OUT, DIRECT = ("s3-other",), ("local-s3", "s3-other"), ("s3-local",), ("s3-s3",)
+#: "other" is a bucket of another account: between it and "s3" bytes go through the worker, straight to their keys, and to
+#: "aside" by a copy that lies aside first. Between "s3" and "s3" the server copies.
+BOTH, INTO, OUT, DIRECT, SENT = ("s3-aside",), ("local-s3", "s3-aside"), ("s3-local",), ("s3-s3",), ("s3-other",)
 #: "bare" frees without a trash.
 BARE = ("bare-s3",)
-OPTIONS: dict[str, dict[str, Any]] = {"other": {"access_key": OTHER_KEY}, "bare": {"free": "delete"}}
+OPTIONS: dict[str, dict[str, Any]] = {
+    "other": {"access_key": OTHER_KEY},
+    "aside": {"access_key": OTHER_KEY},
+    "bare": {"free": "delete"},
+}
 DIRECTLY = [Step.COPY, Step.MANIFEST, Step.FLIP, Step.FREE]
 CASES = [
-    *(Case(step, pairs=("local-s3", "s3-local", "s3-other") if step in EVERYWHERE else BOTH) for step in PLAIN),
-    *(Case(step, pairs=DIRECT) for step in DIRECTLY),
+    *(Case(step, pairs=("local-s3", "s3-local", "s3-aside") if step in EVERYWHERE else BOTH) for step in PLAIN),
+    *(Case(step, pairs=(*DIRECT, *SENT)) for step in DIRECTLY),
     *(Case(step, pairs=BARE) for step in (Step.FREE, Step.SETTLE)),
     Case(Step.FREE, WRITING, pairs=BARE),
-    Case(Step.COPY, nth=4, pairs=DIRECT),
-    *(Case(step, WRITING, pairs=DIRECT) for step in (Step.RETRACT, Step.UNPUBLISH)),
-    Case(Step.RECOGNISE, before=((Step.COPY, 1),), pairs=DIRECT),
+    Case(Step.COPY, nth=4, pairs=(*DIRECT, *SENT)),
+    *(Case(step, WRITING, pairs=(*DIRECT, *SENT)) for step in (Step.RETRACT, Step.UNPUBLISH)),
+    Case(Step.RECOGNISE, before=((Step.COPY, 1),), pairs=(*DIRECT, *SENT)),
     *(Case(step, before=((Step.SYNC_PUBLISHED, 3),), sizes=ONE, pairs=DIRECT) for step in (Step.UNPUBLISH, Step.COUNT)),
     *(Case(step, pairs=("local-sftp", "sftp-local")) for step in (Step.JOURNAL, Step.PUBLISH, Step.FREE)),
     Case(Step.RETRACT, WRITING, pairs=("sftp-local",)),
@@ -211,7 +224,9 @@ def world(
     }
     fleet_config(nodes, options={"throttle_bytes_per_sec": "none", "max_egress_bytes_per_cycle": 10**9})
     places["n2"].put("resident", b"abc")
-    return World(places, tmp_path)
+    if pair in BOTH:
+        monkeypatch.setattr(object_direct, "SENT_BYTES", 0)
+    return World(places, tmp_path, aside=pair in BOTH)
 
 
 def strike(world: World, tmp_path: Path, case: Case) -> Engine:
@@ -225,20 +240,16 @@ def strike(world: World, tmp_path: Path, case: Case) -> Engine:
         act = WRITING if step is Step.UNPUBLISH else CARRY
         for _ in range(times):
             number += 1
-            assert killed(tmp_path / f"{number}", act, world.places, faults_text=f"{step}=kill"), (  # type: ignore[arg-type]
-                f"{step} was not reached"
-            )
+            assert world.killed(tmp_path / f"{number}", act, f"{step}=kill"), f"{step} was not reached"
             engine.hurry()
     for act in case.prelude:
         number += 1
-        killed(tmp_path / f"{number}", act, world.places, faults_text="")  # type: ignore[arg-type]
+        world.killed(tmp_path / f"{number}", act, "")
         for place in world.places.values():
             place.back()
     if case.leave is not None:
         case.leave(world, engine)
-    assert killed(tmp_path, case.act, world.places, faults_text=f"{case.step}=kill:{case.nth}"), (  # type: ignore[arg-type]
-        f"{case.step} was not reached"
-    )
+    assert world.killed(tmp_path, case.act, f"{case.step}=kill:{case.nth}"), f"{case.step} was not reached"
     return engine
 
 

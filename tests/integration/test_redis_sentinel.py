@@ -11,6 +11,7 @@ from rebalance_tasks.store.connection import Connection, connect
 from rebalance_tasks.store.errors import StateUnreachable
 from tests.support.rig import rig
 from tests.support.servers import Sentinels
+from tests.support.tls import Authority
 from tests.support.wait import wait_until
 
 if TYPE_CHECKING:
@@ -36,6 +37,29 @@ def test_a_job_outlives_the_failover_of_its_redis(sentinels: Sentinels, tmp_path
         sentinels.wait_failover()
         wait_until(lambda: fleet.rebalancer.status("j1").status, 20, "the client has found the new master")
         fleet.check(fleet.finish())
+
+
+def test_a_job_outlives_a_failover_behind_tls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """State, broker and results by TLS alone, to Sentinels and servers; an authority that is not ours is not believed."""
+    (tmp_path / "other").mkdir()
+    other = Authority.make(tmp_path / "other")
+    with Sentinels(tmp_path, tls=Authority.make(tmp_path)) as sentinels:
+        place = sentinels.url.partition("?")[0]
+        with monkeypatch.context() as patch:
+            patch.setattr(connection, "RETRY_S", 0.2)
+            for options in ("", f"?ssl_ca_certs={other.ca}"):
+                with pytest.raises(StateUnreachable):
+                    Connection(connect(place + options)).now_ms()
+        with rig(tmp_path, sentinels.url, options={"throttle_bytes_per_sec": 100_000}) as fleet:
+            fleet.worker()
+            fleet.start()
+            fleet.wait_moving()
+            sentinels.master.kill()
+            sentinels.wait_failover()
+            wait_until(lambda: fleet.rebalancer.status("j1").status, 20, "the client has found the new master")
+            fleet.check(fleet.finish())
+        # The replica's, the Sentinel's, the master's.
+        assert all(front.by_tls > 0 for front in sentinels.fronts)
 
 
 def test_scripts_and_commands_follow_a_master_that_was_made_a_replica(sentinels: Sentinels) -> None:

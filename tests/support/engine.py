@@ -19,10 +19,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from rebalance_tasks.celery import make_app
 from rebalance_tasks.control import lifecycle
 from rebalance_tasks.control.cleanup import CleanupReport, run_cleanup
+from rebalance_tasks.control.reach import adopt_here, within_reach
 from rebalance_tasks.control.relay import run_relay
-from rebalance_tasks.control.start import DATA_QUEUE, start_job
+from rebalance_tasks.control.start import start_job
 from rebalance_tasks.control.sweep import run_sweep
 from rebalance_tasks.core.models import RebalanceMove, RebalancePlan
+from rebalance_tasks.core.routes import DATA_QUEUE
 from rebalance_tasks.drivers import local_burst
 from rebalance_tasks.migration import copying, faults
 from rebalance_tasks.migration.batch import Batch
@@ -33,7 +35,7 @@ from rebalance_tasks.settings import load_settings
 from rebalance_tasks.store.leases import LEASE_MS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Mapping, Sequence
 
     from rebalance_tasks.control.context import FleetContext
     from rebalance_tasks.core.models import RebalanceJob
@@ -58,11 +60,19 @@ class ListMessenger:
     def __init__(self) -> None:
         self.queue: deque[Message] = deque()
         self.published: list[Message] = []
+        #: of the headers that were published, in that order
+        self.queues: list[str] = []
+        self.chores: list[tuple[str, str]] = []
+        self.answers: dict[str, list[str]] = {}
+        #: (token, nodes, queue) of each survey asked for, and the tokens of checks that are to go on
+        self.surveys: list[tuple[int, tuple[str, ...], str]] = []
+        self.concludes: list[int] = []
 
     def open_chord(self, job_id: str, groups: int) -> None:
         """Nobody counts here: the sweep closes jobs."""
 
     def publish_group(self, job_id: str, group: GroupRecord) -> None:
+        self.queues.append(group.queue)
         self._put(Message("migrate", job_id, group.group_id))
 
     def publish_extra(self, job_id: str, group: GroupRecord) -> None:
@@ -76,6 +86,18 @@ class ListMessenger:
 
     def publish_start(self, plan_id: str, job_id: str) -> None:
         self._put(Message("start", job_id, plan_id))
+
+    def publish_chore(self, name: str, queue: str) -> None:
+        self.chores.append((name, queue))
+
+    def worker_queues(self) -> dict[str, list[str]]:
+        return self.answers
+
+    def publish_survey(self, token: int, node_ids: Sequence[str], *, queue: str) -> None:
+        self.surveys.append((token, tuple(node_ids), queue))
+
+    def publish_conclude(self, token: int) -> None:
+        self.concludes.append(token)
 
     def _put(self, message: Message) -> None:
         self.queue.append(message)
@@ -120,6 +142,8 @@ class Engine:
         """Run a slice and what the gate admits after it."""
 
         def run_slice(job_id: str, group_id: str, extra: bool, ending: Ending) -> SliceOutcome:
+            group = self.context.jobs.group(job_id, group_id)
+            adopt_here(self.context, job_id, group_id, queue=queue if group is None else group.queue)
             return self.slice(group_id, job_id, extra=extra, ending=ending)
 
         return run_relay(self.context, job_id, group_id, queue=queue, run_slice=run_slice, **more)
@@ -182,6 +206,10 @@ class Engine:
         for move_id in list(self.context.connection.zrange_due(trash_due, 2**52, 10_000)):
             self.context.connection.client.zincrby(trash_due, -later_ms, move_id)
         return run_cleanup(self.context)
+
+    def clean_within(self, queue: str | None) -> CleanupReport:
+        """Clean up as the task does on a host of a queue, or on any host."""
+        return run_cleanup(self.context, only=within_reach(self.context, queue))
 
 
 def hurry(connection: Connection, keys: JobKeys, groups: Iterable[str], *, quiet_ms: int = 0) -> None:

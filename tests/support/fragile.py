@@ -22,6 +22,7 @@ from rebalance_tasks.embedded import EmbeddedServer, start_server
 
 if TYPE_CHECKING:
     import random
+    from collections.abc import Sequence
     from pathlib import Path
 
 #: How often the length of the append-only file is noted.
@@ -131,9 +132,9 @@ def _move_fields(client: redis.Redis, key: str, now: int, by_ms: int) -> int:
 
 
 # -- the queues -----------------------------------------------------------------------------------------------------------
-def double(client: redis.Redis, dice: random.Random) -> bool:
+def double(client: redis.Redis, dice: random.Random, queues: Sequence[str] = QUEUES) -> bool:
     """Put a waiting message in twice: as the very same delivery, or as one of its own."""
-    queue = dice.choice(QUEUES)
+    queue = dice.choice(queues)
     waiting = cast("list[str]", client.lrange(queue, 0, -1))
     if not waiting:
         return False
@@ -144,15 +145,15 @@ def double(client: redis.Redis, dice: random.Random) -> bool:
     return True
 
 
-def reorder(client: redis.Redis, dice: random.Random) -> bool:
+def reorder(client: redis.Redis, dice: random.Random, queues: Sequence[str] = QUEUES) -> bool:
     """Send the message that is next to the end of its queue."""
-    queue = dice.choice(QUEUES)
+    queue = dice.choice(queues)
     moved = False
     for _ in range(dice.randint(1, 4)):
         moved = client.rpoplpush(queue, queue) is not None or moved
     return moved
 
 
-def lose(client: redis.Redis, dice: random.Random) -> bool:
+def lose(client: redis.Redis, dice: random.Random, queues: Sequence[str] = QUEUES) -> bool:
     """Lose a waiting message."""
-    return client.rpop(dice.choice(QUEUES)) is not None
+    return client.rpop(dice.choice(queues)) is not None

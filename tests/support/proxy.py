@@ -18,24 +18,27 @@ from tests.support.servers import abort_transports
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
     from types import TracebackType
 
 HOST: Final = "127.0.0.1"
 CHUNK: Final = 1 << 16
+LOOK_S: Final = 0.05
 #: Closing with this sends a reset instead of a polite end.
 LINGER_NOT: Final = struct.pack("ii", 1, 0)
 
 
 class ChaosProxy:
-    """A proxy to a local port; a context manager that closes it.
+    """A proxy to a local port, by a port or a socket of its own; a context manager that closes it.
 
     Attributes:
-        port: where clients connect to.
+        port: where clients connect to; 0 for a socket.
         resets: connections that were reset so far.
     """
 
-    def __init__(self, upstream_port: int) -> None:
+    def __init__(self, upstream_port: int, *, path: Path | None = None) -> None:
         self._upstream = upstream_port
+        self._path = path
         self._loop = asyncio.new_event_loop()
         self._open: set[asyncio.StreamWriter] = set()
         self._refuse_until = self._stall_until = self._delay_until = 0.0
@@ -50,7 +53,7 @@ class ChaosProxy:
 
     @property
     def url(self) -> str:
-        return f"redis://{HOST}:{self.port}/0"
+        return f"redis://{HOST}:{self.port}/0" if self._path is None else f"unix://{self._path}?db=0"
 
     # -- weather --------------------------------------------------------------------------------------------------
     def reset_all(self) -> None:
@@ -85,8 +88,9 @@ class ChaosProxy:
 
     def _run(self) -> None:
         asyncio.set_event_loop(self._loop)
-        server = self._loop.run_until_complete(asyncio.start_server(self._serve, HOST, 0))
-        self.port = server.sockets[0].getsockname()[1]
+        server = self._loop.run_until_complete(self._listen())
+        if self._path is None:
+            self.port = server.sockets[0].getsockname()[1]
         self._ready.set()
         self._loop.run_forever()
         server.close()
@@ -97,6 +101,11 @@ class ChaosProxy:
         self._loop.run_until_complete(asyncio.gather(*tasks, return_exceptions=True))
         self._loop.run_until_complete(abort_transports())
         self._loop.close()
+
+    async def _listen(self) -> asyncio.Server:
+        if self._path is not None:
+            return await asyncio.start_unix_server(self._serve, self._path)
+        return await asyncio.start_server(self._serve, HOST, 0)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._open.add(writer)
@@ -127,7 +136,8 @@ class ChaosProxy:
     async def _pump(self, direction: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with contextlib.suppress(OSError):
             while data := await reader.read(CHUNK):
-                await asyncio.sleep(max(0.0, self._stall_until - time.monotonic()))
+                while (left := self._stall_until - time.monotonic()) > 0:  # noqa: ASYNC110  another thread ends it, or the time does
+                    await asyncio.sleep(min(left, LOOK_S))
                 if time.monotonic() < self._delay_until:
                     await asyncio.sleep(self._delay_s)
                 if self._tear[direction] > 0:

@@ -58,7 +58,7 @@ class Rig:
         def ready() -> bool:
             worker.require_alive()
             with suppress(RedisError):
-                return bool(self.context.fleet.digests(now_ms=self.context.connection.now_ms()))
+                return bool(self.context.digests())
             return False
 
         wait_until(ready, JOB_TIMEOUT_S, "the worker has published its digest")

@@ -27,6 +27,7 @@ from rebalance_tasks.embedded import (
     free_port,
     start_server,
 )
+from tests.support.tls import Front
 from tests.support.wait import wait_until
 
 if TYPE_CHECKING:
@@ -34,14 +35,16 @@ if TYPE_CHECKING:
     from pathlib import Path
     from types import TracebackType
 
+    from tests.support.tls import Authority
+
 
 class FragileServer:
     """A real server that goes away and comes back on the same port with the same data."""
 
-    def __init__(self, directory: Path, *, extra: Sequence[str] = ()) -> None:
+    def __init__(self, directory: Path, *, port: int | None = None, extra: Sequence[str] = ()) -> None:
         self.directory = directory
         self._extra = extra
-        self.server: EmbeddedServer = start_server(directory, extra=extra)
+        self.server: EmbeddedServer = start_server(directory, port=port, extra=extra)
         self.port = self.server.port
 
     @property
@@ -85,9 +88,11 @@ class FragileServer:
 
 @dataclass
 class Sentinels:
-    """A master, a replica and a Sentinel that watches them."""
+    """A master, a replica and a Sentinel that watches them; with ``tls`` behind fronts, at which the Sentinel knows them."""
 
     directory: Path
+    tls: Authority | None = None
+    fronts: list[Front] = field(default_factory=list)
     master: FragileServer = field(init=False)
     replica: FragileServer = field(init=False)
     port: int = field(init=False)
@@ -97,12 +102,19 @@ class Sentinels:
 
     def __post_init__(self) -> None:
         self.master = FragileServer(self.directory / "master")
-        self.replica = FragileServer(self.directory / "replica", extra=("--replicaof", HOST, str(self.master.port)))
-        self.port = free_port()
+        port = free_port()
+        announced = self._front(port)
+        self.replica = FragileServer(
+            self.directory / "replica",
+            port=port,
+            extra=("--replicaof", HOST, str(self.master.port), "--replica-announce-port", str(announced)),
+        )
+        port = free_port()
+        self.port = self._front(port)
         conf = self.directory / "sentinel.conf"
         conf.write_text(
-            f"port {self.port}\nbind {HOST}\ndir {self.directory}\n"
-            f"sentinel monitor {self.NAME} {HOST} {self.master.port} 1\n"
+            f"port {port}\nbind {HOST}\ndir {self.directory}\n"
+            f"sentinel monitor {self.NAME} {HOST} {self._front(self.master.port)} 1\n"
             f"sentinel down-after-milliseconds {self.NAME} 500\nsentinel failover-timeout {self.NAME} 2000\n",
             encoding="utf-8",
         )
@@ -115,6 +127,13 @@ class Sentinels:
             )
         wait_until(self._watched, 20, "the Sentinel knows the replica, and the replica is in step")
 
+    def _front(self, port: int) -> int:
+        """The port at which others know a server."""
+        if self.tls is None:
+            return port
+        self.fronts.append(Front(port, self.tls.server()))
+        return self.fronts[-1].port
+
     def _watched(self) -> bool:
         with contextlib.suppress(redis.RedisError), redis.Redis(host=HOST, port=self.port) as client:
             known = client.sentinel_slaves(self.NAME)
@@ -124,7 +143,8 @@ class Sentinels:
     @property
     def url(self) -> str:
         """A URL whose first Sentinel is dead."""
-        return f"sentinel://{HOST}:{free_port()},{HOST}:{self.port}/{self.NAME}/0"
+        place = f"{HOST}:{free_port()},{HOST}:{self.port}/{self.NAME}/0"
+        return f"sentinel://{place}" if self.tls is None else f"sentinels://{place}?ssl_ca_certs={self.tls.ca}"
 
     def switch(self) -> None:
         """Have the Sentinel make the replica the master and the master, which lives on, a replica."""
@@ -148,6 +168,8 @@ class Sentinels:
         self._process.wait()
         self.replica.server.kill()
         self.master.server.kill()
+        for front in self.fronts:
+            front.__exit__(kind, error, trace)
 
 
 class Line:

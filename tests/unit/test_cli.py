@@ -66,6 +66,7 @@ class Place(str):
     node_id: str
     url: str
     via: str
+    hops = 1
 
 
 def job(job_id: str = "rebal-1", status: RebalanceStatus = RebalanceStatus.RUNNING, **more: Any) -> RebalanceJob:
@@ -136,6 +137,9 @@ class FakeClient:
     reindexed: ReindexReport = field(default_factory=lambda: ReindexReport(nodes=["n1"], objects=7, frees=2))
     settings: Settings = field(
         default_factory=lambda: Settings(nodes=[{"node_id": "disk1", "url": "file:///srv/disk1"}])
+    )
+    serving: dict[str, tuple[str, ...]] = field(
+        default_factory=lambda: {"w1@h1": ("rebalance.control", "rebalance.data")}
     )
     seen: Survey = field(default_factory=lambda: SEEN)
     drained: DrainCheck = field(default_factory=lambda: FITS)
@@ -273,13 +277,22 @@ class FakeClient:
         self.calls.append(("adopt",))
         return ["n2"]
 
+    def workers(self) -> dict[str, tuple[str, ...]]:
+        return self.serving
+
     def nodes(self) -> list[FakeReport]:
         secret = NodeDescriptor(node_id="n1", url="sftp://me:secret@host/srv", storage_options={"password": "secret"})
         return [
             FakeReport(secret),
             FakeReport(NodeDescriptor(node_id="n2", url="file:///srv/n2"), utilisation=0.1, status="unadopted"),
             FakeReport(
-                NodeDescriptor(node_id="n3", url="file:///gone"), 0, None, None, None, "missing", "no such directory"
+                NodeDescriptor(node_id="n3", url="file:///gone", queue="h2"),
+                0,
+                None,
+                None,
+                None,
+                "missing",
+                "no such directory",
             ),
         ]
 
@@ -518,8 +531,24 @@ def test_nodes_as_json_say_state_health_and_what_was_adopted_now(client: FakeCli
         "detail": "no such directory",
         "left_out": {},
         "may_be_removed": False,
+        "queues": ["rebalance.data.h2"],
+        "served_by": [],
         "adopted_now": False,
     }
+    assert rows["n1"]["served_by"] == ["w1@h1"]
+
+
+def test_nodes_are_shown_with_who_serves_them_and_which_nobody_reaches(client: FakeClient, capsys: Captured) -> None:
+    run(["nodes"])
+    told = " ".join(capsys.readouterr().out.split())
+    assert "w1@h1 rebalance.control, rebalance.data n1, n2" in told
+    assert "nobody reaches n3 (rebalance.data.h2)" in told
+    client.serving = {"w1@h1": ("rebalance.data",)}
+    run(["nodes"])
+    assert "nobody serves rebalance.control" in capsys.readouterr().out
+    client.serving = {}
+    run(["nodes"])
+    assert "no worker is there" in capsys.readouterr().out
 
 
 def test_locate_tells_node_and_how_it_was_found(client: FakeClient, capsys: Captured) -> None:
@@ -529,6 +558,7 @@ def test_locate_tells_node_and_how_it_was_found(client: FakeClient, capsys: Capt
         "node_id": "n1",
         "url": "sftp://me:***@host/srv",
         "via": "forwarding",
+        "hops": 1,
     }
 
 

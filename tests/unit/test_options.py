@@ -37,6 +37,7 @@ def test_defaults_are_those_of_the_design() -> None:
         "gravity_protection_threshold": 0.9,
         "throttle_bytes_per_sec": 50 * 2**20,
         "throttle_timetable": (),
+        "full_survey_interval": timedelta(hours=1),
         "adaptive_throttle": False,
         "enable_read_forwarding": True,
         "validate_checksums": True,

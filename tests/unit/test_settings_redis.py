@@ -6,6 +6,7 @@ import ssl
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from celery import Celery
 from hypothesis import given
 from hypothesis import strategies as st
 from kombu.connection import Connection as KombuConnection
@@ -76,6 +77,8 @@ def test_a_sentinel_url_names_sentinels_master_and_database() -> None:
         ("sentinel://:hunter2@h1,,h2/m", "without host"),
         ("sentinel://:hunter2@h1/m/x", "no number"),
         ("sentinel://:hunter2@h1/m?ssl=true", "unknown option ssl;"),
+        ("sentinel://:hunter2@h1/m?ssl_ca_certs=/x", "write sentinels://"),
+        ("sentinels://:hunter2@h1/m?ssl_ca=/x", "unknown option ssl_ca;"),
     ],
 )
 def test_what_is_wrong_with_a_url_is_said_without_showing_it(url: str, said: str) -> None:
@@ -123,6 +126,20 @@ def test_a_sentinel_url_becomes_what_kombu_and_celery_read() -> None:
         assert len(kombu.alt) == 3
 
 
+def test_tls_with_sentinels_goes_to_sentinels_and_servers_alike(tmp_path: Path) -> None:
+    ca = tmp_path / "ca.pem"
+    ca.touch()
+    made = conf(f"sentinels://:pw@h1,h2:3/mymaster/1?ssl_ca_certs={ca}&sentinel_password=q")
+    assert made["broker_url"] == "sentinel://:pw@h1:26379/1;sentinel://:pw@h2:3/1"
+    assert made["broker_use_ssl"] == made["redis_backend_use_ssl"]
+    assert made["broker_use_ssl"]["ssl_cert_reqs"] is ssl.CERT_REQUIRED
+    for side in ("broker_transport_options", "result_backend_transport_options"):
+        asked = made[side]["sentinel_kwargs"]
+        assert (asked["ssl"], asked["ssl_ca_certs"], asked["password"]) == (True, str(ca), "q")
+    assert "broker_use_ssl" not in conf("sentinel://h1/mymaster")
+    assert "ssl" not in conf("sentinel://h1/mymaster")["broker_transport_options"]["sentinel_kwargs"]
+
+
 def test_a_tls_url_becomes_arguments_for_both_sides_and_nothing_is_trusted_unseen(tmp_path: Path) -> None:
     made = conf("rediss://:pw@db:6380/1")
     assert made["broker_url"] == made["result_backend"] == "rediss://:pw@db:6380/1"
@@ -133,10 +150,11 @@ def test_a_tls_url_becomes_arguments_for_both_sides_and_nothing_is_trusted_unsee
     assert conf(f"rediss://db?ssl_ca_certs={ca}")["broker_use_ssl"]["ssl_ca_certs"] == str(ca)
 
 
-def test_a_socket_becomes_what_each_side_calls_one() -> None:
+def test_a_socket_becomes_what_both_sides_know() -> None:
     made = conf("unix://:p%40ss@/run/redis.sock?db=4")
-    assert made["broker_url"] == "redis+socket://:p%40ss@/run/redis.sock?virtual_host=4"
-    assert made["result_backend"] == "socket://:p%40ss@/run/redis.sock?virtual_host=4"
+    assert made["broker_url"] == made["result_backend"] == "redis+socket://:p%40ss@/run/redis.sock?virtual_host=4"
+    with Celery(broker=made["broker_url"], backend=made["result_backend"], set_as_current=False) as app:
+        assert (app.backend.connparams["path"], app.backend.connparams["db"]) == ("/run/redis.sock", 4)
 
 
 def test_a_certificate_that_is_not_there_is_named(tmp_path: Path) -> None:

@@ -274,7 +274,7 @@ def test_without_appending_an_object_is_written_at_once_and_a_larger_one_is_refu
 class Free:
     """Steers nothing."""
 
-    chunk_bytes, overdue = 1 << 20, False
+    chunk_bytes, slice_bytes, overdue = 1 << 20, None, False
 
     def check(self) -> None:
         """Go on."""

@@ -1,0 +1,320 @@
+"""The scale model against real runs: costs measured on small jobs predict jobs of 1,000, 10,000 and 100,000 objects here.
+
+Costs are processor time of the workers and of Redis, which a busy machine changes little; seconds by the clock are predicted as well,
+and judged where the machine is quiet. Besides: the share of the control plane in a job of 100,000 moves, and what a second worker brings.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import statistics
+import sys
+import time
+import uuid
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, Self
+
+import numpy as np
+import psutil
+import redis
+
+from rebalance_tasks.client import Rebalancer
+from rebalance_tasks.core.models import RebalanceMove, RebalancePlan
+from rebalance_tasks.core.options import MIB
+from rebalance_tasks.core.scale import Costs, Farm, Work, forecast, stretches_of
+from rebalance_tasks.core.states import RebalanceStatus
+from rebalance_tasks.demo.processes import CeleryWorker
+from rebalance_tasks.embedded import start_server
+from tests.bench.report import Figure
+from tests.bench.world import scratch
+from tests.support.fleets import NodeSpec, write_fleet
+
+if TYPE_CHECKING:
+    from rebalance_tasks.embedded import EmbeddedServer
+    from tests.bench.report import Report
+    from tests.support.fleets import Fleet
+
+COMMAND: Final = "python -m tests.bench scale"
+PAIRS: Final = 16
+#: Jobs from which the costs are taken: (objects, bytes of each, groups). None is of a size that is then predicted.
+CALIBRATION: Final = (
+    *((512, 4096, 1), (6_144, 4096, 2), (16_384, 4096, 8), (64, 4096, 16)),
+    *((96, MIB, 1), (2_048, 32_768, 4)),
+)
+#: Jobs that are predicted.
+SIZES: Final = (1_000, 10_000, 100_000)
+OBJECT_BYTES: Final = 8_192
+GROUPS: Final = 8
+REPEATS: Final = 3
+ERROR_LIMIT: Final = 0.15
+CONTROL_LIMIT: Final = 0.05
+#: Two workers in at most so much of the time of one: 1.8 times the throughput.
+SECOND_WORKER_LIMIT: Final = 1 / 1.8
+#: With more than so many processes at work already, seconds by the clock say nothing.
+QUIET_LOAD: Final = 0.7
+TIMEOUT_S: Final = 600
+#: How long idleness is measured.
+IDLE_S: Final = 6.0
+
+
+@dataclass(frozen=True)
+class Run:
+    """One job as it was: seconds by the clock, and of the processors."""
+
+    work: Work
+    seconds: float
+    data_s: float
+    control_s: float
+    redis_s: float
+
+
+def run(report: Report) -> None:
+    """Calibrate, predict, compare."""
+    quiet = os.getloadavg()[0] < QUIET_LOAD
+    with Crew() as crew:
+        crew.job(Work(objects=256, mean_bytes=4096, groups=2, nodes=4))  # warms up
+        crew.rest()
+        calibration = [
+            crew.median(Work(objects=n, mean_bytes=size, groups=g, nodes=2 * g)) for n, size, g in CALIBRATION
+        ]
+        costs = costs_of(calibration)
+        report.console.print(f"costs: {costs!r}")
+        farm = Farm(processes=2, cores=os.cpu_count() or 1, shares_cores=True, limit=PAIRS)
+        for objects in SIZES:
+            found = crew.median(Work(objects=objects, mean_bytes=OBJECT_BYTES, groups=GROUPS, nodes=2 * GROUPS))
+            _compare(report, found, forecast(found.work, farm, costs), quiet=quiet)
+        share = found.control_s / (found.control_s + found.data_s + found.redis_s)
+        report.add(
+            Figure(
+                f"control plane's share of the processor time of {found.work.objects:,} moves",
+                share,
+                "",
+                CONTROL_LIMIT,
+                COMMAND,
+                {"control": [found.control_s], "data": [found.data_s], "redis": [found.redis_s]},
+                f"control {found.control_s:.2f} s, data {found.data_s:.2f} s, Redis {found.redis_s:.2f} s",
+            )
+        )
+        _second_worker(report, crew)
+
+
+def _compare(report: Report, found: Run, told: object, *, quiet: bool) -> None:
+    name = f"{found.work.objects:,} objects"
+    pairs = {
+        "workers' processor time": (told.worker_s, found.data_s, True),  # type: ignore[attr-defined]
+        "Redis' processor time": (told.redis_s, found.redis_s, True),  # type: ignore[attr-defined]
+        "seconds by the clock": (told.seconds, found.seconds, quiet),  # type: ignore[attr-defined]
+    }
+    for what, (predicted, measured, judged) in pairs.items():
+        error = abs(predicted - measured) / measured
+        detail = f"predicted {predicted:.3g} s, measured {measured:.3g} s{'' if judged else ' (busy machine)'}"
+        samples = {"predicted": [predicted], "measured": [measured]}
+        report.add(
+            Figure(f"{what} of {name}: error", error, "", ERROR_LIMIT if judged else None, COMMAND, samples, detail)
+        )
+
+
+def _second_worker(report: Report, crew: Crew) -> None:
+    """The same job by one worker of one process and by two, in turn."""
+    work = Work(objects=512, mean_bytes=MIB, groups=4, nodes=8)
+    one: list[float] = []
+    two: list[float] = []
+    for _ in range(REPEATS):
+        for samples, workers in ((one, 1), (two, 2)):
+            crew.hire(workers, processes=1)
+            crew.job(Work(objects=64, mean_bytes=MIB, groups=2, nodes=4))  # warms up
+            samples.append(crew.job(work).seconds)
+    ratio = statistics.median(b / a for a, b in zip(one, two, strict=True))
+    detail = (
+        f"{1 / ratio:.2f} times the throughput; medians {statistics.median(one):.2f} and {statistics.median(two):.2f} s"
+    )
+    limit = SECOND_WORKER_LIMIT if os.getloadavg()[0] < (os.cpu_count() or 1) + 1 else None
+    report.add(
+        Figure(
+            "two workers ÷ one, seconds of 512 × 1 MiB", ratio, "×", limit, COMMAND, {"one": one, "two": two}, detail
+        )
+    )
+
+
+def costs_of(runs: list[Run]) -> Costs:
+    """Fit the costs to some runs, by least squares of the relative errors; what comes out below zero is zero."""
+    rows = np.array(
+        [[r.work.objects, r.work.objects * r.work.mean_bytes, stretches_of(r.work), r.work.groups] for r in runs]
+    )
+    worker = _fitted(rows, np.array([r.data_s for r in runs]))
+    # What a large object costs Redis is the looks at its flags, by the time it takes.
+    small = [at for at, r in enumerate(runs) if r.work.mean_bytes < MIB]
+    server = _fitted(rows[small][:, [0, 2, 3]], np.array([runs[at].redis_s for at in small]))
+    start = statistics.median(r.control_s / r.work.objects for r in runs if r.work.objects > 2_000)
+    costs = Costs(
+        object_s=worker[0],
+        byte_s=worker[1],
+        stretch_s=worker[2],
+        group_s=worker[3],
+        start_object_s=start,
+        redis_object_s=server[0],
+        redis_stretch_s=server[1],
+        redis_group_s=server[2],
+        fixed_s=0,
+    )
+    farm = Farm(processes=2, cores=os.cpu_count() or 1, shares_cores=True, limit=PAIRS)
+    rest = statistics.median(r.seconds - forecast(r.work, farm, costs).seconds for r in runs)
+    return costs.model_copy(update={"fixed_s": max(0.0, rest)})
+
+
+def _fitted(rows: np.ndarray, seconds: np.ndarray) -> list[float]:
+    """Non-negative least squares by leaving out, one by one, what would be negative."""
+    left = list(range(rows.shape[1]))
+    while True:
+        found, *_ = np.linalg.lstsq(rows[:, left] / seconds[:, None], np.ones(len(seconds)), rcond=None)
+        if (found >= 0).all():
+            break
+        left.pop(int(np.argmin(found)))
+    result = [0.0] * rows.shape[1]
+    for at, value in zip(left, found, strict=True):
+        result[at] = float(value)
+    return result
+
+
+class Crew:
+    """A server, a worker that decides and one that moves, over pairs of nodes in memory."""
+
+    def __enter__(self) -> Self:
+        """Start everything."""
+        self.folder = scratch()
+        (self.folder / "redis").mkdir()
+        self.server: EmbeddedServer = start_server(self.folder / "redis")
+        nodes = {f"{side}{n}": NodeSpec(capacity_bytes=10**12) for n in range(PAIRS) for side in "st"}
+        options = {"throttle_bytes_per_sec": "none", "max_concurrent_migrations": PAIRS}
+        self.fleet: Fleet = write_fleet(self.folder, redis_url=self.server.url, nodes=nodes, options=options)
+        os.environ["REBALANCE_CONFIG"] = str(self.fleet.config)
+        self.rebalancer = Rebalancer()
+        self.redis = redis.Redis.from_url(self.server.url)
+        self.data: list[CeleryWorker] = []
+        self.idle: tuple[float, ...] = (0.0, 0.0, 0.0)
+        self.control = self._worker("rebalance.control", 1)
+        self.hire(1, processes=2)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """End everything."""
+        for worker in (self.control, *self.data):
+            worker.kill()
+        self.server.kill()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _worker(self, queue: str, processes: int) -> CeleryWorker:
+        return CeleryWorker(
+            broker_url=self.server.url,
+            log_path=self.folder / f"{queue}-{time.monotonic_ns()}.log",
+            env=dict(os.environ),
+            concurrency=processes,
+            extra=("-Q", queue),
+        ).wait_ready()
+
+    def hire(self, workers: int, *, processes: int) -> None:
+        """Replace the workers that move."""
+        for worker in self.data:
+            worker.kill()
+        self.data = [self._worker("rebalance.data", processes) for _ in range(workers)]
+
+    def rest(self) -> None:
+        """Measure what everybody spends on nothing, in a second."""
+        before, begun = self._spent(), time.perf_counter()
+        time.sleep(IDLE_S)
+        whole = time.perf_counter() - begun
+        self.idle = tuple((after - was) / whole for after, was in zip(self._spent(), before, strict=True))
+
+    def median(self, work: Work) -> Run:
+        """The run of median processor time of some."""
+        runs = sorted(
+            (self.job(work) for _ in range(REPEATS if work.objects < SIZES[-1] else 1)), key=lambda r: r.data_s
+        )
+        return runs[len(runs) // 2]
+
+    def job(self, work: Work) -> Run:
+        """Make the objects, move them, take them away."""
+        name = uuid.uuid4().hex[:8]
+        moves = self._fill(name, work)
+        plan = RebalancePlan(plan_id=f"bench-{name}", fleet="test", moves=moves)
+        context = self.rebalancer._context
+        context.plans.save(plan, fence=None)
+        before = self._spent()
+        begun = time.perf_counter()
+        context.messenger.publish_start(plan.plan_id, f"job-{name}")
+        while not self._over(f"job-{name}"):
+            if time.perf_counter() - begun > TIMEOUT_S:
+                sys.exit(f"not done after {TIMEOUT_S:.0f} s: {work!r}")
+            time.sleep(0.01)
+        seconds = time.perf_counter() - begun
+        job = self.rebalancer.status(f"job-{name}")
+        if job.status is not RebalanceStatus.COMPLETED or job.completed_moves != work.objects:
+            sys.exit(f"{job.completed_moves} of {work.objects} moved: {job.failures}")
+        time.sleep(0.2)  # the last messages
+        spent = [after - was for after, was in zip(self._spent(), before, strict=True)]
+        # Heartbeats go on whether there is a job or not.
+        whole = time.perf_counter() - begun
+        data_s, control_s, redis_s = (max(0.0, s - rate * whole) for s, rate in zip(spent, self.idle, strict=True))
+        self._empty()
+        return Run(work, seconds, data_s, control_s, redis_s)
+
+    def _over(self, job_id: str) -> bool:
+        # A look costs Redis next to nothing: one field.
+        status = self.redis.hget(self.rebalancer._context.keys.job(job_id).base, "status")
+        return status in {b"completed", b"failed", b"cancelled"}
+
+    def _spent(self) -> tuple[float, float, float]:
+        """Processor seconds of those who move, of those who decide, and of Redis."""
+        return (
+            sum(_of_group(worker.pid) for worker in self.data),
+            _of_group(self.control.pid),
+            _of(self.server.process.pid),
+        )
+
+    def _fill(self, name: str, work: Work) -> tuple[RebalanceMove, ...]:
+        content = os.urandom(round(work.mean_bytes))
+        moves = []
+        for number in range(work.objects):
+            pair = number % work.groups
+            key = f"{name}/{number // work.groups // 1_000}/{number}"
+            path = self.fleet.roots[f"s{pair}"] / key
+            if number // work.groups % 1_000 == 0:
+                path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(content)
+            moves.append(
+                RebalanceMove(
+                    object_key=key, source_node=f"s{pair}", target_node=f"t{pair}", size_bytes=len(content), priority=0
+                )
+            )
+        return tuple(moves)
+
+    def _empty(self) -> None:
+        for root in self.fleet.roots.values():
+            for path in root.iterdir():
+                if path.name != ".rebalance":
+                    shutil.rmtree(path)
+            for folder in ("tmp", "trash", "manifests"):
+                for path in (root / ".rebalance" / folder).glob("*"):
+                    path.unlink()
+        # What a job leaves in Redis is not the next one's.
+        context = self.rebalancer._context
+        for key in (context.keys.trash, context.keys.trash_batches, context.keys.trash_due, context.keys.forwarding):
+            self.redis.delete(key)
+        self.redis.delete(context.keys.moved, context.keys.moved_batches)
+
+
+def _of_group(pid: int) -> float:
+    found = psutil.Process(pid)
+    return sum(_of(one.pid) for one in (found, *found.children(recursive=True)))
+
+
+def _of(pid: int) -> float:
+    """Processor seconds of a process, its threads together; to the nanosecond where the kernel tells."""
+    try:
+        tasks = list(Path(f"/proc/{pid}/task").iterdir())
+        return sum(int((task / "schedstat").read_text().split()[0]) for task in tasks) / 1e9
+    except (OSError, ValueError):
+        times = psutil.Process(pid).cpu_times()
+        return float(times.user + times.system)

@@ -1,0 +1,57 @@
+"""Our worker's consumer outlives a connection that cannot even be closed."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+from rebalance_tasks.celery import make_app
+from rebalance_tasks.settings import Settings
+from rebalance_tasks.worker import SteadyConsumer
+
+if TYPE_CHECKING:
+    import pytest
+
+
+class HalfGone:
+    """What kombu's Redis connection is like after its channels were collected and the server is away."""
+
+    connection_errors = channel_errors = (OSError,)
+    closed = False
+
+    def collect(self, **_: Any) -> None:
+        msg = "Connection refused"
+        raise ConnectionRefusedError(msg)
+
+    def close(self) -> None:
+        self.closed = True
+        msg = "'NoneType' object has no attribute 'hostname'"
+        raise AttributeError(msg)
+
+
+def test_a_connection_that_cannot_be_closed_does_not_end_the_worker(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("celery.worker.consumer.consumer.bound_open_broker_sockets", lambda *_: None, raising=False)
+    consumer: Any = SteadyConsumer.__new__(SteadyConsumer)
+    connection = HalfGone()
+    consumer.connection = connection
+    consumer.app = SimpleNamespace(
+        conf=SimpleNamespace(
+            worker_cancel_long_running_tasks_on_connection_loss=True, worker_enable_prefetch_count_reduction=False
+        )
+    )
+    consumer.on_connection_error_after_connected(OSError("lost"))
+    assert connection.closed
+    assert consumer.connection is None
+
+
+def test_a_message_of_a_connection_that_is_gone_is_no_reason_to_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody can acknowledge it: with this among the errors Celery logs that, or connects anew."""
+    monkeypatch.setattr(
+        "celery.worker.consumer.Consumer.__init__", lambda self: setattr(self, "connection_errors", (OSError,))
+    )
+    assert SteadyConsumer().connection_errors == (OSError, AttributeError)
+
+
+def test_our_app_uses_it() -> None:
+    with make_app(Settings()) as app:
+        assert app.conf.worker_consumer == "rebalance_tasks.worker:SteadyConsumer"
