@@ -50,6 +50,7 @@ HINTS: Final[Mapping[str, str]] = MappingProxyType(
         # the plan was older than the fleet
         "stale_plan_unknown_node": "the node is no longer configured; " + _REPLAN,
         "stale_plan_invalid": "source and target are one node, or of different pools; " + _REPLAN,
+        "stale_plan_unreachable": "no host reaches both nodes any more: see `queue` of [[nodes]]; " + _REPLAN,
         "stale_plan_node_state": "a node was drained or taken into maintenance; " + _REPLAN,
         "stale_plan_duplicate": "the plan held the object twice; make plans with `rebalance plan`",
         "stale_plan_source_gone": "it was deleted or moved before the job began; " + _REPLAN,

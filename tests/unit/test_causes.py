@@ -70,7 +70,7 @@ def causes_of_settlements(tree: ast.Module) -> Iterator[str]:
 def causes_of_stale_plans(tree: ast.Module) -> Iterator[str]:
     """What start says of moves that became invalid."""
     for function in (node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)):
-        if function.name in {"_stale", "_moved_on"}:
+        if function.name in {"_stale", "_apart", "_moved_on"}:
             for found in (node for node in ast.walk(function) if isinstance(node, ast.Return)):
                 words = re.findall(r"'([a-z_]+)'", ast.unparse(found))
                 yield from (f"stale_plan_{word}" for word in words)
