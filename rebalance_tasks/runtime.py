@@ -6,7 +6,7 @@ import os
 import threading
 import time
 import uuid
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from functools import cached_property, partial
@@ -15,23 +15,28 @@ from typing import TYPE_CHECKING, Final
 from rebalance_tasks.control.context import FleetContext
 from rebalance_tasks.control.lifecycle import QUIET_HOURS
 from rebalance_tasks.control.start import admit
-from rebalance_tasks.core.errors import UnknownFleet, UnknownNode
+from rebalance_tasks.control.throttles import Throttles
+from rebalance_tasks.core.errors import UnknownFleet
 from rebalance_tasks.core.quiet_hours import in_quiet_hours
-from rebalance_tasks.drivers.registry import open_driver
+from rebalance_tasks.drivers.opened import Drivers
 from rebalance_tasks.messages import CeleryMessenger, queue_depths
 from rebalance_tasks.migration.control import SliceControl
 from rebalance_tasks.migration.copying import Copier
 from rebalance_tasks.migration.item import BatchContext
+from rebalance_tasks.migration.measured import measured
 from rebalance_tasks.migration.slice import Slice, SliceWorld
 from rebalance_tasks.settings import Settings, load_settings
 from rebalance_tasks.store.attempts import AttemptStore
 from rebalance_tasks.store.moves import UNLIMITED, Budgets, Ending, MoveStore
-from rebalance_tasks.store.throttle import ByteBucket
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+    from wsgiref.types import WSGIApplication
+
     from celery import Celery
     from prometheus_client import CollectorRegistry
 
+    from rebalance_tasks.control.metrics import FleetCollector
     from rebalance_tasks.drivers.base import Driver
     from rebalance_tasks.store.leases import Lease
     from rebalance_tasks.store.records import GroupRecord
@@ -40,35 +45,6 @@ if TYPE_CHECKING:
 NANO: Final = 10**9
 #: A freed source stays in the trash at least so long, whatever the grace: longer than an append-only file can lag.
 MIN_PURGE_DELAY: Final = timedelta(seconds=5)
-
-
-@dataclass(slots=True)
-class Drivers:
-    """Opens each node's driver once per process."""
-
-    settings: Settings
-    _open: dict[str, Driver] = field(default_factory=dict)
-    _lock: threading.Lock = field(default_factory=threading.Lock)
-    _pid: int = field(default_factory=os.getpid)
-
-    def __call__(self, node_id: str) -> Driver:
-        """Return the node's driver. Raises: UnknownNode, ConfigurationError."""
-        if self._pid != os.getpid():
-            # After a fork the parent's descriptors are shared: open our own.
-            self._open, self._lock = {}, threading.Lock()
-            self._pid = os.getpid()
-        driver = self._open.get(node_id)
-        return self._opened(node_id) if driver is None else driver
-
-    def _opened(self, node_id: str) -> Driver:
-        with self._lock:
-            if node_id in self._open:
-                return self._open[node_id]
-            node = next((node for node in self.settings.nodes if node.node_id == node_id), None)
-            if node is None:
-                raise UnknownNode(node_id, "is not configured here; see [[nodes]] in rebalance.toml")
-            driver = self._open[node_id] = open_driver(node)
-            return driver
 
 
 class Runtime:
@@ -87,14 +63,32 @@ class Runtime:
         return FleetContext.wired(self.settings, driver=self._drivers, messenger=messenger)
 
     def metrics_registry(self) -> CollectorRegistry:
-        """What Prometheus scrapes: `rebalance metrics` and the console serve it."""
+        """The fleet's metrics, for a server of prometheus-client's."""
         from prometheus_client import CollectorRegistry  # noqa: PLC0415  as below
 
-        from rebalance_tasks.control.metrics import FleetCollector  # noqa: PLC0415  no task needs it
-
         registry = CollectorRegistry(auto_describe=False)
-        registry.register(FleetCollector(self.context, partial(queue_depths, self._app)))
+        registry.register(self._collector)
         return registry
+
+    def metrics_app(self) -> WSGIApplication:
+        """What Prometheus scrapes, as a WSGI application: `rebalance metrics` serves it."""
+        from rebalance_tasks.control.metrics_text import metrics_app  # noqa: PLC0415  as below
+
+        return metrics_app(self._collector, self.metrics_registry())
+
+    @cached_property
+    def _collector(self) -> FleetCollector:
+        from rebalance_tasks.control import metrics  # noqa: PLC0415  no task needs it
+
+        return metrics.FleetCollector(self.context, partial(queue_depths, self._app))
+
+    def drivers_of(self, queue: str) -> Callable[[str], Driver]:
+        """The drivers of the hosts of a Celery queue."""
+        return self._drivers.of_queue(queue)
+
+    def _pair(self, group: GroupRecord, queue: str) -> tuple[Driver, Driver]:
+        drivers = self._drivers.of_queue(queue)
+        return drivers(group.source), drivers(group.target)
 
     def slice(
         self,
@@ -123,7 +117,7 @@ class Runtime:
             move_store=lambda lease: MoveStore(
                 self.context.connection, context.keys, job_id=job_id, lease=lease, ending=ending
             ),
-            drivers=lambda group: (self._drivers(group.source), self._drivers(group.target)),
+            drivers=lambda group: self._pair(group, queue or group.queue),
             context=lambda lease, store, drivers, slice_s: self._batch_context(job_id, lease, store, drivers, slice_s),
             spread=lambda group: context.messenger.publish_extra(
                 job_id, group.model_copy(update={"queue": queue or group.queue})
@@ -133,6 +127,10 @@ class Runtime:
             missing=context.holds.missing,
         )
         return Slice(world, job_id=job_id, group_id=group_id, owner=owner, extra=extra)
+
+    @cached_property
+    def _throttles(self) -> Throttles:
+        return Throttles(self.context)
 
     def _batch_context(
         self,
@@ -150,9 +148,16 @@ class Runtime:
         beat = _Beat(self.context, job_id, group.group_id, lease.stretch, lease.epoch)
         # Quiet hours are no flag in Redis before somebody has seen the clock.
         looks = options.quiet_hours is not None
-        control = SliceControl(beat, bucket=self._bucket(job_id, group), look_at_once=looks, slice_s=slice_s)
+        control = SliceControl(
+            beat,
+            bucket=self._throttles.of(job_id, group, now=_from_ms(lease.now_ms)),
+            look_at_once=looks,
+            slice_s=slice_s,
+        )
         per_gb = Decimal(group.cost_per_gb)
         begun = time.monotonic()
+        if options.adaptive_throttle:
+            drivers = (measured(drivers[0], self.context.paces), measured(drivers[1], self.context.paces))
         source, target = drivers
         return BatchContext(
             source=source,
@@ -169,15 +174,6 @@ class Runtime:
             purge_delay_ms=_ms(max(options.grace, MIN_PURGE_DELAY)),
             # Epochs go back when Redis loses its tail: a name of its own keeps what an earlier run wrote.
             manifest_prefix=f"{job_id}.{group.group_id}.{lease.epoch}.{uuid.uuid4().hex[:8]}",
-        )
-
-    def _bucket(self, job_id: str, group: GroupRecord) -> ByteBucket:
-        keys = self.context.keys
-        return ByteBucket(
-            self.context.connection,
-            keys.job(job_id).throttle(group.group_id),
-            rate_bytes_per_s=self.settings.options.throttle_bytes_per_sec,
-            override_key=keys.throttle,
         )
 
     def _budgets(self, capacity: int | None) -> Budgets:

@@ -16,11 +16,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, TypeAlias, cast
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, ConfigDict, Field, SecretStr, field_serializer
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, SecretStr, field_serializer
 
 from rebalance_tasks.core.crush_rules import DEFAULT_RULE, RuleName
 from rebalance_tasks.core.errors import UnknownNode
 from rebalance_tasks.core.events import NOTICES, EventKind
+from rebalance_tasks.core.fidelity import Attribute
 from rebalance_tasks.core.masking import has_credentials, masked, masked_url
 from rebalance_tasks.core.models import Frozen, Identifier, Money, NodeDescriptor
 from rebalance_tasks.core.options import RebalancerOptions
@@ -46,13 +47,27 @@ _PREFIX_PATTERN: Final = r"^([A-Za-z0-9][A-Za-z0-9._-]{0,63})?$"
 def _check_node(node: NodeDescriptor) -> NodeDescriptor:
     if not node.url:
         msg = "url is missing; write for example file:///srv/disk1"
-    elif has_credentials(node.url):
-        msg = 'url must not hold credentials, since URLs are shown and logged; give them as storage_options = { password = "${DISK_PASSWORD}" }'
-    elif "${" in node.url:
-        msg = "${…} does not expand in a node's url, only in storage_options and the fleet's URLs"
-    else:
-        return node
-    raise ValueError(msg)
+        raise ValueError(msg)
+    for name, url in (("url", node.url), ("remote_url", node.remote_url)):
+        if has_credentials(url):
+            msg = (
+                f"{name} must not hold credentials, since URLs are shown and logged; give them as "
+                'storage_options = { password = "${DISK_PASSWORD}" }'
+            )
+            raise ValueError(msg)
+        if "${" in url:
+            msg = f"${{…}} does not expand in a node's {name}, only in storage_options and the fleet's URLs"
+            raise ValueError(msg)
+    if node.remote_url and not node.queue:
+        msg = (
+            "remote_url is how hosts reach the node that do not serve its queue, and it names none: every host reaches "
+            'it at its url; add for example queue = "host-b", or leave remote_url out'
+        )
+        raise ValueError(msg)
+    if node.remote_url.startswith(("/", "file:")):
+        msg = f"remote_url {node.remote_url!r} is a path, which names another place on each host; write for example sftp://host-b/srv/disk1"
+        raise ValueError(msg)
+    return node
 
 
 def _check_inventory(source: str) -> str:
@@ -64,6 +79,13 @@ def _check_inventory(source: str) -> str:
         return source
     known = ", ".join(sorted(INVENTORY_FILES))
     msg = f"should be 'nodes', 'provider:<name>' or the path of a file that ends in {known}"
+    raise ValueError(msg)
+
+
+def _check_survey_dir(place: str) -> str:
+    if place in {"auto", "none"} or place.startswith("/"):
+        return place
+    msg = "should be 'auto', 'none' or an absolute path"
     raise ValueError(msg)
 
 
@@ -126,6 +148,11 @@ class Webhook(Frozen):
     events: tuple[EventKind, ...] = NOTICES
 
 
+def _listed(value: object) -> object:
+    """Names with commas between them, as a variable of the environment holds them."""
+    return [name.strip() for name in value.split(",") if name.strip()] if isinstance(value, str) else value
+
+
 class Service(Frozen):
     """How the fleet is run; the part that the ``[fleet]`` table and `Settings` share."""
 
@@ -142,13 +169,16 @@ class Service(Frozen):
     key_prefix: str = Field(default="rebalance", min_length=1, pattern=_PREFIX_PATTERN)
     message_prefix: str = Field(default="", pattern=_PREFIX_PATTERN)
     inventory: Annotated[str, AfterValidator(_check_inventory)] = "nodes"
+    surveys: Literal["auto", "here", "tasks"] = "auto"
+    survey_dir: Annotated[str, AfterValidator(_check_survey_dir)] = "auto"
+    must_carry: Annotated[tuple[Attribute, ...], BeforeValidator(_listed)] = ()
 
 
 class Gravity(Frozen):
     """Where the measures behind gravity come from when the inventory brings none of its own.
 
     Attributes:
-        access: ``none``, ``times``, or the path of an S3 access log.
+        access: ``none``, ``times``, ``fleet`` (what went through ``fleet://``), or the path of an S3 access log.
         colocation: ``none`` or ``folder``.
     """
 
@@ -193,6 +223,9 @@ class Settings(Service, Contents):
         key_prefix: first part of every key of the state.
         message_prefix: first part of every key that Celery makes on the broker and the result backend; none by default.
         inventory: where the list of objects comes from.
+        surveys: whether a check lists the nodes itself or has tasks do it, each on its node's queue.
+        survey_dir: where this host keeps what its surveys saw, so that what did not change is not listed again.
+        must_carry: what no object may lose when it moves; a pool whose nodes cannot promise it is refused.
         prices: egress prices between regions.
         gravity: where measures of use come from.
         rules: what objects need, by key pattern; the first that says something counts.
@@ -232,7 +265,7 @@ class Settings(Service, Contents):
     def digest(self) -> str:
         """Return 16 hex digits over what the workers of a fleet must agree on.
 
-        That is fleet, mode, locator, placement rule, inventory, options, gravity, nodes, prices and rules. Connection URLs,
+        That is fleet, mode, locator, placement rule, inventory, surveys, what must be carried, options, gravity, nodes, prices and rules. Connection URLs,
         storage_options and the file's path may differ from machine to machine; the order of nodes and prices means nothing.
         """
         agreed = {
@@ -241,6 +274,8 @@ class Settings(Service, Contents):
             "locator": self.locator,
             "placement_rule": self.placement_rule,
             "inventory": self.inventory,
+            "surveys": self.surveys,
+            "must_carry": sorted(self.must_carry),
             "options": self.options.model_dump(),
             "nodes": [
                 node.model_dump(exclude={"storage_options"})

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 from celery import shared_task
 from celery.exceptions import Ignore
 from celery.signals import worker_shutting_down
-from pydantic import Field, ValidationError
+from pydantic import Field, PositiveInt, ValidationError
 from redis.exceptions import RedisError
 
 from rebalance_tasks import beacon as _beacon  # noqa: F401  connected by importing it
@@ -28,6 +28,7 @@ from rebalance_tasks.control import start as starts
 from rebalance_tasks.control import sweep as sweeps
 from rebalance_tasks.control.reach import adopt_here, far_queues, within_reach
 from rebalance_tasks.control.relay import run_relay
+from rebalance_tasks.control.survey_round import survey_nodes
 from rebalance_tasks.core.errors import InvalidArgument, PermanentError, RebalanceError
 from rebalance_tasks.core.models import ControlResult, Frozen, Identifier
 from rebalance_tasks.core.routes import CONTROL_QUEUE, DATA_QUEUE
@@ -86,6 +87,18 @@ class CheckArguments(FleetArguments):
     force: bool = False
 
 
+class TokenArguments(FleetArguments):
+    """Arguments of conclude."""
+
+    token: PositiveInt
+
+
+class SurveyArguments(TokenArguments):
+    """Arguments of survey."""
+
+    node_ids: tuple[Identifier, ...]
+
+
 class StartArguments(FleetArguments):
     """Arguments of start."""
 
@@ -130,8 +143,24 @@ class UnexpectedError(PermanentError):
 def check(self: Task[Any, Any], *, force: bool = False, fleet: str | None = None) -> dict[str, Any]:
     """Check the fleet and plan; return {verdict, reason, plan_id}."""
     arguments = _validated(CheckArguments, force=force, fleet=fleet)
-    result = checks.run_check(_runtime(self, arguments).context, force=arguments.force, by=_by(self))
+    context = _runtime(self, arguments).context
+    result = checks.run_check(context, force=arguments.force, by=_by(self), by_tasks=True)
     return result.model_dump(mode="json")
+
+
+@shared_task(name="rebalance.survey", time_limit=CHECK_TIME_LIMIT_S, **{**DELIVERY, "queue": "rebalance.data"})
+def survey(self: Task[Any, Any], *, token: int, node_ids: list[str], fleet: str | None = None) -> dict[str, Any]:
+    """Look at some nodes for the check that holds this token; return {nodes}: how many were handed in."""
+    arguments = _validated(SurveyArguments, token=token, node_ids=node_ids, fleet=fleet)
+    return {"nodes": survey_nodes(_runtime(self, arguments).context, arguments.token, arguments.node_ids)}
+
+
+@shared_task(name="rebalance.conclude", time_limit=CHECK_TIME_LIMIT_S, **DELIVERY)
+def conclude(self: Task[Any, Any], *, token: int, fleet: str | None = None) -> dict[str, Any]:
+    """Go on with the check whose nodes are all in; the last survey and the sweep lead here, any number of times."""
+    arguments = _validated(TokenArguments, token=token, fleet=fleet)
+    result = checks.conclude_check(_runtime(self, arguments).context, arguments.token)
+    return {} if result is None else result.model_dump(mode="json")
 
 
 @shared_task(name="rebalance.start", **ANSWERED)
@@ -284,7 +313,7 @@ def _queue(task: Task[Any, Any]) -> str:
 
 
 def _run_slice(runtime: Runtime, queue: str, job_id: str, group_id: str, extra: bool, ending: Ending) -> SliceOutcome:  # noqa: FBT001  as the relay calls it
-    adopt_here(runtime.context, job_id, group_id, queue=queue)
+    adopt_here(runtime.context, job_id, group_id, queue=queue, driver=runtime.drivers_of(queue))
     work = runtime.slice(job_id, group_id, owner=uuid.uuid4().hex, queue=queue, extra=extra, ending=ending)
     try:
         return work.run()

@@ -7,10 +7,13 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import pytest
 import redis
+from hypothesis import settings
 
 from rebalance_tasks.core.errors import ServerUnavailable
 from rebalance_tasks.embedded import EmbeddedServer, start_server
+from tests.support import azurite
 from tests.support.fleets import Content, Fleet, NodeSpec, write_fleet
+from tests.support.ftp import Ftp, ftp_server
 from tests.support.sftp import Sftp, sftp_server
 from tests.support.weed import Weed, weed_server
 from tests.support.workers import ProcessFactory
@@ -18,6 +21,10 @@ from tests.support.workers import ProcessFactory
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from pathlib import Path
+
+# On a busy machine hypothesis took a slow example for a failed one; what may be slow is measured in tests/bench.
+settings.register_profile("patient", settings.get_profile(settings.get_current_profile_name()), deadline=None)
+settings.load_profile("patient")
 
 
 @pytest.fixture(scope="session")
@@ -61,6 +68,24 @@ def sftp(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sftp]:
     """A real SFTP server for this test process alone, on a free port."""
     with sftp_server(tmp_path_factory.mktemp("sftp")) as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def ftp() -> Iterator[Ftp]:
+    """A real FTP server for this test process alone, on a free port."""
+    with ftp_server() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def azure_port(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
+    """Port of a real server of Azure's blobs, with the container ``objects``; skips where none is installed."""
+    found = azurite.binary()
+    if found is None:
+        pytest.skip("no azurite-blob on PATH (npm install azurite)")
+    with azurite.azurite_server(tmp_path_factory.mktemp("azurite"), found) as port:
+        azurite.make_container(port, "objects")
+        yield port
 
 
 class FleetFactory(Protocol):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from copy import copy
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -21,6 +22,7 @@ from rebalance_tasks.cli import (
     plan,
     session,
     simulate,
+    throttles,
     undo,
     upkeep,
 )
@@ -31,6 +33,9 @@ from rebalance_tasks.core.states import RebalanceStatus
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from rich.console import RenderableType
+    from typer.models import CommandInfo, TyperInfo
 
     from rebalance_tasks.core.models import ControlResult
 
@@ -52,7 +57,7 @@ def run(argv: Sequence[str]) -> int:
     options = argv[: argv.index("--")] if "--" in argv else argv
     as_json = "--json" in options
     try:
-        return int(app(list(argv), prog_name="rebalance", standalone_mode=False) or 0)
+        return int(_app_for(options)(list(argv), prog_name="rebalance", standalone_mode=False) or 0)
     except typer.TyperException as exc:  # usage: an unknown command, a missing argument
         if as_json:
             output.print_json({"error": exc.format_message(), "cause": "usage"})
@@ -68,13 +73,27 @@ def run(argv: Sequence[str]) -> int:
         return output.report_error(exc, as_json=as_json)
 
 
+def _app_for(argv: Sequence[str]) -> typer.Typer:
+    """Return the app without the commands that ``argv`` does not name: typer takes a millisecond to build each."""
+    words, narrowed = set(argv), copy(app)
+    narrowed.registered_commands = [command for command in app.registered_commands if _name(command) in words]
+    narrowed.registered_groups = [group for group in app.registered_groups if _name(group) in words]
+    return app if argv[:1] == ["--help"] or not names(narrowed) else narrowed
+
+
+def names(of: typer.Typer) -> set[str]:
+    """Return the names of an app's commands."""
+    return set(map(_name, of.registered_commands)) | set(map(_name, of.registered_groups))
+
+
 def _command(argv: Sequence[str]) -> str:
     """Return the command that was meant, for the hint at its help."""
-    known = {
-        command.name or getattr(command.callback, "__name__", "").replace("_", "-")
-        for command in app.registered_commands
-    } | {str(group.name) for group in app.registered_groups}
+    known = names(app)
     return next((f"{word} " for word in argv if word in known), "")
+
+
+def _name(command: CommandInfo | TyperInfo) -> str:
+    return str(command.name or getattr(command.callback, "__name__", "").replace("_", "-"))
 
 
 def _version(asked: bool) -> None:
@@ -143,12 +162,19 @@ def demo(
 @app.command(epilog="Example: rebalance nodes --adopt")
 def nodes(
     adopt: Annotated[bool, typer.Option("--adopt", help="Write the node-id file to nodes that have none yet.")] = False,
+    forget: Annotated[
+        str | None, typer.Option(metavar="NODE", help="Forget all that sends readers to this node, which is leaving.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Show every node: utilisation, state, health, and which workers serve it. Surveys the nodes themselves."""
     from rebalance_tasks.cli import serving, tables  # noqa: PLC0415
 
     client = session.open_client()
+    if forget is not None:
+        data = {"node_id": forget, "forgotten": client.forget_node(forget)}
+        emit(data, as_json=as_json, render=lambda: f"{data['forgotten']} forwardings and locations led to {forget}")
+        return
     with output.busy("looking at the nodes", quiet=as_json):
         adopted = client.adopt() if adopt else []
         reports = client.nodes()
@@ -175,7 +201,7 @@ def locate(
     """Tell on which node an object is right now."""
     found = session.open_client().locate(key)
     url = masked_url(found.url)
-    data = {"object_key": key, "node_id": found.node_id, "url": url, "via": found.via}
+    data = {"object_key": key, "node_id": found.node_id, "url": url, "via": found.via, "hops": found.hops}
     emit(data, as_json=as_json, render=lambda: f"{found.node_id}  {url}  (via {found.via})")
 
 
@@ -203,12 +229,19 @@ def status(job: Job = None, as_json: Json = False) -> None:
     found = client.status(session.chosen_job(client, job))
     groups = client.failures(found.job_id)
     deadline = session.deadline_of(client, found)
+    limits = [] if found.status.terminal else client.node_throttles()
     data = {
         **output.jsonable(found),
         "failure_groups": output.jsonable(groups),
         "deadline_utc": output.jsonable(deadline),
+        "node_throttles": [throttles.throttle_data(entry) for entry in limits],
     }
-    emit(data, as_json=as_json, render=lambda: tables.job_page(found, groups, deadline=deadline))
+
+    def view() -> RenderableType:
+        page = tables.job_page(found, groups, deadline=deadline)
+        return throttles.below(page, limits) if limits else page
+
+    emit(data, as_json=as_json, render=view)
 
 
 @app.command(epilog="Example: rebalance watch")
@@ -342,7 +375,7 @@ app.command(name="retry-failed", epilog="Example: rebalance retry-failed rebal-2
     upkeep.retry_failed
 )
 app.command(epilog="Example: rebalance limit 6")(upkeep.limit)
-app.command(epilog="Example: rebalance throttle 20MiB/s")(upkeep.throttle)
+app.command(epilog="Example: rebalance throttle 20MiB/s")(throttles.throttle)
 app.command(epilog="Example: rebalance reindex")(upkeep.reindex)
 
 # -- watching over a fleet: commands with files of their own --------------------------------------------------------------

@@ -25,7 +25,8 @@ def metrics(
     """Serve the fleet's metrics to Prometheus until interrupted; they are read from Redis at each scrape."""
     from prometheus_client import generate_latest, start_http_server  # noqa: PLC0415
 
-    registry = session.open_client().metrics_registry()
+    client = session.open_client()
+    registry = client.metrics_registry()
     if once:
         sys.stdout.write(generate_latest(registry).decode())
         return
@@ -34,6 +35,7 @@ def metrics(
     before = signal.pthread_sigmask(signal.SIG_BLOCK, ends)
     try:
         server, _ = start_http_server(port, addr=host, registry=registry)
+        server.set_app(client.metrics_app())
         typer.echo(f"http://{host}:{server.server_port}/metrics")
         signal.sigwait(ends)
         server.shutdown()

@@ -276,6 +276,8 @@ def _plan_totals(plan: RebalancePlan) -> RenderableType:
         lines.add_row("limited by", ", ".join(plan.limits_reached))
     for text in plan.cannot:
         lines.add_row("cannot", Text(printable(text)))
+    for pair, attributes in plan.not_carried.items():
+        lines.add_row("not carried", f"{', '.join(attributes)} ({pair})")
     return lines
 
 

@@ -1,4 +1,4 @@
-"""Commands for when something went wrong or must change while it runs: retry-failed, limit, throttle, reindex."""
+"""Commands for when something went wrong or must change while it runs: retry-failed, limit, reindex."""
 
 from __future__ import annotations
 
@@ -10,15 +10,12 @@ import typer
 from rebalance_tasks.cli import output, session
 from rebalance_tasks.cli.output import EXIT_FAILED, emit
 from rebalance_tasks.cli.parameters import Json  # noqa: TC001  typer reads it at run time
-from rebalance_tasks.core.units import parse_rate
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 #: Words that lift a limit set at run time.
 _NO_LIMIT = frozenset({"none", "off", "default"})
-#: Words for no throttle at all.
-_UNTHROTTLED = frozenset({"none", "off", "unlimited"})
 
 
 def retry_failed(
@@ -61,51 +58,6 @@ def limit(
     configured = client.settings.options.max_concurrent_migrations
     data = {"limit": now, "configured": configured}
     emit(data, as_json=as_json, render=lambda: f"{now} groups at once (configured: {configured})")
-
-
-def throttle(
-    rate: Annotated[
-        str | None,
-        typer.Argument(
-            metavar="[RATE]",
-            help="Bytes a second of each group, as 20MiB/s; `none` lifts it, `default` goes by rebalance.toml again.",
-        ),
-    ] = None,
-    as_json: Json = False,
-) -> None:
-    """Show or change how fast each group may write; acts on running groups at once, and lasts until it is set again."""
-    client = session.open_client()
-    if rate is None:
-        now = client.throttle()
-    elif rate.lower() == "default":
-        now = client.reset_throttle()
-    else:
-        now = client.set_throttle(None if rate.lower() in _UNTHROTTLED else _rate(rate))
-    configured = client.settings.options.throttle_bytes_per_sec
-    data = {"throttle_bytes_per_sec": now, "configured": configured}
-    emit(
-        data,
-        as_json=as_json,
-        render=lambda: f"{_rate_text(now)} for each group (configured: {_rate_text(configured)})",
-    )
-
-
-def _rate(text: str) -> int:
-    try:
-        rate = parse_rate(text)
-    except ValueError as exc:
-        msg = f"{exc}, or `none`, or `default`"
-        raise typer.BadParameter(msg, param_hint="RATE") from exc
-    if rate < 1:
-        msg = f"{text!r} is no rate: at least 1 byte a second; `rebalance pause --all` holds everything"
-        raise typer.BadParameter(msg, param_hint="RATE")
-    return rate
-
-
-def _rate_text(rate: int | None) -> str:
-    from rebalance_tasks.cli import tables  # noqa: PLC0415
-
-    return "no limit" if rate is None else f"{tables.size(rate)}/s"
 
 
 def reindex(

@@ -18,11 +18,12 @@ from starlette.routing import Route
 
 from rebalance_tasks.cli.output import error_story
 from rebalance_tasks.console.access import Role
+from rebalance_tasks.console.assets import Assets
 from rebalance_tasks.console.calls import Call, Refused, identifier, validated
 from rebalance_tasks.console.endpoints import ENDPOINTS
 from rebalance_tasks.console.gate import Denied, Gate
 from rebalance_tasks.console.headers import SecurityHeaders
-from rebalance_tasks.console.pages import Pages, static_files
+from rebalance_tasks.console.pages import Pages
 from rebalance_tasks.console.shelf import PlanShelf
 from rebalance_tasks.console.watcher import Watcher
 from rebalance_tasks.core.errors import (
@@ -91,7 +92,8 @@ def make_app(client: Rebalancer, tokens: Tokens) -> Starlette:
             with contextlib.suppress(asyncio.CancelledError):
                 await task
 
-    pages = Pages(gate, client.settings)
+    assets = Assets()
+    pages = Pages(gate, client.settings, assets)
     api = [Route(f"{API}{e.path}", _serve(e, gate, watcher, shelf), methods=[e.method]) for e in ENDPOINTS]
     return Starlette(
         routes=[
@@ -100,7 +102,7 @@ def make_app(client: Rebalancer, tokens: Tokens) -> Starlette:
             Route(f"{API}/session", _session(gate)),
             Route(f"{API}/events", _events(gate, watcher)),
             Route("/healthz", _alive),
-            static_files(),
+            assets.route(),
         ],
         middleware=[Middleware(SecurityHeaders)],
         exception_handlers={Denied: pages.denied, 404: pages.not_found, Exception: _defect},
@@ -129,13 +131,14 @@ def _serve(
         try:
             data: dict[str, Any] = dict(request.query_params) if endpoint.method == "GET" else await _body(request)
             name = identifier(request.path_params["name"]) if "name" in request.path_params else ""
-            call = Call(watcher.client, watcher, shelf, name, validated(endpoint.takes, data))
+            client = watcher.client if endpoint.method == "GET" else watcher.client.acting_as(visitor.name)
+            call = Call(client, watcher, shelf, name, validated(endpoint.takes, data))
             answer = await asyncio.to_thread(endpoint.handler, call)
         except Exception as exc:  # noqa: BLE001  the outermost boundary of a call: told apart in _refusal
             return _refusal(exc)
         if endpoint.method != "GET":
             watcher.forget()
-            log.info("console.acted", path=request.url.path, role=visitor.role.value)
+            log.info("console.acted", path=request.url.path, by=visitor.name)
         return JSONResponse(answer)
 
     return serve

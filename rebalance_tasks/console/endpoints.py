@@ -13,6 +13,7 @@ from pydantic import Field
 from rebalance_tasks.cli.output import jsonable
 from rebalance_tasks.console import shapes
 from rebalance_tasks.console.calls import Call, Page, Refused, act, read
+from rebalance_tasks.console.timeline import timeline as story
 from rebalance_tasks.core.errors import UnknownNode
 from rebalance_tasks.core.explain import explain_object
 from rebalance_tasks.core.models import Frozen, Identifier, KeyText
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
     from rebalance_tasks.core.models import ControlResult, RebalanceMove
 
 
+#: All that a fleet's history keeps.
+_HISTORY: Final = 10_000
 #: Of an explanation, as ``rebalance plan --explain KEY --json`` prints it.
 EXPLAINED: Final = ("object_key", "node_id", "moves", "target_node", "code", "sentence", "details")
 
@@ -75,7 +78,7 @@ class DrainBody(Frozen):
 
 # -- fleet and nodes ---------------------------------------------------------------------------------------------------
 def fleet(call: Call) -> object:
-    """The fleet in numbers: mode, imbalance and threshold, usage, node states, active job, what pauses it."""
+    """The fleet in numbers: mode, imbalance and threshold, usage and its histogram, node states, active job, what pauses it."""
     return shapes.fleet_json(call.watcher.overview(), call.client.settings)
 
 
@@ -242,8 +245,11 @@ def failures(call: Call) -> object:
 
 
 def timeline(call: Call) -> object:
-    """What happened to a job, oldest first: its own times, and what this console saw of it."""
-    return {"items": jsonable(call.watcher.timelines.of(call.client.status(call.name)))}
+    """What happened to a job and who asked for it, oldest first: from the fleet's history, and the job's own times."""
+    job = call.client.status(call.name)
+    # An event's id begins with its time, so that older ones need not be read.
+    begun = f"{int(job.created_utc.timestamp() * 1000) - 1}-0"
+    return {"items": jsonable(story(job, call.client.events_after(begun, limit=_HISTORY, job_id=job.job_id)))}
 
 
 def pause(call: Call) -> object:

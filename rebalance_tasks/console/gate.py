@@ -39,10 +39,20 @@ class Denied(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Visitor:
-    """Who makes a request: by a session (a browser), or by a bearer token (a program)."""
+    """Who makes a request: by a session (a browser), or by a bearer token (a program).
+
+    Attributes:
+        address: where the request came from; of a proxy that is not trusted, the proxy's.
+    """
 
     role: Role
+    address: str
     session: Session | None = None
+
+    @property
+    def name(self) -> str:
+        """How the audit log names the visitor: nobody has an account, so by role and address."""
+        return f"console:{self.role}@{self.address}"
 
 
 class Gate:
@@ -78,15 +88,15 @@ class Gate:
         """Tell who makes a request. Raises: Denied: nobody known."""
         scheme, _, token = request.headers.get("authorization", "").partition(" ")
         if scheme.lower() == "bearer":
-            return Visitor(self._role(request, token.strip()))
+            return Visitor(self._role(request, token.strip()), _address(request))
         session = self._sessions.find(request.cookies.get(COOKIE, ""), now=self._clock())
         if session is None:
             msg = "not logged in; open / in a browser, or send the header Authorization: Bearer <token>"
             raise Denied(401, msg, "unauthenticated")
-        return Visitor(session.role, session)
+        return Visitor(session.role, _address(request), session)
 
     def _role(self, request: Request, token: str) -> Role:
-        address, now = request.client.host if request.client else "", self._clock()
+        address, now = _address(request), self._clock()
         wait_s = self._attempts.wait_s(address, now=now)
         if wait_s > 0:
             msg = f"too many wrong tokens from here; try again in {math.ceil(wait_s)} s"
@@ -112,3 +122,7 @@ class Gate:
         if origin is not None and urlsplit(origin).netloc != request.headers.get("host"):
             msg = "this request was made by a page of another site"
             raise Denied(403, msg, "csrf")
+
+
+def _address(request: Request) -> str:
+    return request.client.host if request.client else "unknown"

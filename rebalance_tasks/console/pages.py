@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 from urllib.parse import parse_qs
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
 from starlette.responses import JSONResponse, RedirectResponse, Response
-from starlette.routing import Mount, Route
-from starlette.staticfiles import StaticFiles
+from starlette.routing import Route
 from starlette.templating import Jinja2Templates
 
 from rebalance_tasks.console.access import SESSION_S, Role
@@ -24,19 +22,36 @@ if TYPE_CHECKING:
 
     from starlette.requests import Request
 
+    from rebalance_tasks.console.assets import Assets
     from rebalance_tasks.console.gate import Gate
     from rebalance_tasks.settings import Settings
 
 HERE: Final = Path(__file__).parent
-STATIC: Final = HERE / "static"
-#: path → (script, title); ``{name}`` is an identifier.
+
+
+class Page(NamedTuple):
+    """What a page is made of.
+
+    Attributes:
+        script: the module that draws it.
+        calls: of the API, as its script asks them first; the browser asks while it still reads the script.
+    """
+
+    script: str
+    title: str
+    calls: tuple[str, ...]
+
+
+#: By path; ``{name}`` is an identifier.
 PAGES: Final = {
-    "/": ("fleet", "Fleet"),
-    "/plans": ("plans", "Plans"),
-    "/plans/{name}": ("plan", "Plan"),
-    "/jobs": ("jobs", "Jobs"),
-    "/jobs/{name}": ("job", "Job"),
-    "/nodes/{name}": ("node", "Node"),
+    "/": Page("fleet", "Fleet", ("/fleet", "/nodes?offset=0&limit=100&q=&sort=place", "/checks?limit=200")),
+    "/plans": Page("plans", "Plans", ("/plans?offset=0&limit=20",)),
+    "/plans/{name}": Page(
+        "plan", "Plan", ("/plans/{name}", "/plans/{name}/moves?offset=0&limit=25&q=&source=&target=")
+    ),
+    "/jobs": Page("jobs", "Jobs", ("/jobs?offset=0&limit=25",)),
+    "/jobs/{name}": Page("job", "Job", ("/jobs/{name}", "/jobs/{name}/failures", "/jobs/{name}/timeline")),
+    "/nodes/{name}": Page("node", "Node", ("/nodes/{name}",)),
 }
 #: Where a login may lead: to a page of ours, or to the first.
 _PAGE: Final = re.compile(r"/(?:(?:plans|jobs)(?:/[\w.:-]{1,128})?|nodes/[\w.:-]{1,128})?", re.ASCII)
@@ -45,52 +60,32 @@ _MOST_FORM_BYTES: Final = 4096
 _API: Final = "/api/"
 
 
-class Cacheable(StaticFiles):
-    """Static files under a path that holds a digest of them all, so that a browser may keep them for good."""
-
-    def file_response(self, *args: object, **options: object) -> Response:
-        """Answer with one file."""
-        response = super().file_response(*args, **options)  # type: ignore[arg-type]
-        response.headers["cache-control"] = "private, max-age=31536000, immutable"
-        return response
-
-
-def static_files() -> Mount:
-    """The scripts, the style sheet and the icon."""
-    return Mount(f"/static/{assets_digest()}", Cacheable(directory=STATIC))
-
-
-def assets_digest() -> str:
-    """Return a digest over all static files: another version has other addresses."""
-    digest = hashlib.sha256()
-    for path in sorted(STATIC.iterdir()):
-        digest.update(path.name.encode() + path.read_bytes())
-    return digest.hexdigest()[:12]
-
-
 class Pages:
     """The pages of one console, its login, and what errors look like."""
 
-    def __init__(self, gate: Gate, settings: Settings) -> None:
+    def __init__(self, gate: Gate, settings: Settings, assets: Assets) -> None:
         self._gate = gate
+        self._assets = assets
         self._settings = settings
         env = Environment(
             loader=FileSystemLoader(HERE / "templates"), autoescape=select_autoescape(), undefined=StrictUndefined
         )
-        env.globals["v"] = assets_digest()
+        env.globals["v"] = assets.digest
         self._templates = Jinja2Templates(env=env)
 
     def routes(self) -> list[Route]:
         """The routes of the pages."""
-        shown = [Route(path, self._page(script, title)) for path, (script, title) in PAGES.items()]
+        shown = [Route(path, self._page(page)) for path, page in PAGES.items()]
         return [
             *shown,
             Route("/login", self._login, methods=["POST"]),
             Route("/logout", self._logout, methods=["POST"]),
         ]
 
-    def _page(self, script: str, title: str) -> Callable[[Request], Awaitable[Response]]:
-        async def page(request: Request) -> Response:
+    def _page(self, page: Page) -> Callable[[Request], Awaitable[Response]]:
+        modules = self._assets.modules(page.script)
+
+        async def show(request: Request) -> Response:
             visitor = self._gate.enter(request, Role.VIEWER)
             name = request.path_params.get("name", "")
             try:
@@ -98,8 +93,10 @@ class Pages:
             except InvalidArgument:
                 return await self.not_found(request, InvalidArgument())
             shown = {
-                "script": script,
-                "title": title,
+                "script": page.script,
+                "title": page.title,
+                "modules": modules,
+                "calls": [call.replace("{name}", name) for call in page.calls],
                 "name": name,
                 "role": visitor.role.value,
                 "csrf": visitor.session.csrf if visitor.session else "",
@@ -108,7 +105,7 @@ class Pages:
             }
             return self._templates.TemplateResponse(request, "page.html", shown)
 
-        return page
+        return show
 
     async def _login(self, request: Request) -> Response:
         form = await _form(request)

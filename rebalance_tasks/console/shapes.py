@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from rebalance_tasks.cli.output import jsonable
 from rebalance_tasks.core.masking import masked_url
@@ -16,6 +16,10 @@ if TYPE_CHECKING:
     from rebalance_tasks.core.models import RebalanceJob, RebalanceMove, RebalancePlan
     from rebalance_tasks.core.options import RebalancerOptions
     from rebalance_tasks.settings import Settings
+
+
+#: Bars of the histogram of utilisation, each five per cent wide.
+BARS: Final = 20
 
 
 def fleet_json(seen: Overview, settings: Settings) -> dict[str, Any]:
@@ -35,6 +39,7 @@ def fleet_json(seen: Overview, settings: Settings) -> dict[str, Any]:
         "used_bytes": used,
         "capacity_bytes": capacity,
         "utilisation": used / capacity if capacity else None,
+        "histogram": histogram(entry.utilisation for entry in seen.nodes),
         "awaiting_bytes": sum(entry.awaiting_bytes for entry in seen.nodes),
         "nodes": len(seen.nodes),
         "node_states": {state.value: _count(seen, state) for state in NodeState},
@@ -42,6 +47,15 @@ def fleet_json(seen: Overview, settings: Settings) -> dict[str, Any]:
         "max_concurrent_migrations": seen.limit,
         "throttle_bytes_per_sec": seen.throttle,
     }
+
+
+def histogram(shares: Iterable[float | None]) -> list[int]:
+    """How many nodes are how full, in `BARS` steps from 0 to 1; overfull ones count in the last, unknown ones nowhere."""
+    found = [0] * BARS
+    for share in shares:
+        if share is not None:
+            found[min(BARS - 1, int(share * BARS))] += 1
+    return found
 
 
 def _count(seen: Overview, state: NodeState) -> int:

@@ -1,20 +1,18 @@
-"""What happened to a job, in sentences: from its own times, and from what changed between two looks at it."""
+"""What happened to a job, in sentences: from the fleet's history, and from the job's own times where that has no more of it."""
 
 from __future__ import annotations
 
-from collections import OrderedDict, deque
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
+
+from rebalance_tasks.core.events import EventKind
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterable, Iterator, Mapping
     from datetime import datetime
 
+    from rebalance_tasks.core.events import Event
     from rebalance_tasks.core.models import RebalanceJob
-
-#: Entries of one job, and jobs, that are remembered.
-MOST_ENTRIES: Final = 200
-MOST_JOBS: Final = 50
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,48 +29,55 @@ class Entry:
     text: str
 
 
-def milestones(job: RebalanceJob) -> Iterator[Entry]:
-    """Yield what a job's own fields tell of its way; they outlive this process."""
-    by = f" by {job.requested_by}" if job.requested_by else ""
-    yield Entry(job.created_utc, "created", f"asked for{by}: {job.total_moves} moves in {job.groups_total} groups")
+def timeline(job: RebalanceJob, events: Iterable[Event]) -> list[Entry]:
+    """Return everything known of a job's way, oldest first.
+
+    Args:
+        job: as it is now; its own times outlive the fleet's history, which is bounded.
+        events: of this job.
+    """
+    told = [entry for event in events if (entry := entry_of(event)) is not None]
+    words = {entry.what for entry in told}
+    own = [entry for entry in _milestones(job) if entry.what not in words]
+    return sorted([*told, *own], key=lambda entry: entry.at)
+
+
+def entry_of(event: Event) -> Entry | None:
+    """Return an event of a job as an entry; ``None`` for what has no place in a timeline."""
+    found = _SENTENCES.get(event.kind)
+    if found is None:
+        return None
+    word, sentence = found
+    return Entry(event.at, word, sentence(event.by or "somebody", event.data))
+
+
+def _milestones(job: RebalanceJob) -> Iterator[Entry]:
+    yield Entry(job.created_utc, "created", _asked(job.requested_by or "somebody", job.total_moves, job.groups_total))
     if job.started_utc:
         yield Entry(job.started_utc, "started", "the first group was let in")
     if job.completed_utc:
-        told = f"{job.completed_moves} moved, {job.failed_moves} failed, {job.skipped_moves} skipped"
-        yield Entry(job.completed_utc, job.status.value, f"{told}; {job.error}" if job.error else told)
+        counts = {"completed": job.completed_moves, "failed": job.failed_moves, "skipped": job.skipped_moves}
+        yield Entry(job.completed_utc, job.status.value, _ended("", {**counts, "error": job.error}))
 
 
-def changes(before: RebalanceJob | None, after: RebalanceJob, *, at: datetime) -> Iterator[Entry]:
-    """Yield what happened between two looks at a running job; the first look only tells what holds it now."""
-    old_reasons = set(before.paused_reasons) if before else set()
-    new_reasons = set(after.paused_reasons)
-    if not after.status.terminal:
-        for reason in sorted(new_reasons - old_reasons):
-            yield Entry(at, "paused", f"paused by {reason}")
-        for reason in sorted(old_reasons - new_reasons):
-            yield Entry(at, "resumed", f"no longer paused by {reason}")
-    if after.cancel_requested and not (before and before.cancel_requested):
-        yield Entry(at, "cancel_requested", f"cancel asked for by {after.cancelled_by or 'somebody'}")
-    known = before.failures if before else {}
-    for cause in sorted(set(after.failures) - set(known)):
-        yield Entry(at, "trouble", f"the first move that failed or was skipped for {cause}")
+def _asked(by: str, moves: object, groups: object) -> str:
+    return f"asked for by {by}: {moves} moves in {groups} groups"
 
 
-class Timelines:
-    """What this process saw of the newest jobs."""
+def _ended(_by: str, data: Mapping[str, Any]) -> str:
+    told = f"{data.get('completed', 0)} moved, {data.get('failed', 0)} failed, {data.get('skipped', 0)} skipped"
+    return f"{told}; {data['error']}" if data.get("error") else told
 
-    def __init__(self) -> None:
-        self._seen: OrderedDict[str, deque[Entry]] = OrderedDict()
 
-    def note(self, before: RebalanceJob | None, after: RebalanceJob, *, at: datetime) -> list[Entry]:
-        """Keep what happened between two looks, and return it."""
-        fresh = list(changes(before, after, at=at))
-        entries = self._seen.setdefault(after.job_id, deque(maxlen=MOST_ENTRIES))
-        entries.extend(fresh)
-        while len(self._seen) > MOST_JOBS:
-            self._seen.popitem(last=False)
-        return fresh
-
-    def of(self, job: RebalanceJob) -> list[Entry]:
-        """Everything known of a job's way, oldest first."""
-        return sorted([*milestones(job), *self._seen.get(job.job_id, ())], key=lambda entry: entry.at)
+#: Kind of an event → the word and the sentence of its entry.
+_SENTENCES: Final[Mapping[str, tuple[str, Callable[[str, Mapping[str, Any]], str]]]] = {
+    EventKind.JOB_STARTED: ("created", lambda by, data: _asked(by, data.get("moves"), data.get("groups"))),
+    EventKind.JOB_PAUSED: ("paused", lambda by, data: f"held for {data.get('reason')}, by {by}"),
+    EventKind.PAUSE_LIFTED: ("pause_lifted", lambda by, data: f"no longer for {data.get('reason')}, by {by}"),
+    EventKind.JOB_RESUMED: ("resumed", lambda by, data: f"goes on: {data.get('reason')} was lifted by {by}"),
+    EventKind.CANCEL_REQUESTED: ("cancel_requested", lambda by, _: f"cancel asked for by {by}"),
+    EventKind.JOB_STUCK: ("stuck", lambda _, data: f"nothing has come on for {data.get('idle_seconds')} s"),
+    EventKind.JOB_COMPLETED: ("completed", _ended),
+    EventKind.JOB_FAILED: ("failed", _ended),
+    EventKind.JOB_CANCELLED: ("cancelled", _ended),
+}

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import threading
 import time
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 
 from rebalance_tasks.cli.output import error_story, jsonable
 from rebalance_tasks.console.shapes import fleet_json, job_json
-from rebalance_tasks.console.timeline import Timelines
+from rebalance_tasks.console.timeline import entry_of
 from rebalance_tasks.core.errors import JobNotFound
 from rebalance_tasks.telemetry import get_logger
 
@@ -25,16 +25,19 @@ if TYPE_CHECKING:
     from rebalance_tasks.client import Rebalancer
     from rebalance_tasks.control.overview import Overview
     from rebalance_tasks.control.survey import NodeReport
+    from rebalance_tasks.core.events import Event as History
     from rebalance_tasks.core.models import RebalanceJob
 
 log = get_logger(__name__)
 
 #: Half of what a page is promised, with as much left for the read and the way to the browser.
 LOOK_EVERY_S: Final = 0.2
-#: Nobody watches: only the timeline of a job is kept.
+#: Nobody watches: a page that opens is told at once how things stood, and a moment later how they stand.
 IDLE_EVERY_S: Final = 2.0
 #: A node that vanishes shows within so long; a look at every node costs a call each.
 GLANCE_EVERY_S: Final = 15.0
+#: Before every event of the history.
+BEGINNING: Final = "0-0"
 #: A page that does not read its stream loses what is older; it asks for everything when it is told so.
 QUEUE_LENGTH: Final = 256
 
@@ -53,11 +56,13 @@ class Event:
 
 @dataclass(slots=True)
 class Look:
-    """What one look found."""
+    """What one look found; the fleet in numbers beside it, so that no look is counted up twice."""
 
     seen: Overview
+    fleet: dict[str, Any]
     job: RebalanceJob | None = None
     check: dict[str, Any] | None = None
+    happened: list[History] = field(default_factory=list)
 
 
 @dataclass(slots=True)
@@ -65,12 +70,13 @@ class Watcher:
     """Looks, compares and tells."""
 
     client: Rebalancer
-    timelines: Timelines = field(default_factory=Timelines)
+    _looking: threading.Lock = field(default_factory=threading.Lock)
     _glances: list[NodeReport] | None = None
     _glance_now: asyncio.Event = field(default_factory=asyncio.Event)
     _seen: tuple[float, Overview] | None = None
     _changed_at: float = float("-inf")
     _last: Look | None = None
+    _newest: str | None = None
     _watched: str | None = None
     _pages: set[asyncio.Queue[Event]] = field(default_factory=set)
     _wake: asyncio.Event = field(default_factory=asyncio.Event)
@@ -78,8 +84,10 @@ class Watcher:
     # -- what the API asks -----------------------------------------------------------------------------------------
     def overview(self) -> Overview:
         """The fleet of at most `LOOK_EVERY_S` ago and after the last change made here, its nodes of `GLANCE_EVERY_S` ago."""
-        seen = self._seen
-        return seen[1] if seen is not None and time.monotonic() - seen[0] < LOOK_EVERY_S else self._overview()
+        # A page asks several things at once: one looks, the others wait for what it sees.
+        with self._looking:
+            seen = self._seen
+            return seen[1] if seen is not None and time.monotonic() - seen[0] < LOOK_EVERY_S else self._overview()
 
     def _overview(self) -> Overview:
         begun = time.monotonic()
@@ -104,7 +112,7 @@ class Watcher:
     async def events(self) -> AsyncGenerator[Event]:
         """Yield the fleet and the job of now, then every change."""
         queue: asyncio.Queue[Event] = asyncio.Queue(QUEUE_LENGTH)
-        for event in _changes(None, self._last, self.client) if self._last else ():
+        for event in _changes(None, self._last) if self._last else ():
             queue.put_nowait(event)
         self._pages.add(queue)
         self._wake.set()
@@ -147,7 +155,8 @@ class Watcher:
                 self._glances = await asyncio.to_thread(self.client.glances)
 
     def _look(self) -> Look:
-        seen = self._overview()
+        with self._looking:
+            seen = self._overview()
         # The job that was active at the last look is followed to its end.
         job_id = seen.active_job or self._watched
         job = None
@@ -155,16 +164,27 @@ class Watcher:
             with contextlib.suppress(JobNotFound):
                 job = self.client.status(job_id)
         checks = self.client.checks(1)
-        return Look(seen, job, checks[0] if checks else None)
+        fleet = fleet_json(seen, self.client.settings)
+        return Look(seen, fleet, job, checks[0] if checks else None, self._happened())
+
+    def _happened(self) -> list[History]:
+        """What the fleet's history has more than at the last look; nothing at the first."""
+        if self._newest is None:
+            newest = self.client.events(limit=1)
+            self._newest = newest[0].event_id if newest else BEGINNING
+            return []
+        found = self.client.events_after(self._newest)
+        self._newest = found[-1].event_id if found else self._newest
+        return found
 
     def _tell(self, now: Look) -> None:
         before = self._last
-        for event in _changes(before, now, self.client):
+        for event in _changes(before, now):
             self._publish(event)
-        if now.job is not None:
-            old = before.job if before and before.job and before.job.job_id == now.job.job_id else None
-            for entry in self.timelines.note(old, now.job, at=datetime.now(UTC)):
-                self._publish(Event("timeline", {"job_id": now.job.job_id, **jsonable(entry)}))
+        for happened in now.happened:
+            entry = entry_of(happened)
+            if entry is not None:
+                self._publish(Event("timeline", {"job_id": happened.job_id, **jsonable(entry)}))
         self._watched = now.job.job_id if now.job and not now.job.status.terminal else None
         self._last = now
 
@@ -183,12 +203,11 @@ async def _either(event: asyncio.Event, seconds: float) -> None:
         await asyncio.wait_for(event.wait(), seconds)
 
 
-def _changes(before: Look | None, now: Look, client: Rebalancer) -> list[Event]:
+def _changes(before: Look | None, now: Look) -> list[Event]:
     """What the pages have to be told; with nothing before, everything."""
     found: list[Event] = []
-    fleet = fleet_json(now.seen, client.settings)
-    if before is None or fleet != fleet_json(before.seen, client.settings):
-        found.append(Event("fleet", fleet))
+    if before is None or now.fleet != before.fleet:
+        found.append(Event("fleet", now.fleet))
     if before is not None:
         old = {entry.node.node_id: entry for entry in before.seen.nodes}
         moved = {

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from datetime import UTC, datetime
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 from urllib.parse import unquote_plus
@@ -16,7 +17,7 @@ from urllib.parse import unquote_plus
 from rebalance_tasks.core.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
 #: owner bucket [time] ip requester request-id operation key …
 _LINE: Final = re.compile(
@@ -46,16 +47,23 @@ def count_accesses(lines: Iterable[str]) -> tuple[dict[str, tuple[int, int]], fl
     return {key: (reads, writes) for key, (reads, writes) in counts.items()}, max(1.0, hours)
 
 
-def read_access_log(path: Path) -> tuple[dict[str, tuple[int, int]], float]:
+def read_access_log(path: Path) -> tuple[Mapping[str, tuple[int, int]], float]:
     """Count the accesses of a file, or of every file in a folder. Raises: ConfigurationError."""
-
-    def lines() -> Iterable[str]:
-        for file in filter(Path.is_file, sorted(path.iterdir())) if path.is_dir() else [path]:
-            with file.open(encoding="utf-8", errors="replace") as text:
-                yield from text
-
     try:
-        return count_accesses(lines())
+        files = list(filter(Path.is_file, sorted(path.iterdir()))) if path.is_dir() else [path]
+        return _counted(tuple((file, file.stat().st_mtime_ns, file.stat().st_size) for file in files))
     except OSError as exc:
         msg = f"[gravity] access: the log {str(path)!r} cannot be read: {exc.strerror}; name a file or a folder of logs"
         raise ConfigurationError(msg) from exc
+
+
+@lru_cache(maxsize=1)
+def _counted(versions: tuple[tuple[Path, int, int], ...]) -> tuple[Mapping[str, tuple[int, int]], float]:
+    """Count once what a task asks for with each of its nodes: files with their times of change and sizes."""
+
+    def lines() -> Iterable[str]:
+        for file, _, _ in versions:
+            with file.open(encoding="utf-8", errors="replace") as text:
+                yield from text
+
+    return count_accesses(lines())

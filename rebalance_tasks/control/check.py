@@ -6,14 +6,17 @@ beat ─▶ **check** ── survey ▸ imbalance ▸ plan ──▶ Redis ─�
 # ruff: noqa: EM101, TRY301  a verdict is a word and a sentence, raised where it becomes clear
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any, Final
 
 import xxhash
 
+from rebalance_tasks.control import survey_round
+from rebalance_tasks.control.carrying import with_losses
 from rebalance_tasks.control.start import touched_nearby
 from rebalance_tasks.control.survey import Survey, adopt, survey
+from rebalance_tasks.control.survey_merge import merged
 from rebalance_tasks.core.errors import ConfigurationError, InvalidInventory, JobActive, NodeError, StaleLease
 from rebalance_tasks.core.imbalance import imbalance, is_eligible, usage
 from rebalance_tasks.core.models import CheckResult, NodeState
@@ -24,13 +27,12 @@ from rebalance_tasks.store.records import CheckRecord
 from rebalance_tasks.store.snapshots import NodeSnapshot, Snapshot
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from datetime import datetime
 
     from rebalance_tasks.control.context import FleetContext
     from rebalance_tasks.core.models import NodeDescriptor, RebalancePlan
 
-#: A check that takes longer than this has lost its lock; its plan is refused.
-CHECK_LOCK_MS: Final = 600_000
 #: A balanced fleet needs somebody to give and somebody to take.
 MIN_NODES: Final = 2
 NANO: Final = 10**9
@@ -45,66 +47,68 @@ class Skipped(Exception):
         self.spread = spread
 
 
-def run_check(context: FleetContext, *, force: bool = False, by: str = "") -> CheckResult:
+def run_check(context: FleetContext, *, force: bool = False, by: str = "", by_tasks: bool = False) -> CheckResult:
     """Check the fleet once and record what came of it.
 
     Args:
         context: the fleet.
         force: plan even under the threshold.
         by: who asks.
+        by_tasks: in a fleet where tasks are to list the nodes, begin that and return; `conclude_check` goes on.
 
     Returns:
-        verdict ``skipped``, ``planned`` (observe mode) or ``started`` (auto mode: a start was asked for).
+        verdict ``skipped``, ``planned`` (observe mode), ``started`` (auto mode: a start was asked for) or ``surveying``.
     """
-    now = context.now()
-    token: int | None = None
-    spread: float | None = None
-    trace = _Trace()
+    run = _Run(context, force=force, by=by)
     try:
         _before_lock(context)
-        token = context.fleet.acquire_check(ttl_ms=CHECK_LOCK_MS)
-        if token is None:
+        run.token = context.fleet.acquire_check(ttl_ms=survey_round.CHECK_LOCK_MS)
+        if run.token is None:
             raise Skipped("already_running", "another check of this fleet is running")
         starting = context.fleet.starting()
         if starting is not None and not context.jobs.exists(starting):
             raise Skipped("already_running", f"job {starting} is being started")
-        plan = _checked_plan(context, trace, force=force, fence=token)
-        spread = plan.imbalance_before
-        if context.settings.mode == "auto":
-            _adopt(context, plan)
-            job_id = f"rebal-{plan.plan_id}"
-            context.fleet.note_starting(job_id)
-            context.messenger.publish_start(plan.plan_id, job_id)
-            result = CheckResult(
-                verdict="started", reason=f"planned: {_summary(plan, trace)}; starting {job_id}", plan_id=plan.plan_id
-            )
-        else:
-            result = CheckResult(
-                verdict="planned",
-                reason=f"observe: {_summary(plan, trace)}; nothing moves until `rebalance start {plan.plan_id}`",
-                plan_id=plan.plan_id,
-            )
+        if by_tasks and survey_round.by_tasks(context):
+            return _surveying(context, run.token, force=force, by=by)
     except Skipped as exc:
-        spread = exc.spread
-        result = CheckResult(verdict="skipped", reason=str(exc))
+        return run.ended(exc)
+    except BaseException:
+        run.release()
+        raise
+    return run.decided(lambda: survey(context, leave_out=True))
+
+
+def conclude_check(context: FleetContext, token: int) -> CheckResult | None:
+    """Go on with the check whose nodes tasks have looked at; None when there is nothing to conclude.
+
+    Args:
+        context: the fleet.
+        token: of that check.
+    """
+    asked = context.surveys.asked()
+    if not context.surveys.conclude(token, lock_ms=survey_round.CHECK_LOCK_MS):
+        return None
+    run = _Run(context, force=asked.force, by=asked.by, token=token)
+    try:
+        _before_lock(context)
+        return run.decided(lambda: merged(context))
+    except Skipped as exc:
+        return run.ended(exc)
     finally:
-        if token is not None:
-            context.fleet.release_check(token)
-    context.fleet.record_check(
-        CheckRecord(
-            at=now,
-            verdict=result.verdict,
-            reason=result.reason,
-            plan_id=result.plan_id,
-            imbalance=spread,
-            forced=force,
-        ),
-        by=by,
+        context.surveys.close(token, keep_ms=survey_round.keep_ms(context))
+
+
+def _surveying(context: FleetContext, token: int, *, force: bool, by: str) -> CheckResult:
+    """Let tasks look at the nodes. The lock stays with the survey, whose tasks renew it."""
+    try:
+        nodes, messages = survey_round.begin(context, token, force=force, by=by)
+    except ConfigurationError as exc:
+        raise Skipped(exc.cause, str(exc)) from exc
+    if not nodes:
+        raise Skipped("already_running", "another check has taken over")
+    return CheckResult(
+        verdict="surveying", reason=f"{nodes} nodes are looked at, {messages} messages sent; the check then goes on"
     )
-    context.snapshots.save(
-        _snapshot(now, result, trace, spread, forced=force), retention=context.settings.options.check_retention
-    )
-    return result
 
 
 @dataclass(slots=True)
@@ -113,6 +117,71 @@ class _Trace:
 
     seen: Survey | None = None
     plan: RebalancePlan | None = None
+
+
+@dataclass(slots=True)
+class _Run:
+    """One check from its lock to its record."""
+
+    context: FleetContext
+    force: bool
+    by: str
+    token: int | None = None
+    trace: _Trace = field(default_factory=_Trace)
+    spread: float | None = None
+
+    def decided(self, look: Callable[[], Survey]) -> CheckResult:
+        """Look at the fleet, plan, and ask for a start where the mode says so; then record and let go."""
+        if self.token is None:
+            msg = "a check decides under its lock"
+            raise ValueError(msg)
+        try:
+            plan = _checked_plan(self.context, self.trace, look, force=self.force, fence=self.token)
+            self.spread = plan.imbalance_before
+            result = self._handed_on(plan)
+        except Skipped as exc:
+            return self.ended(exc)
+        except BaseException:
+            self.release()
+            raise
+        return self._recorded(result)
+
+    def ended(self, why: Skipped) -> CheckResult:
+        """Record why nothing is done."""
+        self.spread = why.spread
+        return self._recorded(CheckResult(verdict="skipped", reason=str(why)))
+
+    def release(self) -> None:
+        """Let the next check begin."""
+        if self.token is not None:
+            self.context.fleet.release_check(self.token)
+
+    def _handed_on(self, plan: RebalancePlan) -> CheckResult:
+        context, summary = self.context, _summary(plan, self.trace)
+        if context.settings.mode != "auto":
+            reason = f"observe: {summary}; nothing moves until `rebalance start {plan.plan_id}`"
+            return CheckResult(verdict="planned", reason=reason, plan_id=plan.plan_id)
+        _adopt(context, plan)
+        job_id = f"rebal-{plan.plan_id}"
+        context.fleet.note_starting(job_id)
+        context.messenger.publish_start(plan.plan_id, job_id)
+        return CheckResult(verdict="started", reason=f"planned: {summary}; starting {job_id}", plan_id=plan.plan_id)
+
+    def _recorded(self, result: CheckResult) -> CheckResult:
+        self.release()
+        context, now = self.context, self.context.now()
+        record = CheckRecord(
+            at=now,
+            verdict=result.verdict,
+            reason=result.reason,
+            plan_id=result.plan_id,
+            imbalance=self.spread,
+            forced=self.force,
+        )
+        context.fleet.record_check(record, by=self.by)
+        snapshot = _snapshot(now, result, self.trace, self.spread, forced=self.force)
+        context.snapshots.save(snapshot, retention=context.settings.options.check_retention)
+        return result
 
 
 def _snapshot(now: datetime, result: CheckResult, trace: _Trace, spread: float | None, *, forced: bool) -> Snapshot:
@@ -131,7 +200,8 @@ def _snapshot(now: datetime, result: CheckResult, trace: _Trace, spread: float |
             )
             for node in seen.nodes
         )
-        found |= {"left_out": dict(seen.left_out), "objects": len(seen.inventory)}
+        objects = len(seen.inventory) + len(seen.inventory.unlisted)
+        found |= {"left_out": dict(seen.left_out), "objects": objects}
     if plan is not None:
         found |= {
             "imbalance_after": plan.imbalance_after,
@@ -182,10 +252,12 @@ def _before_lock(context: FleetContext) -> None:
         )
 
 
-def _checked_plan(context: FleetContext, trace: _Trace, *, force: bool, fence: int) -> RebalancePlan:
+def _checked_plan(
+    context: FleetContext, trace: _Trace, look: Callable[[], Survey], *, force: bool, fence: int
+) -> RebalancePlan:
     """Survey, plan, verify and save; raises Skipped with the reason why there is nothing to plan."""
     try:
-        seen = trace.seen = _survey(context)
+        seen = trace.seen = _noted(context, look())
     except (NodeError, ConfigurationError, InvalidInventory) as exc:
         raise Skipped(exc.cause, str(exc)) from exc
     spread = _worth_planning(context, seen, force=force)
@@ -201,13 +273,12 @@ def _checked_plan(context: FleetContext, trace: _Trace, *, force: bool, fence: i
     return plan
 
 
-def _survey(context: FleetContext) -> Survey:
-    """Survey, and keep how full the nodes are: also a balanced fleet wants to be looked at."""
-    seen = survey(context, leave_out=True)
+def _noted(context: FleetContext, seen: Survey) -> Survey:
+    """Keep how full the nodes are: also a balanced fleet wants to be looked at."""
     # What was not looked at now is as it was.
     before = context.fleet.usage() if seen.left_out else {}
     known = {name: size for name, size in before.items() if name in seen.left_out}
-    context.fleet.set_usage({**known, **seen.inventory.used_bytes()})
+    context.fleet.set_usage(known | {node.node_id: node.used_bytes for node in seen.nodes if node.used_bytes})
     context.fleet.set_capacities({node.node_id: node.capacity_bytes or 0 for node in seen.nodes})
     return seen
 
@@ -247,7 +318,7 @@ def _plan(context: FleetContext, seen: Survey, *, force: bool) -> RebalancePlan:
         remaining_cost_today=left_today(context),
     )
     verify_plan(plan, seen.nodes, seen.inventory, options, prices=prices, now=now)
-    return plan
+    return with_losses(plan, context.settings.nodes)
 
 
 def left_today(context: FleetContext) -> Decimal | None:
@@ -269,7 +340,9 @@ def _summary(plan: RebalancePlan, trace: _Trace) -> str:
     spread = f"imbalance {plan.imbalance_before:.3f} → {plan.imbalance_after:.3f}"
     left_out = trace.seen.left_out if trace.seen is not None else {}
     without = f"; left out: {', '.join(left_out.values())}" if left_out else ""
-    return f"{len(plan.moves)} moves, {plan.estimated_egress_bytes} bytes, {spread}{without}"
+    lost = sorted({attribute for pair in plan.not_carried.values() for attribute in pair})
+    losing = f"; not carried: {', '.join(lost)}" if lost else ""
+    return f"{len(plan.moves)} moves, {plan.estimated_egress_bytes} bytes, {spread}{losing}{without}"
 
 
 def plan_only(context: FleetContext) -> RebalancePlan:
@@ -291,7 +364,7 @@ def dry_run(context: FleetContext) -> tuple[RebalancePlan, Survey]:
     active = context.jobs.active()
     if active is not None:
         raise JobActive(active)
-    seen = _survey(context)
+    seen = _noted(context, survey(context, leave_out=True))
     plan = _plan(context, seen, force=False)
     context.plans.save(plan, fence=None)
     return plan, seen

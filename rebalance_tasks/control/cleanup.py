@@ -19,6 +19,7 @@ from rebalance_tasks.drivers.base import FreeOutcome
 from rebalance_tasks.migration import manifests
 from rebalance_tasks.migration.faults import Step, reached
 from rebalance_tasks.migration.undo import undo
+from rebalance_tasks.store.claims import WRITE_PREFIX
 from rebalance_tasks.store.records import TrashRecord, UndoRecord
 from rebalance_tasks.store.versions import NewerVersion
 from rebalance_tasks.telemetry import get_logger
@@ -57,6 +58,7 @@ class CleanupReport:
         freed_late: sources freed whose node was away when their move was committed.
         undone_late: copies taken off targets that were away when their move was given up.
         reservations: room on targets that was promised to jobs which are over.
+        released: keys written through the fleet while a job ran that no copy of any job can be taken for any more.
     """
 
     purged: int = 0
@@ -66,6 +68,7 @@ class CleanupReport:
     freed_late: int = 0
     undone_late: int = 0
     reservations: int = 0
+    released: int = 0
 
 
 def run_cleanup(context: FleetContext, *, only: Collection[str] | None = None) -> CleanupReport:
@@ -94,6 +97,7 @@ def run_cleanup(context: FleetContext, *, only: Collection[str] | None = None) -
             _old_manifests(context, jobs, driver, report)
         except NodeError as exc:
             log.debug("cleanup.node_left_out", node=driver.node_id, error=str(exc))
+    report.released = _written(context)
     context.fleet.record_chore("cleanup", asdict(report), now_ms=context.connection.now_ms())
     return report
 
@@ -265,6 +269,18 @@ def _holder_over(jobs: _Jobs, reservation: str) -> bool:
     return jobs.over(f"{reservation.partition('/')[0]}.") is not False
 
 
+def _written(context: FleetContext) -> int:
+    """Let go of keys that were written while a job ran, unless a copy of theirs is still to be freed or taken back."""
+    if context.jobs.active() is not None:
+        return 0
+    doubled = {key for _, key in context.locations.pending_frees()}
+    undos = context.connection.hgetall(context.keys.undos).values()
+    doubled |= {UndoRecord.model_validate_json(raw).key for raw in undos}
+    return context.locations.release(
+        key for key in context.connection.hgetall(context.keys.written) if key not in doubled
+    )
+
+
 # -- orphans ----------------------------------------------------------------------------------------------------------
 def _staged_orphans(context: FleetContext, jobs: _Jobs, driver: Driver, report: CleanupReport) -> None:
     """Remove staged copies that no running move needs."""
@@ -290,7 +306,9 @@ def _trash_orphans(context: FleetContext, jobs: _Jobs, driver: Driver, report: C
     entries = entries_of(context, unknown)
     for move_id, held in unknown.items():
         entry = entries.get(move_id)
-        if entry is not None and entry.copied_fingerprint() == held and _stands(context, entry):
+        # What somebody removed through the fleet, and died before it was purged, has no manifest.
+        removed = move_id.startswith(WRITE_PREFIX)
+        if removed or (entry is not None and entry.copied_fingerprint() == held and _stands(context, entry)):
             driver.purge(move_id, held)
             reached(Step.ORPHAN_TRASH)
             report.orphans += 1

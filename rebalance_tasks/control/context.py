@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
 from rebalance_tasks.core.errors import UnknownNode
+from rebalance_tasks.lazily import module
 from rebalance_tasks.store.connection import Connection, connect
 from rebalance_tasks.store.counters import CounterStore
 from rebalance_tasks.store.events import EventStore
@@ -14,13 +15,11 @@ from rebalance_tasks.store.fleet import FleetStore
 from rebalance_tasks.store.holds import HoldStore
 from rebalance_tasks.store.jobs import JobStore
 from rebalance_tasks.store.keys import FleetKeys
-from rebalance_tasks.store.locations import LocationStore
 from rebalance_tasks.store.outcomes import OutcomeStore
+from rebalance_tasks.store.pace import PaceStore
 from rebalance_tasks.store.plans import PlanStore
 from rebalance_tasks.store.presence import PresenceStore
 from rebalance_tasks.store.progress import ProgressStore
-from rebalance_tasks.store.snapshots import SnapshotStore
-from rebalance_tasks.store.trash import TrashStore
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -28,7 +27,16 @@ if TYPE_CHECKING:
     from rebalance_tasks.core.models import NodeDescriptor
     from rebalance_tasks.drivers.base import Driver
     from rebalance_tasks.settings import Settings
+    from rebalance_tasks.store import locations as location_store
+    from rebalance_tasks.store import snapshots as snapshot_store
+    from rebalance_tasks.store import surveys as survey_store
+    from rebalance_tasks.store import trash as trash_store
     from rebalance_tasks.store.records import GroupRecord
+else:
+    # Not for those who only look at a job.
+    location_store, snapshot_store, survey_store, trash_store = (
+        module(f"rebalance_tasks.store.{name}") for name in ("locations", "snapshots", "surveys", "trash")
+    )
 
 
 class Messenger(Protocol):
@@ -52,6 +60,14 @@ class Messenger(Protocol):
 
     def publish_finalize(self, job_id: str) -> None:
         """Publish the job's finalize."""
+        ...
+
+    def publish_survey(self, token: int, node_ids: Sequence[str], *, queue: str) -> None:
+        """Publish the survey of some nodes, for the check that holds this token."""
+        ...
+
+    def publish_conclude(self, token: int) -> None:
+        """Publish the rest of a check whose nodes are all in."""
         ...
 
     def publish_start(self, plan_id: str, job_id: str) -> None:
@@ -94,6 +110,11 @@ class StateContext:
         return EventStore(self.connection, self.keys)
 
     @property
+    def paces(self) -> PaceStore:
+        """How fast each node may be worked."""
+        return PaceStore(self.connection, self.keys)
+
+    @property
     def counters(self) -> CounterStore:
         """What was ever counted."""
         return CounterStore(self.connection, self.keys)
@@ -113,9 +134,14 @@ class StateContext:
         return {one.worker: one.digest for one in self.presence.living(now_ms=self.connection.now_ms())}
 
     @property
-    def snapshots(self) -> SnapshotStore:
+    def snapshots(self) -> snapshot_store.SnapshotStore:
         """What checks saw and decided."""
-        return SnapshotStore(self.connection, self.keys)
+        return snapshot_store.SnapshotStore(self.connection, self.keys)
+
+    @property
+    def surveys(self) -> survey_store.SurveyStore:
+        """The survey that tasks carry out for the check."""
+        return survey_store.SurveyStore(self.connection, self.keys)
 
     @property
     def progress(self) -> ProgressStore:
@@ -143,12 +169,26 @@ class StateContext:
 
 
 @dataclass(frozen=True, slots=True)
-class FleetContext(StateContext):
+class PlacesContext(StateContext):
+    """One fleet with its nodes: enough to find, read and write objects; no Celery."""
+
+    locations: location_store.LocationStore
+    driver: Callable[[str], Driver]
+
+    @classmethod
+    def reaching(cls, settings: Settings, *, driver: Callable[[str], Driver]) -> Self:
+        """Wire a fleet with its drivers."""
+        stores = _stores(settings)
+        return cls(
+            **stores, locations=location_store.LocationStore(stores["connection"], stores["keys"]), driver=driver
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class FleetContext(PlacesContext):
     """One fleet, wired."""
 
-    locations: LocationStore
-    trash: TrashStore
-    driver: Callable[[str], Driver]
+    trash: trash_store.TrashStore
     messenger: Messenger
 
     @classmethod
@@ -157,7 +197,11 @@ class FleetContext(StateContext):
         stores = _stores(settings)
         place = stores["connection"], stores["keys"]
         return cls(
-            **stores, locations=LocationStore(*place), trash=TrashStore(*place), driver=driver, messenger=messenger
+            **stores,
+            locations=location_store.LocationStore(*place),
+            trash=trash_store.TrashStore(*place),
+            driver=driver,
+            messenger=messenger,
         )
 
 

@@ -24,13 +24,14 @@ from redis.exceptions import RedisError
 
 from rebalance_tasks.control import metrics_readings as readings
 from rebalance_tasks.control.metrics_table import METRICS
+from rebalance_tasks.control.metrics_text import MetricsText
 from rebalance_tasks.telemetry import get_logger
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from rebalance_tasks.control.context import FleetContext
-    from rebalance_tasks.control.metrics_readings import Histogram, Sample
+    from rebalance_tasks.control.metrics_readings import Histogram, Sample, Samples
 
 log = get_logger(__name__)
 
@@ -53,20 +54,30 @@ class FleetCollector(Collector):
         self._depths = queue_depths
         # Settings never change, and the digest of a thousand nodes costs as much as all the rest of a scrape.
         self._digest = context.settings.digest()
+        self._text = MetricsText(context.settings.fleet)
 
     def collect(self) -> Iterator[Family]:
         """Read everything once. Without Redis only ``rebalance_redis_up 0`` is said, so that an alert can tell why."""
         fleet = self._context.settings.fleet
-        try:
-            samples, histograms = readings.read(self._context, self._depths, digest=self._digest)
-        except (RedisError, OSError) as exc:
-            log.warning("metrics.redis_away", error=str(exc))
-            samples, histograms = {"rebalance_redis_up": [((), 0.0)]}, {}
+        samples, histograms = self._read()
         for metric in METRICS:
             if metric.name in samples:
                 yield _plain(metric.name, samples[metric.name], fleet)
             elif metric.name in histograms:
-                yield _histogram(metric.name, histograms[metric.name], fleet)
+                yield histograms[metric.name]
+
+    def text(self) -> bytes:
+        """Return the same as Prometheus' text, at half the cost."""
+        return self._text.write(*self._read())
+
+    def _read(self) -> tuple[Samples, dict[str, Family]]:
+        try:
+            samples, histograms = readings.read(self._context, self._depths, digest=self._digest)
+        except (RedisError, OSError) as exc:
+            log.warning("metrics.redis_away", error=str(exc))
+            return {"rebalance_redis_up": [((), 0.0)]}, {}
+        fleet = self._context.settings.fleet
+        return samples, {name: _histogram(name, found, fleet) for name, found in histograms.items()}
 
 
 def _plain(name: str, samples: Iterable[Sample], fleet: str) -> Family:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final, TypeAlias
 
 from rebalance_tasks.control.causes import HINTS
 from rebalance_tasks.control.fleetwide import limit_in_force, throttle_in_force
+from rebalance_tasks.control.throttles import node_throttles
 from rebalance_tasks.core.errors import JobNotFound
 from rebalance_tasks.core.models import NodeState
 from rebalance_tasks.core.routes import every_queue
@@ -202,7 +203,16 @@ def _limits(context: FleetContext) -> Samples:
     rate = throttle_in_force(context)
     throttled = "configured" if context.fleet.throttle() is None else "set_at_run_time"
     limited = "configured" if context.fleet.limit() is None else "set_at_run_time"
+    nodes = [entry for entry in node_throttles(context) if entry.direction != "requests"]
     return {
+        "rebalance_node_rate_bytes": [
+            ((entry.node_id, entry.direction, entry.why), entry.rate_now or float("inf")) for entry in nodes
+        ],
+        "rebalance_node_latency_seconds": [
+            ((entry.node_id, entry.direction), entry.pace.smoothed_ms / 1000)
+            for entry in nodes
+            if entry.pace is not None
+        ],
         "rebalance_throttle_rate_bytes": [((throttled,), float("inf") if rate is None else rate)],
         "rebalance_permits_limit": [((limited,), limit_in_force(context))],
     }

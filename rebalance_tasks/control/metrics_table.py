@@ -54,6 +54,18 @@ METRICS: Final = (
     Metric("rebalance_job_idle_seconds", "gauge", "Since the running job last came on; absent while none runs."),
     # throttle, permits, queues
     Metric("rebalance_throttle_rate_bytes", "gauge", "Bytes a second of each group; +Inf: no throttle.", ("reason",)),
+    Metric(
+        "rebalance_node_rate_bytes",
+        "gauge",
+        "Bytes a second at which a node may be worked; +Inf: no limit.",
+        ("node", "direction", "reason"),
+    ),
+    Metric(
+        "rebalance_node_latency_seconds",
+        "gauge",
+        "Mean time of a node's calls (adaptive_throttle).",
+        ("node", "direction"),
+    ),
     Metric("rebalance_permits_held", "gauge", "Groups that hold a permit."),
     Metric("rebalance_permits_limit", "gauge", "Groups that may transfer at once.", ("reason",)),
     Metric("rebalance_groups_waiting", "gauge", "Groups of the active job without a permit.", ("reason",)),

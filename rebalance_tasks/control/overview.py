@@ -109,9 +109,7 @@ def overview(context: FleetContext, glances: Sequence[NodeReport]) -> Overview:
     configured = {node.node_id: node.state for node in context.settings.nodes}
     nodes = tuple(
         NodeOverview(
-            node=glance.node.model_copy(
-                update={"capacity_bytes": glance.capacity_bytes, "state": states.get(node_id, configured[node_id])}
-            ),
+            node=_as_seen(glance, states.get(node_id, configured[node_id])),
             status=glance.status,
             detail=glance.detail,
             used_bytes=usage.get(node_id, 0),
@@ -131,3 +129,11 @@ def overview(context: FleetContext, glances: Sequence[NodeReport]) -> Overview:
         throttle=fleetwide.throttle_in_force(context),
         nodes=nodes,
     )
+
+
+def _as_seen(glance: NodeReport, state: NodeState) -> NodeDescriptor:
+    """The node with the capacity and the state of now; a copy only where they differ, since a fleet may have thousands."""
+    node = glance.node
+    if node.capacity_bytes == glance.capacity_bytes and node.state is state:
+        return node
+    return node.model_copy(update={"capacity_bytes": glance.capacity_bytes, "state": state})

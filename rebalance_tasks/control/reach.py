@@ -15,7 +15,10 @@ from rebalance_tasks.core.routes import CONTROL_QUEUE, first_served, queues_reac
 from rebalance_tasks.telemetry import get_logger
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from rebalance_tasks.control.context import FleetContext
+    from rebalance_tasks.drivers.base import Driver
     from rebalance_tasks.store.records import GroupRecord
 
 log = get_logger(__name__)
@@ -103,15 +106,26 @@ class Routes:
         return first_served(left, self._served) or next(iter(left), None)
 
 
-def adopt_here(context: FleetContext, job_id: str, group_id: str, *, queue: str) -> None:
-    """Write the node-id of a group's nodes that name queues and never carried one: only their hosts can, when a job first comes there."""
-    near = within_reach(context, queue) - within_reach(context, None)
-    group = context.jobs.group(job_id, group_id) if near else None
+def adopt_here(
+    context: FleetContext, job_id: str, group_id: str, *, queue: str, driver: Callable[[str], Driver] | None = None
+) -> None:
+    """Write the node-id of a group's nodes that name queues and never carried one: only hosts that reach them can, when a job first comes there.
+
+    Args:
+        context: the fleet.
+        job_id: the job.
+        group_id: the group.
+        queue: what its message came over.
+        driver: the drivers of that queue's hosts.
+    """
+    far = {node.node_id for node in context.settings.nodes if node.queues}
+    group = context.jobs.group(job_id, group_id) if far else None
     if group is None:
         return
-    fresh = (near & {group.source, group.target}) - context.fleet.adopted()
+    reached = within_reach(context, queue) | {node.node_id for node in context.settings.nodes if node.remote_url}
+    fresh = (far & reached & {group.source, group.target}) - context.fleet.adopted()
     try:
         if fresh:
-            adopt(context, only=fresh)
+            adopt(context, only=fresh, driver=driver)
     except NodeError as exc:  # the slice that follows meets it as well, and knows what to do
         log.warning("node.not_adopted", node=exc.node_id, error=str(exc))

@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 import pyarrow as pa
 
-from rebalance_tasks.control.check import CHECK_LOCK_MS
 from rebalance_tasks.control.cleanup import MIN_PURGE_DELAY, entries_of, job_of, purge_delay_ms
 from rebalance_tasks.control.reindex_report import Published, ReadNode, ReindexReport
 from rebalance_tasks.control.survey import probe
+from rebalance_tasks.control.survey_round import CHECK_LOCK_MS
 from rebalance_tasks.core.crush import CrushPlacementAlgorithm
 from rebalance_tasks.core.errors import EmptyClusterError, JobActive, JobNotFound, NodeError, RetryableError
 from rebalance_tasks.core.inventory import Inventory

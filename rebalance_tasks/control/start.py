@@ -7,14 +7,14 @@ nothing. `start` twice with one job id is one job (invariant 3).
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from contextlib import nullcontext
 from typing import TYPE_CHECKING, Final
 
 from pydantic import TypeAdapter, ValidationError
 
+from rebalance_tasks.control.carrying import require_carried
+from rebalance_tasks.control.recheck import stale_moves
 from rebalance_tasks.control.survey import adopt
-from rebalance_tasks.core.errors import InvalidArgument, RebalanceError
-from rebalance_tasks.core.keys import validate_key
+from rebalance_tasks.core.errors import InvalidArgument
 from rebalance_tasks.core.models import Identifier, NodeState, RebalancePlan
 from rebalance_tasks.core.routes import shared_queues
 from rebalance_tasks.core.states import MoveState
@@ -26,7 +26,6 @@ from rebalance_tasks.telemetry import get_logger
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-    from contextlib import AbstractContextManager
 
     from rebalance_tasks.control.context import FleetContext
     from rebalance_tasks.core.models import NodeDescriptor, RebalanceJob, RebalanceMove
@@ -54,7 +53,8 @@ def start_job(
         requested_by: who or what asked, kept with the job.
 
     Raises:
-        PlanNotFound, JobActive, InvalidArgument; NodeError when a node cannot be adopted.
+        PlanNotFound, JobActive, InvalidArgument; NodeError when a node cannot be adopted; PlanInvariantError when what is
+            left of the plan would widen the spread.
     """
     plan_id = plan if isinstance(plan, str) else plan.plan_id
     job_id = _identifier(f"rebal-{plan_id}" if job_id is None else job_id)
@@ -68,6 +68,7 @@ def start_job(
         msg = f"plan {plan_id} was made for fleet {plan.fleet!r}, this is fleet {context.settings.fleet!r}"
         raise InvalidArgument(msg)
     validate_roots(context.settings.nodes)
+    require_carried(context.settings)
     adopt(context, only=touched_nearby(context, plan))
     context.locations.spread_frees(active=context.jobs.active())
     job = _freeze(context, plan, job_id=job_id, requested_by=requested_by)
@@ -110,28 +111,25 @@ def admit(context: FleetContext, job_id: str) -> int:
 def _freeze(context: FleetContext, plan: RebalancePlan, *, job_id: str, requested_by: str) -> NewJob:
     """Order the moves by group, mark the stale ones, and number them: from here on a move is its index."""
     nodes = {node.node_id: node for node in context.nodes()}
-    fresh = plan.epoch == context.fleet.epoch()
-    by_pair: defaultdict[tuple[str, str], list[RebalanceMove]] = defaultdict(list)
-    for move in plan.moves:
-        by_pair[move.source_node, move.target_node].append(move)
-    pairs = sorted(by_pair, key=lambda pair: (-max(m.priority for m in by_pair[pair]), pair))
+    capacities = _capacities(context)
+    stale = stale_moves(context, plan, capacities=capacities)
+    by_pair: defaultdict[tuple[str, str], list[int]] = defaultdict(list)
+    for at, move in enumerate(plan.moves):
+        by_pair[move.source_node, move.target_node].append(at)
+    pairs = sorted(by_pair, key=lambda pair: (-max(plan.moves[at].priority for at in by_pair[pair]), pair))
     states: list[str] = []
     total_bytes = 0
     groups: list[NewGroup] = []
     skipped: Counter[str] = Counter()
-    seen: set[str] = set()
-    for number, (source, target) in enumerate(pairs):
-        moves = by_pair[source, target]
+    for number, pair in enumerate(pairs):
+        moves = [plan.moves[at] for at in by_pair[pair]]
         offset = len(states)
-        with _looked_at(context, nodes, source, fresh=fresh):
-            for move in moves:
-                why = _stale(context, nodes, move, fresh=fresh, seen=seen)
-                seen.add(move.object_key)
-                states.append(MoveState.SKIPPED if why else MoveState.PENDING)
-                if why:
-                    skipped[f"{STALE}_{why}"] += 1
-                else:
-                    total_bytes += move.size_bytes
+        for at, move in zip(by_pair[pair], moves, strict=True):
+            states.append(MoveState.SKIPPED if at in stale else MoveState.PENDING)
+            if at in stale:
+                skipped[f"{STALE}_{stale[at]}"] += 1
+            else:
+                total_bytes += move.size_bytes
         left = states[offset:].count(MoveState.PENDING)
         if left:
             record = _record(nodes, f"g{number:04d}", moves, offset=offset)
@@ -146,7 +144,7 @@ def _freeze(context: FleetContext, plan: RebalancePlan, *, job_id: str, requeste
         total_bytes=total_bytes,
         groups=groups,
         skipped=dict(skipped),
-        capacities=_capacities(context),
+        capacities=capacities,
     )
 
 
@@ -185,56 +183,6 @@ def _record(
         queue=shared_queues(nodes[source], nodes[target])[0],
         cost_per_gb=str(per_gb),
     )
-
-
-def _stale(
-    context: FleetContext,
-    nodes: Mapping[str, NodeDescriptor],
-    move: RebalanceMove,
-    *,
-    fresh: bool,
-    seen: set[str],
-) -> str:
-    """Why a move of the plan can no longer be made ('' if it can)."""
-    source, target = nodes.get(move.source_node), nodes.get(move.target_node)
-    if source is None or target is None:
-        return "unknown_node"
-    if why := _apart(source, target):
-        return why
-    if move.object_key in seen:
-        return "duplicate"
-    try:
-        # What only other hosts reach is looked at by the runner: a source that is gone or has changed is nothing new to it.
-        return _moved_on(context, move, fresh=fresh or bool(source.queues))
-    except RebalanceError as exc:
-        return exc.cause
-
-
-def _apart(source: NodeDescriptor, target: NodeDescriptor) -> str:
-    """Why nothing can go from one node to the other ('' if it can)."""
-    if source.node_id == target.node_id or source.pool != target.pool:
-        return "invalid"
-    if not shared_queues(source, target):
-        return "unreachable"
-    return "node_state" if source.state is NodeState.MAINTENANCE or target.state is not NodeState.ACTIVE else ""
-
-
-def _looked_at(
-    context: FleetContext, nodes: Mapping[str, NodeDescriptor], node_id: str, *, fresh: bool
-) -> AbstractContextManager[object]:
-    """Keep the folders of a node open while each of its objects is looked at, as of a plan that is not fresh they are."""
-    return nullcontext() if fresh or node_id not in nodes or nodes[node_id].queues else context.driver(node_id).hold()
-
-
-def _moved_on(context: FleetContext, move: RebalanceMove, *, fresh: bool) -> str:
-    if fresh:
-        validate_key(move.object_key)
-        return ""
-    # A driver refuses by itself what can be no key.
-    found = context.driver(move.source_node).stat(move.object_key)
-    if found is None:
-        return "source_gone"
-    return "" if found.size_bytes == move.size_bytes else "source_changed"
 
 
 def _capacities(context: FleetContext) -> dict[str, int]:

@@ -6,6 +6,8 @@ at a time. A node that cannot be surveyed is left out whole: nothing is planned 
 
 from __future__ import annotations
 
+import math
+import time
 from collections import defaultdict
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
@@ -17,7 +19,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from rebalance_tasks.control.access_log import read_access_log
+from rebalance_tasks.control.carrying import require_carried
 from rebalance_tasks.control.inventories import FROM_NODES, inventory_from
+from rebalance_tasks.control.survey_memory import SurveyMemory
 from rebalance_tasks.core.errors import ConfigurationError, NodeError, NodeMissing
 from rebalance_tasks.core.inventory import UNKNOWN_TIME, Inventory
 from rebalance_tasks.core.inventory_columns import text
@@ -25,18 +29,23 @@ from rebalance_tasks.core.measures import with_access_counts, with_access_from_t
 from rebalance_tasks.core.models import NodeState
 from rebalance_tasks.core.rules import with_rules
 from rebalance_tasks.drivers.registry import validate_roots
+from rebalance_tasks.drivers.remembered import Remembered
+from rebalance_tasks.store.accesses import AccessStore
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping, Sequence
-
-    from numpy.typing import NDArray
+    from collections.abc import Callable, Collection, Mapping, Sequence
+    from datetime import datetime
 
     from rebalance_tasks.control.context import FleetContext
     from rebalance_tasks.core.models import NodeDescriptor
-    from rebalance_tasks.drivers.base import NodeHealth
+    from rebalance_tasks.drivers.base import Driver, NodeHealth
 
 #: Nodes listed at a time: listings wait for disks and networks, and each holds its keys as Python objects while it runs.
 SIDE_BY_SIDE: Final = 4
+#: The first read may have to open a connection.
+_READS: Final = 3
+#: What a node holds whose objects are listed elsewhere.
+NOTHING: Final = Remembered((text([]), np.empty(0, np.int64), np.empty(0, np.int64)), {})
 #: Fewer can neither give nor take.
 LEAST_NODES: Final = 2
 
@@ -80,25 +89,29 @@ class Survey:
 
 
 @dataclass(frozen=True, slots=True)
-class _Seen:
-    """One node's survey: its objects as columns."""
+class Look:
+    """One node as a survey found it: its objects as columns.
+
+    Attributes:
+        latency_ms: of a small read, the best of a few; None for a node that carries no node-id to read.
+    """
 
     health: NodeHealth
-    keys: pa.LargeStringArray
-    size_bytes: NDArray[np.int64]
-    mtime_ns: NDArray[np.int64] | None
-    left_out: Mapping[str, int]
+    found: Remembered
+    latency_ms: float | None
 
 
-def probe(context: FleetContext, node: NodeDescriptor, *, adopted: set[str]) -> NodeHealth:
-    """Look at one node's root.
+def probe(
+    context: FleetContext, node: NodeDescriptor, *, adopted: set[str], driver: Callable[[str], Driver] | None = None
+) -> NodeHealth:
+    """Look at one node's root, with the fleet's driver or another one.
 
     A root that carried our node-id once and does not any more is missing: somebody unmounted it.
 
     Raises:
         NodeMissing, NodeNotWritable.
     """
-    health = context.driver(node.node_id).probe()
+    health = (driver or context.driver)(node.node_id).probe()
     if not health.adopted and node.node_id in adopted:
         raise NodeMissing(
             node.node_id,
@@ -110,13 +123,20 @@ def probe(context: FleetContext, node: NodeDescriptor, *, adopted: set[str]) -> 
     return health
 
 
-def adopt(context: FleetContext, *, again: bool = False, only: Collection[str] | None = None) -> list[str]:
+def adopt(
+    context: FleetContext,
+    *,
+    again: bool = False,
+    only: Collection[str] | None = None,
+    driver: Callable[[str], Driver] | None = None,
+) -> list[str]:
     """Write the node-id of nodes that carry none; return the nodes adopted now.
 
     Args:
         context: the fleet.
         again: also those that carried one before (an operator's decision: the disk was replaced).
         only: just these nodes; default all that are not in maintenance.
+        driver: of a node; default the fleet's.
     """
     validate_roots(context.settings.nodes)
     known = context.fleet.adopted()
@@ -124,8 +144,8 @@ def adopt(context: FleetContext, *, again: bool = False, only: Collection[str] |
     for node in context.nodes():
         if node.state is NodeState.MAINTENANCE or (only is not None and node.node_id not in only):
             continue
-        if not probe(context, node, adopted=set() if again else known).adopted:
-            context.driver(node.node_id).adopt()
+        if not probe(context, node, adopted=set() if again else known, driver=driver).adopted:
+            (driver or context.driver)(node.node_id).adopt()
             fresh.append(node.node_id)
             context.fleet.note_adopted(node.node_id, now_ms=context.connection.now_ms())
     return fresh
@@ -144,64 +164,86 @@ def survey(context: FleetContext, *, leave_out: bool = False) -> Survey:
         InvalidInventory: a row is impossible.
     """
     validate_roots(context.settings.nodes)
+    require_carried(context.settings)
     nodes = context.nodes()
     seen, errors = _look_at(context, [node for node in nodes if node.state is not NodeState.MAINTENANCE])
     if errors and (not leave_out or len(seen) < LEAST_NODES):
         raise next(iter(errors.values()))
     nodes = [node for node in nodes if node.node_id not in errors]
-    capacities = _capacities(nodes, {name: one.health for name, one in seen.items()})
+    capacities = capacities_of(nodes, {name: one.health for name, one in seen.items()})
     inventory = _inventory(context, seen)
     used = inventory.used_bytes()
     described = tuple(
         node.model_copy(
-            update={"capacity_bytes": capacities.get(node.node_id), "used_bytes": used.get(node.node_id, 0)}
+            update={
+                "capacity_bytes": capacities.get(node.node_id),
+                "used_bytes": used.get(node.node_id, 0),
+                "latency_ms": seen[node.node_id].latency_ms if node.node_id in seen else node.latency_ms,
+            }
         )
         for node in nodes
     )
     found = tuple(_report(node, seen.get(node.node_id)) for node in described)
-    inventory = _with_last_moved(inventory, context.locations.last_moved())
+    inventory = with_last_moved(inventory, context.locations.last_moved())
     return Survey(described, inventory, found, {name: str(error) for name, error in errors.items()})
 
 
-def _look_at(context: FleetContext, nodes: Sequence[NodeDescriptor]) -> tuple[dict[str, _Seen], dict[str, NodeError]]:
+def _look_at(context: FleetContext, nodes: Sequence[NodeDescriptor]) -> tuple[dict[str, Look], dict[str, NodeError]]:
     """Probe and list nodes, a few at a time; return what was seen and what went wrong, by node, in order."""
-    adopted = context.fleet.adopted()
-    seen: dict[str, _Seen] = {}
+    adopted, now = context.fleet.adopted(), context.now()
+    seen: dict[str, Look] = {}
     errors: dict[str, NodeError] = {}
     with ThreadPoolExecutor(max_workers=SIDE_BY_SIDE) as pool:
-        looks = [(node.node_id, pool.submit(_look, context, node, adopted)) for node in nodes]
-        for node_id, look in looks:
+        looks = [(node.node_id, pool.submit(look, context, node, adopted=adopted, now=now)) for node in nodes]
+        for node_id, looked in looks:
             try:
-                seen[node_id] = look.result()
+                seen[node_id] = looked.result()
             except NodeError as exc:
                 errors[node_id] = exc
     return seen, errors
 
 
-def _look(context: FleetContext, node: NodeDescriptor, adopted: set[str]) -> _Seen:
+def look(context: FleetContext, node: NodeDescriptor, *, adopted: set[str], now: datetime) -> Look:
+    """Look at one node, and list it unless the inventory comes from elsewhere. Raises: NodeMissing, NodeNotWritable."""
     health = probe(context, node, adopted=adopted)
+    driver = context.driver(node.node_id)
+    latency_ms = _latency_ms(driver) if health.adopted and node.latency_ms is None else node.latency_ms
     if context.settings.inventory != FROM_NODES:
-        return _Seen(health, text([]), np.empty(0, np.int64), None, {})
-    listing = context.driver(node.node_id).list_objects(require_identity=health.adopted)
-    return _Seen(health, text(listing.keys), listing.size_bytes, listing.mtime_ns, dict(listing.left_out))
+        return Look(health, NOTHING, latency_ms)
+    memory = SurveyMemory.of(context.settings)
+    now_ns = int(now.timestamp() * 1000) * 10**6
+    return Look(health, memory.list_objects(driver, node, now_ns=now_ns, require_identity=health.adopted), latency_ms)
 
 
-def _inventory(context: FleetContext, seen: Mapping[str, _Seen]) -> Inventory:
+def _latency_ms(driver: Driver) -> float:
+    """Return how long the node takes to answer a small read, in whole milliseconds: noise must not change a plan."""
+    best = math.inf
+    for _ in range(_READS):
+        begun = time.perf_counter()
+        driver.check_identity()
+        best = min(best, time.perf_counter() - begun)
+    return float(round(best * 1000))
+
+
+def _inventory(context: FleetContext, seen: Mapping[str, Look]) -> Inventory:
     """What the nodes hold: as they were listed, or as the configured source says; with the fleet's rules."""
     if context.settings.inventory == FROM_NODES:
-        found = Inventory.from_listings({name: (x.keys, x.size_bytes, x.mtime_ns) for name, x in seen.items()})
+        listed = {name: one.found for name, one in seen.items()}
+        found = Inventory.from_listings({name: (x.keys, x.size_bytes, x.mtime_ns) for name, x in listed.items()})
     else:
         found = inventory_from(context.settings.inventory, context.nodes())
-    return _measured(context, with_rules(found, context.settings.rules))
+    return measured(context, found)
 
 
-def _measured(context: FleetContext, inventory: Inventory) -> Inventory:
-    """Add the measures of use that are configured, where the inventory has none."""
+def measured(context: FleetContext, inventory: Inventory) -> Inventory:
+    """Add what the fleet's rules say, and the measures of use that are configured where the inventory has none."""
+    inventory = with_rules(inventory, context.settings.rules)
     wanted = context.settings.gravity
     if wanted.access == "times":
         inventory = with_access_from_times(inventory, context.connection.now_ms() * 10**6)
     elif wanted.access != "none":
-        counts, hours = read_access_log(Path(wanted.access))
+        fleet = AccessStore(context.connection, context.keys)
+        counts, hours = fleet.recent() if wanted.access == "fleet" else read_access_log(Path(wanted.access))
         inventory = with_access_counts(inventory, counts, hours)
     return with_neighbours(inventory) if wanted.colocation == "folder" else inventory
 
@@ -223,7 +265,7 @@ def reports(context: FleetContext) -> list[NodeReport]:
     return result
 
 
-def _report(node: NodeDescriptor, seen: _Seen | None) -> NodeReport:
+def _report(node: NodeDescriptor, seen: Look | None) -> NodeReport:
     if seen is None:
         return NodeReport(node, "maintenance", "not looked at", capacity_bytes=node.capacity_bytes)
     return NodeReport(
@@ -232,14 +274,14 @@ def _report(node: NodeDescriptor, seen: _Seen | None) -> NodeReport:
         ""
         if seen.health.adopted
         else "no node-id yet: written when the first job starts, or by `rebalance nodes --adopt`",
-        used_bytes=int(seen.size_bytes.sum()),
+        used_bytes=int(seen.found.size_bytes.sum()),
         capacity_bytes=node.capacity_bytes,
-        objects=len(seen.keys),
-        left_out=dict(seen.left_out),
+        objects=len(seen.found.keys),
+        left_out=dict(seen.found.left_out),
     )
 
 
-def _capacities(nodes: Sequence[NodeDescriptor], healths: Mapping[str, NodeHealth]) -> dict[str, int]:
+def capacities_of(nodes: Sequence[NodeDescriptor], healths: Mapping[str, NodeHealth]) -> dict[str, int]:
     """Stated capacities, else what the file system says; two nodes on one device must state theirs."""
     # Machines number their devices alike.
     by_device: defaultdict[tuple[int, str], list[NodeDescriptor]] = defaultdict(list)
@@ -268,7 +310,8 @@ def _capacities(nodes: Sequence[NodeDescriptor], healths: Mapping[str, NodeHealt
     return result
 
 
-def _with_last_moved(inventory: Inventory, last_moved_ms: Mapping[str, int]) -> Inventory:
+def with_last_moved(inventory: Inventory, last_moved_ms: Mapping[str, int]) -> Inventory:
+    """Add when each object was moved last (key → ms since 1970)."""
     if not last_moved_ms or len(inventory) == 0:
         return inventory
     known = pa.array(list(last_moved_ms), type=pa.large_string())

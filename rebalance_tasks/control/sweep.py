@@ -15,6 +15,7 @@ from rebalance_tasks.control.fleetwide import GLOBAL
 from rebalance_tasks.control.reach import Routes
 from rebalance_tasks.control.start import admit
 from rebalance_tasks.control.survey import probe
+from rebalance_tasks.control.survey_round import redrive
 from rebalance_tasks.core.errors import JobNotFound, NodeError, RetryableError, UnknownNode
 from rebalance_tasks.core.events import EventKind
 from rebalance_tasks.core.quiet_hours import in_quiet_hours
@@ -61,6 +62,7 @@ class SweepReport:
         permits: permits of jobs that are over, given back.
         nodes_back: nodes that are in reach again.
         nodes_given_up: nodes that were out of reach for so long that their moves are to fail.
+        surveys: messages of a check's survey sent again, and nodes of it given up.
     """
 
     redriven: int = 0
@@ -75,6 +77,7 @@ class SweepReport:
     permits: int = 0
     nodes_back: int = 0
     nodes_given_up: int = 0
+    surveys: int = 0
 
 
 def run_sweep(context: FleetContext) -> SweepReport:
@@ -85,6 +88,7 @@ def run_sweep(context: FleetContext) -> SweepReport:
     job_id = context.jobs.active()
     if job_id is not None:
         _sweep_job(context, job_id, routes, report)
+    report.surveys = redrive(context)
     if context.fleet.due("tidy", every_s=TIDY_EVERY_S):
         _tidy(context, report)
     context.fleet.record_chore("sweep", asdict(report), now_ms=context.connection.now_ms())

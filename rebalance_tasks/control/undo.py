@@ -6,8 +6,10 @@ other. (`rebalance_tasks.migration.undo` is another thing: it takes back the hal
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from rebalance_tasks.control.carrying import with_losses
 from rebalance_tasks.control.check import left_today
 from rebalance_tasks.control.cleanup import entries_of
 from rebalance_tasks.control.survey import survey
@@ -73,6 +75,7 @@ def plan_undo(context: FleetContext, job_id: str) -> WayBack:
         msg = f"nothing of job {job_id!r} can be taken back ({why})"
         raise InvalidArgument(msg)
     verify_plan(back.plan, seen.nodes, seen.inventory, settings.options, prices=prices, now=now)
+    back = replace(back, plan=with_losses(back.plan, settings.nodes))
     context.plans.save(back.plan, fence=None)
     log.info("job.undo_planned", job_id=job_id, plan_id=back.plan.plan_id, moves=len(back.plan.moves))
     return back

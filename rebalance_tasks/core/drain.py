@@ -23,7 +23,7 @@ from rebalance_tasks.core.planner import plan_rebalance
 from rebalance_tasks.core.planner_candidates import gravity_of
 from rebalance_tasks.core.planner_state import Fleet, add_money
 from rebalance_tasks.core.requirements import host_of, knows, refusal
-from rebalance_tasks.core.routes import share_a_host
+from rebalance_tasks.core.routes import are_linked
 from rebalance_tasks.core.simulation_bound import fewest_cycles
 from rebalance_tasks.core.simulation_events import Scenario
 from rebalance_tasks.core.simulation_world import World, held_back
@@ -249,7 +249,7 @@ def _blocked(
             holders.setdefault(int(groups.codes[other]), set()).add(
                 hosts.get(inventory.node_ids[inventory.node_index[other]])
             )
-    near = [other for other in targets if share_a_host(node, other)]
+    near = [other for other in targets if are_linked(node, other)]
     told: dict[int, str] = {}
     keys = inventory.keys.take(pa.array(rows)).to_pylist()
     for row, key in zip(rows.tolist(), keys, strict=True):

@@ -165,9 +165,18 @@ class InvalidInventory(PermanentError, ValueError):
 
 
 class PlanInvariantError(PermanentError):
-    """A plan breaks an invariant; `verify_plan` refuses it before a byte moves."""
+    """A plan breaks an invariant; `verify_plan` refuses it before a byte moves.
+
+    Attributes:
+        word: stable word for the rule, under which moves that broke it are counted.
+    """
 
     cause = "plan_invariant"
+
+    def __init__(self, message: str, *, word: str = "invalid") -> None:
+        """Say which rule is broken, and by which move."""
+        super().__init__(message)
+        self.word = word
 
 
 class NodeError(RebalanceError):

@@ -8,7 +8,8 @@ every consumer may trust them. Order in the flow: survey (or a host's own table)
 from __future__ import annotations
 
 import difflib
-from dataclasses import dataclass, fields, replace
+from collections import Counter
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Final, Self
 
@@ -18,6 +19,7 @@ import pyarrow.compute as pc
 
 from rebalance_tasks.core import inventory_columns as columns
 from rebalance_tasks.core.errors import InvalidInventory
+from rebalance_tasks.core.hashing import hash_keys
 from rebalance_tasks.core.inventory_columns import UNKNOWN_TIME, Coded
 
 if TYPE_CHECKING:
@@ -53,6 +55,27 @@ _MAX_TOTAL_BYTES: Final = 1 << 62
 _MAX_STRING_BYTES: Final = (1 << 31) - 1
 
 
+@dataclass(frozen=True, slots=True)
+class Unlisted:
+    """Objects that are known only as numbers: they are on the nodes and count, and no plan moves them.
+
+    Attributes:
+        objects: reason (a word of `planner_candidates.REASONS`) → how many.
+        movable_bytes: of those that nothing but their number keeps from being rows.
+    """
+
+    objects: Mapping[str, int] = field(default_factory=dict)
+    movable_bytes: int = 0
+
+    def __len__(self) -> int:
+        """Number of objects."""
+        return sum(self.objects.values())
+
+    def __add__(self, other: Unlisted) -> Unlisted:
+        """Return both together."""
+        return Unlisted(dict(Counter(self.objects) + Counter(other.objects)), self.movable_bytes + other.movable_bytes)
+
+
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Inventory:
     """Every object of a fleet, one row an object on a node; columns of equal length n, all read-only.
@@ -74,6 +97,7 @@ class Inventory:
         required_storage_class: dictionary-coded storage class.
         required_tags: dictionary-coded tuples of ``key=value``, all of which the node must carry.
         ignored_columns: columns of the table that mean nothing here.
+        unlisted: objects that are no rows, since there are too many (`core.candidates`).
     """
 
     keys: pa.LargeStringArray
@@ -93,6 +117,7 @@ class Inventory:
     last_moved_ns: NDArray[np.int64] | None = None
     mtime_ns: NDArray[np.int64] | None = None
     ignored_columns: tuple[str, ...] = ()
+    unlisted: Unlisted = field(default_factory=Unlisted)
 
     # -- building -------------------------------------------------------------------------------------------------
     @classmethod
@@ -224,11 +249,24 @@ class Inventory:
     @cached_property
     def ambiguous(self) -> NDArray[np.bool_]:
         """Bool (n,): the key is on more than one node, so nobody can say which copy is the object."""
-        codes = pc.dictionary_encode(self.keys).indices.to_numpy(zero_copy_only=False)
-        counts = np.bincount(codes)
-        mask: NDArray[np.bool_] = np.zeros(len(self), np.bool_) if len(counts) == len(self) else counts[codes] > 1
+        # A table of ten million keys takes eight times the room of their hashes; the few that meet are compared.
+        hashes = hash_keys(self.keys)
+        ordered = np.sort(hashes)
+        met = np.unique(ordered[1:][ordered[1:] == ordered[:-1]])
+        mask = np.zeros(len(self), np.bool_)
+        if len(met):
+            at = np.minimum(np.searchsorted(met, hashes), len(met) - 1)
+            rows = np.flatnonzero(met[at] == hashes)
+            codes = self._codes(rows)
+            mask[rows] = np.bincount(codes)[codes] > 1
         mask.flags.writeable = False
         return mask
+
+    def _codes(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Equal numbers for rows with equal keys."""
+        codes = pc.dictionary_encode(self.keys.take(pa.array(rows))).indices
+        found: NDArray[np.int64] = codes.to_numpy(zero_copy_only=False).astype(np.int64)
+        return found
 
     def ambiguous_keys(self) -> list[str]:
         """Return the keys that are on more than one node, sorted."""
@@ -264,8 +302,7 @@ class Inventory:
         rows = np.flatnonzero(self.ambiguous)
         if not len(rows):
             return
-        codes = pc.dictionary_encode(self.keys.take(pa.array(rows))).indices.to_numpy(zero_copy_only=False)
-        pairs = codes.astype(np.int64) * len(self.node_ids) + self.node_index[rows]
+        pairs = self._codes(rows) * len(self.node_ids) + self.node_index[rows]
         _, first = np.unique(pairs, return_index=True)
         if len(first) == len(rows):
             return

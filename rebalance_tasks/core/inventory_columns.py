@@ -94,16 +94,27 @@ class Reader:
 
     def nodes(self) -> tuple[NDArray[np.int32], tuple[str, ...]]:
         """Return ``node_id`` as codes and the sorted ids."""
-        ids = self._text("node_id")
-        self._refuse(pc.is_null(ids), "node_id", "is missing")
-        self._refuse(pc.equal(pc.binary_length(ids), 0), "node_id", "is empty")
-        encoded = ids.dictionary_encode()
-        values = encoded.dictionary.to_pylist()
-        order = sorted(range(len(values)), key=values.__getitem__)
-        rank = np.empty(len(values), np.int32)
-        rank[order] = np.arange(len(values), dtype=np.int32)
-        codes = rank[encoded.indices.to_numpy(zero_copy_only=False)] if len(values) else np.empty(0, np.int32)
-        return _frozen(codes), tuple(values[i] for i in order)
+        column = self._table.column("node_id")
+        if not pt.is_dictionary(column.type):
+            self._refuse(pc.is_null(column), "node_id", "is missing")
+            # A chunk at a time: written out, ten million ids are more than all the rest of the inventory.
+            coded = [self._as_text("node_id", chunk).dictionary_encode() for chunk in column.chunks]
+            column = pa.chunked_array(coded, type=pa.dictionary(pa.int32(), pa.large_string()))
+        column = column.unify_dictionaries()
+        if not column.num_chunks:
+            return np.empty(0, np.int32), ()
+        ids = self._as_text("node_id", column.chunk(0).dictionary).to_pylist()
+        codes = np.concatenate(
+            [chunk.indices.fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int32) for chunk in column.chunks]
+        )
+        present = np.bincount(codes + 1, minlength=len(ids) + 1)[1:].astype(np.bool_)
+        named = np.array([*(value is not None for value in ids), False])
+        self._refuse(~named[codes], "node_id", "is missing")
+        self._refuse(np.array([value == "" for value in ids] + [False])[codes], "node_id", "is empty")
+        values = sorted({value for value, used in zip(ids, present.tolist(), strict=True) if used})
+        place = {value: at for at, value in enumerate(values)}
+        rank = np.array([place.get(value, -1) for value in ids] or [-1], np.int32)
+        return _frozen(rank[codes]), tuple(values)
 
     # -- optional columns; None when absent -----------------------------------------------------------------------
     def floats(self, name: str, *, upper: float | None = None) -> NDArray[np.float64] | None:
@@ -209,13 +220,15 @@ class Reader:
 
     def _text(self, name: str) -> pa.LargeStringArray:
         column = self._table.column(name)
+        wide = pa.chunked_array([self._as_text(name, chunk) for chunk in column.chunks], type=pa.large_string())
+        return wide.combine_chunks() if wide.num_chunks != 1 else wide.chunk(0)
+
+    def _as_text(self, name: str, column: pa.Array) -> pa.LargeStringArray:
         if pt.is_null(column.type):
             return pa.nulls(len(column), pa.large_string())
-        kind = column.type.value_type if pt.is_dictionary(column.type) else column.type
-        if not _is_text(kind):
+        if not _is_text(column.type):
             raise self._wrong_type(name, column.type, "string")
-        wide = column.cast(pa.large_string())
-        return wide.combine_chunks() if wide.num_chunks != 1 else wide.chunk(0)
+        return column.cast(pa.large_string())
 
     def _whole(self, name: str, column: pa.Array, *, missing: int | None) -> NDArray[np.int64]:
         """Return int64 ≥ 0; null becomes ``missing``, or is refused when that is None."""

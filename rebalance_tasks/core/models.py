@@ -11,10 +11,19 @@ from decimal import Decimal
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
-from pydantic import AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field, NonNegativeInt, field_validator
+from pydantic import (
+    AwareDatetime,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    NonNegativeInt,
+    PositiveInt,
+    field_validator,
+)
 
 from rebalance_tasks.core.states import RebalanceStatus
-from rebalance_tasks.core.units import parse_size
+from rebalance_tasks.core.units import parse_rate, parse_size
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -47,14 +56,20 @@ def _queue_names(value: object) -> object:
 
 #: Names of queues, separated by commas.
 QueueNames = Annotated[str, BeforeValidator(_queue_names)]
+#: Bytes a second; text with a unit ("50MiB/s") is read too.
+Rate = Annotated[PositiveInt, BeforeValidator(parse_rate)]
 #: Money, exact.
 Money = Annotated[Decimal, Field(ge=0, allow_inf_nan=False)]
+
+
+#: Validators are built when they are first used: most commands use few of them.
+LATER: Final = ConfigDict(defer_build=True)
 
 
 class Frozen(BaseModel):
     """Base of every model: immutable, and an unknown field is an error rather than a silent typo."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_bytes="utf8")
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_bytes="utf8", **LATER)
 
 
 class StorageClass(StrEnum):
@@ -96,11 +111,14 @@ class NodeDescriptor(Frozen):
     Attributes:
         url: where it is (``file:///srv/disk1``, ``s3://bucket/prefix``).
         queue: of the hosts that reach it, or several with commas; none: every host does (`rebalance_tasks.core.routes`).
+        remote_url: the same place as other hosts reach it (``sftp://host-b/srv/disk1``); they push objects there.
         pool: nodes exchange objects only within their pool.
         capacity_bytes: what it can hold; ``None`` asks the file system (not possible for object stores).
         used_bytes: bytes of objects on it; ``None`` means "what the inventory says".
         weight: share of the data that placement gives it; 0 receives nothing.
         egress_cost_per_gb: money for 10⁹ bytes that leave it.
+        read_bytes_per_sec/write_bytes_per_sec: how fast all workers together read from it and write to it; ``None`` is no limit.
+        requests_per_sec: copies that its own server makes, of all workers together; ``None`` is no limit.
         include/exclude: glob patterns over keys; an object that is not included is left alone.
     """
 
@@ -112,6 +130,7 @@ class NodeDescriptor(Frozen):
     host: str = ""
     region: str = ""
     queue: QueueNames = ""
+    remote_url: str = Field(default="", max_length=2048)
     tags: Mapping[str, str] = Field(default_factory=dict)
     storage_classes: tuple[StorageClass, ...] = ()
     capacity_bytes: Size | None = None
@@ -120,6 +139,9 @@ class NodeDescriptor(Frozen):
     egress_cost_per_gb: Money = Decimal(0)
     storage_cost_per_gb_month: Money = Decimal(0)
     latency_ms: float | None = Field(default=None, ge=0.0, allow_inf_nan=False)
+    read_bytes_per_sec: Rate | None = None
+    write_bytes_per_sec: Rate | None = None
+    requests_per_sec: PositiveInt | None = None
     state: NodeState = NodeState.ACTIVE
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
@@ -206,6 +228,7 @@ class RebalancePlan(Frozen):
         limits_reached: names of the options that bound the plan (``"max_moves_per_cycle"``).
         not_moved: reason → number of objects left where they are; with the moves it adds up to the inventory.
         cannot: why the target is out of reach although no budget binds: constraint, objects, an example; empty when it is met.
+        not_carried: ``"source > target"`` → what an object may lose on that way besides its bytes (`core.fidelity.Attribute`).
         undo_of: the job whose moves this plan takes back; such a plan may raise the spread and moves within the cooldown.
     """
 
@@ -222,6 +245,7 @@ class RebalancePlan(Frozen):
     limits_reached: tuple[str, ...] = ()
     not_moved: Mapping[str, int] = Field(default_factory=dict)
     cannot: tuple[str, ...] = ()
+    not_carried: Mapping[str, tuple[str, ...]] = Field(default_factory=dict)
     undo_of: str = Field(default="", max_length=128)
 
     def to_arrow(self) -> pa.Table:
@@ -319,7 +343,8 @@ class CheckResult(Frozen):
     """What a check decided, and why.
 
     Attributes:
-        verdict: ``skipped`` (nothing done), ``planned`` (observe mode stops here) or ``started``.
+        verdict: ``skipped`` (nothing done), ``planned`` (observe mode stops here), ``started``, or ``surveying``: tasks look at
+            the nodes, and the check decides when they have (`rebalance events` and the record of checks tell what).
         reason: a stable word, a colon, and a sentence (``"under_threshold: imbalance 0.04 < 0.10"``).
     """
 

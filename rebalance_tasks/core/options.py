@@ -22,9 +22,10 @@ from pydantic import (
     model_validator,
 )
 
-from rebalance_tasks.core.models import Frozen, Money, Size, Unit
+from rebalance_tasks.core.models import Frozen, Money, Rate, Size, Unit
 from rebalance_tasks.core.quiet_hours import parse_quiet_hours
-from rebalance_tasks.core.units import parse_duration, parse_rate
+from rebalance_tasks.core.timetable import HourlyRate, parse_timetable
+from rebalance_tasks.core.units import parse_duration
 
 KIB: Final = 1 << 10
 MIB: Final = 1 << 20
@@ -33,7 +34,6 @@ GB: Final = 10**9
 
 Hour = Annotated[int, Field(ge=0, le=23)]
 Duration = Annotated[timedelta, BeforeValidator(parse_duration), Field(ge=timedelta(0))]
-Rate = Annotated[PositiveInt, BeforeValidator(parse_rate)]
 
 #: How text says "no limit" where a limit is optional (TOML and the environment have no null).
 _NONE_WORDS: Final = frozenset({"", "none", "off", "unlimited"})
@@ -106,6 +106,8 @@ class RebalancerOptions(Frozen):
         max_concurrent_migrations: groups that transfer at once, fleet-wide.
         max_concurrent_per_node: of these, groups that touch one node; ``None`` is no limit.
         throttle_bytes_per_sec: per group; ``None`` is no limit.
+        throttle_timetable: other rates of each group for some hours, by the clock of ``quiet_hours_timezone``; the first that fits counts.
+        adaptive_throttle: hold a node back while its calls take clearly longer than they usually do.
         quiet_hours: ``(start_hour, end_hour)``, start inclusive, end exclusive, wrapping midnight; equal means none.
         grace: how long a freed source stays in the trash.
         min_object_age: what was written more recently is left alone.
@@ -113,6 +115,7 @@ class RebalancerOptions(Frozen):
         max_utilisation: a plan never fills a target above it.
         job_deadline: a job that is older, pauses included, is cancelled by the sweep; ``None`` is no deadline.
         job_retention: how long a finished job is remembered.
+        full_survey_interval: how long a survey may go by folders that did not change before it lists everything anew; 0 is always.
         check_retention: how long what a check saw and decided is remembered.
     """
 
@@ -127,6 +130,8 @@ class RebalancerOptions(Frozen):
     max_cost_per_day: Money | None = None
     gravity_protection_threshold: Unit = 0.9
     throttle_bytes_per_sec: Rate | None = 50 * MIB
+    throttle_timetable: Annotated[tuple[HourlyRate, ...], BeforeValidator(parse_timetable)] = ()
+    adaptive_throttle: bool = False
     enable_read_forwarding: bool = True
     validate_checksums: bool = True
     quiet_hours: tuple[Hour, Hour] | None = None
@@ -141,6 +146,7 @@ class RebalancerOptions(Frozen):
     job_deadline: Annotated[Duration, Field(ge=timedelta(seconds=1))] | None = None
     job_retention: Annotated[Duration, Field(ge=timedelta(minutes=1))] = timedelta(days=7)
     check_retention: Annotated[Duration, Field(ge=timedelta(minutes=1))] = timedelta(days=7)
+    full_survey_interval: Duration = timedelta(hours=1)
 
     @field_validator("quiet_hours_timezone")
     @classmethod

@@ -20,7 +20,15 @@ import pyarrow as pa
 from rebalance_tasks.core.imbalance import imbalance
 from rebalance_tasks.core.models import RebalanceMove, RebalancePlan
 from rebalance_tasks.core.planner_balance import balance_pools
-from rebalance_tasks.core.planner_candidates import MOVABLE, REASONS, Eligibility, gravity_of, node_rows, screen
+from rebalance_tasks.core.planner_candidates import (
+    MOVABLE,
+    NOT_A_CANDIDATE,
+    REASONS,
+    Eligibility,
+    gravity_of,
+    node_rows,
+    screen,
+)
 from rebalance_tasks.core.planner_drain import drain
 from rebalance_tasks.core.planner_reasons import explain_rest, obstacles, wanting
 from rebalance_tasks.core.planner_state import Fleet, Ledger, Work, add_money, money
@@ -73,7 +81,7 @@ def plan_rebalance(  # noqa: PLR0913  a pure function takes its whole world as a
         remaining_cost_today: what the day's money still allows; default ``options.max_cost_per_day``.
 
     Returns:
-        The plan; ``len(moves) + sum(not_moved.values()) == len(inventory)``. Its duration is the longer of the longest
+        The plan; ``len(moves) + sum(not_moved.values()) == len(inventory) + len(inventory.unlisted)``. Its duration is the longer of the longest
         (source, target) group and an even share of all bytes over ``max_concurrent_migrations`` groups, at
         ``throttle_bytes_per_sec``; 0 without a throttle.
 
@@ -109,10 +117,17 @@ def plan_rebalance(  # noqa: PLR0913  a pure function takes its whole world as a
             imbalance_after=_imbalance(state, state.used),
             limits_reached=work.ledger.limits,
             cannot=obstacles(work, why, givers),
-            not_moved={REASONS[code]: n for code, n in enumerate(np.bincount(why).tolist()) if n and code != MOVABLE},
+            not_moved=_not_moved(inventory, why),
         ),
         named=plan_id is not None,
     )
+
+
+def _not_moved(inventory: Inventory, why: NDArray[np.int8]) -> dict[str, int]:
+    """Count what stays by its reason, objects that are no rows with the others."""
+    counts = Counter({REASONS[code]: n for code, n in enumerate(np.bincount(why).tolist()) if n and code != MOVABLE})
+    counts.update(inventory.unlisted.objects)
+    return {reason: counts[reason] for reason in REASONS if counts[reason]}
 
 
 def _choose(work: Work, options: RebalancerOptions) -> tuple[list[list[int]], bool]:
@@ -143,8 +158,9 @@ def _by_node(inventory: Inventory, state: Fleet, why: NDArray[np.int8]) -> dict[
 
 def _move_weight(inventory: Inventory, why: NDArray[np.int8]) -> float:
     """Return λ: one move more is worth an average object that is fully held, whatever the scale of the sizes."""
-    movable = why == MOVABLE
-    return max(1.0, 4 * float(inventory.size_bytes.sum(where=movable)) / max(1, int(np.count_nonzero(movable))))
+    movable, rest = why == MOVABLE, inventory.unlisted
+    size_bytes = float(inventory.size_bytes.sum(where=movable)) + rest.movable_bytes
+    return max(1.0, 4 * size_bytes / max(1, int(np.count_nonzero(movable)) + rest.objects.get(NOT_A_CANDIDATE, 0)))
 
 
 def _moves(work: Work, *, by_size: bool) -> tuple[RebalanceMove, ...]:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from rebalance_tasks.core.planner_exact import ENOUGH, balance_exactly
-from rebalance_tasks.core.planner_fill import Filler, in_order
+from rebalance_tasks.core.planner_fill import Filler, about_objects, in_order
 from rebalance_tasks.core.planner_flow import Hubs, Limits, Network, Supply
 from rebalance_tasks.core.planner_repair import Repair
 
@@ -58,7 +58,7 @@ def balance_pools(work: Work, eligibility: Eligibility, pools: list[list[int]], 
     reached, limits = _result(work, pools, before, goal=goal), work.ledger.limits
     flowed = work.snapshot()
     work.restore(before)
-    if balance_exactly(work, eligibility, pools, goal=goal):
+    if balance_exactly(work, eligibility, pools, goal=goal, known=reached[0]):
         found = _result(work, pools, before, goal=goal)
         # Within the share to which a spread out of reach is met, fewer bytes and less money are better; a goal that was
         # reached is not given up for them.
@@ -175,9 +175,7 @@ class _Demand:
         for i, _, amount in flows:
             totals[i] = totals.get(i, 0) + amount
         sizes = self._work.inventory.size_bytes
-        return sum(
-            int(np.searchsorted(np.cumsum(sizes[self._useful[i]]), total)) + 1 for i, total in totals.items() if total
-        )
+        return sum(about_objects(sizes[self._useful[i]], total) for i, total in totals.items())
 
 
 def _segments(sizes: NDArray[np.int64], most: int) -> tuple[Values, Values]:

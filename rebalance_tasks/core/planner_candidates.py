@@ -48,9 +48,12 @@ REASONS: Final = (
     "budget_egress",
     "budget_cost",
     "not_needed",
+    "not_a_candidate",
 )
 CODE: Final = {name: code for code, name in enumerate(REASONS)}
 MOVABLE: Final = 0
+#: Movable, but not one of the rows that are kept of a node that holds very many (`core.candidates`).
+NOT_A_CANDIDATE: Final = "not_a_candidate"
 #: The longest key a move can carry (S3's limit, which the models share).
 _MAX_KEY_BYTES: Final = 1024
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)

@@ -40,7 +40,7 @@ ENOUGH: Final = 0.005
 _TIE: Final = 0.001
 
 
-def balance_exactly(work: Work, eligibility: Eligibility, pools: list[list[int]], *, goal: float) -> bool:
+def balance_exactly(work: Work, eligibility: Eligibility, pools: list[list[int]], *, goal: float, known: float) -> bool:
     """Bring pools with few objects to the goal, or as near as budgets and objects allow.
 
     Args:
@@ -48,6 +48,7 @@ def balance_exactly(work: Work, eligibility: Eligibility, pools: list[list[int]]
         eligibility: the hard constraints.
         pools: taking nodes of each pool.
         goal: spread.
+        known: spread that another way reaches; what is found is to be no wider and take fewer bytes.
 
     Returns:
         Whether there were few enough to try.
@@ -57,7 +58,7 @@ def balance_exactly(work: Work, eligibility: Eligibility, pools: list[list[int]]
     ways = Ways(work, eligibility, pools)
     if len(ways.kind) > _MOST_WAYS or not len(ways.kind):
         return False
-    taken = _Problem(work, pools, ways).solve(goal)
+    taken = _Problem(work, pools, ways).solve(goal, known)
     if taken is None:
         return False
     for i, j, rows in ways.chosen(taken):
@@ -163,7 +164,7 @@ class _Problem:
         self._place[self._members] = np.arange(len(self._members))
         self._unit = sum(work.fleet.capacity[i] for i in self._members) / len(self._members) / SCALE
 
-    def solve(self, goal: float) -> NDArray[np.int64] | None:
+    def solve(self, goal: float, known: float) -> NDArray[np.int64] | None:
         """Return int64 (ways,): how many objects go each way; None without a solution."""
         program, x, spreads = self._program(goal)
         self._limit(program, x)
@@ -174,9 +175,7 @@ class _Problem:
         near = goal * SCALE * len(spreads) * (1 + _ROUNDING)
         if program.cut_off and float(found[spreads].sum()) > near:
             found = program.improve(found, spreads, ones, least=near)
-        reached = float(found[spreads].sum())
-        # Out of reach, the last hair of spread may cost more bytes than all the rest.
-        program.at_most(near if reached <= near else reached * (1 + ENOUGH), (spreads, ones))
+        program.at_most(self._widest(float(found[spreads].sum()), near, known), (spreads, ones))
         goals = [self._bytes()]
         if np.ptp(ways.prices):
             goals = [ways.sizes, ways.sizes * ways.prices, *goals]
@@ -190,6 +189,17 @@ class _Problem:
             found = program.improve(better, x, scaled) if program.cut_off else better
             program.at_most(float(found[x] @ scaled) * (1 + _TIE) + _ROUNDING, (x, scaled))
         return np.rint(found[x]).astype(np.int64)
+
+    def _widest(self, reached: float, near: float, known: float) -> float:
+        """How wide the spreads may be while bytes are saved, all in the program's units but for ``known``."""
+        if reached <= near:
+            return near
+        # Out of reach, the last hair of spread may cost more bytes than all the rest.
+        widest = reached * (1 + ENOUGH)
+        if len(self._pools) > 1:
+            return widest
+        # The solver's gap may hide a spread that is there.
+        return min(widest, max(near, known * SCALE * (1 + _ROUNDING)))
 
     def _bytes(self) -> Values:
         """Bytes of each way; what decides among nearly equal numbers of bytes adds less than the solver's gap to them.

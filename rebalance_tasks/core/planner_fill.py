@@ -69,6 +69,11 @@ def take_in_order(sizes: NDArray[np.int64], quota: int, most: int) -> NDArray[np
     return np.concatenate(taken) if taken else np.empty(0, np.int64)
 
 
+def about_objects(sizes: NDArray[np.int64], amount: int) -> int:
+    """Return about how many objects make up an amount of bytes, in the order given; those that exceed it alone do not count."""
+    return int(np.searchsorted(np.cumsum(sizes[sizes <= amount]), amount)) + 1 if amount else 0
+
+
 def cover(sizes: NDArray[np.int64], quota: int, room: int, most: int) -> NDArray[np.int64]:
     """Return positions of objects that together make up a quota, within a thousandth where the sizes allow.
 
@@ -159,14 +164,22 @@ class Filler:
         by_source: dict[int, list[tuple[int, int]]] = {}
         for i, j, amount in flows:
             by_source.setdefault(i, []).append((amount, j))
+        waiting = {i: self._about(i, sum(amount for amount, _ in pairs)) for i, pairs in by_source.items()}
         for i in sorted(by_source, key=lambda i: (-fleet.share(i), i)):
+            total, about = sum(amount for amount, _ in by_source[i]), waiting.pop(i)
             leaving = Leaving(np.empty(0, np.int64), np.empty(0, np.int64))
             if len(by_source[i]) > 1:
                 leaving = self._preferred.targets(self._work.candidates[i], sum(amount for amount, _ in by_source[i]))
             for amount, j in sorted(by_source[i]):
-                self._fill(i, j, amount, leaving)
+                total, share = total - amount, -(-about * amount // max(1, total))
+                about -= share
+                self._fill(i, j, amount, leaving, moves=(share, about + sum(waiting.values())))
 
-    def _fill(self, i: int, j: int, quota: int, leaving: Leaving) -> None:
+    def _about(self, i: int, amount: int) -> int:
+        return about_objects(self._work.inventory.size_bytes[self._work.candidates[i]], amount)
+
+    def _fill(self, i: int, j: int, quota: int, leaving: Leaving, *, moves: tuple[int, int]) -> None:
+        """Fill one flow; ``moves``: about how many objects it is, and how many all flows after it are."""
         work, fleet = self._work, self._work.fleet
         if work.ledger.moves_left <= 0:
             work.ledger.note_moves()
@@ -181,7 +194,9 @@ class Filler:
         fitting = fitting[self._eligibility.allowed(rows[fitting], i, j)]
         fitting = fitting[np.argsort(leaving.rank(rows[fitting], j), kind="stable")]
         sizes = work.inventory.size_bytes[rows[fitting]]
-        picked = cover(sizes, min(quota, most), most, work.ledger.moves_left)
+        # The last bytes of this flow may be many small objects: they must not take the moves of the flows after it.
+        spare = min(work.ledger.moves_left, max(moves[0], work.ledger.moves_left - moves[1]))
+        picked = cover(sizes, min(quota, most), most, spare)
         if len(picked) == work.ledger.moves_left and int(sizes[picked].sum()) < min(quota, most) * (1 - 1 / _SLACK):
             work.ledger.note_moves()
         _take(work, i, j, fitting[picked], "balance")

@@ -67,7 +67,7 @@ class Hubs:
         for i in members:
             node = fleet.nodes[i]
             tags = tuple(sorted(node.tags.items()))
-            places = (node.pool, node.zone, node.region, frozenset(node.queues))
+            places = (node.pool, node.zone, node.region, frozenset(node.queues), bool(node.remote_url))
             traits = (*places, node.storage_classes, tags, node.include, node.exclude)
             by_traits.setdefault(traits, []).append(i)
         self.nodes = list(by_traits.values())

@@ -48,6 +48,7 @@ SENTENCES: Final = {
     "budget_moves": "max_moves_per_cycle was used up",
     "budget_egress": "max_egress_bytes_per_cycle was used up",
     "budget_cost": "max_cost_per_cycle, or the day's, was used up",
+    "not_a_candidate": "its node holds more objects than a check keeps apart, and others there come first",
     "not_needed": "balance is reached without it, by objects that are held less or bring more",
 }
 
@@ -119,6 +120,6 @@ def _unlinked(fleet: Fleet, givers: set[int]) -> list[str]:
         if away:
             shown = ", ".join(away[:_NODES_SHOWN]) + (" …" if len(away) > _NODES_SHOWN else "")
             found.append(
-                f"unreachable: no host reaches both {fleet.nodes[i].node_id} and {shown}; name a queue that does"
+                f"unreachable: no host reaches both {fleet.nodes[i].node_id} and {shown}; name a queue that does, or a remote_url"
             )
     return found

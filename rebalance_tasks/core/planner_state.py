@@ -81,6 +81,7 @@ class Fleet:
             for node, capacity in zip(self.nodes, self.capacity, strict=True)
         ]
         self._queues = [frozenset(node.queues) for node in self.nodes]
+        self._remote = [bool(node.remote_url) for node in self.nodes]
         self._prices = prices
         self.host = self._host_codes()
         self.pools: dict[str, list[int]] = defaultdict(list)
@@ -97,9 +98,9 @@ class Fleet:
         return [i for i in self.pools[pool] if self.draining[i]]
 
     def linked(self, i: int, j: int) -> bool:
-        """Whether some host may reach both nodes."""
+        """Whether objects can go from node i to node j (`routes.are_linked`, asked for every pair)."""
         here, there = self._queues[i], self._queues[j]
-        return not here or not there or not here.isdisjoint(there)
+        return self._remote[j] or not here or not there or not here.isdisjoint(there)
 
     def room(self, i: int) -> int:
         """Bytes a node can still receive under max_utilisation and reservations; below 0, not even an empty object."""

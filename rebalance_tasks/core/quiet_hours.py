@@ -60,7 +60,11 @@ def in_quiet_hours(options: RebalancerOptions, *, now: datetime) -> bool:
     if options.quiet_hours is None:
         return False
     start, end = options.quiet_hours
-    hour = now.astimezone(ZoneInfo(options.quiet_hours_timezone)).hour
+    return within(start, end, now.astimezone(ZoneInfo(options.quiet_hours_timezone)).hour)
+
+
+def within(start: int, end: int, hour: int) -> bool:
+    """Tell whether an hour lies in a range that may wrap midnight; ``end`` is outside, and equal ends hold nothing."""
     if start <= end:
         return start <= hour < end
     return hour >= start or hour < end

@@ -2,7 +2,9 @@
 
 A queue is served by the workers of one or several hosts and stands for what those hosts reach. A node names the queues of
 the hosts that reach it; one that names none (a bucket, say) is reached from everywhere. A pair goes over a queue that both
-nodes name; two nodes that name queues and share none are never paired.
+nodes name. Where they share none, the source's hosts push to the target's ``remote_url``, if it has one: straight from host
+to host, around any gateway. Pushing, never pulling, so that a source is always read, compared and freed where it lies, by one
+driver. Other nodes that share no queue are never paired.
 """
 
 from __future__ import annotations
@@ -25,8 +27,8 @@ def data_queue(name: str) -> str:
     return f"{DATA_QUEUE}.{name}" if name else DATA_QUEUE
 
 
-def shared_queues(source: NodeDescriptor, target: NodeDescriptor) -> tuple[str, ...]:
-    """Return the Celery queues whose hosts reach both nodes, in the source's order; empty: nobody reaches both."""
+def common_queues(source: NodeDescriptor, target: NodeDescriptor) -> tuple[str, ...]:
+    """Return the Celery queues whose hosts reach both nodes at their own URLs, in the source's order."""
     if not source.queues and not target.queues:
         return (DATA_QUEUE,)
     if not source.queues or not target.queues:
@@ -34,9 +36,27 @@ def shared_queues(source: NodeDescriptor, target: NodeDescriptor) -> tuple[str, 
     return tuple(data_queue(name) for name in source.queues if name in target.queues)
 
 
-def share_a_host(source: NodeDescriptor, target: NodeDescriptor) -> bool:
-    """Tell whether some host may reach both nodes, so that objects can go from one to the other."""
+def share_a_host(one: NodeDescriptor, other: NodeDescriptor) -> bool:
+    """Tell whether some host may reach both nodes at their own URLs, whatever the direction."""
+    return bool(common_queues(one, other))
+
+
+def shared_queues(source: NodeDescriptor, target: NodeDescriptor) -> tuple[str, ...]:
+    """Return the Celery queues that carry objects from source to target, the preferred one first; empty: none can."""
+    common = common_queues(source, target)
+    return common if common or not target.remote_url else queues_reaching(source)
+
+
+def are_linked(source: NodeDescriptor, target: NodeDescriptor) -> bool:
+    """Tell whether objects can go from source to target."""
     return bool(shared_queues(source, target))
+
+
+def seen_from(node: NodeDescriptor, queue: str) -> NodeDescriptor:
+    """Return a node as the hosts of a Celery queue reach it: at its own URL, or else at its remote one."""
+    if not node.remote_url or not node.queues or queue in queues_reaching(node):
+        return node
+    return node.model_copy(update={"url": node.remote_url})
 
 
 def queues_reaching(node: NodeDescriptor) -> tuple[str, ...]:

@@ -23,7 +23,7 @@ from rebalance_tasks.core.models import NodeState, RebalanceMove, RebalancePlan
 from rebalance_tasks.core.planner_candidates import gravity_of, nanoseconds
 from rebalance_tasks.core.planner_state import Fleet, Ledger, add_money, money
 from rebalance_tasks.core.requirements import host_of, knows, refusal
-from rebalance_tasks.core.routes import share_a_host
+from rebalance_tasks.core.routes import are_linked
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -211,7 +211,7 @@ class _Back:
             return "no_capacity"
         if giver.pool != taker.pool:
             return "other_pool"
-        return "" if share_a_host(giver, taker) else "unreachable"
+        return "" if are_linked(giver, taker) else "unreachable"
 
     def _object(self, move: Made, rows: Sequence[int]) -> str:
         """Whether the object is where the job put it, as it was, and may move."""

@@ -12,7 +12,7 @@ from datetime import timedelta
 from decimal import Decimal
 from typing import Final
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 #: Sizes travel as int64 columns; nothing bigger can be carried through.
 MAX_SIZE_BYTES: Final = 2**63 - 1
@@ -43,7 +43,7 @@ _PLAIN_SECONDS: Final = re.compile(rf"([+-]?){_NUMBER}", re.ASCII)
 _ISO_DURATION: Final = re.compile(r"[+-]?P")
 _RATE_SUFFIX: Final = re.compile(r"\s*(?:/|\bper\b)\s*(?:s|sec|second)$", re.IGNORECASE)
 
-_TIMEDELTA: Final[TypeAdapter[timedelta]] = TypeAdapter(timedelta)
+_TIMEDELTA: Final[TypeAdapter[timedelta]] = TypeAdapter(timedelta, config=ConfigDict(defer_build=True))
 
 
 def parse_size(value: object) -> int:

@@ -181,6 +181,17 @@ class Remote(Protocol):
     #: objects that may go through one step at once, since each call takes a round trip.
     parallel: int
 
+    #: whether a copy has the modification time of its original, so that it can be told by it; true where it is not said.
+    keeps_mtime: bool
+
+    @property
+    def keeps_versions(self) -> bool:
+        """Whether a copy is the same version at its key as it was aside; true where it is not said.
+
+        Elsewhere a copy is known by its size and modification time, which then must travel.
+        """
+        ...
+
     @property
     def checks_writes(self) -> bool:
         """Whether bytes that are not what was sent are refused on arrival, so that a copy need not be read back."""
@@ -188,14 +199,14 @@ class Remote(Protocol):
 
 
 class ServerSide(Protocol):
-    """A driver whose server copies objects from another node of its own kind; asked for by name, as `Remote`."""
+    """A driver that takes objects of its own kind straight to their keys, in one write each; asked for by name, as `Remote`."""
 
-    def copies_from(self, source: Driver) -> bool:
-        """Whether it does so from this node."""
+    def direct_bytes(self, source: Driver) -> int:
+        """Size of the largest object that it takes so from this node; 0: none."""
         ...
 
     def versions(self, keys: Sequence[str]) -> dict[str, Fingerprint]:
-        """Return the versions of those objects that can be copied so: a copy proves itself by the same entity tag."""
+        """Return the versions of those objects that can go so: a copy proves itself by the same entity tag."""
         ...
 
     def copy_from(self, source: Driver, key: str, version: Fingerprint) -> Fingerprint:
@@ -204,6 +215,7 @@ class ServerSide(Protocol):
         Raises:
             SourceVanished, SourceChanged: there is no such version any more.
             TargetExists: something else is at the key here.
+            ChecksumMismatch: what was written shows another entity tag, and was taken away.
         """
         ...
 

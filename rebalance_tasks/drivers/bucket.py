@@ -63,16 +63,22 @@ class Capabilities:
         puts_new: a put can be made to fail when the name is taken.
         copies_new: so can a copy on the server's side.
         deletes_version: a delete can be made to fail unless the object is still one version.
+        deletes_versions: so can a request that deletes many objects, each by itself (`Bucket.delete_versions`).
+        etags_are_md5: an object put in one piece shows the MD5 of its bytes as its etag, so that it is known before the put.
         parts: large objects are uploaded in parts that a later attempt finds again.
         keeps_backslashes: a name with a backslash stays what it is.
+        keeps_versions: a copy on the server's side shows the ETag of its original, but for one that was uploaded in parts.
     """
 
     checks_writes: bool = False
     puts_new: bool = True
     copies_new: bool = True
     deletes_version: bool = False
+    deletes_versions: bool = False
+    etags_are_md5: bool = False
     parts: bool = False
     keeps_backslashes: bool = True
+    keeps_versions: bool = True
 
 
 class BucketError(Exception):
@@ -128,8 +134,8 @@ class Bucket(Protocol):
         """Look at one object."""
         ...
 
-    def get(self, name: str, offset: int, length: int, *, etag: str | None = None) -> tuple[Stored, bytes]:
-        """Read a stretch (fewer bytes at the end of the object). Raises: NotThere, ConditionFailed (another version), BadBytes."""
+    def get(self, name: str, offset: int, length: int | None, *, etag: str | None = None) -> tuple[Stored, bytes]:
+        """Read a stretch (fewer bytes at the end of the object), or all from there on (``None``). Raises: NotThere, ConditionFailed (another version), BadBytes."""
         ...
 
     def put(self, name: str, data: bytes, attributes: Mapping[str, str], *, new: bool) -> str:
@@ -170,6 +176,14 @@ class Bucket(Protocol):
 
     def delete(self, name: str, *, etag: str | None = None) -> bool:
         """Delete an object, with ``etag`` only that version; False when there was none. Raises: ConditionFailed."""
+        ...
+
+    def delete_versions(self, versions: Mapping[str, str]) -> set[str]:
+        """Delete objects by few requests, each only if it is still the version given (name -> etag).
+
+        Returns:
+            Names of those that were deleted; whoever wants to know what became of the others asks for each.
+        """
         ...
 
     def pages(self, prefix: str, *, after: str = "") -> Iterator[Sequence[Stored]]:

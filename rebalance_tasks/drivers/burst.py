@@ -18,7 +18,13 @@ if TYPE_CHECKING:
 
 
 class Burst(Protocol):
-    """The steps of one batch between two nodes; a context, left when the batch is done."""
+    """The steps of one batch between two nodes; a context, left when the batch is done.
+
+    Attributes:
+        alone: it keeps the nodes busy by itself, so that what it declines is done one by one.
+    """
+
+    alone: bool
 
     def __enter__(self) -> Self:
         """Return itself."""
@@ -79,6 +85,8 @@ class Burst(Protocol):
 class NoBurst:
     """Declines everything: the drivers of this pair do each object alone."""
 
+    alone = False
+
     def __enter__(self) -> Self:
         """Return itself."""
         return self
@@ -86,18 +94,22 @@ class NoBurst:
     def __exit__(self, *_: object) -> None:
         """Nothing was opened."""
 
-    def stage(self, objects: object, spend: object) -> Iterator[None]:  # noqa: ARG002  as in `Burst`
+    def stage(
+        self,
+        objects: Iterable[tuple[str, MoveId, int] | None],  # noqa: ARG002  as in `Burst`
+        spend: Callable[[int], None],  # noqa: ARG002
+    ) -> Iterator[tuple[Fingerprint, str] | None]:
         """Decline."""
         return repeat(None)
 
-    def read_back(self, copies: object) -> Iterator[None]:  # noqa: ARG002
+    def read_back(self, copies: Iterable[tuple[MoveId, int, str] | None]) -> Iterator[Fingerprint | None]:  # noqa: ARG002
         """Decline."""
         return repeat(None)
 
-    def publish(self, copies: object) -> Iterator[bool]:  # noqa: ARG002
+    def publish(self, copies: Iterable[tuple[str, MoveId, Fingerprint, Fingerprint] | None]) -> Iterator[bool]:  # noqa: ARG002
         """Decline."""
         return repeat(False)
 
-    def free(self, objects: object) -> Iterator[bool]:  # noqa: ARG002
+    def free(self, objects: Iterable[tuple[str, MoveId, Fingerprint] | None]) -> Iterator[bool]:  # noqa: ARG002
         """Decline."""
         return repeat(False)

@@ -45,6 +45,8 @@ from rebalance_tasks.drivers.local_tree import LocalTree
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator
 
+    from rebalance_tasks.drivers.remembered import Remembered
+
 #: Folders may vanish between a look and an act; a third time is not bad luck.
 _ATTEMPTS: Final = 3
 
@@ -135,6 +137,11 @@ class LocalDriver:
         """
         self._tree.check(required=require_identity)
         return LocalLister(self._tree, self._passes).run()
+
+    def list_changed(self, before: Remembered | None, *, require_identity: bool = True) -> Remembered:
+        """List, and read only the folders that have changed since an earlier listing. Raises: as `list_objects`."""
+        self._tree.check(required=require_identity)
+        return LocalLister(self._tree, self._passes, before).remember()
 
     # -- reading --------------------------------------------------------------------------------------------------
     def stat(self, key: str) -> Fingerprint | None:

@@ -64,6 +64,8 @@ _descriptors: Final = _Descriptors()
 class LocalBurst:
     """`Burst` between two local roots."""
 
+    alone = True
+
     def __init__(self, source: LocalTree, target: LocalTree, *, objects: int) -> None:
         """Prepare for up to so many objects."""
         self._source = source

@@ -11,9 +11,10 @@ import fnmatch
 import os
 import re
 import stat as st_modes
+import time
 from array import array
-from collections import Counter
-from typing import TYPE_CHECKING, Final
+from collections import Counter, defaultdict
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 import numpy as np
 
@@ -21,6 +22,7 @@ from rebalance_tasks.core.errors import NodeMissing
 from rebalance_tasks.core.keys import MAX_KEY_BYTES, RESERVED, is_reserved
 from rebalance_tasks.drivers.base import Listing
 from rebalance_tasks.drivers.linux import DIR_READ_FLAGS
+from rebalance_tasks.drivers.remembered import Columns, Remembered
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -29,6 +31,8 @@ if TYPE_CHECKING:
 
 #: A folder that we may not enter: what it holds is unknown, but the node is there.
 _CLOSED: Final = frozenset({errno.EACCES, errno.EPERM})
+#: A folder that was changed so recently may change again within one tick of its file system's clock (2 s on FAT).
+SETTLED_NS: Final = 3 * 10**9
 #: A folder that is no longer the one that was seen: removed, replaced by a file or by a link.
 _SWAPPED: Final = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP})
 
@@ -60,10 +64,35 @@ def _encoded_length(name: str) -> int:
         return MAX_KEY_BYTES + 1
 
 
-class LocalLister:
-    """One listing in progress."""
+class Folder(NamedTuple):
+    """What is remembered of one folder: how it was, and which objects lay directly in it.
 
-    def __init__(self, tree: LocalTree, passes: Callable[[str], bool] | None) -> None:
+    Attributes:
+        path: below the root, ``.`` for the root itself.
+        inode: of the folder; with ``changed_ns`` it tells whether names were added, removed or replaced since.
+        changed_ns: the later of the folder's times of change; 0 when it may change without showing.
+        first: its first row in the columns of the listing.
+        objects: how many.
+        left_out: what it holds that is no object, and how often.
+    """
+
+    path: str
+    inode: int
+    changed_ns: int
+    first: int
+    objects: int
+    left_out: dict[str, int]
+
+
+class LocalLister:
+    """One listing in progress; with an earlier one it reads only the folders that have changed since."""
+
+    def __init__(
+        self,
+        tree: LocalTree,
+        passes: Callable[[str], bool] | None,
+        before: Remembered | None = None,
+    ) -> None:
         """List what ``tree`` holds and ``passes`` lets through."""
         self._tree = tree
         self._passes = passes
@@ -73,34 +102,81 @@ class LocalLister:
         self._left_out: Counter[str] = Counter()
         self._device = 0
         #: folders still to be read: (path, bytes of UTF-8 in it and its slash).
-        self._folders: list[tuple[str, int]] = []
+        self._pending: list[tuple[str, int]] = []
+        self._seen: list[Folder] = []
+        self._earlier = before
+        self._columns = Columns(before)
+        self._before: dict[str, Folder] = {}
+        self._children: defaultdict[str, list[tuple[str, int]]] = defaultdict(list)
+        for folder in map(Folder._make, before.folders if before else ()):
+            self._before[folder.path] = folder
+            if folder.path != ".":
+                above = folder.path.rpartition("/")[0] or "."
+                self._children[above].append((folder.path, len(folder.path.encode()) + 1))
 
     def run(self) -> Listing:
         """Walk the whole root. Raises: NodeMissing when a part of it cannot be read for an I/O error."""
-        self._device = os.fstat(self._tree.root_fd()).st_dev
-        self._folders = [(".", 0)]
-        while self._folders:
-            path, prefix_bytes = self._folders.pop()
-            try:
-                fd = self._tree.open_folder(path, DIR_READ_FLAGS)
-            except OSError as exc:
-                self._note_closed(path, exc)
-                continue
-            try:
-                if os.fstat(fd).st_dev != self._device:
-                    self._left_out["other_file_system"] += 1
-                else:
-                    self._read_folder(fd, "" if path == "." else f"{path}/", prefix_bytes)
-            except OSError as exc:
-                self._note_closed(path, exc)
-            finally:
-                os.close(fd)
+        self._walk()
         return Listing(
             keys=self._keys,
             size_bytes=np.frombuffer(self._sizes, dtype=np.int64),
             mtime_ns=np.frombuffer(self._mtimes, dtype=np.int64),
             left_out=dict(self._left_out),
         )
+
+    def remember(self) -> Remembered:
+        """Walk as `run` does, and return what lets the next walk be shorter."""
+        self._walk()
+        if self._earlier is not None and tuple(self._seen) == self._earlier.folders:
+            return self._earlier
+        self._columns.add(self._keys, self._sizes, self._mtimes)
+        settled = all(folder.changed_ns for folder in self._seen)
+        return Remembered(self._columns.joined(), dict(self._left_out), tuple(self._seen), settled=settled)
+
+    def _walk(self) -> None:
+        self._device = os.fstat(self._tree.root_fd()).st_dev
+        self._pending = [(".", 0)]
+        while self._pending:
+            path, prefix_bytes = self._pending.pop()
+            left_out, self._left_out = self._left_out, Counter()
+            try:
+                self._visit(path, prefix_bytes)
+            except OSError as exc:
+                self._note_closed(path, exc)
+                self._seen.append(Folder(path, 0, 0, 0, 0, {}))
+            self._left_out.update(left_out)
+
+    def _visit(self, path: str, prefix_bytes: int) -> None:
+        """Read a folder, or take it as it was."""
+        fd = self._tree.open_folder(path, DIR_READ_FLAGS)
+        try:
+            status = os.fstat(fd)
+            if status.st_dev != self._device:
+                self._left_out["other_file_system"] += 1
+                self._seen.append(Folder(path, 0, 0, 0, 0, {}))
+                return
+            changed_ns = max(status.st_mtime_ns, status.st_ctime_ns)
+            known = self._before.get(path)
+            if known is not None and known.changed_ns and known[1:3] == (status.st_ino, changed_ns):
+                self._take(known)
+                return
+            first, now_ns = len(self._keys), time.time_ns()
+            self._read_folder(fd, "" if path == "." else f"{path}/", prefix_bytes)
+        finally:
+            os.close(fd)
+        settled = changed_ns < now_ns - SETTLED_NS
+        row, count = self._columns.rows + first, len(self._keys) - first
+        self._seen.append(Folder(path, status.st_ino, changed_ns if settled else 0, row, count, dict(self._left_out)))
+
+    def _take(self, known: Folder) -> None:
+        """Let a folder be as it was; the folders in it are visited themselves."""
+        self._columns.add(self._keys, self._sizes, self._mtimes)
+        self._keys, self._sizes, self._mtimes = [], array("q"), array("q")
+        self._seen.append(known._replace(first=self._columns.rows))
+        self._columns.take(known.first, known.objects)
+        self._left_out.update(known.left_out)
+        # The last one pushed is visited first, as when they were read.
+        self._pending += reversed(self._children[known.path])
 
     def _note_closed(self, path: str, exc: OSError) -> None:
         if exc.errno == errno.EXDEV:
@@ -128,7 +204,7 @@ class LocalLister:
                     left_out["invalid_key"] += 1
                     continue
                 if entry.is_dir(follow_symlinks=False):
-                    self._folders.append((prefix + name, prefix_bytes + length + 1))
+                    self._pending.append((prefix + name, prefix_bytes + length + 1))
                     continue
                 try:
                     status = entry.stat(follow_symlinks=False)

@@ -91,12 +91,35 @@ def attributes_of(metadata: ObjectMetadata) -> dict[str, str]:
 class ObjectSource(WindowedSource):
     """An object being read, a window at a time, each of the version that was opened; `SourceHandle`."""
 
-    def __init__(self, bucket: Bucket, node_id: str, name: str, key: str) -> None:
-        """Open ``name``, called ``key`` in errors. Raises: SourceVanished, ObjectUnreadable, NodeMissing."""
+    def __init__(
+        self,
+        bucket: Bucket,
+        node_id: str,
+        name: str,
+        key: str,
+        *,
+        start: int = 0,
+        first_bytes: int = WINDOW_BYTES,
+    ) -> None:
+        """Open an object.
+
+        Args:
+            bucket: where.
+            node_id: whose, for errors.
+            name: of the object.
+            key: what it is called in errors.
+            start: where the first window begins.
+            first_bytes: how much of it the first request asks for, at least 1.
+
+        Raises:
+            SourceVanished, ObjectUnreadable, NodeMissing.
+        """
         super().__init__()
         self._bucket, self._node_id, self._name, self._key = bucket, node_id, name, key
         self._etag: str | None = None
-        self._look(0)
+        self._window_bytes = first_bytes
+        self._look(start)
+        self._window_bytes = WINDOW_BYTES
         self._etag = self._stored.etag
         self.fingerprint = fingerprint_of(self._stored)
 
@@ -108,7 +131,7 @@ class ObjectSource(WindowedSource):
     def _fetch(self, offset: int) -> bytes:
         try:
             self._stored, window = patiently(
-                lambda: self._bucket.get(self._name, offset, WINDOW_BYTES, etag=self._etag)
+                lambda: self._bucket.get(self._name, offset, self._window_bytes, etag=self._etag)
             )
         except BucketError as exc:
             raise source_error(self._node_id, self._key, exc, "read") from exc

@@ -20,8 +20,6 @@ from rebalance_tasks.core.errors import (
     InvalidArgument,
     InvalidKey,
     NodeMissing,
-    SourceChanged,
-    SourceVanished,
     TargetExists,
 )
 from rebalance_tasks.core.ids import MoveId, NodeId
@@ -30,11 +28,12 @@ from rebalance_tasks.drivers.base import Fingerprint, FreeOutcome, Listing, Node
 from rebalance_tasks.drivers.bucket import BucketError, ConditionFailed, NotThere
 from rebalance_tasks.drivers.local_errors import validate_name
 from rebalance_tasks.drivers.local_listing import key_filter
+from rebalance_tasks.drivers.object_direct import End, copy_version, direct_bytes, same_version
 from rebalance_tasks.drivers.object_errors import node_error, source_error, target_error
 from rebalance_tasks.drivers.object_files import ObjectSource, ObjectWriter, fingerprint_of
 from rebalance_tasks.drivers.object_hold import ObjectHold
 from rebalance_tasks.drivers.object_staging import ObjectStaging
-from rebalance_tasks.drivers.object_trash import ObjectTrash, same_version
+from rebalance_tasks.drivers.object_trash import ObjectTrash
 from rebalance_tasks.drivers.object_versions import versions_of
 
 if TYPE_CHECKING:
@@ -94,6 +93,24 @@ class ObjectStoreDriver:
         """Whether the store refuses bytes that are not what was sent, so that a copy need not be read back."""
         try:
             return self.bucket.capabilities.checks_writes
+        except BucketError as exc:
+            raise node_error(self.node_id, exc, "ask what the store can do") from exc
+
+    @property
+    def prefix(self) -> str:
+        """What the names of its objects begin with: empty, or ending in a slash."""
+        return self._root
+
+    @property
+    def staging(self) -> ObjectStaging:
+        """Its copies aside, for `drivers.doors`."""
+        return self._staging
+
+    @property
+    def keeps_versions(self) -> bool:
+        """Whether a copy has the ETag of its original; see `Remote.keeps_versions`."""
+        try:
+            return self.bucket.capabilities.keeps_versions
         except BucketError as exc:
             raise node_error(self.node_id, exc, "ask what the store can do") from exc
 
@@ -184,7 +201,7 @@ class ObjectStoreDriver:
             return "archived"
         return "excluded" if self._passes is not None and not self._passes(key) else ""
 
-    def _name(self, key: str) -> str:
+    def name_of(self, key: str) -> str:
         """Name of an object in the bucket. Raises: InvalidKey."""
         name = self._root + validate_key(key)
         if len(name.encode()) > MAX_KEY_BYTES:
@@ -207,7 +224,7 @@ class ObjectStoreDriver:
     # -- reading --------------------------------------------------------------------------------------------------
     def stat(self, key: str) -> Fingerprint | None:
         """Fingerprint of the object at ``key``, else None. Raises: InvalidKey, ObjectUnreadable."""
-        name = self._name(key)
+        name = self.name_of(key)
         try:
             found = self.bucket.head(name)
         except BucketError as exc:
@@ -216,7 +233,7 @@ class ObjectStoreDriver:
 
     def unchanged(self, key: str, version: Fingerprint) -> bool:
         """Tell whether the object at ``key`` is still that version. Raises: InvalidKey, ObjectUnreadable."""
-        name = self._name(key)
+        name = self.name_of(key)
         try:
             return same_version(self.bucket.head(name), version)
         except BucketError as exc:
@@ -224,7 +241,7 @@ class ObjectStoreDriver:
 
     def open_source(self, key: str) -> ObjectSource:
         """Open for reading. Raises: InvalidKey, SourceVanished, ObjectUnreadable."""
-        return ObjectSource(self.bucket, self.node_id, self._name(key), key)
+        return ObjectSource(self.bucket, self.node_id, self.name_of(key), key)
 
     # -- copy aside, verify, publish ------------------------------------------------------------------------------
     def stage(self, move_id: MoveId, *, offset: int = 0, sparse: bool = False) -> ObjectWriter:  # noqa: ARG002  stores know no holes
@@ -244,7 +261,7 @@ class ObjectStoreDriver:
 
     def publish(self, move_id: MoveId, key: str, *, expected: Fingerprint | None = None) -> Fingerprint:
         """Give the staged copy its key by a copy on the server's side that never overwrites; see `Driver.publish`."""
-        name, aside = self._name(key), self._staging.name(move_id)
+        name, aside = self.name_of(key), self._staging.name(move_id)
         staged = self.staged(move_id) if expected is None else expected
         if staged is None or not staged.etag:
             message = f"nothing is staged under move {move_id!r}; it was published or discarded before"
@@ -289,17 +306,22 @@ class ObjectStoreDriver:
         """Yield the staged copies lying about, unfinished ones too."""
         return self._staging.entries()
 
-    # -- copies on the server's side ------------------------------------------------------------------------------
-    def copies_from(self, source: Driver) -> bool:
-        """Whether the source is in the same store."""
-        return isinstance(source, ObjectStoreDriver) and self.bucket.copies_from(source.bucket)
+    # -- straight to the key --------------------------------------------------------------------------------------
+    def direct_bytes(self, source: Driver) -> int:
+        """Size of the largest object that goes straight from that node to its key here; 0: none. Raises: NodeMissing."""
+        if not isinstance(source, ObjectStoreDriver):
+            return 0
+        try:
+            return direct_bytes(self.bucket, source.bucket)
+        except BucketError as exc:
+            raise node_error(self.node_id, exc, "ask what the store can do") from exc
 
     def versions(self, keys: Sequence[str]) -> dict[str, Fingerprint]:
-        """Return versions that can be copied on the server's side; see `drivers.object_versions`. Raises: NodeMissing."""
+        """Return versions that can go straight to their keys; see `drivers.object_versions`. Raises: NodeMissing."""
         names = {}
         for key in keys:
             with suppress(InvalidKey):  # whoever acts on it will say so
-                names[self._name(key)] = key
+                names[self.name_of(key)] = key
         try:
             found = versions_of(self.bucket, names)
         except BucketError as exc:
@@ -311,35 +333,28 @@ class ObjectStoreDriver:
         if not isinstance(source, ObjectStoreDriver):
             msg = f"node {source.node_id!r} is in no store"
             raise TypeError(msg)
-        name, origin = self._name(key), source._name(key)  # noqa: SLF001  of our own kind
-        try:
-            etag = self.bucket.copy(
-                origin,
-                name,
-                etag=version.etag,
-                size_bytes=version.size_bytes,
-                new=True,
-                source_bucket=source.bucket.name,
-            )
-        except NotThere as exc:
-            raise SourceVanished(key, "nothing is at this key any more") from exc
-        except ConditionFailed as exc:
-            if not source.unchanged(key, version):
-                raise SourceChanged(key, "another version has been written to this key") from exc
-            raise TargetExists(key, "something else is at this key") from exc
-        except BucketError as exc:
-            raise target_error(self.node_id, key, exc, "copy") from exc
-        if etag != version.etag:
-            self.bucket.delete(name, etag=etag)
-            raise ChecksumMismatch(key, "the server's copy has another ETag than the original")
-        return version
+        return copy_version(source.end(key), self.end(key), key, version)
+
+    def end(self, key: str) -> End:
+        """Where the object with this key is, or goes. Raises: InvalidKey."""
+        return End(self.bucket, self.node_id, self.name_of(key))
 
     # -- freeing --------------------------------------------------------------------------------------------------
     def free(self, key: str, move_id: MoveId, expected: Fingerprint) -> FreeOutcome:
         """Move the object into the trash if it is still ``expected``; see `ObjectTrash.free`."""
-        name = self._name(key)
+        name = self.name_of(key)
         validate_name(move_id, "move id")
         return self._trash.free(name, key, move_id, expected, fresh=move_id in self._fresh)
+
+    def free_fresh(self, objects: Sequence[tuple[str, MoveId, Fingerprint]]) -> list[bool]:
+        """Free many objects by few requests, each as `free` would; False: not freed, which `free` settles.
+
+        Args:
+            objects: (key, move id, version that was copied) of moves under which nothing was ever freed.
+        """
+        named = [(self.name_of(key), MoveId(validate_name(move, "move id")), version) for key, move, version in objects]
+        freed = self._trash.free_fresh(named)
+        return [name in freed for name, _, _ in named]
 
     def trashed(self, move_id: MoveId) -> Fingerprint | None:
         """Fingerprint of what the trash holds for a move."""
@@ -347,7 +362,7 @@ class ObjectStoreDriver:
 
     def restore(self, move_id: MoveId, key: str) -> bool:
         """Bring a trashed object back without overwriting; see `Driver.restore`."""
-        name = self._name(key)
+        name = self.name_of(key)
         return self._trash.restore(MoveId(validate_name(move_id, "move id")), name, key)
 
     def purge(self, move_id: MoveId, expected: Fingerprint | None) -> bool:

@@ -7,18 +7,19 @@ nothing that a stranger writes meanwhile is lost; elsewhere it is compared right
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from rebalance_tasks.core.errors import SourceVanished
 from rebalance_tasks.core.ids import MoveId
 from rebalance_tasks.drivers.base import Fingerprint, FreeOutcome
 from rebalance_tasks.drivers.bucket import BucketError, ConditionFailed, NotThere
+from rebalance_tasks.drivers.lanes import MOST_AT_ONCE, each
 from rebalance_tasks.drivers.local_errors import is_name
 from rebalance_tasks.drivers.object_errors import node_error, source_error, target_error
-from rebalance_tasks.drivers.object_files import fingerprint_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from rebalance_tasks.drivers.bucket import Bucket, Stored
 
@@ -71,6 +72,33 @@ class ObjectTrash:
         # A stranger's new version is at the key: the old one is nobody's any more.
         self._bucket.delete(aside)
         return FreeOutcome.CHANGED
+
+    def free_fresh(self, objects: Sequence[tuple[str, MoveId, Fingerprint]]) -> set[str]:
+        """Free (name, move, version) of moves under which nothing was ever freed, by few requests.
+
+        Returns:
+            Names of those that are freed. The others were left where they are, at most with a copy in the trash besides:
+            `free` settles them, and says what is wrong.
+        """
+        versions = {name: version.etag for name, _, version in objects}
+        try:
+            if not self._bucket.capabilities.deletes_versions:
+                return set()
+            if self._keeps:
+                aside: set[str] = set()
+                each(objects, lambda one: aside.update(self._copied_aside(*one)), at_once=MOST_AT_ONCE)
+                versions = {name: versions[name] for name in aside}
+            return self._bucket.delete_versions(versions)
+        except BucketError:
+            return set()
+
+    def _copied_aside(self, name: str, move_id: MoveId, version: Fingerprint) -> tuple[str, ...]:
+        """Copy into the trash; the name, if that went well."""
+        aside = self._name(move_id, version)
+        with suppress(BucketError):
+            self._bucket.copy(name, aside, etag=version.etag, size_bytes=version.size_bytes, new=False)
+            return (name,)
+        return ()
 
     def _delete(self, name: str, expected: Fingerprint) -> FreeOutcome:
         try:
@@ -165,8 +193,3 @@ class ObjectTrash:
                         yield *entry, found.modified_ns
         except BucketError as exc:
             raise node_error(self._node_id, exc, "list the trash") from exc
-
-
-def same_version(found: Stored | None, version: Fingerprint) -> bool:
-    """Tell whether an object is still one version: its ETag and its size say so, as a store's conditions do."""
-    return found is not None and found.size_bytes == version.size_bytes and fingerprint_of(found).etag == version.etag

@@ -22,12 +22,10 @@ _LEAST: Final = 4
 _SPARSE: Final = 8
 _PAGE: Final = 1000
 _MD5_DIGITS: Final = 32
-#: Larger objects are copied in parts that can be resumed, since no worker should wait so long for one answer.
-LARGEST_BYTES: Final = 1024**3
 
 
 def versions_of(bucket: Bucket, names: Collection[str]) -> dict[str, Fingerprint]:
-    """Return name → version of the objects that are there and can be copied in one step. Raises: BucketError."""
+    """Return name → version of the objects that are there and whose etag is the MD5 of their bytes. Raises: BucketError."""
     wanted = sorted(names)
     found: dict[str, Stored] = {}
     passed = ""
@@ -65,7 +63,7 @@ def _common(first: str, last: str) -> str:
 
 
 def _plain(stored: Stored) -> bool:
-    return len(stored.etag) == _MD5_DIGITS and stored.size_bytes <= LARGEST_BYTES
+    return len(stored.etag) == _MD5_DIGITS
 
 
 def _version(stored: Stored) -> Fingerprint:

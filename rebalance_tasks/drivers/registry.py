@@ -13,10 +13,13 @@ from typing import TYPE_CHECKING, Final
 from urllib.parse import unquote, urlsplit
 
 from rebalance_tasks.core.errors import ConfigurationError
-from rebalance_tasks.core.routes import share_a_host
+from rebalance_tasks.core.fidelity import lost
+from rebalance_tasks.core.routes import seen_from, share_a_host, shared_queues
+from rebalance_tasks.drivers import fidelity, fsspec_options
 from rebalance_tasks.drivers.burst import NoBurst
 from rebalance_tasks.drivers.local import LocalDriver
 from rebalance_tasks.drivers.local_burst import LocalBurst
+from rebalance_tasks.drivers.object_burst import ObjectBurst
 from rebalance_tasks.drivers.object_store import ObjectStoreDriver
 from rebalance_tasks.drivers.places import bucket_and_prefix, sftp_place
 from rebalance_tasks.drivers.s3_options import endpoint_of, open_s3_bucket, options_of
@@ -24,6 +27,7 @@ from rebalance_tasks.drivers.s3_options import endpoint_of, open_s3_bucket, opti
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
+    from rebalance_tasks.core.fidelity import Attribute, Fidelity
     from rebalance_tasks.core.models import NodeDescriptor
     from rebalance_tasks.drivers.base import Driver
     from rebalance_tasks.drivers.burst import Burst
@@ -39,6 +43,8 @@ class _Scheme:
     open: Callable[[NodeDescriptor], Driver]
     #: the place as comparable components; a root nested in another begins with the other's.
     place: Callable[[NodeDescriptor], tuple[str, ...]]
+    #: what its objects have and keep besides their bytes.
+    fidelity: Fidelity
 
 
 def local_path(node: NodeDescriptor) -> str:
@@ -86,6 +92,24 @@ def _s3_place(node: NodeDescriptor) -> tuple[str, ...]:
     return ("s3", endpoint_of(node, options_of(node))[0], name, *(part for part in prefix.split("/") if part))
 
 
+def _open_obstore(node: NodeDescriptor) -> Driver:
+    # An extra, as asyncssh.
+    try:
+        from rebalance_tasks.drivers.obstore_options import open_obstore_bucket  # noqa: PLC0415
+    except ModuleNotFoundError as exc:
+        message = f"node {node.node_id!r}: {exc.name} is not installed; install rebalance-tasks[stores]"
+        raise ConfigurationError(message) from exc
+    bucket, prefix = open_obstore_bucket(node)
+    return ObjectStoreDriver(node.node_id, bucket, prefix=prefix, include=node.include, exclude=node.exclude)
+
+
+def _obstore_place(node: NodeDescriptor) -> tuple[str, ...]:
+    """The same container in two accounts is two places."""
+    name, prefix = bucket_and_prefix(node)
+    where = "|".join(str(node.storage_options.get(option, "")) for option in ("account_name", "endpoint", "base_url"))
+    return (urlsplit(node.url).scheme, where, name, *(part for part in prefix.split("/") if part))
+
+
 def _open_sftp(node: NodeDescriptor) -> Driver:
     # An extra: asyncssh is needed by those only who have such a node.
     try:
@@ -102,10 +126,26 @@ def _sftp_place(node: NodeDescriptor) -> tuple[str, ...]:
     return ("sftp", *sftp_place(node))
 
 
+def _open_fsspec(node: NodeDescriptor) -> Driver:
+    place = fsspec_options.fsspec_place(node)
+    # An extra, as asyncssh; and most protocols need a library of their own besides.
+    try:
+        from rebalance_tasks.drivers.fsspec_driver import FsspecDriver  # noqa: PLC0415
+
+        return FsspecDriver(node.node_id, place, include=node.include, exclude=node.exclude)
+    except (ImportError, ValueError) as exc:
+        message = f"node {node.node_id!r}: {exc}; install rebalance-tasks[fsspec], and the library that serves {place.protocol}://"
+        raise ConfigurationError(message) from exc
+
+
+_OBSTORE: Final = _Scheme(open=_open_obstore, place=_obstore_place, fidelity=fidelity.OBSTORE)
 _SCHEMES: Final = {
-    "file": _Scheme(open=_open_local, place=_local_place),
-    "s3": _Scheme(open=_open_s3, place=_s3_place),
-    "sftp": _Scheme(open=_open_sftp, place=_sftp_place),
+    "az": _OBSTORE,
+    "file": _Scheme(open=_open_local, place=_local_place, fidelity=fidelity.LOCAL),
+    "gs": _OBSTORE,
+    "memory": _OBSTORE,
+    "s3": _Scheme(open=_open_s3, place=_s3_place, fidelity=fidelity.S3),
+    "sftp": _Scheme(open=_open_sftp, place=_sftp_place, fidelity=fidelity.SFTP),
 }
 
 
@@ -114,14 +154,28 @@ def known_schemes() -> tuple[str, ...]:
     return tuple(sorted(_SCHEMES))
 
 
+#: Whatever fsspec knows.
+_FSSPEC: Final = _Scheme(open=_open_fsspec, place=fsspec_options.comparable, fidelity=fidelity.FSSPEC)
+
+
 def _scheme(node: NodeDescriptor) -> _Scheme:
     name = "file" if node.url.startswith("/") else urlsplit(node.url).scheme
     found = _SCHEMES.get(name)
-    if found is None:
-        known = ", ".join(f"{scheme}://" for scheme in known_schemes())
-        message = f"node {node.node_id!r}: url {node.url!r} has unknown scheme {name!r}; known: {known}"
-        raise ConfigurationError(message)
-    return found
+    if found is not None:
+        return found
+    if name and (node.url.startswith(fsspec_options.PREFIX) or _known_to_fsspec(name)):
+        return _FSSPEC
+    known = ", ".join(f"{scheme}://" for scheme in known_schemes())
+    message = f"node {node.node_id!r}: url {node.url!r} has unknown scheme {name!r}; known: {known}, and what fsspec serves (rebalance-tasks[fsspec])"
+    raise ConfigurationError(message)
+
+
+def _known_to_fsspec(protocol: str) -> bool:
+    try:
+        from fsspec import available_protocols  # noqa: PLC0415  an extra
+    except ModuleNotFoundError:
+        return False
+    return protocol in available_protocols()
 
 
 def open_driver(node: NodeDescriptor) -> Driver:
@@ -129,9 +183,28 @@ def open_driver(node: NodeDescriptor) -> Driver:
     return _scheme(node).open(node)
 
 
+def lost_between(source: NodeDescriptor, target: NodeDescriptor) -> tuple[Attribute, ...]:
+    """Return what an object may lose on its way between two nodes. Raises: ConfigurationError."""
+    target = seen_from(target, next(iter(shared_queues(source, target)), ""))
+    kept = _scheme(target).fidelity
+    # Which of them copies on the server's side depends on the accounts too; where it may be, so it may be lost.
+    if kept is fidelity.S3 and _scheme(source).fidelity is fidelity.S3 and _s3_place(source)[1] == _s3_place(target)[1]:
+        kept = fidelity.S3_BY_THE_SERVER
+    return lost(_scheme(source).fidelity, kept)
+
+
 def burst(source: Driver, target: Driver, *, objects: int) -> Burst:
     """Return the fastest way for up to so many fresh objects between two nodes."""
-    if not (isinstance(source, LocalDriver) and isinstance(target, LocalDriver)) or objects < 2:  # noqa: PLR2004  one is no burst
+    if objects < 2:  # noqa: PLR2004  one is no burst
+        return NoBurst()
+    if isinstance(source, ObjectStoreDriver):
+        return ObjectBurst(source)
+    if not isinstance(source, LocalDriver):
+        return NoBurst()
+    burst_from: Callable[[Driver], Burst] | None = getattr(target, "burst_from", None)
+    if burst_from is not None:
+        return burst_from(source)
+    if not isinstance(target, LocalDriver):
         return NoBurst()
     # Without syncfs each copy is synced when it is finished, which its own writer does.
     return NoBurst() if target.tree.calls.syncfs is None else LocalBurst(source.tree, target.tree, objects=objects)
@@ -145,15 +218,24 @@ def validate_roots(nodes: Iterable[NodeDescriptor]) -> None:
     Raises:
         ConfigurationError: names both nodes, their URLs and the way out; also for an unknown scheme or a bad URL.
     """
-    placed = sorted(((_scheme(node).place(node), node) for node in nodes), key=lambda pair: (pair[0], pair[1].node_id))
+    reached = list(nodes)
+    # A remote URL is the same place for every host.
+    reached += [
+        node.model_copy(update={"url": node.remote_url, "remote_url": "", "queue": ""})
+        for node in reached
+        if node.remote_url
+    ]
+    placed = sorted(
+        ((_scheme(node).place(node), node) for node in reached), key=lambda pair: (pair[0], pair[1].node_id)
+    )
     # A prefix sorts before what extends it: those of the one at hand stand open.
     around: list[tuple[tuple[str, ...], NodeDescriptor]] = []
     for inner, second in placed:
         while around and inner[: len(around[-1][0])] != around[-1][0]:
             around.pop()
         for outer, first in around:
-            if not share_a_host(first, second):
-                continue  # the same path on two machines
+            if first.node_id == second.node_id or not share_a_host(first, second):
+                continue  # one node's two URLs, or the same path on two machines
             nested = f"are nested ({second.node_id!r} lies in {first.node_id!r})"
             _refuse(first, second, "are the same place" if inner == outer else nested)
         around.append((inner, second))

@@ -8,25 +8,32 @@ asking it (`drivers.s3_probe`), not believed.
 
 from __future__ import annotations
 
-import base64
 import hashlib
 from dataclasses import replace
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 from functools import cached_property
 from typing import TYPE_CHECKING, Final, NoReturn
 from urllib.parse import unquote_plus
 
 from rebalance_tasks.drivers import bucket as buckets
-from rebalance_tasks.drivers.bucket import STANDARD_ATTRIBUTES, Capabilities, Stored, Upload
+from rebalance_tasks.drivers.bucket import Capabilities, Stored, Upload
+from rebalance_tasks.drivers.lanes import each
+from rebalance_tasks.drivers.s3_answers import (
+    bare_etag,
+    deleted_of,
+    deletion_of,
+    fail,
+    headers_of,
+    is_md5,
+    listed_of,
+    seconds_ns,
+    stored_of,
+)
 from rebalance_tasks.drivers.s3_http import Answer, EndpointUnreachable, child_text
 from rebalance_tasks.drivers.s3_probe import Guard, guard_header, probe_endpoint
 from rebalance_tasks.drivers.s3_signing import query_text, quoted
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
-    from http.client import HTTPMessage
-    from xml.etree.ElementTree import Element
 
     from rebalance_tasks.drivers.bucket import Bucket
     from rebalance_tasks.drivers.s3_http import S3Endpoint
@@ -35,10 +42,9 @@ if TYPE_CHECKING:
 COPY_BYTES: Final = 5 * 1024**3
 #: … of this size.
 COPY_PART_BYTES: Final = 1024**3
-_META: Final = "x-amz-meta-"
-_HEADER_OF: Final = {"storage-class": "x-amz-storage-class", "tags": "x-amz-tagging"}
-#: An MD5 as an ETag shows it; with server-side encryption by KMS it is none.
-_MD5_DIGITS: Final = 32
+#: Objects in one request that deletes many: the server takes them one after the other, and several requests side by side.
+DELETED_AT_ONCE: Final = 128
+DELETES_AT_ONCE: Final = 4
 _OK_NOT_THERE: Final = 404
 _PRECONDITION: Final = frozenset({409, 412})
 
@@ -90,11 +96,13 @@ class S3Bucket:
         if answer.status == _OK_NOT_THERE:
             return None
         self._require(answer, f"look at {name!r}")
-        return _stored(name, answer.headers, int(answer.headers["Content-Length"]))
+        return stored_of(name, answer.headers, int(answer.headers["content-length"]))
 
-    def get(self, name: str, offset: int, length: int, *, etag: str | None = None) -> tuple[Stored, bytes]:
-        """Read a stretch; the bytes of a whole object are compared with its MD5 where the ETag is one."""
-        headers = {"range": f"bytes={offset}-{offset + length - 1}"}
+    def get(self, name: str, offset: int, length: int | None, *, etag: str | None = None) -> tuple[Stored, bytes]:
+        """Read a stretch, or all from there on; the bytes of a whole object are compared with its MD5 where the ETag is one."""
+        headers: dict[str, str] = {}
+        if offset or length is not None:
+            headers["range"] = f"bytes={offset}-{'' if length is None else offset + length - 1}"
         if etag is not None:
             headers["if-match"] = f'"{etag}"'
         answer = self._ask("GET", name, headers=headers)
@@ -104,12 +112,10 @@ class S3Bucket:
                 raise buckets.NotThere(name)
             return found, b""
         self._require(answer, f"read {name!r}")
-        total = answer.headers.get("Content-Range", "").rpartition("/")[2]
-        found = _stored(name, answer.headers, int(total) if total.isdigit() else len(answer.body))
+        total = answer.headers.get("content-range", "").rpartition("/")[2]
+        found = stored_of(name, answer.headers, int(total) if total.isdigit() else len(answer.body))
         # TLS would have noticed a flipped bit; a plain line does not.
-        tells = (
-            not self.endpoint.secure and len(answer.body) == found.size_bytes and _is_md5(found.etag, answer.headers)
-        )
+        tells = not self.endpoint.secure and len(answer.body) == found.size_bytes and is_md5(found.etag, answer.headers)
         if tells and hashlib.md5(answer.body, usedforsecurity=False).hexdigest() != found.etag:
             msg = f"{self.url}: {name!r} arrived with other bytes than its ETag says"
             raise buckets.BadBytes(msg)
@@ -125,7 +131,7 @@ class S3Bucket:
 
     def put(self, name: str, data: bytes, attributes: Mapping[str, str], *, new: bool) -> str:
         """Write an object in one step; its hash is signed, and so checked."""
-        headers = _headers_of(attributes)
+        headers = headers_of(attributes)
         if new:
             headers["if-none-match"] = "*"
         answer = self._send(name, data, headers=headers)
@@ -135,7 +141,7 @@ class S3Bucket:
             if found is not None and found.etag == hashlib.md5(data, usedforsecurity=False).hexdigest():
                 return found.etag
         self._require(answer, f"write {name!r}")
-        return _etag(answer.headers.get("ETag", ""))
+        return bare_etag(answer.headers.get("etag", ""))
 
     def copy(
         self,
@@ -157,7 +163,7 @@ class S3Bucket:
             return self._copy_in_parts(origin, source, name, size_bytes=size_bytes, attributes=attributes)
         headers = dict(origin)
         if attributes is not None:
-            headers |= {"x-amz-metadata-directive": "REPLACE", **_headers_of(attributes)}
+            headers |= {"x-amz-metadata-directive": "REPLACE", **headers_of(attributes)}
             if "tags" in attributes:
                 headers["x-amz-tagging-directive"] = "REPLACE"
         if new:
@@ -167,7 +173,7 @@ class S3Bucket:
         copied = answer.text("ETag")
         if not copied:  # 200 with an error in the body: S3 says so when it fails half-way
             self._fail(answer, f"copy {source!r} to {name!r}")
-        return _etag(copied)
+        return bare_etag(copied)
 
     def _copy_in_parts(
         self,
@@ -191,7 +197,7 @@ class S3Bucket:
                     headers={**origin, "x-amz-copy-source-range": f"bytes={first}-{last}"},
                 )
                 self._require(answer, f"copy a part of {source!r}")
-                parts.append((number, _etag(answer.text("ETag"))))
+                parts.append((number, bare_etag(answer.text("ETag"))))
             return self.complete(name, upload_id, parts)
         except BaseException:
             self.abort(name, upload_id)
@@ -206,6 +212,21 @@ class S3Bucket:
         self._require(answer, f"delete {name!r}")
         return True
 
+    def delete_versions(self, versions: Mapping[str, str]) -> set[str]:
+        """Delete objects (name -> etag) by few requests, each only if it is still that version; return the names that are gone."""
+        # XML 1.0 cannot carry every name.
+        ready = [(name, etag) for name, etag in versions.items() if name.isprintable()]
+        gone: set[str] = set()
+
+        def ask(start: int) -> None:
+            headers, body = deletion_of(ready[start : start + DELETED_AT_ONCE])
+            answer = self._ask("POST", query={"delete": ""}, headers=headers, body=body)
+            self._require(answer, "delete objects")
+            gone.update(deleted_of(answer))
+
+        each(range(0, len(ready), DELETED_AT_ONCE), ask, at_once=DELETES_AT_ONCE)
+        return gone & versions.keys()
+
     def copies_from(self, other: Bucket) -> bool:
         """Whether the other is at the same endpoint, for the same account."""
         return isinstance(other, S3Bucket) and self.endpoint.same_account(other.endpoint)
@@ -218,7 +239,7 @@ class S3Bucket:
         while True:
             answer = self._listing(query)
             root = answer.xml()
-            yield [_listed(element) for element in root.iterfind("Contents")]
+            yield [listed_of(element) for element in root.iterfind("Contents")]
             token = child_text(root, "NextContinuationToken")
             if child_text(root, "IsTruncated") != "true" or not token:
                 return
@@ -227,7 +248,7 @@ class S3Bucket:
     # -- uploads in parts -----------------------------------------------------------------------------------------
     def begin(self, name: str, attributes: Mapping[str, str]) -> str:
         """Begin an upload in parts; return its id."""
-        answer = self._ask("POST", name, query={"uploads": ""}, headers=_headers_of(attributes))
+        answer = self._ask("POST", name, query={"uploads": ""}, headers=headers_of(attributes))
         self._require(answer, f"begin the upload of {name!r}")
         return answer.text("UploadId")
 
@@ -236,7 +257,7 @@ class S3Bucket:
         query = {"partNumber": str(number), "uploadId": upload_id}
         answer = self._send(name, data, query=query)
         self._require(answer, f"upload a part of {name!r}")
-        return _etag(answer.headers.get("ETag", ""))
+        return bare_etag(answer.headers.get("etag", ""))
 
     def parts(self, name: str, upload_id: str) -> list[tuple[int, str, int]]:
         """Return (number, etag, size in bytes) of the parts that are there. Raises: NotThere."""
@@ -248,7 +269,7 @@ class S3Bucket:
             root = answer.xml()
             for part in root.iterfind("Part"):
                 size = int(child_text(part, "Size"))
-                found.append((int(child_text(part, "PartNumber")), _etag(child_text(part, "ETag")), size))
+                found.append((int(child_text(part, "PartNumber")), bare_etag(child_text(part, "ETag")), size))
             if child_text(root, "IsTruncated") != "true":
                 return found
             query["part-number-marker"] = child_text(root, "NextPartNumberMarker")
@@ -269,7 +290,7 @@ class S3Bucket:
         etag = answer.text("ETag")
         if not etag:
             self._fail(answer, f"complete the upload of {name!r}")
-        return _etag(etag)
+        return bare_etag(etag)
 
     def abort(self, name: str, upload_id: str) -> None:
         """Throw an upload away if it is there."""
@@ -288,7 +309,7 @@ class S3Bucket:
             for upload in root.iterfind("Upload"):
                 name = unquote_plus(child_text(upload, "Key"))
                 if name.startswith(prefix):
-                    begun_ns = _seconds_ns(child_text(upload, "Initiated"))
+                    begun_ns = seconds_ns(child_text(upload, "Initiated"))
                     found.append(Upload(begun_ns, name, child_text(upload, "UploadId")))
             if child_text(root, "IsTruncated") != "true":
                 return sorted(found)
@@ -349,69 +370,4 @@ class S3Bucket:
     def _fail(self, answer: Answer, doing: str) -> NoReturn:
         code = answer.code
         told = f"{self.url}: {doing}: {answer.status} {code} {answer.text('Message') if code else ''}".rstrip()
-        match code or answer.status:
-            case "NoSuchBucket":
-                raise buckets.NoBucket(told)
-            case 404 | "NoSuchKey" | "NoSuchUpload":
-                raise buckets.NotThere(told)
-            case 409 | 412 | "PreconditionFailed" | "ConditionalRequestConflict" | "OperationAborted":
-                raise buckets.ConditionFailed(told)
-            case "KeyTooLongError" | "InvalidObjectName" | "InvalidURI" | "XMinioInvalidObjectName":
-                raise buckets.BadName(told)
-            case "EntityTooLarge":
-                raise buckets.TooLarge(told)
-            case "BadDigest" | "InvalidDigest" | "XAmzContentSHA256Mismatch" | "IncompleteBody":
-                raise buckets.BadBytes(told)
-            case 401 | 403 | "AccessDenied" | "InvalidAccessKeyId" | "SignatureDoesNotMatch" | "ExpiredToken":
-                raise buckets.Refused(told)
-            case _:
-                raise buckets.BucketError(told)
-
-
-def _etag(text: str) -> str:
-    return text.strip('"')
-
-
-def _is_md5(etag: str, headers: HTTPMessage) -> bool:
-    kms = "kms" in headers.get("x-amz-server-side-encryption", "")
-    customer = headers.get("x-amz-server-side-encryption-customer-algorithm") is not None
-    return len(etag) == _MD5_DIGITS and not kms and not customer
-
-
-def _headers_of(attributes: Mapping[str, str]) -> dict[str, str]:
-    """Attributes as S3's headers; text that is no ASCII is encoded as S3's own tools do (RFC 2047)."""
-    headers: dict[str, str] = {}
-    for name, value in attributes.items():
-        header = f"{_META}{name.removeprefix('meta:')}" if name.startswith("meta:") else _HEADER_OF.get(name, name)
-        headers[header] = value if value.isascii() else f"=?UTF-8?B?{base64.b64encode(value.encode()).decode()}?="
-    return headers
-
-
-def _stored(name: str, headers: HTTPMessage, size_bytes: int) -> Stored:
-    attributes: dict[str, str] = {}
-    for header, value in headers.items():
-        lower = header.lower()
-        if lower.startswith(_META):
-            attributes[f"meta:{lower[len(_META) :]}"] = value
-        elif lower in STANDARD_ATTRIBUTES:
-            attributes[lower] = value
-    storage_class = headers.get("x-amz-storage-class", "")
-    if storage_class and storage_class != "STANDARD":
-        attributes["storage-class"] = storage_class
-    modified = int(parsedate_to_datetime(headers["Last-Modified"]).timestamp()) * 10**9
-    return Stored(name, size_bytes, _etag(headers.get("ETag", "")), modified, attributes, storage_class)
-
-
-def _seconds_ns(text: str) -> int:
-    """An ISO time in ns since the epoch, whole seconds: that is all a look at an object tells."""
-    return int(datetime.fromisoformat(text).replace(tzinfo=UTC).timestamp()) * 10**9
-
-
-def _listed(element: Element) -> Stored:
-    return Stored(
-        unquote_plus(child_text(element, "Key")),
-        int(child_text(element, "Size")),
-        _etag(child_text(element, "ETag")),
-        _seconds_ns(child_text(element, "LastModified")),
-        storage_class=child_text(element, "StorageClass"),
-    )
+        fail(told, code or answer.status)

@@ -8,7 +8,6 @@ server's; everything else is the caller's (`drivers.s3_bucket`). Connections bel
 from __future__ import annotations
 
 import hashlib
-import http.client
 import random
 import ssl
 import time
@@ -22,6 +21,7 @@ from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 from xml.etree.ElementTree import Element, ParseError, fromstring
 
+from rebalance_tasks.drivers.http_line import HttpLine
 from rebalance_tasks.drivers.s3_signing import EMPTY_SHA256, query_text, quoted, signed_headers
 
 if TYPE_CHECKING:
@@ -33,8 +33,6 @@ if TYPE_CHECKING:
 TRIES: Final = 6
 #: The first wait is at most this long, each further one at most twice the one before.
 FIRST_WAIT_S: Final = 0.1
-#: A server that says nothing for so long is gone.
-TIMEOUT_S: Final = 60.0
 #: Answers that another try may mend.
 _PASSING: Final = frozenset({500, 502, 503, 504, 429})
 _PASSING_CODES: Final = frozenset({"SlowDown", "RequestTimeout", "InternalError", "ServiceUnavailable", "Throttling"})
@@ -46,11 +44,12 @@ class Answer:
     """What the endpoint said.
 
     Attributes:
+        headers: by lower-case name.
         retried: an earlier try of the same request may have been carried out although its answer was lost.
     """
 
     status: int
-    headers: http.client.HTTPMessage
+    headers: Mapping[str, str]
     body: bytes
     retried: bool = False
 
@@ -115,14 +114,15 @@ class S3Endpoint:
         parts = urlsplit(url)
         self.url = url
         self.secure = parts.scheme == "https"
-        self._host, self._port = parts.hostname or "", parts.port
+        self._host, self._port = parts.hostname or "", parts.port or (443 if self.secure else 80)
+        self._host_suffix = f":{parts.port}" if parts.port else ""
         self._region = region
         self._credentials = credentials
         self._virtual_hosts = virtual_hosts
         self._clock, self._sleep = clock, sleep
         #: the server's time minus ours
         self._skew = timedelta(0)
-        self._idle: dict[str, deque[http.client.HTTPConnection]] = {}
+        self._idle: dict[str, deque[HttpLine]] = {}
         # A process that ends, or a driver that is dropped, leaves no connection to be found by the collector.
         weakref.finalize(self, _close_all, self._idle)
         self._tls = ssl.create_default_context() if self.secure else None
@@ -163,7 +163,7 @@ class S3Endpoint:
                 method,
                 path,
                 line,
-                {"host": self._host_header(host), **(headers or {})},
+                {"host": f"{host}{self._host_suffix}", **(headers or {})},
                 payload_sha256=digest,
                 credentials=self._credentials(),
                 region=self._region,
@@ -171,7 +171,7 @@ class S3Endpoint:
             )
             try:
                 answer = self._exchange(method, host, f"{path}?{line}" if line else path, sent, body)
-            except (OSError, http.client.HTTPException) as exc:
+            except OSError as exc:
                 last = str(exc) or type(exc).__name__
                 continue
             code = answer.code if not answer.ok and method != "HEAD" else ""
@@ -192,43 +192,37 @@ class S3Endpoint:
         path = "/" + quoted(name, safe="/")
         return (f"{bucket}.{self._host}", path) if self._virtual_hosts else (self._host, f"/{bucket}{path}")
 
-    def _host_header(self, host: str) -> str:
-        return host if self._port is None else f"{host}:{self._port}"
-
     def _exchange(self, method: str, host: str, target: str, headers: Mapping[str, str], body: bytes) -> Answer:
         idle = self._idle.setdefault(host, deque())
-        connection, used = self._connection(idle, host)
+        line, used = self._line(idle, host)
         while True:
             try:
-                connection.request(method, target, body=body or None, headers=dict(headers))
-                response = connection.getresponse()
-                answer = Answer(response.status, response.headers, response.read())
-            except (http.client.RemoteDisconnected, BrokenPipeError, ConnectionResetError):
-                connection.close()
+                reply = line.ask(method, target, headers, body)
+            except (BrokenPipeError, ConnectionResetError):
+                line.close()
                 if not used:
                     raise
                 # The server has closed a connection that lay idle: no try is spent on it.
-                connection, used = self._connection(idle, host)
+                line, used = self._line(idle, host)
             except BaseException:
-                connection.close()
+                line.close()
                 raise
             else:
-                idle.append(connection)
-                return answer
+                if reply.keeps:
+                    idle.append(line)
+                else:
+                    line.close()
+                return Answer(reply.status, reply.headers, reply.body)
 
-    def _connection(
-        self, idle: deque[http.client.HTTPConnection], host: str
-    ) -> tuple[http.client.HTTPConnection, bool]:
+    def _line(self, idle: deque[HttpLine], host: str) -> tuple[HttpLine, bool]:
         with suppress(IndexError):
             return idle.pop(), True
-        if self._tls is not None:
-            return http.client.HTTPSConnection(host, self._port, timeout=TIMEOUT_S, context=self._tls), False
-        return http.client.HTTPConnection(host, self._port, timeout=TIMEOUT_S), False
+        return HttpLine(host, self._port, tls=self._tls), False
 
     def _correct_clock(self, answer: Answer) -> bool:
         """Take over the server's time; False when it does not tell, or we have it already."""
         try:
-            skew = parsedate_to_datetime(answer.headers.get("Date", "")) - self._clock()
+            skew = parsedate_to_datetime(answer.headers.get("date", "")) - self._clock()
         except (TypeError, ValueError):
             return False
         changed = abs(skew - self._skew) > timedelta(seconds=5)
@@ -240,7 +234,7 @@ class S3Endpoint:
         _close_all(self._idle)
 
 
-def _close_all(connections: Mapping[str, deque[http.client.HTTPConnection]]) -> None:
+def _close_all(connections: Mapping[str, deque[HttpLine]]) -> None:
     for idle in connections.values():
         while idle:
             idle.pop().close()

@@ -1,7 +1,7 @@
 """Find out what an S3 endpoint really does, by asking it for things that it ought to refuse.
 
 Compatible servers differ most where it matters here: some ignore a condition they do not know and overwrite, some accept a
-body that is not what its hash says. Each probe is a pair: what must be refused, and what must not. They cost about ten
+body that is not what its hash says. Each probe is a pair: what must be refused, and what must not. They cost about fifteen
 small requests, once per process, below ``.rebalance/tmp/``.
 """
 
@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Final
 
 from rebalance_tasks.core.keys import RESERVED
 from rebalance_tasks.drivers.bucket import Capabilities, NoBucket, Refused
+from rebalance_tasks.drivers.s3_answers import bare_etag, deleted_of, deletion_of
 from rebalance_tasks.drivers.s3_http import EndpointUnreachable
 
 if TYPE_CHECKING:
@@ -69,7 +70,7 @@ def probe_endpoint(endpoint: S3Endpoint, bucket: str, *, prefix: str = "") -> tu
             msg = f"s3://{bucket}: write a probe: {written.status} {written.code}"
             raise (Refused if written.status == _REFUSED else NoBucket)(msg)
         origin = {"x-amz-copy-source": f"/{bucket}/{base}"}
-        etag = written.headers.get("ETag", "")
+        etag = written.headers.get("etag", "")
         copied = ask("PUT", names[1], {**origin, "if-none-match": "*"}).ok
         guard = _guard(endpoint, bucket, names[2])
         able = Capabilities(
@@ -78,6 +79,8 @@ def probe_endpoint(endpoint: S3Endpoint, bucket: str, *, prefix: str = "") -> tu
             copies_new=copied and not ask("PUT", names[1], {**origin, "if-none-match": "*"}).ok,
             deletes_version=not ask("DELETE", names[1], {"if-match": '"another"'}).ok
             and ask("DELETE", names[1], {"if-match": etag}).ok,
+            deletes_versions=_deletes_versions(endpoint, bucket, base, bare_etag(etag)),
+            etags_are_md5=bare_etag(etag) == hashlib.md5(_BODY, usedforsecurity=False).hexdigest(),
             parts=True,
             keeps_backslashes=_keeps_backslash(endpoint, bucket, names[3]),
         )
@@ -101,6 +104,16 @@ def _guard(endpoint: S3Endpoint, bucket: str, name: str) -> Guard | None:
         if not endpoint.request("PUT", bucket, name, headers=headers, body=_BODY).ok:
             return guard
     return None
+
+
+def _deletes_versions(endpoint: S3Endpoint, bucket: str, name: str, etag: str) -> bool:
+    """Whether a request that deletes many objects spares another version, and deletes the one that is meant."""
+
+    def deleted(version: str) -> bool:
+        headers, body = deletion_of([(name, version)])
+        return name in deleted_of(endpoint.request("POST", bucket, query={"delete": ""}, headers=headers, body=body))
+
+    return not deleted("another") and deleted(etag)
 
 
 def _keeps_backslash(endpoint: S3Endpoint, bucket: str, name: str) -> bool:

@@ -29,19 +29,20 @@ from rebalance_tasks.drivers.base import Fingerprint, FreeOutcome, Listing, Node
 from rebalance_tasks.drivers.local_errors import is_name, validate_local_key, validate_name
 from rebalance_tasks.drivers.local_listing import key_filter
 from rebalance_tasks.drivers.object_hold import ObjectHold
+from rebalance_tasks.drivers.sftp_burst import SftpBurst
 from rebalance_tasks.drivers.sftp_errors import GONE, node_error, source_error, target_error, translated
 from rebalance_tasks.drivers.sftp_files import SftpSource, SftpWriter, fingerprint_of, times_of
-from rebalance_tasks.drivers.sftp_tree import SftpTree, reason_left_out
+from rebalance_tasks.drivers.sftp_tree import TMP, SftpTree, aside_name, reason_left_out
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator
 
     from rebalance_tasks.core.errors import RebalanceError
+    from rebalance_tasks.drivers.base import Driver
     from rebalance_tasks.drivers.sftp_link import SftpLink
 
 #: Requests of so many objects are in flight at once on one connection.
 PARALLEL: Final = 16
-_TMP: Final = f"{RESERVED}/tmp"  # noqa: S108  below our own folder
 _FOLDERS: Final = ("tmp", "manifests", "trash", "kept")
 _NS: Final = 10**9
 
@@ -65,6 +66,11 @@ class SftpDriver:
         self._passes = key_filter(include, exclude)
         self._fresh: Counter[MoveId] = Counter()
         self._lock = threading.Lock()
+
+    @property
+    def tree(self) -> SftpTree:
+        """What its calls stand on, for `drivers.doors`."""
+        return self._tree
 
     # -- the node itself ------------------------------------------------------------------------------------------
     def probe(self) -> NodeHealth:
@@ -160,6 +166,10 @@ class SftpDriver:
         """Remember which moves are fresh."""
         return ObjectHold(self._fresh, self._lock, fresh)
 
+    def burst_from(self, source: Driver) -> SftpBurst:
+        """The burst of small objects from a node whose reads are quick."""
+        return SftpBurst(source, self._tree)
+
     # -- reading --------------------------------------------------------------------------------------------------
     def stat(self, key: str) -> Fingerprint | None:
         """Fingerprint of the regular file at ``key``, else None. Raises: InvalidKey, ObjectUnreadable."""
@@ -186,7 +196,7 @@ class SftpDriver:
     # -- copy aside, verify, publish ------------------------------------------------------------------------------
     def stage(self, move_id: MoveId, *, offset: int = 0, sparse: bool = False) -> SftpWriter:  # noqa: ARG002  no holes here
         """Open the staged copy of a move, cut to ``offset`` bytes, for appending; see `Driver.stage`."""
-        name = _aside(move_id)
+        name = aside_name(move_id)
         if offset:
             held = self.staged(move_id)
             if held is None or held.size_bytes < offset:
@@ -199,7 +209,7 @@ class SftpDriver:
 
     def staged(self, move_id: MoveId) -> Fingerprint | None:
         """Fingerprint of a staged copy, None when there is none."""
-        return self._ours(_aside(move_id))
+        return self._ours(aside_name(move_id))
 
     def _ours(self, name: str) -> Fingerprint | None:
         with translated(self._node_error(f"look at {name}")):
@@ -208,7 +218,7 @@ class SftpDriver:
 
     def open_staged(self, move_id: MoveId) -> SftpSource:
         """Open a staged copy for reading it back. Raises: SourceVanished."""
-        name, label = _aside(move_id), f"staged:{move_id}"
+        name, label = aside_name(move_id), f"staged:{move_id}"
         with translated(self._node_error("read back")):
             found = self._tree.regular(name)
         if found is None:
@@ -230,17 +240,17 @@ class SftpDriver:
         with translated(lambda exc: target_error(self.node_id, key, exc, "publish")):
             self._tree.make_folder(key)
             try:
-                self._tree.give_name(_aside(move_id), key)
+                self._tree.give_name(aside_name(move_id), key)
             except GONE:  # its folder was removed meanwhile
                 self._tree.forget_folders()
                 self._tree.make_folder(key)
-                self._tree.give_name(_aside(move_id), key)
+                self._tree.give_name(aside_name(move_id), key)
         return staged
 
     def discard(self, move_id: MoveId) -> None:
         """Remove a staged copy if there is one."""
         with translated(self._node_error("discard a copy")):
-            self._tree.remove(_aside(move_id))
+            self._tree.remove(aside_name(move_id))
 
     def list_staged(self) -> Iterator[tuple[MoveId, Fingerprint]]:
         """Yield the staged copies lying about."""
@@ -341,7 +351,7 @@ class SftpDriver:
             self._write_whole(f"{RESERVED}/manifests/{name}", data)
 
     def _write_whole(self, name: str, data: bytes) -> None:
-        aside = f"{_TMP}/writing-{name.rpartition('/')[2]}"
+        aside = f"{TMP}/writing-{name.rpartition('/')[2]}"
         self._tree.write(aside, data)
         self._tree.replace(aside, name)
 
@@ -361,10 +371,6 @@ class SftpDriver:
     def close(self) -> None:
         """Close the connection; a later call makes a new one."""
         self._link.close()
-
-
-def _aside(move_id: MoveId) -> str:
-    return f"{_TMP}/{validate_name(move_id, 'move id')}"
 
 
 def _trash(move_id: MoveId) -> str:

@@ -38,8 +38,12 @@ def is_regular(attrs: asyncssh.SFTPAttrs) -> bool:
 
 def fingerprint_of(attrs: asyncssh.SFTPAttrs) -> Fingerprint:
     """Return the fingerprint of a file: size and time are all that survives a rename, and so also tell which file it is."""
-    size, mtime_ns = attrs.size or 0, times_of(attrs)[0]
-    return Fingerprint(size, mtime_ns=mtime_ns, etag=f"{size}-{mtime_ns}")
+    return fingerprint_as(attrs.size or 0, times_of(attrs)[0])
+
+
+def fingerprint_as(size_bytes: int, mtime_ns: int) -> Fingerprint:
+    """Return the fingerprint of a file of this size and time."""
+    return Fingerprint(size_bytes, mtime_ns=mtime_ns, etag=f"{size_bytes}-{mtime_ns}")
 
 
 class SftpSource(WindowedSource):

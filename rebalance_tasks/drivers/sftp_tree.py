@@ -9,18 +9,27 @@ from typing import TYPE_CHECKING, Final
 import asyncssh
 
 from rebalance_tasks.core.errors import ObjectUnreadable, TargetExists
+from rebalance_tasks.core.keys import RESERVED
+from rebalance_tasks.drivers.local_errors import validate_name
 from rebalance_tasks.drivers.sftp_errors import GONE
 from rebalance_tasks.drivers.sftp_files import is_regular
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from rebalance_tasks.core.ids import MoveId
     from rebalance_tasks.drivers.sftp_link import SftpLink
 
 #: Folders known to be real ones below the root; forgotten all at once when there are so many.
 _MOST_FOLDERS: Final = 4096
+TMP: Final = f"{RESERVED}/tmp"  # noqa: S108  below our own folder
 _FOLDER: Final = 2
 _LINK: Final = 3
+
+
+def aside_name(move_id: MoveId) -> str:
+    """Name of a move's copy aside. Raises: InvalidArgument."""
+    return f"{TMP}/{validate_name(move_id, 'move id')}"
 
 
 class SftpTree:
@@ -112,24 +121,9 @@ class SftpTree:
         self.link.run(act)
 
     def give_name(self, source: str, target: str) -> None:
-        """Rename a file of ours without overwriting: by a second name, where the server makes one, then without the first.
-
-        Between the two a death leaves both names.
-        """
+        """Rename a file of ours without overwriting; see the function."""
         old, new = self.path(source), self.path(target)
-
-        async def act(client: asyncssh.SFTPClient) -> None:
-            try:
-                await client.link(old, new)
-            except asyncssh.SFTPOpUnsupported:
-                # The protocol's own rename refuses a name that is taken.
-                await client.rename(old, new)
-            except asyncssh.SFTPFailure as exc:
-                raise await _said_better(client, new, exc) from exc
-            else:
-                await client.remove(old)
-
-        self.link.run(act)
+        self.link.run(lambda client: give_name(client, old, new, in_one=self.link.renames_once))
 
     def replace(self, source: str, target: str) -> None:
         """Rename over what is there."""
@@ -196,6 +190,30 @@ class SftpTree:
                     folders.append(path)
                 else:
                     yield path, attrs
+
+
+def is_folder(attrs: asyncssh.SFTPAttrs) -> bool:
+    """Tell whether these are a folder's."""
+    return bool(attrs.type == _FOLDER)
+
+
+async def give_name(client: asyncssh.SFTPClient, old: str, new: str, *, in_one: bool) -> None:
+    """Rename a file of ours without overwriting: by a second name, where the server makes one, then without the first.
+
+    Between the two a death leaves both names. A server that does just this when it is asked to rename is asked so (``in_one``).
+    """
+    try:
+        if in_one:
+            await client.rename(old, new)
+            return
+        await client.link(old, new)
+    except asyncssh.SFTPOpUnsupported:
+        # The protocol's own rename refuses a name that is taken.
+        await client.rename(old, new)
+    except asyncssh.SFTPFailure as exc:
+        raise await _said_better(client, new, exc) from exc
+    else:
+        await client.remove(old)
 
 
 async def _said_better(client: asyncssh.SFTPClient, path: str, exc: asyncssh.SFTPFailure) -> asyncssh.SFTPError:

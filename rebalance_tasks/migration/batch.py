@@ -6,7 +6,7 @@ fresh one. An item leaves the batch by a settlement (counted once in Redis) or b
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, TypeVar, cast
 
 from rebalance_tasks.core.errors import (
     ChecksumMismatch,
@@ -17,6 +17,7 @@ from rebalance_tasks.core.errors import (
 )
 from rebalance_tasks.core.states import MoveState
 from rebalance_tasks.drivers.base import FreeOutcome
+from rebalance_tasks.drivers.lanes import each
 from rebalance_tasks.drivers.registry import burst
 from rebalance_tasks.migration import manifests
 from rebalance_tasks.migration.control import Interrupt, SliceInterrupted
@@ -25,17 +26,26 @@ from rebalance_tasks.migration.direct import mark_direct, spend_all
 from rebalance_tasks.migration.endings import Endings, end
 from rebalance_tasks.migration.faults import Step, reached
 from rebalance_tasks.migration.item import REFUSALS, attempt, journal_entry, journal_row, staged_path
-from rebalance_tasks.migration.ways import arrives_checked, each, for_lanes, lanes
+from rebalance_tasks.migration.ways import (
+    arrives_checked,
+    as_published,
+    for_lanes,
+    held_copy,
+    keeps_versions,
+    lanes,
+)
 from rebalance_tasks.store.moves import FREE_PENDING
 from rebalance_tasks.store.records import Freed, JournalEntry, Part
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from rebalance_tasks.core.fingerprint import Fingerprint
     from rebalance_tasks.core.ids import MoveId
     from rebalance_tasks.drivers.base import ServerSide
     from rebalance_tasks.migration.item import BatchContext, Item
+
+T = TypeVar("T")
 
 
 class Batch:
@@ -63,6 +73,8 @@ class Batch:
         self._begin()
         small = sum(item.fresh and item.unpublished for item in self._items)
         with burst(self._c.source, self._c.target, objects=small) as self._burst:
+            if self._burst.alone:
+                self._lanes = 1
             return self._run()
 
     def _run(self) -> int:
@@ -96,6 +108,8 @@ class Batch:
                 item.resize()
             if item.state is MoveState.FLIPPED:
                 item.published = staged
+                if staged is not None and not keeps_versions(self._c.target):
+                    item.published = as_published(self._c.target, item.move.key, staged) or staged
             elif staged is not None:
                 try:
                     self._find_copy(item, staged)
@@ -109,10 +123,8 @@ class Batch:
             reached(Step.RECOGNISE)
 
     def _find_copy(self, item: Item, staged: Fingerprint) -> None:
-        at_key = self._c.target.stat(item.move.key)
-        if at_key is not None and at_key.same_file(staged):
-            # As it was published, not as it is: what a stranger has written to it since must not be taken back with it.
-            item.published = staged
+        item.published = as_published(self._c.target, item.move.key, staged)
+        if item.published is not None:
             return
         aside = self._c.target.staged(item.move.move_id)
         if aside == staged:
@@ -120,7 +132,8 @@ class Batch:
             return
         item.copy = None
         # A worker that died while it took the copy back left it in the target's trash.
-        self._c.target.purge(item.move.move_id, staged)
+        move_id = item.move.move_id
+        self._c.target.purge(move_id, held_copy(self._c.target, move_id, staged) or staged)
         reached(Step.FORGET_COPY)
 
     # -- copy aside -----------------------------------------------------------------------------------------------
@@ -155,21 +168,23 @@ class Batch:
                 ),
                 self._c.control.spend,
             )
-            self._each(todo, lambda item: self._copy_aside(item, next(copies)))
+            # What goes straight to its key has nothing to wait for yet.
+            waits = any(not item.direct for item in todo)
+            self._each(zip(todo, copies, strict=False), self._copy_aside, at_once=self._lanes if waits else 1)
         if any(item.unpublished for item in self._items):
             self._c.target.sync()
             reached(Step.SYNC_STAGED)
 
-    def _each(self, items: Sequence[Item], act: Callable[[Item], None]) -> None:
-        """Carry each item through a step; what is wrong with one object is that object's trouble."""
+    def _each(self, items: Iterable[tuple[Item, T]], act: Callable[[Item, T], None], *, at_once: int) -> None:
+        """Carry each item, with what a burst made of it, through a step; what is wrong with one object is its trouble alone."""
 
-        def one(item: Item) -> None:
+        def one(pair: tuple[Item, T]) -> None:
             try:
-                act(item)
+                act(*pair)
             except RebalanceError as exc:
-                self._endings.trouble(item, exc)
+                self._endings.trouble(pair[0], exc)
 
-        each(items, one, at_once=self._lanes)
+        each(items, one, at_once=at_once)
 
     def _copy_aside(self, item: Item, copied: tuple[Fingerprint, str] | None) -> None:
         if copied is None:
@@ -184,7 +199,6 @@ class Batch:
     def _copy_alone(self, item: Item) -> None:
         move = item.move
         if item.direct:
-            spend_all(self._c.control, move.size_bytes)
             item.staged = item.whole_copy.source
             return
         item.copy = self._c.copier.stage(
@@ -201,7 +215,7 @@ class Batch:
     def _verify(self) -> None:
         todo = [item for item in self._items if item.copy and item.staged is None and item.unpublished]
         read = self._burst.read_back(item.read_back if self._c.validate else None for item in todo)
-        self._each(todo, lambda item: self._verify_item(item, next(read)))
+        self._each(zip(todo, read, strict=False), self._verify_item, at_once=self._lanes)
         reached(Step.VERIFY)
 
     def _verify_item(self, item: Item, read: Fingerprint | None) -> None:
@@ -228,7 +242,7 @@ class Batch:
             if stop.why is Interrupt.CANCELLED:
                 self._endings.discard(item)
                 end(item, MoveState.SKIPPED, "cancelled", "an operator cancelled the job")
-            elif stop.why in {Interrupt.PAUSED, Interrupt.SHUTDOWN} or item.staged is None:
+            elif stop.why in {Interrupt.PAUSED, Interrupt.SHUTDOWN} or item.staged is None or item.direct:
                 item.again = True
                 item.fresh = False
                 item.entry = journal_entry(item, running=False)
@@ -274,7 +288,7 @@ class Batch:
                     else None
                     for item in ready
                 )
-                self._each(ready, lambda item: self._give_key(item, next(done)))
+                self._each(zip(ready, done, strict=False), self._give_key, at_once=self._lanes)
         finally:
             for item in ready if strays else ():
                 if item.move.move_id in strays:
@@ -286,11 +300,12 @@ class Batch:
             self._interrupted(self._stop)
 
     def _copy_directly(self, item: Item) -> None:
-        """Tell the target's server to copy, after a look at the flags; what is under way is finished."""
-        if self._stop is not None and self._stop.why is not Interrupt.DEADLINE:
+        """Copy straight to the key, after a look at the flags; what is under way is finished."""
+        if self._stop is not None:
             return
         try:
-            self._c.control.check()
+            spend_all(self._c.control, item.move.size_bytes)
+            self._c.control.request()
         except SliceInterrupted as stop:
             self._stop = stop
             return
@@ -322,14 +337,18 @@ class Batch:
                 manifests.lines(fresh, self._c.source.node_id, self._c.target.node_id, self._c.now()),
             )
             reached(Step.MANIFEST)
-            self._c.store.flip(
+            held = self._c.store.flip(
                 [item.move for item in fresh],
                 forwarding_ttl_ms=self._c.forwarding_ttl_ms,
                 keep_locations=self._c.keep_locations,
             )
             for item in fresh:
-                item.state = MoveState.FLIPPED
+                if item.move.index not in held:
+                    item.state = MoveState.FLIPPED
             reached(Step.FLIP)
+            for item in fresh if held else ():
+                if item.move.index in held:
+                    self._endings.stay(item)
         self._free_all([item for item in self._items if item.here and item.state is MoveState.FLIPPED])
 
     def _free_all(self, items: Sequence[Item]) -> None:
@@ -340,7 +359,7 @@ class Batch:
                 (item.move.key, item.move.move_id, item.copy.source) if item.fresh and item.copy else None
                 for item in items
             )
-            each(items, lambda item: self._free(item, next(done)), at_once=self._lanes)
+            each(zip(items, done, strict=False), lambda pair: self._free(*pair), at_once=self._lanes)
         for item in items if hold.strays else ():
             if item.move.move_id in hold.strays:
                 # Its folder was renamed while it was freed: it was put back there, and nothing is at its key.

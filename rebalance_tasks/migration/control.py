@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import time
 from enum import StrEnum
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
 from rebalance_tasks.core.errors import RebalanceError, StaleLease
 from rebalance_tasks.core.options import MIB
 from rebalance_tasks.migration.shutdown import SHUTTING_DOWN
-from rebalance_tasks.store.throttle import LEASE_VALID_S
+from rebalance_tasks.migration.tap import Tap
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -24,12 +24,8 @@ if TYPE_CHECKING:
 CHUNK_BYTES: Final = MIB
 #: Flags are looked at this often while bytes move (the promise is 100 ms).
 BEAT_EVERY_S: Final = 0.05
-#: Asking the bucket more often than this only spins.
-LEAST_WAIT_S: Final = 0.01
-#: A lowered throttle may let a chunk of the old size wait for so many leases of a tenth of a second.
-CHUNKS_OF_LEASES: Final = 10
-#: Without a throttle, the bucket is asked this often whether there is one now.
-RATE_EVERY_S: Final = 0.5
+#: A lease of the bucket is a tenth of a second's rate.
+LEASES_PER_S: Final = 10
 #: A slice hands back after this long, well under the task's time limit and the broker's visibility timeout.
 SLICE_S: Final = 20.0
 
@@ -63,6 +59,11 @@ class Steering(Protocol):
         ...
 
     @property
+    def slice_bytes(self) -> int | None:
+        """Bytes that may be asked for in one go and are granted within half a slice; ``None`` without a throttle."""
+        ...
+
+    @property
     def overdue(self) -> bool:
         """Whether the slice's time is up."""
         ...
@@ -75,6 +76,22 @@ class Steering(Protocol):
         """Ask for leave to write so many bytes. Raises: SliceInterrupted, StaleLease."""
         ...
 
+    def request(self) -> None:
+        """Ask for leave to have a server copy one object. Raises: SliceInterrupted, StaleLease."""
+        ...
+
+
+class Buckets(NamedTuple):
+    """What a slice leases from.
+
+    Attributes:
+        of_bytes: each byte is leased from all of them: of the group, of the node that is read, of the node that is written.
+        of_requests: for copies that a server makes.
+    """
+
+    of_bytes: tuple[ByteBucket, ...]
+    of_requests: ByteBucket | None = None
+
 
 class SliceControl:
     """Flags, lease, deadline and throttle of one slice; used by one thread."""
@@ -83,7 +100,7 @@ class SliceControl:
         self,
         beat: Callable[[], str],
         *,
-        bucket: ByteBucket | None,
+        bucket: ByteBucket | Buckets | None,
         look_at_once: bool = False,
         slice_s: float = SLICE_S,
         stopping: Callable[[], bool] = SHUTTING_DOWN,
@@ -94,7 +111,7 @@ class SliceControl:
 
         Args:
             beat: renews the lease and reads the flags; returns ok, lost, cancel or paused.
-            bucket: where bytes are leased from, ``None`` for no throttle at all.
+            bucket: where bytes are leased from, or several of them and one of requests; ``None`` for no throttle at all.
             look_at_once: ask ``beat`` before the first byte, because it knows more than the flags that came with the lease.
             slice_s: seconds until the slice hands back.
             stopping: whether the worker is to end.
@@ -102,27 +119,29 @@ class SliceControl:
             sleep: waits, in seconds.
         """
         self._beat = beat
-        self._bucket = bucket
+        buckets = bucket if isinstance(bucket, Buckets) else Buckets(() if bucket is None else (bucket,))
+        self._taps = [Tap(each, clock=clock) for each in buckets.of_bytes]
+        self._requests = None if buckets.of_requests is None else Tap(buckets.of_requests, clock=clock)
         self._stopping = stopping
         self._clock = clock
         self._sleep = sleep
         self._deadline = clock() + slice_s
         # The lease and the flags were read a moment ago.
         self._next_beat = clock() + (0.0 if look_at_once else BEAT_EVERY_S)
-        #: leased bytes, and when the last of them were
-        self._tokens = 0
-        self._leased_at: float | None = None
 
     @property
     def chunk_bytes(self) -> int:
         """Most bytes to be spent at once: under a slow throttle one lease of the bucket, or a slice could not end in time."""
-        if self._bucket is None:
-            return CHUNK_BYTES
-        if self._leased_at is None:
-            # What is in force is known with the first lease; a chunk of another rate's size might have to wait for ever.
-            self._lease(self._bucket)
-        lease_bytes = self._bucket.lease_bytes
-        return CHUNK_BYTES if lease_bytes is None else min(CHUNK_BYTES, lease_bytes)
+        return min([CHUNK_BYTES, *self._leases()])
+
+    @property
+    def slice_bytes(self) -> int | None:
+        """Bytes that may be asked for in one go and are granted within half a slice; ``None`` without a throttle."""
+        leases = self._leases()
+        return int(min(leases) * LEASES_PER_S * SLICE_S / 2) if leases else None
+
+    def _leases(self) -> list[int]:
+        return [tap.lease_bytes for tap in self._taps if tap.lease_bytes is not None]
 
     @property
     def overdue(self) -> bool:
@@ -167,30 +186,18 @@ class SliceControl:
         self.check()
         if self.overdue:
             raise SliceInterrupted(Interrupt.DEADLINE)
-        if self._bucket is not None:
-            self._wait_for(self._bucket, size_bytes)
+        for tap in self._taps:
+            self._take(tap, size_bytes)
 
-    def _wait_for(self, bucket: ByteBucket, size_bytes: int) -> None:
-        wait_ms = self._renewed(bucket)
-        while bucket.lease_bytes is not None and self._tokens < size_bytes:
-            if size_bytes > CHUNKS_OF_LEASES * bucket.lease_bytes:
-                raise SliceInterrupted(Interrupt.DEADLINE)
-            if wait_ms is not None:
-                self._sleep(min(max(wait_ms / 1000, LEAST_WAIT_S), BEAT_EVERY_S))
-                self.check()
-            wait_ms = self._lease(bucket)
-        self._tokens -= min(self._tokens, size_bytes)
+    def request(self) -> None:
+        """Ask for leave to have a server copy one object. Raises: SliceInterrupted, StaleLease."""
+        if self._requests is not None:
+            self._take(self._requests, 1)
 
-    def _renewed(self, bucket: ByteBucket) -> int | None:
-        """Exchange an old lease for a new one; return the ms to wait, ``None`` if the bucket was not asked."""
-        age = float("inf") if self._leased_at is None else self._clock() - self._leased_at
-        if not (age > RATE_EVERY_S if bucket.lease_bytes is None else self._tokens and age > LEASE_VALID_S):
-            return None
-        back, self._tokens = self._tokens, 0
-        return self._lease(bucket, back=back)
+    def _take(self, tap: Tap, size: int) -> None:
+        if not tap.spend(size, wait=self._wait):
+            raise SliceInterrupted(Interrupt.DEADLINE)
 
-    def _lease(self, bucket: ByteBucket, *, back: int = 0) -> int:
-        granted, wait_ms = bucket.take(back=back)
-        self._tokens += granted
-        self._leased_at = self._clock()
-        return wait_ms
+    def _wait(self, seconds: float) -> None:
+        self._sleep(min(seconds, BEAT_EVERY_S))
+        self.check()

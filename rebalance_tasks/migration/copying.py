@@ -205,7 +205,7 @@ class Copier:
             return reader.fingerprint
 
     def same(self, target: Driver, key: str, copy: StagedCopy) -> Fingerprint | None:
-        """Read what is at the key and compare it with what was read from the source, modification time included.
+        """Read what is at the key and compare it with what was read from the source, modification time included where it travels.
 
         Returns:
             Fingerprint of what was read, ``None`` when it is another object.
@@ -215,7 +215,8 @@ class Copier:
         """
         with target.open_source(key) as reader:
             found = reader.fingerprint
-            if not _whole(found, copy.source) or copy.staged_bytes != found.size_bytes:
+            timed = not getattr(target, "keeps_mtime", True) or _whole(found, copy.source)
+            if not timed or copy.staged_bytes != found.size_bytes:
                 return None
             same = all(self._read_back(reader, part.length) == part.digest for part in copy.parts)
             return found if same else None

@@ -1,8 +1,8 @@
-"""The direct way: the target's server copies an object straight to its key, and no byte of it passes through a worker.
+"""The direct way: an object goes straight to its key, copied by the target's server or, where it is small, read and put by a worker.
 
 Such a copy is made in one step that overwrites nothing and takes one version of the source only, so that nothing lies aside and
 nothing is read back: the copy's entity tag is the hash of its bytes, and is compared with the source's. Flags are looked at
-before each copy, and its bytes are asked of the throttle as if they were our own.
+before each copy, and its bytes are asked of the throttle right before it.
 """
 
 from __future__ import annotations
@@ -21,19 +21,29 @@ if TYPE_CHECKING:
 
 
 def mark_direct(context: BatchContext, items: Sequence[Item]) -> None:
-    """Choose the direct way for the items whose version on the source can go it. Raises: NodeMissing."""
-    copies_from = getattr(context.target, "copies_from", None)
-    if not items or copies_from is None or not copies_from(context.source):
+    """Choose the direct way for the items whose version on the source can go it. Raises: NodeMissing.
+
+    What went wrong on it once takes the long way when it is tried again: an entity tag may be no hash after all. So does what the
+    throttle would not let through in one slice: it goes in parts, which the next slice takes up.
+    """
+    for item in items:
+        item.direct = False
+    direct_bytes = getattr(context.target, "direct_bytes", None)
+    most = direct_bytes(context.source) if items and direct_bytes is not None else 0
+    if not most:
         return
-    found = cast("ServerSide", context.source).versions([item.move.key for item in items])
+    throttled = context.control.slice_bytes
+    most = most if throttled is None else min(most, throttled)
+    found = cast("ServerSide", context.source).versions([item.move.key for item in items if not item.entry.tries])
     for item in items:
         version = found.get(item.move.key)
-        if version is not None and version.size_bytes == item.move.size_bytes:
+        if version is not None and version.size_bytes == item.move.size_bytes <= most:
             item.direct, item.copy = True, StagedCopy(version)
 
 
 def spend_all(control: Steering, size_bytes: int) -> None:
-    """Ask for leave for bytes that a server copies in one go. Raises: SliceInterrupted, StaleLease."""
+    """Look at the flags, and ask for leave for bytes that are copied in one go. Raises: SliceInterrupted, StaleLease."""
+    control.check()
     left = size_bytes
     while left:
         chunk = min(left, control.chunk_bytes)

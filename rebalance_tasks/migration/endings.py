@@ -112,6 +112,18 @@ class Endings:
         self._c.store.retract([item.move], keep_locations=self._c.keep_locations)
         reached(Step.RETRACT)
         item.state = MoveState.PENDING
+        self._take_off(item)
+
+    def stay(self, item: Item) -> None:
+        """A writer through the fleet holds the object to its place, and no reader was sent to the copy on the target: it goes."""
+        self._take_off(item)
+        if item.here:
+            why = (
+                "it was written through the fleet while this job ran, and stays where it is; the next plan takes it up"
+            )
+            end(item, MoveState.SKIPPED, SourceChanged.cause, why)
+
+    def _take_off(self, item: Item) -> None:
         published, item.published, item.staged = item.published, None, None
         if published and not unpublish(self._c.target, item.move.key, item.move.move_id, published):
             detail = f"both {self._c.source.node_id} and {self._c.target.node_id} were written to: compare them by hand"

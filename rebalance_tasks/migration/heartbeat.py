@@ -29,9 +29,10 @@ LONGEST_S: Final = 120.0
 class Heart:
     """Beats for the leases that are held right now; its thread ends when there are none."""
 
-    def __init__(self, every_s: float = BEAT_EVERY_S) -> None:
+    def __init__(self, every_s: float = BEAT_EVERY_S, longest_s: float = LONGEST_S) -> None:
         """Nothing is started before the first lease is held."""
         self._every_s = every_s
+        self._longest_s = longest_s
         self._lock = threading.Lock()
         self._held: dict[object, tuple[float, Callable[[], str]]] = {}
         self._thread: threading.Thread | None = None
@@ -53,7 +54,7 @@ class Heart:
             # A fork takes neither the thread nor the leases along.
             self._lock, self._held, self._thread, self._pid = threading.Lock(), {}, None, os.getpid()
         with self._lock:
-            self._held[token] = (time.monotonic() + LONGEST_S, beat)
+            self._held[token] = (time.monotonic() + self._longest_s, beat)
             if self._thread is None:
                 self._thread = threading.Thread(target=self._run, name="rebalance-heart", daemon=True)
                 self._thread.start()

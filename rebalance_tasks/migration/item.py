@@ -49,7 +49,7 @@ class Item:
     staged: Fingerprint | None = None
     published: Fingerprint | None = None
     settlement: Settlement | None = None
-    #: its bytes are copied by the target's server, straight to its key
+    #: it goes straight to its key, in one write
     direct: bool = False
     #: thrown back: to be tried again in a later batch
     again: bool = False

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from rebalance_tasks.drivers.base import FreeOutcome
 from rebalance_tasks.migration.faults import Step, reached
+from rebalance_tasks.migration.ways import as_published, held_copy
 
 if TYPE_CHECKING:
     from rebalance_tasks.core.fingerprint import Fingerprint
@@ -49,15 +50,16 @@ def undo(source: Driver, target: Driver, key: str, move_id: MoveId, copied: Fing
     """
     target.discard(move_id)
     reached(Step.UNDO)
-    at_key = None if copied is None else target.stat(key)
-    published = at_key is not None and copied is not None and at_key.same_file(copied)
-    if copied is None or not (published or target.trashed(move_id) == copied):
+    if copied is None:
+        return True
+    published, held = as_published(target, key, copied), held_copy(target, move_id, copied)
+    if published is None and held is None:
         return True
     source.check_identity()
     if source.stat(key) is None:
         return False
-    if published:
-        return unpublish(target, key, move_id, copied)
+    if published is not None:
+        return unpublish(target, key, move_id, published)
     # An earlier worker died between the two steps of taking it back.
-    _remove(target, move_id, copied)
+    _remove(target, move_id, held or copied)
     return True

@@ -6,27 +6,20 @@ them, so that the steps of a batch need not.
 
 from __future__ import annotations
 
-import os
 import threading
-from collections import deque
-from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import replace
-from functools import cache
-from typing import TYPE_CHECKING, Final, TypeVar
+from typing import TYPE_CHECKING, Final
 
+from rebalance_tasks.drivers.lanes import MOST_AT_ONCE
 from rebalance_tasks.migration.copying import Copier
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-
+    from rebalance_tasks.core.fingerprint import Fingerprint
+    from rebalance_tasks.core.ids import MoveId
     from rebalance_tasks.drivers.base import Driver
     from rebalance_tasks.migration.control import Steering
     from rebalance_tasks.migration.item import BatchContext
 
-T = TypeVar("T")
-
-#: More requests at once made nothing faster on two cores.
-MOST_AT_ONCE: Final = 16
 #: Of objects that take their time by their bytes, and not by round trips, more at once only get in each other's way.
 MOST_LARGE_AT_ONCE: Final = 4
 LARGE_BYTES: Final = 256 * 1024
@@ -35,6 +28,37 @@ LARGE_BYTES: Final = 256 * 1024
 def arrives_checked(target: Driver) -> bool:
     """Whether the target refuses bytes that are not what was sent, as a probe has shown: then a copy need not be read back."""
     return bool(getattr(target, "checks_writes", False))
+
+
+def as_published(target: Driver, key: str, staged: Fingerprint) -> Fingerprint | None:
+    """Version under which a staged copy is at its key; None when something else, or nothing, is there.
+
+    As it was published, not as it is: what a stranger has written to it since must not be taken back with it. Where a copy gets a
+    version of its own when it is published, its size and its modification time say that it is the one.
+    """
+    at_key = target.stat(key)
+    if at_key is None:
+        return None
+    if at_key.same_file(staged):
+        return staged
+    return at_key if _renamed(target, at_key, staged) else None
+
+
+def held_copy(target: Driver, move_id: MoveId, staged: Fingerprint) -> Fingerprint | None:
+    """Version under which the target's trash holds a copy that was taken back; None when it holds none."""
+    held = target.trashed(move_id)
+    return held if held is not None and (held == staged or _renamed(target, held, staged)) else None
+
+
+def _renamed(target: Driver, found: Fingerprint, staged: Fingerprint) -> bool:
+    """Whether this is the staged copy where a copy gets a version of its own each time that it gets another name."""
+    like = staged.mtime_ns != 0 and (found.size_bytes, found.mtime_ns) == (staged.size_bytes, staged.mtime_ns)
+    return like and not keeps_versions(target)
+
+
+def keeps_versions(target: Driver) -> bool:
+    """Whether a copy is the same version at its key as it was aside."""
+    return bool(getattr(target, "keeps_versions", True))
 
 
 def lanes(*drivers: Driver, mean_bytes: float = 0) -> int:
@@ -59,6 +83,12 @@ class SharedControl:
             return self._control.chunk_bytes
 
     @property
+    def slice_bytes(self) -> int | None:
+        """See `SliceControl.slice_bytes`."""
+        with self._lock:
+            return self._control.slice_bytes
+
+    @property
     def overdue(self) -> bool:
         """See `SliceControl.overdue`."""
         return self._control.overdue
@@ -73,6 +103,11 @@ class SharedControl:
         with self._lock:
             self._control.spend(size_bytes)
 
+    def request(self) -> None:
+        """See `SliceControl.request`."""
+        with self._lock:
+            self._control.request()
+
 
 def for_lanes(context: BatchContext) -> BatchContext:
     """Return the context with a control and a copier that several threads may use, if the pair wants them."""
@@ -80,42 +115,3 @@ def for_lanes(context: BatchContext) -> BatchContext:
         return context
     control = SharedControl(context.control)
     return replace(context, control=control, copier=Copier(control))
-
-
-def each(items: Sequence[T], act: Callable[[T], object], *, at_once: int) -> None:
-    """Do something with each item, some of them at once; after an error no further one is begun.
-
-    Args:
-        items: with what.
-        act: what to do; it settles what is wrong with one object itself.
-        at_once: how many threads; 1 is the caller's own.
-    """
-    if at_once == 1 or len(items) <= 1:
-        for item in items:
-            act(item)
-        return
-    pending = deque(items)
-
-    def run() -> None:
-        while pending:
-            try:
-                item = pending.popleft()
-            except IndexError:  # another one was quicker
-                return
-            try:
-                act(item)
-            except BaseException:
-                pending.clear()
-                raise
-
-    pool = _pool(os.getpid())
-    futures = [pool.submit(run) for _ in range(min(at_once, len(items)))]
-    wait(futures)
-    for future in futures:
-        future.result()
-
-
-@cache
-def _pool(_pid: int) -> ThreadPoolExecutor:
-    """Threads that stay, since each has a connection to Redis of its own; a fork has none of its parent's."""
-    return ThreadPoolExecutor(MOST_AT_ONCE, thread_name_prefix="rebalance-lane")

@@ -15,6 +15,7 @@ from pydantic import NonNegativeInt, TypeAdapter
 
 from rebalance_tasks.core.fingerprint import Fingerprint
 from rebalance_tasks.core.ids import MoveId
+from rebalance_tasks.core.models import LATER
 from rebalance_tasks.store.records import JournalEntry, Part, unpack_keys
 from rebalance_tasks.store.versions import VERSIONS, require_known
 
@@ -33,8 +34,8 @@ JOURNAL_FIELD: Final = "j:"
 _Version: TypeAlias = tuple[NonNegativeInt, int, NonNegativeInt, NonNegativeInt, str]
 #: index, digest of the one part, number of parts verified, source, staged copy
 _Row: TypeAlias = tuple[NonNegativeInt, str, NonNegativeInt, _Version, _Version]
-_JOURNAL: Final = TypeAdapter(tuple[int, str, list[_Row]])
-_VERSIONS: Final = TypeAdapter(list[_Version])
+_JOURNAL: Final = TypeAdapter(tuple[int, str, list[_Row]], config=LATER)
+_VERSIONS: Final = TypeAdapter(list[_Version], config=LATER)
 
 
 # -- indices ----------------------------------------------------------------------------------------------------------

@@ -156,6 +156,10 @@ class JobStore(LeaseStore):
             keys.moves,
             keys.causes,
             self._keys.events,
+            self._keys.written,
+            self._keys.frees,
+            self._keys.frees_batches,
+            self._keys.undos,
         ]
         for cause, count in job.skipped.items():
             args += [cause, count]

@@ -53,6 +53,18 @@ class FleetKeys:
     def throttle(self) -> str:  # noqa: D102
         return self.key("throttle")
 
+    def node_throttle(self, node_id: str, direction: str) -> str:
+        """string: rate of a node, set at run time; ``direction`` is read, write (bytes/s) or requests (a second)."""
+        return self.key(f"throttle:{node_id}:{direction}")
+
+    def node_bucket(self, node_id: str, direction: str) -> str:
+        """hash: the bucket of a node (expires)."""
+        return self.key(f"bucket:{node_id}:{direction}")
+
+    def pace(self, node_id: str, direction: str) -> str:
+        """hash: how long a node's calls take, and what it may be worked at for that (expires)."""
+        return self.key(f"pace:{node_id}:{direction}")
+
     #: counter: last fencing token given out
     @property
     def check_fence(self) -> str:  # noqa: D102
@@ -62,6 +74,36 @@ class FleetKeys:
     @property
     def check_snapshots(self) -> str:  # noqa: D102
         return self.key("check:snapshots")
+
+    #: hash: token of the check whose nodes are surveyed by tasks, what it was asked, when it began, last came on, is concluded
+    @property
+    def survey(self) -> str:  # noqa: D102
+        return self.key("survey")
+
+    #: set: nodes that are to be looked at still
+    @property
+    def survey_awaited(self) -> str:  # noqa: D102
+        return self.key("survey:awaited")
+
+    #: hash: node id -> "<owner> <until ms>" of who looks at it
+    @property
+    def survey_claims(self) -> str:  # noqa: D102
+        return self.key("survey:claims")
+
+    #: hash: node id -> JSON of what was found on it (expires, as the two below, unless a check renews it)
+    @property
+    def survey_findings(self) -> str:  # noqa: D102
+        return self.key("survey:findings")
+
+    #: hash: node id -> its candidates, packed Arrow columns
+    @property
+    def survey_rows(self) -> str:  # noqa: D102
+        return self.key("survey:rows")
+
+    #: hash: node id -> hashes of the keys of its other objects, 8 bytes each
+    @property
+    def survey_others(self) -> str:  # noqa: D102
+        return self.key("survey:others")
 
     #: list of JSON records, newest first
     @property
@@ -137,6 +179,16 @@ class FleetKeys:
     @property
     def locations(self) -> str:  # noqa: D102
         return self.key("locations")
+
+    #: hash: object key -> "<token>|<expires ms>" of the one who writes it through the fleet right now
+    @property
+    def claims(self) -> str:  # noqa: D102
+        return self.key("claims")
+
+    #: hash: object key -> node on which it was written while anything moved: its only place, which no flip changes
+    @property
+    def written(self) -> str:  # noqa: D102
+        return self.key("written")
 
     #: hash: "<node>\0<object key>" -> move id whose source copy is still to be freed
     @property
@@ -224,6 +276,10 @@ class FleetKeys:
     def spend(self, day: str) -> str:
         """Hash: egress_bytes, cost_nano of a day (UTC)."""
         return self.key(f"spend:{day}")
+
+    def accesses(self, day: str) -> str:
+        """Hash: "r" or "w" and an object key -> reads or writes through the fleet on a day (UTC), from samples; "since" (ms)."""
+        return self.key(f"accesses:{day}")
 
     def job(self, job_id: str) -> JobKeys:
         """Keys of one job."""

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, TypeVar, cast
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Self, TypeVar, cast
 
 from rebalance_tasks.store.batches import MARK, BatchRecord
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from rebalance_tasks.store.connection import Connection, Value
     from rebalance_tasks.store.keys import FleetKeys
@@ -16,6 +17,40 @@ T = TypeVar("T")
 
 #: Fields written per command when an index is rebuilt: long enough to be fast, short enough not to hold up the server.
 BATCH: Final = 1_000
+
+
+class Where(NamedTuple):
+    """What is known of the place of a key.
+
+    Attributes:
+        written: its only node, where it was written or removed through the fleet while things moved.
+        forwarded: to which it was moved not long ago.
+        placed: its override, or what the catalogue says.
+        moving: a job, or what jobs have left undone, may change places or keep copies where they do not belong.
+        unfreed: some sources are still to be freed (`LocationStore.leaving`).
+        epoch: rises with every job that ends.
+        states: node id -> state set at run time.
+    """
+
+    written: str | None
+    forwarded: str | None
+    placed: str | None
+    moving: bool
+    unfreed: bool
+    epoch: int
+    states: tuple[tuple[str, str], ...]
+
+    @classmethod
+    def read(cls, reply: Sequence[Any]) -> Self:
+        """Read what ``lua/with/where.lua`` answers."""
+        written, forwarded, placed, moving, unfreed, epoch, states = reply
+        words = [word.decode() for word in states]
+        pairs = tuple(zip(words[::2], words[1::2], strict=True))
+        return cls(_text(written), _text(forwarded), _text(placed), moving == 1, unfreed == 1, int(epoch or 0), pairs)
+
+
+def _text(raw: bytes | None) -> str | None:
+    return None if raw is None else raw.decode()
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,19 +70,41 @@ class LocationStore:
         self._redis = connection
         self._keys = keys
 
-    def lookup(self, key: str) -> tuple[str | None, str | None]:
-        """Return (node of the forwarding, node of the override or catalogue) in one round trip."""
-        pipe = self._redis.client.pipeline(transaction=False)
-        pipe.hget(self._keys.forwarding, key)
-        pipe.hget(self._keys.locations, key)
-        pipe.time()
-        forwarding, location, (seconds, micros) = pipe.execute()
-        node: str | None = None
-        if forwarding is not None:
-            target, _, expires = forwarding.decode().rpartition("|")
-            if int(expires) > seconds * 1000 + micros // 1000:
-                node = target
-        return node, None if location is None else location.decode()
+    def lookup(self, key: str) -> Where:
+        """Return what is known of the place of a key, in one round trip."""
+        return Where.read(self._redis.run("locate", self.where_keys, [key]))
+
+    def leaving(self, key: str, nodes: Sequence[str]) -> frozenset[str]:
+        """Those of the nodes that still have to free a copy of a key (unless a batch of a running job does)."""
+        found = cast(
+            "list[bytes | None]", self._redis.client.hmget(self._keys.frees, [f"{node}\0{key}" for node in nodes])
+        )
+        return frozenset(node for node, move_id in zip(nodes, found, strict=True) if move_id is not None)
+
+    @cached_property
+    def where_keys(self) -> list[str]:
+        """KEYS of ``lua/with/where.lua``."""
+        keys = self._keys
+        return [
+            keys.written,
+            keys.forwarding,
+            keys.locations,
+            keys.active,
+            keys.frees,
+            keys.frees_batches,
+            keys.undos,
+            keys.node_states,
+            keys.info,
+        ]
+
+    def written(self) -> dict[str, str]:
+        """Key -> its only node, of keys that were written or removed through the fleet while things moved; empty when none do."""
+        keys = self._keys
+        pipe = self._redis.client.pipeline(transaction=True)
+        pipe.exists(keys.active, keys.frees, keys.frees_batches, keys.undos)
+        pipe.hgetall(keys.written)
+        moving, raw = pipe.execute()
+        return {key.decode(): node.decode() for key, node in raw.items()} if moving else {}
 
     def last_moved(self) -> dict[str, int]:
         """Key -> when it was last moved, in ms; kept as long as the cooldown and the forwarding need it."""
@@ -59,6 +116,17 @@ class LocationStore:
             for _, key in record.moves:
                 at_of[key] = max(at_of.get(key, 0), at)
         return at_of
+
+    def moved_since(self, at_ms: int) -> set[str]:
+        """Keys that were moved at that time or later."""
+        raw = cast("list[bytes]", self._redis.client.zrangebyscore(self._keys.moved, at_ms, "+inf"))
+        members = [member.decode() for member in raw]
+        moved = {member for member in members if not member.startswith(MARK)}
+        batches = [member.removeprefix(MARK) for member in members if member.startswith(MARK)]
+        for name in batches:
+            record = self._redis.hget(self._keys.moved_batches, name)
+            moved.update(move.key for move in (BatchRecord.read(name, record).moves if record is not None else ()))
+        return moved
 
     def pending_frees(self) -> dict[tuple[str, str], str]:
         """(node, key) -> move id of sources that are flipped but not freed yet."""
@@ -129,6 +197,24 @@ class LocationStore:
             self._redis.hset(self._keys.locations, fresh)
             changed += len(fresh)
         return changed
+
+    def forget_node(self, node: str) -> int:
+        """Forget every forwarding, override and catalogue entry that leads to a node; return how many there were.
+
+        Readers of such a key look on the nodes again. Each entry is compared and removed in one step.
+        """
+        return sum(self._forget(key, node) for key in (self._keys.forwarding, self._keys.locations))
+
+    def _forget(self, key: str, node: str) -> int:
+        forgotten = 0
+        for batch in _batches(name.decode() for name, _ in self._redis.client.hscan_iter(key, count=BATCH)):
+            forgotten += int(self._redis.run("locations_forget", [key], [node, *batch]))
+        return forgotten
+
+    def release(self, keys: Iterable[str]) -> int:
+        """Forget that keys were written while a job ran, unless one runs by now; return how many."""
+        script_keys = [self._keys.written, self._keys.active]
+        return sum(int(self._redis.run("written_release", script_keys, batch)) for batch in _batches(keys))
 
     def unplace(self, keys: Iterable[str]) -> int:
         """Remove overrides; return how many there were."""

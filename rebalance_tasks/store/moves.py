@@ -199,13 +199,17 @@ class MoveStore:
         *,
         forwarding_ttl_ms: int,
         keep_locations: bool,
-    ) -> None:
+    ) -> set[int]:
         """Commit a batch: readers are sent to the target from here on.
 
         Args:
             moves: those that are not pending any more are left as they are.
             forwarding_ttl_ms: 0 writes no forwarding.
             keep_locations: write overrides, or the catalogue.
+
+        Returns:
+            Indices of moves that were not flipped, since somebody writes their object through the fleet, or did so while
+            this job ran: it stays where it is.
 
         Raises:
             StaleLease: another runner has taken over.
@@ -219,20 +223,23 @@ class MoveStore:
             self._name,
         ]
         keys = [*self._location_keys(), self._fleet.reserved(self._group.target), self._fleet.undos]
+        writers = [self._fleet.claims, self._fleet.written]
         flipped = EACH
         # A record names all keys of the stretch: of a small part of them single entries take less room.
         if len(moves) > 1 and 2 * len(moves) >= self._lease.size:
             indices = sorted([move.index for move in moves])
             size_bytes = sum([move.size_bytes for move in moves])
             args = [*head, ranges_of(indices), size_bytes, *[move.key for move in moves]]
-            flipped = int(self._redis.run("batch_flip", [*keys, self._job.moves, *self._batch_keys()], args))
+            flipped = int(self._redis.run("batch_flip", [*keys, self._job.moves, *self._batch_keys(), *writers], args))
+        held: list[int] = []
         if flipped == EACH:
             args = head
             for move in moves:
                 args += [move.index, move.key, move.size_bytes, move.move_id]
-            flipped = int(self._redis.run("moves_flip", keys, args))
+            flipped, *held = self._redis.run("moves_flip", [*keys, *writers], args)
         if flipped < 0:
             raise self._stale()
+        return set(held)
 
     def retract(self, moves: Sequence[MoveRecord], *, keep_locations: bool) -> None:
         """Take flips back: the sources are the truth again. Raises: StaleLease."""

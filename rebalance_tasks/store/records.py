@@ -13,7 +13,7 @@ from pydantic import AwareDatetime, Field, NonNegativeInt, TypeAdapter, model_se
 
 from rebalance_tasks.core.fingerprint import Fingerprint
 from rebalance_tasks.core.ids import MoveId
-from rebalance_tasks.core.models import Frozen, Identifier, KeyText, RebalanceMove
+from rebalance_tasks.core.models import LATER, Frozen, Identifier, KeyText, RebalanceMove
 from rebalance_tasks.core.states import MoveState
 from rebalance_tasks.store.versions import STAMP, require_known, upgraded
 
@@ -26,8 +26,8 @@ CHUNK_MOVES: Final = 500
 #: How hard zlib tries: the default takes more than twice the time and saves an eighth of the room.
 PACKING: Final = 1
 
-_MOVES: Final = TypeAdapter(tuple[RebalanceMove, ...])
-_KEYS: Final = TypeAdapter(list[tuple[str, NonNegativeInt]])
+_MOVES: Final = TypeAdapter(tuple[RebalanceMove, ...], config=LATER)
+_KEYS: Final = TypeAdapter(list[tuple[str, NonNegativeInt]], config=LATER)
 
 
 @dataclass(slots=True, unsafe_hash=True)

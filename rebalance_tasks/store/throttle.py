@@ -1,4 +1,4 @@
-"""The byte bucket: how fast a group may write, shared by all slices that work on the group.
+"""The byte bucket: how fast a group may write, or a node be read or written, shared by all slices that work on it.
 
 Slices lease bytes, at most a tenth of a second's rate at a time, and give back what they did not spend in time. What the
 bucket grants within T seconds is bounded (``throttle_take.lua``), so what is written within T seconds is bounded by what it
@@ -22,10 +22,17 @@ class ByteBucket:
 
     Attributes:
         rate_bytes_per_s: as configured, and from the first lease on as it is in force; ``None`` for no throttle.
+        free_at: monotonic seconds of the last answer "no throttle", by the clock of who asked.
     """
 
     def __init__(
-        self, connection: Connection, key: str, *, rate_bytes_per_s: int | None, override_key: str | None = None
+        self,
+        connection: Connection,
+        key: str,
+        *,
+        rate_bytes_per_s: int | None,
+        override_key: str | None = None,
+        pace_key: str | None = None,
     ) -> None:
         """Bind to a bucket.
 
@@ -34,11 +41,13 @@ class ByteBucket:
             key: of the bucket.
             rate_bytes_per_s: the configured rate, ``None`` for no throttle.
             override_key: of a string that holds the rate set at run time, 0 for none.
+            pace_key: of the pace of a node, whose rate is a limit besides; needs an ``override_key``.
         """
         self._redis = connection
-        self._keys = [key] if override_key is None else [key, override_key]
+        self._keys = [name for name in (key, override_key, pace_key) if name is not None]
         self._configured = rate_bytes_per_s or 0
         self.rate_bytes_per_s = rate_bytes_per_s
+        self.free_at = float("-inf")
 
     @property
     def lease_bytes(self) -> int | None:

@@ -15,6 +15,7 @@ import time
 from collections import Counter
 from dataclasses import dataclass
 from decimal import Decimal
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -52,7 +53,11 @@ CASES: Final = (
 )
 SECONDS: Final = {100: 5.0, 1_000: 8.0}
 MEMORY_MB: Final = 600.0
+#: Rows whose reading into an inventory is measured.
+READ: Final = 10_000_000
 SMALL: Final = 1_000
+#: Small fleets between two lines of progress: a thousand take twenty minutes.
+EVERY: Final = 50
 RUNS: Final = 3
 FREE: Final[dict[str, Any]] = {
     "max_moves_per_cycle": 10**9,
@@ -63,18 +68,27 @@ FREE: Final[dict[str, Any]] = {
 
 def run(report: Report, *, small: int = SMALL) -> None:
     """Plan each case and compare."""
+    _small(report, small)
+    _read(report, _alone(READ, 100, "read"))
     for objects, nodes, budgets in CASES:
-        found = json.loads(
-            subprocess.run(
-                [sys.executable, "-m", "tests.bench.bench_plan", str(objects), str(nodes), budgets],
-                check=True,
-                capture_output=True,
-                text=True,
-            ).stdout
-        )
+        found = _alone(objects, nodes, budgets)
         _report(report, f"plan, {objects // 1_000_000} M objects × {nodes} nodes", found, budgets, objects=objects)
     _gravity(report)
-    _small(report, small)
+
+
+def _alone(objects: int, nodes: int, what: str) -> dict[str, Any]:
+    """Run a case in a process of its own."""
+    command = [sys.executable, "-m", "tests.bench.bench_plan", str(objects), str(nodes), what]
+    found: dict[str, Any] = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    return found
+
+
+def _read(report: Report, found: dict[str, Any]) -> None:
+    """Reading a table into an inventory: validation, duplicates, ambiguous keys."""
+    name = f"reading {READ // 1_000_000} M rows into an inventory"
+    detail = f"{found['table_mb']:.0f} MB above the table, the inventory included"
+    report.add(Figure(f"{name}: memory above the inventory", found["memory_mb"], "MB", MEMORY_MB, COMMAND, {}, detail))
+    report.add(Figure(f"{name}: CPU time", found["cpu_s"], "s", None, COMMAND))
 
 
 def _gravity(report: Report, *, objects: int = 5_000_000) -> None:
@@ -172,6 +186,8 @@ def _small(report: Report, count: int) -> None:
             continue
         better = beaten_by(fleet, plan, options.effective_target)
         found["not told" if better is None else better or "within 2 %"] += 1
+        if seed % EVERY == EVERY - 1:
+            report.console.print(f"  {seed + 1} of {count} small fleets: {dict(found)}")
     detail = ", ".join(f"{what} {times}" for what, times in sorted(found.items()))
     detail += f"; a plan took {statistics.median(seconds):.2f} s (median), {max(seconds):.1f} s at most"
     beaten = float(found["spread"] + found["bytes"])
@@ -180,7 +196,7 @@ def _small(report: Report, count: int) -> None:
 
 
 # -- one case, in a process of its own --------------------------------------------------------------------------------
-def fleet_of(objects: int, count: int, *, seed: int = 1) -> tuple[list[NodeDescriptor], Inventory]:
+def fleet_of(objects: int, count: int, *, seed: int = 1) -> tuple[list[NodeDescriptor], pa.Table]:
     """Return nodes over three zones with a spread of 0.50, and lognormal objects (σ = 2) of random gravity."""
     rng = np.random.default_rng(seed)
     sizes = np.maximum(1, rng.lognormal(11.0, 2.0, objects)).astype(np.int64)
@@ -205,7 +221,7 @@ def fleet_of(objects: int, count: int, *, seed: int = 1) -> tuple[list[NodeDescr
             "gravity": rng.beta(1.0, 1.0, objects) * 0.9,
         }
     )
-    return zones, Inventory.from_arrow(table)
+    return zones, table
 
 
 def prices() -> dict[tuple[str, str], Decimal]:
@@ -226,12 +242,22 @@ def _keys(count: int) -> pa.LargeStringArray:
     return pa.LargeStringArray.from_buffers(count, pa.py_buffer(offsets), pa.py_buffer(text.reshape(-1)))
 
 
-def _peak_mb(*, begin: bool = False) -> float:
+def peak_mb(*, begin: bool = False) -> float:
     """Largest resident set since the last beginning, in 10⁶ bytes (Linux)."""
     if begin:
         Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
     lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
     return next(int(line.split()[1]) * 1024 / 1e6 for line in lines if line.startswith("VmHWM:"))
+
+
+def read(objects: int, count: int) -> dict[str, Any]:
+    """Read a table and measure."""
+    _, table = fleet_of(objects, count)
+    base, ticks = peak_mb(begin=True), time.process_time()
+    inventory = Inventory.from_arrow(table)
+    _ = inventory.ambiguous
+    cpu, peak = time.process_time() - ticks, peak_mb()
+    return {"cpu_s": cpu, "table_mb": peak - base, "memory_mb": peak - peak_mb(begin=True), "rows": len(inventory)}
 
 
 def greedy(nodes: list[NodeDescriptor], inventory: Inventory, target: float) -> dict[str, float]:
@@ -314,10 +340,11 @@ def _largest(inventory: Inventory, node: int, count: int) -> NDArray[np.int64]:
 
 def case(objects: int, count: int, budgets: str) -> dict[str, Any]:
     """Plan one fleet and measure."""
-    nodes, inventory = fleet_of(objects, count)
+    nodes, table = fleet_of(objects, count)
+    inventory = Inventory.from_arrow(table)
     options = RebalancerOptions(**FREE) if budgets == "none" else RebalancerOptions()
     _ = inventory.ambiguous
-    base = _peak_mb(begin=True)
+    base = peak_mb(begin=True)
     cpu, wall = [], []
     plan: RebalancePlan | None = None
     memory = 0.0
@@ -327,7 +354,7 @@ def case(objects: int, count: int, budgets: str) -> dict[str, Any]:
         plan = plan_rebalance(nodes, inventory, options=options, prices=prices())
         wall.append(time.perf_counter() - begun)
         cpu.append(time.process_time() - ticks)
-        memory = memory or _peak_mb() - base
+        memory = memory or peak_mb() - base
     assert plan is not None
     verify_plan(plan, nodes, inventory, options, prices=prices())
     used = [inventory.used_bytes()[node.node_id] for node in nodes]
@@ -355,4 +382,5 @@ def case(objects: int, count: int, budgets: str) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    print(json.dumps(case(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3])))
+    measured = read if sys.argv[3] == "read" else partial(case, budgets=sys.argv[3])
+    print(json.dumps(measured(int(sys.argv[1]), int(sys.argv[2]))))

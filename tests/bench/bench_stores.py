@@ -18,7 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from rebalance_tasks.client import Rebalancer
 from rebalance_tasks.core.models import RebalanceMove, RebalancePlan
@@ -27,6 +27,7 @@ from rebalance_tasks.drivers.object_store import ObjectStoreDriver
 from rebalance_tasks.drivers.s3_bucket import S3Bucket
 from tests.bench import world as worlds
 from tests.bench.bench_copy import rclone
+from tests.bench.processor import processor_s
 from tests.bench.report import Figure
 from tests.support.fleets import NodeSpec
 from tests.support.weed import ACCESS_KEY, OTHER_KEY, SECRET_KEY, Weed, weed_server
@@ -54,11 +55,22 @@ PREFIX: Final = "data"
 
 @dataclass
 class Samples:
-    """Seconds of each round."""
+    """Seconds of each round, and seconds of processor time of all that ran for it, the servers among them."""
 
     ours: list[float] = field(default_factory=list)
     rival: list[float] = field(default_factory=list)
     rival_delete: list[float] = field(default_factory=list)
+    ours_cpu: list[float] = field(default_factory=list)
+    rival_cpu: list[float] = field(default_factory=list)
+
+
+class Taken(NamedTuple):
+    """What the rival took, in seconds; the best is the one that was done first."""
+
+    checked: float
+    deleted: float
+    cpu_checked: float
+    settings: tuple[int, int]
 
 
 def run(report: Report, *, cases: Sequence[tuple[int, int, bool, float]] = CASES, rounds: int = ROUNDS) -> None:
@@ -96,6 +108,18 @@ def _report(report: Report, count: int, size: int, samples: Samples, *, streamed
             detail=f"{rival / ours:.2f} × as fast: {ours:.2f} s against {rival:.2f} s ({deleted:.2f} s with its deletes)",
         )
     )
+    cpu, rival_cpu = statistics.median(samples.ours_cpu), statistics.median(samples.rival_cpu)
+    report.add(
+        Figure(
+            name=f"S3 → S3, {name}, {how}: processor time, servers included, a job ÷ rclone copy + check",
+            value=cpu / rival_cpu,
+            unit="×",
+            limit=None,
+            command="python -m tests.bench stores",
+            samples={"ours_s": samples.ours_cpu, "rclone_s": samples.rival_cpu},
+            detail=f"{cpu:.2f} s against {rival_cpu:.2f} s",
+        )
+    )
 
 
 def _case(binary: str, weed: Weed, count: int, size: int, *, streamed: bool, rounds: int) -> Samples:
@@ -120,18 +144,22 @@ def _case(binary: str, weed: Weed, count: int, size: int, *, streamed: bool, rou
         with worlds.world(nodes, options=options, concurrency=PROCESSES):
             rebalancer = Rebalancer()
             rebalancer.adopt()
+            cpu = processor_s()
             samples.ours.append(move_all(rebalancer, keys, size))
-        best: tuple[float, float, tuple[int, int]] | None = None
+            samples.ours_cpu.append(processor_s() - cpu)
+        taken: list[Taken] = []
         for one in settings:
             again, target = weed.bucket(), weed.bucket()
             _fill(weed, again, count, size)
-            taken = (*_rival(binary, weed, again, target, one, streamed=streamed), one)
-            best = taken if best is None else min(best, taken)
-        if best is not None:
-            samples.rival.append(best[0])
-            samples.rival_delete.append(best[1])
-            settings = (best[2],)
-        _say(f"round {number}: ours {samples.ours[-1]:.2f} s, rclone {samples.rival[-1]:.2f} s {settings}")
+            taken.append(_rival(binary, weed, again, target, one, streamed=streamed))
+        best = min(taken)
+        samples.rival.append(best.checked)
+        samples.rival_delete.append(best.deleted)
+        samples.rival_cpu.append(best.cpu_checked)
+        settings = (best.settings,)
+        _say(
+            f"round {number}: {', '.join(f'{name} {times[-1]:.2f}' for name, times in vars(samples).items())} {settings}"
+        )
     return samples
 
 
@@ -187,10 +215,8 @@ def _environment(weed: Weed) -> dict[str, str]:
     return environment
 
 
-def _rival(
-    binary: str, weed: Weed, source: str, target: str, settings: tuple[int, int], *, streamed: bool
-) -> tuple[float, float]:
-    """Return seconds of copy + check, and with delete."""
+def _rival(binary: str, weed: Weed, source: str, target: str, settings: tuple[int, int], *, streamed: bool) -> Taken:
+    """Copy, check and delete."""
     transfers, checkers = settings
     common = [
         "--transfers",
@@ -204,14 +230,14 @@ def _rival(
     ]
     there = f"A:{source}/{PREFIX}", f"{'B' if streamed else 'A'}:{target}/{PREFIX}"
     environment = _environment(weed)
-    begun = time.perf_counter()
+    begun, cpu = time.perf_counter(), processor_s()
     subprocess.run([binary, "copy", "--no-check-dest", *there, *common], check=True, env=environment)
     subprocess.run(
         [binary, "check", *(["--download"] if streamed else []), *there, *common], check=True, env=environment
     )
-    seconds = time.perf_counter() - begun
+    checked, cpu_checked = time.perf_counter() - begun, processor_s() - cpu
     subprocess.run([binary, "delete", there[0], *common], check=True, env=environment)
-    return seconds, time.perf_counter() - begun
+    return Taken(checked, time.perf_counter() - begun, cpu_checked, settings)
 
 
 def _listing(report: Report, binary: str, weed: Weed, rounds: int) -> None:

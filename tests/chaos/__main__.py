@@ -15,12 +15,16 @@ from pathlib import Path
 
 from tests.chaos.hosts import HostsStorm
 from tests.chaos.storm import Storm
+from tests.support.downtime import play
 
 #: How long faults rain in one round, and how much faster than usual.
 STORM_S = float(os.environ.get("CHAOS_STORM_S", "45"))
 PACE = 1.5
 #: One host, or three with disks and lines of their own.
 TOPOLOGIES = {"one": Storm, "hosts": HostsStorm}
+#: From so many kills on, readers and writers have rounds of their own, one for each locator.
+LONG = 50
+LOCATORS = ("union", "crush", "catalogue")
 
 
 def main() -> int:
@@ -51,7 +55,18 @@ def main() -> int:
         rounds += 1
         print(f"{kills} of {wanted} kills, {rounds} rounds, broken: {broken or 'none'}", flush=True)  # noqa: T201
         seed += 1
+    if wanted >= LONG:
+        broken += [seed for locator in LOCATORS if not readers(locator, seed)]
     return 1 if broken else 0
+
+
+def readers(locator: str, seed: int) -> bool:
+    """A crowd reads and writes while workers are killed; print what came of it, and whether it is as it should be."""
+    outcome = play(locator, keys=600, kills=12, kill_every_s=3.0, seed=seed)
+    print(f"readers and writers, {locator}: {outcome.line()}", flush=True)  # noqa: T201
+    for problem in outcome.problems:
+        print(f"  {problem}", flush=True)  # noqa: T201
+    return not outcome.problems
 
 
 if __name__ == "__main__":

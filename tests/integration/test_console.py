@@ -13,9 +13,10 @@ from starlette.testclient import TestClient
 from rebalance_tasks.console import app as console
 from rebalance_tasks.console.access import Role, Tokens
 from rebalance_tasks.console.app import API, make_app
+from rebalance_tasks.console.assets import STATIC, Assets
 from rebalance_tasks.console.endpoints import ENDPOINTS
 from rebalance_tasks.console.headers import SECURITY_HEADERS
-from rebalance_tasks.console.pages import PAGES, STATIC, assets_digest
+from rebalance_tasks.console.pages import PAGES
 from rebalance_tasks.core.models import RebalanceMove, RebalancePlan
 from tests.support.arena import context_of, objects, rebalancer_of
 from tests.support.consoles import OPERATOR, VIEWER
@@ -177,7 +178,7 @@ def test_a_login_leads_only_to_pages_of_the_console(rebalancer: Rebalancer, want
 # -- what it lets through --------------------------------------------------------------------------------------------
 def test_every_answer_carries_the_strict_headers(rebalancer: Rebalancer) -> None:
     with browser_of(rebalancer, VIEWER) as client:
-        static = f"/static/{assets_digest()}/console.css"
+        static = f"/static/{Assets().digest}/console.css"
         for path in ("/", "/nowhere", "/healthz", f"{API}/fleet", f"{API}/nowhere", static, "/static/x/console.css"):
             headers = client.get(path).headers
             assert {name: headers.get(name) for name in SECURITY_HEADERS} == SECURITY_HEADERS, path
@@ -190,7 +191,7 @@ def test_every_answer_carries_the_strict_headers(rebalancer: Rebalancer) -> None
 @pytest.mark.parametrize("name", ["%2e%2e", "a%2f..%2fb", "a%00", "%3Cb%3E", "a" * 129, "-x", "a%0d%0ab"])
 def test_ids_that_are_no_ids_are_refused_before_they_name_anything(rebalancer: Rebalancer, name: str) -> None:
     with browser_of(rebalancer, OPERATOR) as client:
-        for path in (f"{API}/jobs/{name}", f"{API}/nodes/{name}", f"/jobs/{name}", f"/static/{assets_digest()}/{name}"):
+        for path in (f"{API}/jobs/{name}", f"{API}/nodes/{name}", f"/jobs/{name}", f"/static/{Assets().digest}/{name}"):
             assert client.get(path).status_code in {400, 404}, path
         assert client.post(f"{API}/nodes/{name}/drain", json={}).status_code in {400, 404, 405}
 
@@ -198,7 +199,7 @@ def test_ids_that_are_no_ids_are_refused_before_they_name_anything(rebalancer: R
 def test_static_files_end_at_their_folder(rebalancer: Rebalancer) -> None:
     with browser_of(rebalancer, VIEWER) as client:
         for path in ("../app.py", "..%2fapp.py", "%2e%2e/app.py", "/etc/passwd", "..%5capp.py"):
-            assert client.get(f"/static/{assets_digest()}/{path}").status_code == 404, path
+            assert client.get(f"/static/{Assets().digest}/{path}").status_code == 404, path
 
 
 @pytest.mark.parametrize(
@@ -302,7 +303,12 @@ def test_a_fleet_is_seen_planned_started_paused_resumed_and_cancelled(rebalancer
         post(f"{path}/cancel")
         Engine().finish(job["job_id"])
         assert get(path)["status"] == "cancelled"
-        assert [entry["what"] for entry in get(f"{path}/timeline")["items"]][-1] == "cancelled"
+        entries = get(f"{path}/timeline")["items"]
+        # "started" comes from the job itself, and only where a group was let in before the cancel.
+        words = [entry["what"] for entry in entries if entry["what"] != "started"]
+        assert words == ["created", "paused", "resumed", "cancel_requested", "cancelled"]
+        assert all("by console:operator@" in entry["text"] for entry in entries if "by " in entry["text"])
+        assert rebalancer.status(job["job_id"]).requested_by.startswith("console:operator@")
         assert get(f"{path}/failures")["items"][0]["cause"] == "cancelled"
         assert get("/jobs")["total"] == 1
         retried = post(f"{path}/retry", skipped=True)

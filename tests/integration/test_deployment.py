@@ -7,21 +7,25 @@ import socket
 import subprocess
 import sys
 import urllib.request
+from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+import httpx2
 import pytest
+import redis
 import yaml
 
 from rebalance_tasks.core.states import RebalanceStatus
 from rebalance_tasks.demo.processes import ManagedProcess
+from rebalance_tasks.embedded import find_server_binary
 from tests.support.arena import objects, rebalancer_of, wait_for
 from tests.support.fleets import NodeSpec
 from tests.support.wait import wait_until
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator, Mapping
 
     from tests.conftest import FleetFactory
     from tests.support.fleets import Fleet
@@ -48,27 +52,43 @@ def fleet(fleet_config: FleetFactory) -> Fleet:
     return fleet_config(nodes, options={"check_interval": "1s"})
 
 
+def composed(name: str, tmp_path: Path, env: Mapping[str, str], swaps: Mapping[str, str]) -> ManagedProcess:
+    """Start a service by its own command; only places and ports are the test's."""
+    service = SERVICES[name]
+    own = {key: swapped(value, swaps) for key, value in service.get("environment", {}).items()}
+    program, *arguments = (swapped(word, swaps) for word in service["command"])
+    path = f"{tmp_path}:{BIN}:{os.environ['PATH']}"
+    known = {**own, **env, "PATH": path, "PYTHONPATH": str(ROOT)}
+    found = str(BIN / program) if (BIN / program).exists() else program
+    return ManagedProcess(name, [found, *arguments], log_path=tmp_path / f"{name}.log", env=known)
+
+
+def swapped(word: object, swaps: Mapping[str, str]) -> str:
+    """A word as the container sees it ("$$" is compose's "$"), with this test's places in it."""
+    text = str(word).replace("$$", "$")
+    for old, new in swaps.items():
+        text = text.replace(old, new)
+    return text
+
+
+def logs(processes: Iterable[ManagedProcess]) -> str:
+    return "\n".join(f"--- {process.log_path.name}\n{process.log_tail(40)}" for process in processes)
+
+
 @pytest.fixture
 def services(fleet: Fleet, tmp_path: Path, port: str) -> Iterator[dict[str, ManagedProcess]]:
-    """The services of ours, each by its own command; only places and the port are this test's."""
-    env = {**os.environ, "REBALANCE_CONFIG": str(fleet.config), "PYTHONPATH": str(ROOT)}
+    """The services that balance the fleet."""
+    env = {**os.environ, "REBALANCE_CONFIG": str(fleet.config)}
+    swaps = {"/tmp/": f"{tmp_path}/", "9817": port}  # noqa: S108  as compose says
     started: dict[str, ManagedProcess] = {}
     try:
         for name in RUN:
-            service = SERVICES[name]
-            own = {key: value for key, value in service["environment"].items() if key != "REBALANCE_CONFIG"}
-            program, *arguments = (
-                str(word).replace("/tmp/", f"{tmp_path}/").replace("9817", port)  # noqa: S108  as compose says
-                for word in service["command"]
-            )
-            started[name] = ManagedProcess(
-                name, [str(BIN / program), *arguments], log_path=tmp_path / f"{name}.log", env={**env, **own}
-            )
+            started[name] = composed(name, tmp_path, env, swaps)
         yield started
     finally:
         for process in started.values():
             process.kill()
-        print("\n".join(f"--- {process.log_path.name}\n{process.log_tail(40)}" for process in started.values()))  # noqa: T201
+        print(logs(started.values()))  # noqa: T201
 
 
 def test_the_composed_commands_balance_a_fleet_and_say_so(
@@ -126,3 +146,64 @@ def test_the_wheel_works_where_nothing_of_the_source_tree_is(fleet: Fleet, tmp_p
     for command in (["plan", "--json"], ["metrics", "--once"], ["events", "--json"], ["nodes"]):
         done = run(*command)
         assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("name", "inside", "asked", "secret"),
+    [
+        ("console", "8580", "/api/v1/fleet", "console_operator"),
+        ("flower", "5555", "/api/workers", "flower_auth"),
+    ],
+)
+def test_a_composed_page_is_well_and_asks_for_the_secret_in_its_file(
+    fleet: Fleet, tmp_path: Path, port: str, name: str, inside: str, asked: str, secret: str
+) -> None:
+    subprocess.run([ROOT / "ops/make-secrets", tmp_path / "secrets"], check=True)
+    swaps = {"/run/secrets/": f"{tmp_path}/secrets/", inside: port, "0.0.0.0": "127.0.0.1"}  # noqa: S104  compose's
+    env = {**os.environ, "REBALANCE_CONFIG": str(fleet.config)}
+    process = composed(name, tmp_path, env, swaps)
+    kind, program, *words = (swapped(word, swaps) for word in SERVICES[name]["healthcheck"]["test"])
+    assert (kind, program) == ("CMD", "python")
+
+    def well() -> bool:
+        process.require_alive()
+        return subprocess.run([sys.executable, *words], capture_output=True, check=False).returncode == 0
+
+    try:
+        wait_until(well, 60, "its health check is content", interval_s=0.3)
+        url, given = f"http://127.0.0.1:{port}{asked}", (tmp_path / "secrets" / secret).read_text().strip()
+        headers = {"authorization": f"Bearer {given}"} if name == "console" else {}
+        auth = None if name == "console" else (given.partition(":")[0], given.partition(":")[2])
+        assert httpx2.get(url, timeout=20).status_code == 401
+        assert httpx2.get(url, headers=headers, auth=auth, timeout=20).status_code == 200
+        assert given not in process.log_path.read_text()
+    finally:
+        process.kill()
+        print(logs([process]))  # noqa: T201
+
+
+def test_the_composed_redis_asks_for_its_password_and_keeps_what_it_is_told(tmp_path: Path, port: str) -> None:
+    (tmp_path / "redis-server").symlink_to(find_server_binary())
+    (tmp_path / "redis_password").write_text("p" * 32)
+    swaps = {"/run/secrets/": f"{tmp_path}/", "/data": str(tmp_path), "redis-server -": f"redis-server - --port {port}"}
+    process = composed("redis", tmp_path, os.environ, swaps)
+    try:
+        client = redis.Redis(port=int(port), password="p" * 32)
+
+        def answers() -> bool:
+            process.require_alive()
+            with suppress(redis.ConnectionError):
+                return bool(client.ping())
+            return False
+
+        wait_until(answers, 30, "the server answers")
+        info = client.info()
+        assert (info["aof_enabled"], info["maxmemory_policy"]) == (1, "noeviction")
+        with pytest.raises(redis.AuthenticationError):
+            redis.Redis(port=int(port)).ping()
+        shown = Path(f"/proc/{process.pid}/cmdline")
+        assert not shown.exists() or "pppp" not in shown.read_text()
+        client.close()
+    finally:
+        process.kill()
+        print(logs([process]))  # noqa: T201

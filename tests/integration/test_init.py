@@ -113,15 +113,63 @@ def test_shells_are_given_their_completion(shell: str) -> None:
     assert {"resume", "reindex", "retry-failed"} <= set(done.stdout.replace('"', " ").replace(":", " ").split()), done
 
 
-def test_looking_at_a_job_loads_neither_celery_nor_numpy(redis_url: str, tmp_path: Path) -> None:
+#: Modules that `rebalance status` may load, Python's own included: 492 by 3.11, and room for other versions.
+STATUS_MODULES = 530
+#: What a look at a job has no use for.
+HEAVY = ("celery", "kombu", "numpy", "pyarrow", "structlog", "prometheus_client", "redis.asyncio.client", "starlette")
+
+
+def test_looking_at_a_job_loads_little_and_builds_one_command(redis_url: str, tmp_path: Path) -> None:
     code = (
         "import sys\n"
-        "from rebalance_tasks.cli.app import run\n"
-        "code = run(['status', 'rebal-none'])\n"
-        "print(code, [m for m in ('celery', 'kombu', 'numpy', 'pyarrow', 'structlog', 'prometheus_client') if m in sys.modules])\n"
+        "from rebalance_tasks.cli import main\n"
+        "try: main()\n"
+        "except SystemExit as end:\n"
+        f"    heavy = [name for name in {HEAVY} if name in sys.modules]\n"
+        f"    print(end.code, heavy, len(sys.modules) if len(sys.modules) > {STATUS_MODULES} else 'few')\n"
     )
     env = {"REBALANCE_REDIS_URL": redis_url}
     done = subprocess.run(
-        [sys.executable, "-c", code], env=env, cwd=tmp_path, capture_output=True, text=True, check=False
+        [sys.executable, "-c", code, "status", "rebal-none"],
+        env=env,
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
     )
-    assert done.stdout == "1 []\n", done
+    assert done.stdout == "1 [] few\n", done
+
+
+@pytest.mark.parametrize(
+    ("argv", "built"),
+    [
+        (["status", "j1"], {"status"}),
+        (["simulate", "resize"], {"simulate"}),
+        (["--config", "plan", "jobs"], {"plan", "jobs"}),
+        (["--help", "jobs"], None),
+        (["statsu"], None),
+        ([], None),
+    ],
+)
+def test_only_commands_that_a_line_names_are_built(argv: list[str], built: set[str] | None) -> None:
+    from rebalance_tasks.cli import app as cli
+
+    made = cli._app_for(argv)
+    assert (made is cli.app) if built is None else (cli.names(made) == built)
+
+
+def test_a_package_that_waits_runs_when_something_of_it_is_used() -> None:
+    code = (
+        "import sys\n"
+        "from rebalance_tasks import lazily\n"
+        "lazily.package('redis', 'asyncio')\n"
+        "import redis\n"
+        "before = 'redis.asyncio.client' in sys.modules\n"
+        "from redis.asyncio import Redis\n"
+        "print(before, Redis.__module__, redis.asyncio is sys.modules['redis.asyncio'])\n"
+        "lazily.package('redis', 'asyncio')\n"
+        "lazily.package('redis', 'nothing_of_this_name')\n"
+        "print(redis.asyncio.Redis is Redis, 'redis.nothing_of_this_name' in sys.modules)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.stdout == "False redis.asyncio.client True\nTrue False\n", done

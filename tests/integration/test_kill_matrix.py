@@ -111,7 +111,7 @@ READS = {
         *("probe", "check_identity", "free_bytes", "list_objects", "stat", "open_source", "staged", "open_staged"),
         *("trashed", "list_trash", "list_staged", "read_manifests", "close", "hold", "unchanged"),
     },
-    ServerSide: {"copies_from", "versions"},
+    ServerSide: {"direct_bytes", "versions"},
     MoveStore: set(),
     TrashStore: {"due", "known_ids"},
 }

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from rebalance_tasks import InvalidKey, NodeState, ObjectNotFound, RebalanceStatus
+from rebalance_tasks.core.errors import UnknownNode
 from tests.support.arena import Arena, arena_of, objects, rebalancer_of
 
 if TYPE_CHECKING:
@@ -116,3 +117,33 @@ def test_a_node_that_is_out_of_reach_does_not_hide_the_others(arena: Arena) -> N
     arena.context.fleet.set_node_state("b", NodeState.MAINTENANCE)
     with pytest.raises(ObjectNotFound):
         arena.rebalancer.locate("l")
+
+
+def test_a_chain_of_moves_is_one_hop(arena: Arena) -> None:
+    arena.fill({"a": {"k": 10}, "b": {}})
+    far = arena.context.connection.now_ms() + DAY_MS
+    arena.redis.hset(arena.context.keys.forwarding, "k", f"a|{far}")
+    assert arena.rebalancer.locate("k").hops == 1
+    assert arena.redis.hlen(arena.context.keys.forwarding) == 1
+    arena.redis.delete(arena.context.keys.forwarding)
+    assert arena.rebalancer.locate("k").hops == 0
+
+
+def test_all_that_leads_to_a_node_is_forgotten_at_once(arena: Arena) -> None:
+    arena.fill({"a": {"k": 10, "l": 10}})
+    far = arena.context.connection.now_ms() + DAY_MS
+    keys = arena.context.keys
+    arena.redis.hset(keys.forwarding, mapping={"k": f"b|{far}", "l": f"a|{far}"})
+    arena.context.locations.place({f"x{number}": "b" for number in range(1500)} | {"l": "a"})
+    assert arena.rebalancer.forget_node("b") == 1501
+    assert (arena.hash(keys.forwarding), arena.hash(keys.locations)) == ({"l": f"a|{far}"}, {"l": "a"})
+    assert arena.rebalancer.locate("k") == "a"
+    with pytest.raises(UnknownNode):
+        arena.rebalancer.forget_node("nowhere")
+
+
+def test_a_node_that_has_still_to_free_its_copy_is_not_where_the_object_is(arena: Arena) -> None:
+    arena.fill({"a": {"k": b"old"}})
+    (arena.fleet.roots["b"] / "k").write_bytes(b"new")
+    arena.redis.hset(arena.context.keys.frees, "a\0k", "j1.0")
+    assert arena.rebalancer.locate("k") == "b"

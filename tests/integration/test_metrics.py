@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import os
 import shutil
 import signal
@@ -20,7 +21,9 @@ from rebalance_tasks.control.check import run_check
 from rebalance_tasks.control.cleanup import run_cleanup
 from rebalance_tasks.control.metrics import FleetCollector
 from rebalance_tasks.control.metrics_table import METRICS
+from rebalance_tasks.control.metrics_text import metrics_app
 from rebalance_tasks.control.sweep import run_sweep
+from rebalance_tasks.control.throttles import set_node_throttle
 from rebalance_tasks.core.models import NodeState
 from rebalance_tasks.store.abandon import abandon
 from rebalance_tasks.store.presence import Presence
@@ -76,6 +79,7 @@ def test_a_busy_fleet_serves_every_metric_of_the_table(engine: Engine, fleet: Fl
     )
     lifecycle.pause(engine.context, "j1")
     fleetwide.pause_node(engine.context, "n2")
+    set_node_throttle(engine.context, "n2", "write", 1000)
     engine.context.fleet.set_node_state("n1", NodeState.DRAINING)
     engine.context.connection.hset(engine.context.keys.awaiting, {"n1": 7})
     engine.context.connection.hset(engine.context.keys.reserved("n2"), {"j0/g0/0": 9, "j0/g1/0": 1})
@@ -89,11 +93,12 @@ def test_a_busy_fleet_serves_every_metric_of_the_table(engine: Engine, fleet: Fl
     engine.slice()
     run_sweep(engine.context)
     seen = names(held) | names(running) | names(exposition(engine))
-    # The pace is known only while some of many moves have ended.
-    assert {metric.name for metric in METRICS} - seen <= {"rebalance_job_eta_seconds"}
+    # The pace is known only while some of many moves have ended; nodes are measured in a fleet that asks for it (below).
+    assert {metric.name for metric in METRICS} - seen <= {"rebalance_job_eta_seconds", "rebalance_node_latency_seconds"}
     found = values(held)
     assert found["rebalance_node_reserved_bytes", ("n2",)] == 10
     assert found["rebalance_node_trash_bytes", ("n1",)] == 7
+    assert found["rebalance_node_rate_bytes", ("write", "n2", "limit")] == 1000
 
 
 def test_totals_never_go_back_while_a_job_runs_ends_and_is_forgotten(engine: Engine) -> None:
@@ -148,6 +153,38 @@ def test_without_redis_only_that_is_said(engine: Engine, monkeypatch: pytest.Mon
 
     monkeypatch.setattr(type(engine.context.connection.client), "execute_command", away)
     assert values(exposition(engine)) == {("rebalance_redis_up", ()): 0.0}
+
+
+def served(collector: FleetCollector, **environ: str) -> tuple[dict[str, str], bytes]:
+    """What the application answers to a GET."""
+    registry = CollectorRegistry(auto_describe=False)
+    registry.register(collector)
+    told: dict[str, str] = {}
+    given = {"REQUEST_METHOD": "GET", "PATH_INFO": "/metrics", **environ}
+
+    def start(_status: str, headers: list[tuple[str, str]], *_: Any) -> Any:
+        told.update(headers)
+
+    return told, b"".join(metrics_app(collector, registry)(given, start))
+
+
+def test_what_is_served_is_what_the_library_would_write(engine: Engine) -> None:
+    engine.start(moves_between("n1", "n2", SIZES))
+    engine.slice()
+    run_sweep(engine.context)
+    collector = FleetCollector(engine.context, lambda queues: dict.fromkeys(queues, 0))
+    for _ in range(2):  # the second time from what was kept of the first
+        headers, body = served(collector)
+        # How long nothing came on, and when the sweep ran, go by the clock.
+        assert [line.rpartition(b" ")[0] for line in body.splitlines()] == [
+            line.rpartition(b" ")[0] for line in exposition(engine).encode().splitlines()
+        ]
+        assert headers["Content-Type"] == "text/plain; version=0.0.4; charset=utf-8"
+    headers, packed = served(collector, HTTP_ACCEPT_ENCODING="gzip", HTTP_ACCEPT="application/openmetrics-text")
+    assert headers["Content-Encoding"] == "gzip"
+    assert names(gzip.decompress(packed).decode()) == names(body.decode())
+    _, body = served(collector, REQUEST_METHOD="POST")
+    assert b"use OPTIONS or GET" in body
 
 
 @pytest.mark.skipif(shutil.which("promtool") is None, reason="no promtool (Debian: prometheus)")

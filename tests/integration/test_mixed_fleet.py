@@ -8,15 +8,16 @@ import pytest
 
 from rebalance_tasks import Rebalancer, RebalanceStatus
 from rebalance_tasks.core.errors import ConfigurationError
-from tests.support import checker
+from tests.support import azurite, checker
 from tests.support.fleets import NodeSpec, made_up
-from tests.support.places import LocalPlace, Place, S3Place
+from tests.support.places import AzurePlace, FsspecPlace, LocalPlace, Place, S3Place
 from tests.support.wait import wait_until
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from tests.conftest import FleetFactory
+    from tests.support.ftp import Ftp
     from tests.support.weed import Weed
     from tests.support.workers import ProcessFactory
 
@@ -26,10 +27,18 @@ OBJECTS = {f"o/{number:02d}": 20_000 + number for number in range(40)}
 
 
 @pytest.fixture
-def places(weed: Weed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Place]:
+def places(
+    weed: Weed, ftp: Ftp, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> dict[str, Place]:
     options = weed.options() | {"secret_access_key": "${TEST_S3_SECRET}"}
     monkeypatch.setenv("TEST_S3_SECRET", weed.options()["secret_access_key"])
-    return {
+    monkeypatch.setenv("TEST_FTP_SECRET", ftp.options()["password"])
+    served = tmp_path / "nodes/ftp1"
+    blobs: dict[str, Place] = {}
+    if azurite.binary() is not None:
+        blobs["blobs1"] = AzurePlace("objects", "mixed", azurite.options(request.getfixturevalue("azure_port")))
+    return blobs | {
+        "ftp1": FsspecPlace(served, ftp.url(str(served)), ftp.options() | {"password": "${TEST_FTP_SECRET}"}),
         "disk1": LocalPlace(tmp_path / "nodes/disk1"),
         "disk2": LocalPlace(tmp_path / "nodes/disk2"),
         "bucket1": S3Place(weed.bucket(), "a/b", options),
@@ -65,7 +74,17 @@ def test_a_job_balances_disks_and_buckets_and_every_byte_is_still_there(
     assert job.imbalance_after is not None
     assert job.imbalance_after < 0.05
     checker.check(mirrors(places, tmp_path), written, job)
-    assert "test-secret" not in repr(rebalancer.settings) + processes.logs()
+    assert {"disk1 > ftp1", "bucket1 > ftp1"} & plan.not_carried.keys()
+    for secret in ("test-secret", "ftp-secret"):
+        assert secret not in repr(rebalancer.settings) + processes.logs()
+
+
+def test_a_pool_of_disks_and_an_ftp_server_is_refused_where_times_must_travel(
+    places: dict[str, Place], fleet_config: FleetFactory
+) -> None:
+    fleet_config(nodes_of(places), options={"min_object_age": 0}, fleet={"must_carry": ["mtime"]})
+    with pytest.raises(ConfigurationError, match=r"to 'ftp1' .* loses mtime; give one of them another pool"):
+        Rebalancer().plan()
 
 
 def test_a_bucket_whose_capacity_is_not_stated_is_refused_with_the_way_out(

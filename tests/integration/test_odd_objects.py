@@ -60,7 +60,7 @@ def test_a_key_of_any_kind_goes_through_a_job_unchanged(fleet_config: FleetFacto
     job = engine.finish()
     assert (job.completed_moves, job.failures) == (1, {})
     check(fleet.roots, written, job)
-    assert engine.context.locations.lookup(key)[0] == "n2"
+    assert engine.context.locations.lookup(key).forwarded == "n2"
     assert engine.cleanup(later_ms=DAY_MS).purged == 1
 
 

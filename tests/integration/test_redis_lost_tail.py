@@ -71,7 +71,7 @@ def test_whatever_end_of_the_file_is_lost_every_object_is_whole_and_counted_once
     assert (job.completed_moves, dict(job.failures)) == (len(SIZES), {})
     check(fleet.roots, written, job, trash=True)
     for key in SIZES:
-        assert again.context.locations.lookup(key)[1] == "n2"
+        assert again.context.locations.lookup(key).placed == "n2"
     assert again.context.fleet.usage() == {"n1": 0, "n2": 10 + sum(SIZES.values())}
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from rebalance_tasks.control.check import run_check
-from rebalance_tasks.control.locate import locate
+from rebalance_tasks.control.locate import Locator
 from rebalance_tasks.control.reindex import reindex
 from rebalance_tasks.core.errors import JobActive, RetryableError
 from rebalance_tasks.core.states import RebalanceStatus
@@ -84,7 +84,7 @@ def test_a_job_killed_in_the_middle_and_redis_lost_lose_nothing_and_leave_nothin
     assert (report.ambiguous > 0) == (step in UNEXPLAINED)
     assert report.unexplained_trash == 0
     for key in written.digests:
-        assert (fleet.roots[locate(engine.context, key)] / key).is_file()
+        assert (fleet.roots[Locator(engine.context).locate(key)] / key).is_file()
     assert_idempotent(engine)
     clean_up(engine)
     found = checker.look(fleet.roots)
@@ -122,11 +122,11 @@ def test_what_readers_need_is_as_it_was_before_redis_was_lost(fleet_config: Flee
     engine = Engine()
     engine.start(moves_between("n1", "n3", SIZES))
     engine.finish()
-    before = {key: (str(place), place.via) for key in SIZES for place in [locate(engine.context, key)]}
+    before = {key: (str(place), place.via) for key in SIZES for place in [Locator(engine.context).locate(key)]}
     usage, awaiting = engine.context.fleet.usage(), engine.context.fleet.awaiting()
     engine = lose_redis()
     report = reindex(engine.context)
-    assert {key: (str(place), place.via) for key in SIZES for place in [locate(engine.context, key)]} == before
+    assert {key: (str(place), place.via) for key in SIZES for place in [Locator(engine.context).locate(key)]} == before
     assert {via for _, via in before.values()} == {"forwarding"}
     assert engine.context.fleet.awaiting() == awaiting
     assert engine.context.fleet.usage() == {n: fleet.used_bytes(n) for n in fleet.roots}
@@ -146,7 +146,7 @@ def test_what_readers_need_is_as_it_was_before_redis_was_lost(fleet_config: Flee
             engine.context.connection.client.delete(engine.context.keys.forwarding)
             for node in fleet.roots:
                 for key in fleet.objects(node):
-                    place = locate(engine.context, key)
+                    place = Locator(engine.context).locate(key)
                     assert (str(place), place.via) == (node, "override" if key in held else "crush")
     assert engine.cleanup(later_ms=DAY_MS).purged == len(SIZES)
 
@@ -193,7 +193,7 @@ def test_a_source_that_was_copied_whole_is_freed_and_only_purged_after_the_grace
     report = reindex(engine.context)
     assert (report.frees, report.ambiguous) == (1, 0)
     assert engine.context.fleet.usage() == {"n1": sum(SIZES.values()) - 3000, "n2": 3000}
-    assert locate(engine.context, "a/one") == "n2"
+    assert Locator(engine.context).locate("a/one") == "n2"
     assert engine.cleanup().freed_late == 1
     assert not (fleet.roots["n1"] / "a/one").exists()
     assert [path.name for path in (fleet.roots["n1"] / ".rebalance/trash").iterdir()] == ["j1.0"]
@@ -259,7 +259,7 @@ def test_a_disk_that_is_not_mounted_is_missing_and_not_new_even_though_redis_for
     assert not report.complete
     assert report.nodes == ["n2"]
     assert run_check(engine.context, force=True).reason.startswith("node_missing")
-    assert locate(engine.context, "a/one") == "n2"
+    assert Locator(engine.context).locate("a/one") == "n2"
 
 
 def test_a_reindex_is_refused_while_a_job_is_active_unless_forced_and_then_leaves_its_moves_to_it(

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import http.client
-from collections import deque
-from dataclasses import dataclass, field
+import uuid
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +11,7 @@ import pytest
 from rebalance_tasks.core.errors import (
     ChecksumMismatch,
     ConfigurationError,
+    InvalidKey,
     NodeMissing,
     NodeNotWritable,
     ObjectUnreadable,
@@ -20,18 +19,20 @@ from rebalance_tasks.core.errors import (
 )
 from rebalance_tasks.core.ids import MoveId
 from rebalance_tasks.core.models import NodeDescriptor
+from rebalance_tasks.drivers.http_line import Garbled
 from rebalance_tasks.drivers.object_files import WINDOW_BYTES
 from rebalance_tasks.drivers.object_store import ObjectStoreDriver
 from rebalance_tasks.drivers.registry import open_driver, validate_roots
 from rebalance_tasks.drivers.s3_bucket import S3Bucket
-from rebalance_tasks.drivers.s3_http import TRIES, Answer, S3Endpoint
+from rebalance_tasks.drivers.s3_http import TRIES
 from rebalance_tasks.drivers.s3_signing import Credentials
+from tests.support.bad_line import SLOW_DOWN, BadLine, Line
 from tests.support.fleets import made_up
 from tests.support.weed import ACCESS_KEY, SECRET_KEY
 from tests.unit.drivers.conformance import read_all, stage
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable
 
     from tests.support.weed import Weed
 
@@ -39,50 +40,6 @@ pytestmark = pytest.mark.integration
 
 M1 = MoveId("job-1.0")
 DATA = made_up("data", 50_000)
-SLOW_DOWN = b"<Error><Code>SlowDown</Code><Message>Reduce your request rate.</Message></Error>"
-
-
-@dataclass
-class Line:
-    """What happens to the next exchanges of one method; each entry strikes once."""
-
-    before: deque[tuple[str, Exception]] = field(default_factory=deque)
-    after: deque[tuple[str, Exception]] = field(default_factory=deque)
-    answers: deque[tuple[str, int, bytes]] = field(default_factory=deque)
-    flips: deque[tuple[str, str]] = field(default_factory=deque)
-    down: bool = False
-
-
-class BadLine(S3Endpoint):
-    """An endpoint whose line resets, cuts, answers for the server, and flips bits."""
-
-    def __init__(self, url: str, **more: Any) -> None:
-        keys = more.pop("credentials", lambda: Credentials(ACCESS_KEY, SECRET_KEY))
-        super().__init__(url, region="us-east-1", credentials=keys, sleep=lambda _: None, **more)
-        self.line = Line()
-        self.asked = 0
-
-    def _exchange(self, method: str, host: str, target: str, headers: Mapping[str, str], body: bytes) -> Answer:
-        self.asked += 1
-        line = self.line
-        if line.down:
-            msg = "refused"
-            raise ConnectionRefusedError(msg)
-        if line.before and line.before[0][0] == method:
-            raise line.before.popleft()[1]
-        if line.answers and line.answers[0][0] == method:
-            _, status, told = line.answers.popleft()
-            return Answer(status, http.client.HTTPMessage(), told)
-        if body and line.flips and line.flips[0] == (method, "sent"):
-            line.flips.popleft()
-            body = bytes([body[0] ^ 1]) + body[1:]
-        answer = super()._exchange(method, host, target, headers, body)
-        if line.after and line.after[0][0] == method:
-            raise line.after.popleft()[1]
-        if answer.body and line.flips and line.flips[0] == (method, "received"):
-            line.flips.popleft()
-            answer = Answer(answer.status, answer.headers, bytes([answer.body[0] ^ 1]) + answer.body[1:])
-        return answer
 
 
 @pytest.fixture
@@ -104,7 +61,7 @@ def driver(endpoint: BadLine, bucket: str) -> ObjectStoreDriver:
 
 TROUBLES: dict[str, Callable[[Line, str], None]] = {
     "reset": lambda line, method: line.before.append((method, ConnectionResetError("reset by peer"))),
-    "answer lost": lambda line, method: line.after.append((method, http.client.IncompleteRead(b""))),
+    "answer lost": lambda line, method: line.after.append((method, Garbled("cut off"))),
     "503": lambda line, method: line.answers.append((method, 503, b"")),
     # What has no body says it with its status.
     "slow down": lambda line, method: line.answers.append((method, 503 if method == "HEAD" else 400, SLOW_DOWN)),
@@ -237,6 +194,39 @@ def test_a_bucket_that_keeps_versions_is_refused_unless_it_is_wanted(weed: Weed,
         return
     with pytest.raises(NodeNotWritable, match=r"keeps old versions.*storage_options\.allow_versions = true"):
         made.probe()
+
+
+@pytest.mark.parametrize("allowed", [False, True])
+def test_a_bucket_that_locks_its_objects_is_refused_unless_it_is_wanted(weed: Weed, allowed: bool) -> None:
+    name = f"locked-{uuid.uuid4().hex[:8]}"
+    assert weed.endpoint.request("PUT", name, headers={"x-amz-bucket-object-lock-enabled": "true"}).ok
+    made = ObjectStoreDriver("n1", S3Bucket(weed.endpoint, name, allow_versions=allowed))
+    if not allowed:
+        with pytest.raises(NodeNotWritable, match=r"storage_options\.allow_versions = true"):
+            made.probe()
+        return
+    made.probe()
+    made.adopt()
+    made.bucket.put("k", DATA, {}, new=True)
+    hold = b"<LegalHold><Status>ON</Status></LegalHold>"
+    assert weed.endpoint.request("PUT", name, "k", query={"legal-hold": ""}, body=hold).ok
+    version = made.stat("k")
+    assert version is not None
+    # Freed: readers see nothing at its key any more. The version under the lock stays, and takes its room.
+    assert made.free("k", M1, version).value == "freed"
+    assert made.stat("k") is None
+    versions = weed.endpoint.request("GET", name, query={"versions": "", "prefix": "k"})
+    assert versions.body.count(b"<Version>") == 1
+
+
+@pytest.mark.parametrize("key", ["a//b", "a/./b", "a\\b", "x" * 1025, ".rebalance/x"])
+def test_a_key_that_the_bucket_cannot_hold_is_refused_for_itself_alone(driver: ObjectStoreDriver, key: str) -> None:
+    stage(driver, M1, DATA)
+    with pytest.raises(InvalidKey):
+        driver.publish(M1, key)
+    assert driver.staged(M1) is not None
+    driver.publish(M1, "k")
+    assert driver.list_objects().keys == ["k"]
 
 
 def test_a_bucket_that_is_not_there_is_a_missing_node(weed: Weed) -> None:

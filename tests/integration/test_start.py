@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import zlib
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
@@ -13,6 +14,7 @@ from rebalance_tasks import (
     InvalidArgument,
     JobActive,
     NodeState,
+    PlanInvariantError,
     PlanNotFound,
     RebalanceMove,
     RebalancePlan,
@@ -193,6 +195,62 @@ def test_what_changes_between_plan_and_copy_is_noticed_at_the_object(arena: Aren
     assert job.bytes_moved == sum(len(arena.content[key]) for key in moved)
     assert arena.context.fleet.usage()["b"] == arena.fleet.used_bytes("b")
     arena.assert_whole()
+
+
+def test_a_plan_is_verified_again_by_the_rules_of_now(arena: Arena) -> None:
+    """Also one of this epoch: rules and options are no part of the cluster map."""
+    arena.fill(FULL)
+    plan = arena.rebalancer.plan()
+    strict = rebalancer_of(arena.fleet, min_object_size=2000)
+    job = arena.wait(strict.start(plan).job_id)
+    assert (job.status, job.failures) == (RebalanceStatus.FAILED, {"stale_plan_too_small": len(plan.moves)})
+    assert_counts_add_up(job)
+    arena.assert_whole()
+
+
+def test_what_was_written_to_or_moved_since_the_plan_is_left_alone(arena: Arena) -> None:
+    arena.fill(FULL)
+    careful = rebalancer_of(arena.fleet, min_object_age="1h", object_cooldown="1h")
+    context = context_of(careful)
+    plan = arena.rebalancer.plan()
+    written, moved, *rest = (move.object_key for move in plan.moves)
+    for path in arena.fleet.roots["a"].rglob("*.bin"):
+        os.utime(path, (1, 1))
+    (arena.fleet.roots["a"] / written).touch()
+    context.connection.client.zadd(context.keys.moved, {moved: context.connection.now_ms()})
+    new_epoch(careful)
+    job = arena.wait(careful.start(plan).job_id)
+    assert job.failures == {"stale_plan_too_young": 1, "stale_plan_cooldown": 1}
+    assert job.completed_moves == len(rest)
+    arena.assert_whole()
+
+
+def test_what_is_written_to_in_place_is_not_moved_although_its_folder_did_not_change(arena: Arena) -> None:
+    """A remembered listing does not know it, so each object is looked at once more before the job starts."""
+    arena.fill(FULL)
+    careful = rebalancer_of(arena.fleet, min_object_age="1h")
+    careful.settings = careful.settings.model_copy(update={"survey_dir": str(arena.directory / "seen")})
+    for path in arena.fleet.roots["a"].rglob("*.bin"):
+        os.utime(path, (1, 1))
+    plan = careful.plan()
+    (arena.fleet.roots["a"] / plan.moves[0].object_key).touch()
+    job = arena.wait(careful.start(plan).job_id)
+    assert job.failures == {"stale_plan_too_young": 1}
+    assert job.completed_moves == len(plan.moves) - 1
+    arena.assert_whole()
+
+
+def test_a_plan_whose_rest_would_widen_the_spread_is_refused(arena: Arena) -> None:
+    arena.fill(FULL)
+    plan = arena.rebalancer.plan()
+    # Since the plan was made somebody has put much on the nodes that were empty then.
+    arena.context.fleet.set_usage({"a": 40_000, "b": 49_000, "c": 49_000})
+    new_epoch(arena.rebalancer)
+    with pytest.raises(PlanInvariantError, match="spread of pool 'default' is worsened"):
+        arena.rebalancer.start(plan)
+    answer = arena.send("start", plan_id=plan.plan_id)
+    assert (answer["status"], answer["reason"].split(":")[0]) == (None, "plan_invariant")
+    assert jobs_of(arena) == []
 
 
 def test_a_plan_of_which_nothing_holds_fails_with_the_reason(arena: Arena) -> None:

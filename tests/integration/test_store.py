@@ -133,9 +133,9 @@ def test_a_flip_that_is_taken_back_leaves_no_trace_for_readers(stores: Stores) -
     lease, store = stores.lease("j1", "g0")
     moves = [move for move, _ in lease.moves]
     flip(store, moves)
-    assert locations.lookup("j1/0") == ("b", "b")
+    assert locations.lookup("j1/0")[1:3] == ("b", "b")
     store.retract(moves, keep_locations=True)
-    assert locations.lookup("j1/0") == (None, "a")
+    assert locations.lookup("j1/0")[1:3] == (None, "a")
     assert locations.pending_frees() == {}
     assert locations.last_moved() == {}
 

@@ -73,7 +73,8 @@ def test_what_was_changed_deleted_or_moved_on_since_stays(fleet: Fleet, engine: 
     path = fleet.roots["n2"] / keys[0]
     path.write_bytes(b"x" * SIZES[keys[0]])
     (fleet.roots["n2"] / keys[1]).unlink()
-    engine.start(moves_between("n2", "n1", {keys[2]: SIZES[keys[2]]}), job_id="j2")
+    # Only an undo may take it back within the cooldown.
+    engine.start(moves_between("n2", "n1", {keys[2]: SIZES[keys[2]]}), job_id="j2", undo_of="j1")
     engine.finish("j2")
     back = plan_undo(engine.context, "j1")
     assert back.left == {"changed": 1, "gone": 1, "moved_on": 1}

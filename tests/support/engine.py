@@ -35,7 +35,7 @@ from rebalance_tasks.settings import load_settings
 from rebalance_tasks.store.leases import LEASE_MS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Mapping, Sequence
 
     from rebalance_tasks.control.context import FleetContext
     from rebalance_tasks.core.models import RebalanceJob
@@ -64,6 +64,9 @@ class ListMessenger:
         self.queues: list[str] = []
         self.chores: list[tuple[str, str]] = []
         self.answers: dict[str, list[str]] = {}
+        #: (token, nodes, queue) of each survey asked for, and the tokens of checks that are to go on
+        self.surveys: list[tuple[int, tuple[str, ...], str]] = []
+        self.concludes: list[int] = []
 
     def open_chord(self, job_id: str, groups: int) -> None:
         """Nobody counts here: the sweep closes jobs."""
@@ -89,6 +92,12 @@ class ListMessenger:
 
     def worker_queues(self) -> dict[str, list[str]]:
         return self.answers
+
+    def publish_survey(self, token: int, node_ids: Sequence[str], *, queue: str) -> None:
+        self.surveys.append((token, tuple(node_ids), queue))
+
+    def publish_conclude(self, token: int) -> None:
+        self.concludes.append(token)
 
     def _put(self, message: Message) -> None:
         self.queue.append(message)

@@ -112,7 +112,8 @@ def write_fleet(
             path.write_bytes(content if isinstance(content, bytes) else made_up(key, content))
         described = {"node_id": node_id, "url": root.as_uri(), "capacity_bytes": spec.capacity_bytes, **spec.settings}
         tables.append("[[nodes]]\n" + toml_table(described))
-    fleet_table = {"name": "test", "mode": "auto", "locator": "union", "redis_url": redis_url, **(fleet or {})}
+    fleet_table = {"name": "test", "mode": "auto", "locator": "union", "redis_url": redis_url, "survey_dir": "none"}
+    fleet_table |= fleet or {}
     option_table = {"min_object_age": "0s", "grace": "0s", **(options or {})}
     config = directory / "rebalance.toml"
     text = "\n".join(["[fleet]\n" + toml_table(fleet_table), "[options]\n" + toml_table(option_table), *tables])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from rebalance_tasks.drivers import object_files
+from rebalance_tasks.drivers import object_direct, object_files
 from rebalance_tasks.drivers.bucket import NoBucket
 from rebalance_tasks.drivers.object_files import LEAST_PART_BYTES
 from rebalance_tasks.drivers.object_store import ObjectStoreDriver
@@ -14,8 +14,9 @@ from tests.support.killing import Roots, carry
 from tests.support.places import TMP, append, place_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
+    from rebalance_tasks.migration.item import Item
     from tests.support.engine import Engine
 
 #: A real part of an upload: an engine's part is one of the store's.
@@ -36,15 +37,15 @@ def carry_in_parts(engine: Engine, roots: Roots) -> None:
 
 def carry_while_a_stranger_writes(engine: Engine, roots: Roots) -> None:
     """Somebody writes to the first object right before it is freed."""
-    original = Batch._free
+    original = Batch._free_all
 
-    def free(self: Batch, item: Any, freed: bool) -> None:
-        if item.move.key == "small/0":
-            Batch._free = original  # type: ignore[method-assign]
+    def free_all(self: Batch, items: Sequence[Item]) -> None:
+        if any(item.move.key == "small/0" for item in items):
+            Batch._free_all = original  # type: ignore[method-assign]
             append(place_of(roots["n1"]), "small/0", b"from a stranger")
-        original(self, item, freed)
+        original(self, items)
 
-    Batch._free = free  # type: ignore[method-assign]
+    Batch._free_all = free_all  # type: ignore[method-assign]
     carry(engine, roots)
 
 
@@ -63,10 +64,21 @@ def carry_and_corrupt(engine: Engine, roots: Roots) -> None:
     carry(engine, roots)
 
 
+def aside(act: Callable[[Engine, Roots], None], engine: Engine, roots: Roots) -> None:
+    """Act where nothing is read and put straight to its key: every copy through a worker lies aside first."""
+    object_direct.SENT_BYTES = 0  # type: ignore[misc]
+    act(engine, roots)
+
+
 class Unreachable:
     """A bucket whose line is cut."""
 
     url = "a bucket behind a line that is cut"
+
+    @property
+    def capabilities(self) -> NoReturn:
+        msg = "the line is cut"
+        raise NoBucket(msg)
 
     def __getattr__(self, name: str) -> Callable[..., NoReturn]:
         def refuse(*_: Any, **__: Any) -> NoReturn:
@@ -97,7 +109,8 @@ def _cut_before(engine: Engine, roots: Roots, node: str, name: str) -> None:
 
 def carry_and_lose_the_source(engine: Engine, roots: Roots) -> None:
     """The source is out of reach right before its objects are freed."""
-    _cut_before(engine, roots, "n1", "free")
+    in_store = isinstance(engine.context.driver("n1"), ObjectStoreDriver)
+    _cut_before(engine, roots, "n1", "free_fresh" if in_store else "free")
     carry(engine, roots)
 
 

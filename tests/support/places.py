@@ -11,14 +11,19 @@ import os
 import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
+from rebalance_tasks.core.models import NodeDescriptor
 from rebalance_tasks.drivers.bucket import NotThere
+from rebalance_tasks.drivers.obstore_options import open_obstore_bucket
 from rebalance_tasks.drivers.s3_bucket import S3Bucket
 from rebalance_tasks.drivers.s3_http import S3Endpoint
 from rebalance_tasks.drivers.s3_signing import Credentials
 from rebalance_tasks.migration.faults import corrupt
 from tests.support.hooks import mount_again, unmount
+
+if TYPE_CHECKING:
+    from rebalance_tasks.drivers.obstore_bucket import ObstoreBucket
 
 TMP, TRASH, MANIFESTS = ".rebalance/tmp", ".rebalance/trash", ".rebalance/manifests"
 
@@ -119,6 +124,23 @@ class SftpPlace(LocalPlace):
 
 
 @dataclass(frozen=True)
+class FsspecPlace(LocalPlace):
+    """A directory of this machine, reached through a file system of fsspec's."""
+
+    link: str = ""
+    options: dict[str, Any] = field(default_factory=dict, hash=False)
+
+    def __str__(self) -> str:
+        return json.dumps({"root": str(self.root), "link": self.link, "options": self.options})
+
+    def url(self) -> str:
+        return self.link
+
+    def settings(self) -> dict[str, Any]:
+        return {"storage_options": self.options}
+
+
+@dataclass(frozen=True)
 class S3Place:
     """A prefix of a bucket; ``options`` are the node's ``storage_options``."""
 
@@ -188,10 +210,30 @@ class S3Place:
         return folder
 
 
+@dataclass(frozen=True)
+class AzurePlace(S3Place):
+    """A prefix of a container."""
+
+    def __str__(self) -> str:
+        return json.dumps({"container": self.bucket, "prefix": self.prefix, "options": self.options})
+
+    @property
+    def door(self) -> ObstoreBucket:  # type: ignore[override]
+        node = NodeDescriptor(node_id="door", url=self.url(), storage_options=self.options)
+        return open_obstore_bucket(node)[0]
+
+    def url(self) -> str:
+        return f"az://{self.bucket}/{self.prefix}"
+
+
 def place_of(text: str) -> Place:
     """Read what ``str(place)`` wrote."""
     data = json.loads(text)
     if "bucket" in data:
         return S3Place(**data)
+    if "container" in data:
+        return AzurePlace(data.pop("container"), **data)
     root = Path(data.pop("root"))
+    if "link" in data:
+        return FsspecPlace(root, **data)
     return SftpPlace(root, **data) if data else LocalPlace(root)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import multiprocessing
+import os
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import asyncssh
@@ -16,7 +18,6 @@ from rebalance_tasks.embedded import HOST
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from multiprocessing.connection import Connection
-    from pathlib import Path
 
 USER, PASSWORD = "tester", "sftp-secret"
 
@@ -32,12 +33,44 @@ class OneUser(asyncssh.SSHServer):
         return (username, password) == (USER, PASSWORD)
 
 
+class Grudging(asyncssh.SFTPServer):
+    """The files of this machine, as long as there is no file ``.grudge`` in the folder that is written to: it says what is refused."""
+
+    def __init__(self, channel: asyncssh.SSHServerChannel[bytes]) -> None:
+        super().__init__(channel)
+        self._paths: dict[int, str] = {}
+
+    def open(self, path: bytes, pflags: int, attrs: asyncssh.SFTPAttrs) -> object:
+        file = super().open(path, pflags, attrs)
+        self._paths[id(file)] = os.fsdecode(path)
+        return file
+
+    def open56(self, path: bytes, desired_access: int, flags: int, attrs: asyncssh.SFTPAttrs) -> object:
+        file = super().open56(path, desired_access, flags, attrs)
+        self._paths[id(file)] = os.fsdecode(path)
+        return file
+
+    def write(self, file_obj: object, offset: int, data: bytes) -> int:
+        grudge = Path(self._paths[id(file_obj)]).parent / ".grudge"
+        if grudge.exists():
+            refusal, why = GRUDGES[grudge.read_text()], "said no"
+            raise refusal(why)
+        return super().write(file_obj, offset, data)  # type: ignore[return-value]
+
+
+GRUDGES = {
+    "quota": asyncssh.SFTPQuotaExceeded,
+    "full": asyncssh.SFTPNoSpaceOnFilesystem,
+    "denied": asyncssh.SFTPPermissionDenied,
+}
+
+
 def serve(host_key: str, told: Connection) -> None:
     """Serve until killed; tell the port."""
 
     async def main() -> None:
         server = await asyncssh.listen(
-            HOST, 0, server_factory=OneUser, server_host_keys=[host_key], sftp_factory=True, sftp_version=6
+            HOST, 0, server_factory=OneUser, server_host_keys=[host_key], sftp_factory=Grudging, sftp_version=6
         )
         told.send(server.sockets[0].getsockname()[1])
         await server.wait_closed()

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 PACKAGE: Final = Path(rebalance_tasks.__file__).parent
 #: Errors that are told to whoever called, and never noted of a move.
 NOT_OF_MOVES: Final = {
+    "write_in_doubt",
     "job_not_found",
     "plan_not_found",
     "object_not_found",
@@ -32,6 +33,8 @@ NOT_OF_MOVES: Final = {
     "server_unavailable",
     "interrupted",
 }
+#: (column, least, sentence, word): how the verifier writes two of its rules down.
+WORDED_RULE: Final = 4
 #: Where the errors stand that a runner may note of a move (Redis away is no outcome: the runner stops).
 OF_RUNNERS: Final = ("core/errors.py", "migration/", "drivers/", "tasks.py", "control/")
 
@@ -68,12 +71,14 @@ def causes_of_settlements(tree: ast.Module) -> Iterator[str]:
 
 
 def causes_of_stale_plans(tree: ast.Module) -> Iterator[str]:
-    """What start says of moves that became invalid."""
-    for function in (node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)):
-        if function.name in {"_stale", "_apart", "_moved_on"}:
-            for found in (node for node in ast.walk(function) if isinstance(node, ast.Return)):
-                words = re.findall(r"'([a-z_]+)'", ast.unparse(found))
-                yield from (f"stale_plan_{word}" for word in words)
+    """What the verifier says of moves that broke a rule, and the look at their objects."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call) and ast.unparse(node.func) == "broken":
+            yield from (f"stale_plan_{word}" for word in filter(None, map(text, node.args[2:3])))
+        if isinstance(node, ast.Tuple) and len(node.elts) == WORDED_RULE:
+            yield from (f"stale_plan_{word}" for word in filter(None, map(text, node.elts[3:])))
+        if isinstance(node, ast.Call) and ast.unparse(node.func) == "dict.fromkeys":
+            yield from (f"stale_plan_{word}" for word in filter(None, map(text, node.args[1:2])))
 
 
 def causes_in_the_code() -> set[str]:
@@ -82,7 +87,7 @@ def causes_in_the_code() -> set[str]:
         found |= set(causes_of_settlements(tree))
         if path.startswith(OF_RUNNERS):
             found |= set(causes_of_errors(tree))
-        if path == "control/start.py":
+        if path in {"core/verify_rules.py", "control/recheck.py"}:
             found |= set(causes_of_stale_plans(tree))
     return found - NOT_OF_MOVES
 

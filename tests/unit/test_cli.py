@@ -24,6 +24,7 @@ from rebalance_tasks.control.findings import Finding
 from rebalance_tasks.control.inventories import read_inventory
 from rebalance_tasks.control.reindex_report import ReindexReport
 from rebalance_tasks.control.survey import Survey
+from rebalance_tasks.control.throttles import NodeThrottle
 from rebalance_tasks.core.drain import DrainCheck, Held
 from rebalance_tasks.core.errors import ConfigurationError, JobNotFound, NodeMissing, ObjectNotFound
 from rebalance_tasks.core.inventory import Inventory
@@ -37,6 +38,7 @@ from rebalance_tasks.core.models import (
     RebalanceMove,
     RebalancePlan,
 )
+from rebalance_tasks.core.pace import Pace
 from rebalance_tasks.core.states import RebalanceStatus
 from rebalance_tasks.core.undo import WayBack
 from rebalance_tasks.settings import Settings
@@ -64,6 +66,7 @@ class Place(str):
     node_id: str
     url: str
     via: str
+    hops = 1
 
 
 def job(job_id: str = "rebal-1", status: RebalanceStatus = RebalanceStatus.RUNNING, **more: Any) -> RebalanceJob:
@@ -132,7 +135,9 @@ class FakeClient:
         ]
     )
     reindexed: ReindexReport = field(default_factory=lambda: ReindexReport(nodes=["n1"], objects=7, frees=2))
-    settings: Settings = field(default_factory=Settings)
+    settings: Settings = field(
+        default_factory=lambda: Settings(nodes=[{"node_id": "disk1", "url": "file:///srv/disk1"}])
+    )
     serving: dict[str, tuple[str, ...]] = field(
         default_factory=lambda: {"w1@h1": ("rebalance.control", "rebalance.data")}
     )
@@ -207,6 +212,13 @@ class FakeClient:
     def reset_throttle(self) -> int | None:
         self.calls.append(("throttle", "default"))
         return 1
+
+    def node_throttles(self) -> list[NodeThrottle]:
+        pace = Pace(usual_ms=8.0, smoothed_ms=40.0, full_bytes_per_s=2**21, rate_bytes_per_s=2**20)
+        return [NodeThrottle("disk1", "write", 2**22, pace), NodeThrottle("disk1", "requests", 20, None)]
+
+    def set_node_throttle(self, node_id: str, direction: str, rate: int | str | None) -> None:
+        self.calls.append(("node_throttle", node_id, direction, rate))
 
     def reindex(self, *, force: bool = False, progress: Any = None) -> ReindexReport:
         self.calls.append(("reindex", force))
@@ -546,6 +558,7 @@ def test_locate_tells_node_and_how_it_was_found(client: FakeClient, capsys: Capt
         "node_id": "n1",
         "url": "sftp://me:***@host/srv",
         "via": "forwarding",
+        "hops": 1,
     }
 
 
@@ -782,6 +795,34 @@ def test_limit_reaches_the_fleet(client: FakeClient, word: str, limit: int | Non
 @pytest.mark.parametrize("word", ["0", "-1", "many", "1.5"])
 def test_a_limit_that_is_none_is_a_usage_error(client: FakeClient, word: str) -> None:
     assert run(["limit", "--", word]) == 2
+    assert client.calls == []
+
+
+@pytest.mark.parametrize(
+    ("words", "call"),
+    [
+        (["20MiB/s", "--node", "disk1"], ("disk1", "write", 20 * 2**20)),
+        (["none", "--node", "disk1", "--of", "read"], ("disk1", "read", None)),
+        (["30", "--node", "disk1", "--of", "requests"], ("disk1", "requests", 30)),
+        (["default", "--node", "disk1"], ("disk1", "write", "default")),
+    ],
+)
+def test_throttle_of_a_node_reaches_the_fleet(client: FakeClient, words: list[str], call: tuple[Any, ...]) -> None:
+    assert run(["throttle", *words]) == 0
+    assert ("node_throttle", *call) in client.calls
+
+
+def test_a_node_that_is_held_back_says_why_in_status(client: FakeClient, capsys: Captured) -> None:
+    client.known = [job(status=RebalanceStatus.RUNNING)]
+    assert run(["status"]) == 0
+    told = " ".join(capsys.readouterr().out.split())
+    for words in ("disk1", "1.0 MiB/s", "its calls take 40.0 ms, usually 8.0 ms"):
+        assert words in told
+
+
+@pytest.mark.parametrize("words", [["x"], ["0"], ["20MiB/s", "--of", "sideways"], ["1.5", "--of", "requests"]])
+def test_a_limit_of_a_node_that_makes_no_sense_is_a_usage_error(client: FakeClient, words: list[str]) -> None:
+    assert run(["throttle", *words, "--node", "disk1"]) == 2
     assert client.calls == []
 
 

@@ -11,13 +11,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from rebalance_tasks import Rebalancer, Settings
 from rebalance_tasks.cli.app import run
 from rebalance_tasks.cli.output import EXIT_USAGE
 from rebalance_tasks.console import access
 from rebalance_tasks.console.access import Attempts, Role, Sessions, Tokens, load_tokens
 from rebalance_tasks.console.server import is_loopback, usable_tokens
-from rebalance_tasks.console.timeline import MOST_ENTRIES, MOST_JOBS, Timelines, changes
-from rebalance_tasks.core.errors import ConfigurationError
+from rebalance_tasks.console.shapes import BARS, histogram
+from rebalance_tasks.console.timeline import entry_of, timeline
+from rebalance_tasks.core.errors import ConfigurationError, InvalidArgument
+from rebalance_tasks.core.events import Event, EventKind
 from rebalance_tasks.core.models import RebalanceJob
 from rebalance_tasks.core.states import RebalanceStatus
 
@@ -159,42 +162,64 @@ def job(**fields: Any) -> RebalanceJob:
     return RebalanceJob.model_validate({**base, **fields})
 
 
-def words(before: RebalanceJob | None, after: RebalanceJob) -> list[tuple[str, str]]:
-    return [(entry.what, entry.text) for entry in changes(before, after, at=NOW)]
+def event(kind: EventKind, second: int, **data: Any) -> Event:
+    at = NOW + timedelta(seconds=second)
+    number = f"{int(at.timestamp() * 1000)}-0"
+    return Event(event_id=number, at=at, kind=kind, fleet="f", job_id="j", by="console:operator@10.0.0.5", data=data)
 
 
-def test_reasons_to_pause_come_and_go_one_by_one() -> None:
-    both = job(paused_reasons=("operator", "quiet_hours"))
-    assert words(job(), both) == [("paused", "paused by operator"), ("paused", "paused by quiet_hours")]
-    assert words(both, job(paused_reasons=("operator",))) == [("resumed", "no longer paused by quiet_hours")]
-    # That a job that ended is not paused is no resume.
-    assert words(both, job(status=RebalanceStatus.CANCELLED)) == []
-
-
-def test_a_cancel_and_the_first_of_each_trouble_are_told_once() -> None:
-    asked = job(cancel_requested=True, cancelled_by="me@here", failures={"target_full": 1})
-    assert [what for what, _ in words(job(), asked)] == ["cancel_requested", "trouble"]
-    assert words(asked, job(cancel_requested=True, failures={"target_full": 9})) == []
-
-
-def test_a_timeline_starts_with_the_job_and_ends_with_its_outcome() -> None:
-    timelines = Timelines()
-    timelines.note(job(), job(paused_reasons=("operator",)), at=NOW + timedelta(seconds=2))
+def test_a_timeline_says_who_asked_and_ends_with_the_outcome() -> None:
     ended = job(
         status=RebalanceStatus.COMPLETED,
+        requested_by="me@here",
         started_utc=NOW + timedelta(seconds=1),
         completed_utc=NOW + timedelta(seconds=9),
     )
-    assert [entry.what for entry in timelines.of(ended)] == ["created", "started", "paused", "completed"]
+    history = [
+        event(EventKind.JOB_STARTED, 0, moves=3, groups=1),
+        event(EventKind.JOB_PAUSED, 2, reason="operator"),
+        event(EventKind.JOB_RESUMED, 3, reason="operator"),
+        event(EventKind.JOB_COMPLETED, 9, completed=3, failed=0, skipped=0),
+    ]
+    told = [(entry.what, entry.text) for entry in timeline(ended, history)]
+    assert told == [
+        ("created", "asked for by console:operator@10.0.0.5: 3 moves in 1 groups"),
+        ("started", "the first group was let in"),
+        ("paused", "held for operator, by console:operator@10.0.0.5"),
+        ("resumed", "goes on: operator was lifted by console:operator@10.0.0.5"),
+        ("completed", "3 moved, 0 failed, 0 skipped"),
+    ]
 
 
-def test_timelines_are_bounded() -> None:
-    timelines = Timelines()
-    for number in range(MOST_JOBS + 5):
-        timelines.note(None, job(job_id=f"j{number}"), at=NOW)
-    held = job(paused_reasons=("operator",))
-    for _ in range(MOST_ENTRIES):
-        timelines.note(job(), held, at=NOW)
-        timelines.note(held, job(), at=NOW)
-    assert len(timelines.of(job())) == MOST_ENTRIES + 1
-    assert len(timelines._seen) == MOST_JOBS
+def test_a_job_that_outlived_its_history_still_has_a_timeline() -> None:
+    failed = job(status=RebalanceStatus.FAILED, completed_utc=NOW + timedelta(seconds=9), failed_moves=3, error="broke")
+    assert [(entry.what, entry.text) for entry in timeline(failed, [])] == [
+        ("created", "asked for by somebody: 3 moves in 0 groups"),
+        ("failed", "0 moved, 3 failed, 0 skipped; broke"),
+    ]
+
+
+@pytest.mark.parametrize("kind", [kind for kind in EventKind if kind.value.startswith("job.")])
+def test_every_event_of_a_job_has_a_sentence_even_without_its_data(kind: EventKind) -> None:
+    entry = entry_of(event(kind, 0))
+    assert entry is not None
+    assert entry.text
+
+
+def test_what_a_newer_release_notes_is_left_out() -> None:
+    assert entry_of(event(EventKind.CHECKED, 0).model_copy(update={"kind": "job.teleported"})) is None
+
+
+@pytest.mark.parametrize("who", ["", "a\nb", "x" * 129])
+def test_who_acts_is_a_name_or_refused(who: str) -> None:
+    with pytest.raises(InvalidArgument, match="printable"):
+        Rebalancer(Settings()).acting_as(who)
+
+
+@given(st.lists(st.one_of(st.none(), st.floats(0, 3))))
+def test_each_node_of_known_capacity_stands_in_one_bar(shares: list[float | None]) -> None:
+    bars = histogram(shares)
+    known = [share for share in shares if share is not None]
+    assert (len(bars), sum(bars)) == (BARS, len(known))
+    for number, count in enumerate(bars[:-1]):
+        assert count == sum(number <= share * BARS < number + 1 for share in known)

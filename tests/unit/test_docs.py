@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import ast
+import importlib
 import inspect
 import re
+import shlex
 import shutil
 import subprocess
 from functools import cache
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import pytest
 
+from rebalance_tasks.settings import load_settings
 from rebalance_tasks.store.keys import FleetKeys, JobKeys
 
 ROOT: Final = Path(__file__).parents[2]
@@ -161,3 +165,75 @@ def test_every_command_is_named_on_some_page() -> None:
     named |= {str(group.name) for group in app.registered_groups}
     said = {name for name in named if re.search(rf"rebalance {name}\b|`{name}\b", pages)}
     assert named - said == set()
+
+
+# -- what readers paste -------------------------------------------------------------------------------------------------
+#: Language and text of a fenced block.
+BLOCK: Final = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
+#: A table of ours: other TOML on a page is another file (a package's entry points, a scenario of simulate).
+TABLE: Final = re.compile(r"^\[\[?(fleet|options|nodes|prices|rules|gravity|webhooks)\]", re.MULTILINE)
+#: A call of ours in a block: what follows the command's name up to a pipe, a comment or an ampersand.
+CALL: Final = re.compile(r"^(?:\.venv/bin/)?rebalance (?!_)([^|#&\n]+)", re.MULTILINE)
+
+
+def blocks(page: Path, *languages: str) -> list[str]:
+    """Fenced blocks of a page in one of these languages."""
+    return [text for language, text in BLOCK.findall(page.read_text(encoding="utf-8")) if language in languages]
+
+
+@cache
+def click_commands() -> dict[str, Any]:
+    import typer
+
+    from rebalance_tasks.cli.app import app
+
+    group: Any = typer.main.get_command(app)
+    return dict(group.commands)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=names(PAGES))
+def test_every_command_line_on_a_page_is_one_that_the_program_takes(page: Path) -> None:
+    wrong = []
+    for line in (
+        line for block in blocks(page, "", "sh", "bash", "console") for line in CALL.findall(block.replace("\\\n", " "))
+    ):
+        words = [word for word in shlex.split(line) if word not in {"…", "..."}]
+        if words[0].startswith("-"):
+            words = words[2:] if words[0] == "--config" else ["--help"]
+        command = click_commands().get(words[0])
+        if command is not None and len(words) > 1 and words[1] in getattr(command, "commands", {}):
+            command = command.commands[words[1]]
+        known = {name for param in command.params for name in param.opts} | {"--help"} if command else {"--help"}
+        given = {word.partition("=")[0] for word in words if word.startswith("--")}
+        if (command is None and words != ["--help"]) or given - known:
+            wrong.append(line)
+    assert wrong == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=names(PAGES))
+def test_every_configuration_on_a_page_loads(page: Path, tmp_path: Path) -> None:
+    environ = dict.fromkeys(re.findall(r"\$\{(\w+)\}", page.read_text(encoding="utf-8")), "s" * 24)
+    ours = [block for block in blocks(page, "toml") if TABLE.search(block) and "${file:" not in block]
+    for number, block in enumerate(ours):
+        path = tmp_path / f"{number}.toml"
+        path.write_text(block, encoding="utf-8")
+        load_settings(path, environ=environ)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=names(PAGES))
+def test_every_python_block_on_a_page_can_be_read_and_imports_what_there_is(page: Path) -> None:
+    for block in blocks(page, "python", "py"):
+        for node in ast.walk(ast.parse(block)):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("rebalance_tasks"):
+                module = importlib.import_module(node.module or "")
+                assert [name.name for name in node.names if not hasattr(module, name.name)] == []
+
+
+def test_the_provider_of_the_how_to_raises_the_gravity_of_what_is_read() -> None:
+    (block,) = blocks(ROOT / "docs/how-to/write-a-provider.md", "python")
+    made: dict[str, Any] = {}
+    exec(block, made)  # noqa: S102  our own page
+    unread = made["AccessLog"]({"films/a.mkv": 0.0})
+    without = made["GravityProviders"](location=made["providers"].location, access=unread)
+    other = made["GravityAwarePlacementOptimizer"](made["CrushPlacementAlgorithm"](), providers=without)
+    assert made["gravity"].composite_score > other.compute_gravity("films/a.mkv").composite_score

@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from rebalance_tasks.control import inventories
@@ -46,6 +46,8 @@ alphabet = st.sampled_from(list("ab/.*?[]!-%_\\\n"))
 
 
 @given(st.lists(st.text(alphabet, min_size=1, max_size=6), max_size=8), st.text(alphabet, min_size=1, max_size=6))
+@example(["\\", "a\\b"], "*\\")
+@example(["\\", "a\\b"], "*\\*")
 def test_patterns_match_as_fnmatch_does(keys: list[str], pattern: str) -> None:
     found = matching(pa.array(keys, pa.large_string()), [pattern])
     assert found.tolist() == [fnmatch.fnmatchcase(key, pattern) for key in keys]

@@ -59,7 +59,13 @@ def test_names_tell_kind_and_unit() -> None:
 
 def test_labels_are_bounded_by_the_code_or_by_the_nodes() -> None:
     bounded = {"pool", "zone", "node", "owner", "state", "outcome", "cause", "status", "reason", "queue", "verdict"}
-    assert {label for metric in METRICS for label in metric.labels} <= bounded | {"task", "ended", "result", "same"}
+    assert {label for metric in METRICS for label in metric.labels} <= bounded | {
+        "task",
+        "ended",
+        "result",
+        "same",
+        "direction",
+    }
 
 
 @pytest.mark.parametrize("rule", ALERTS, ids=lambda rule: rule["alert"])

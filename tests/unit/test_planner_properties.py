@@ -18,7 +18,7 @@ from rebalance_tasks.core.models import NodeDescriptor, NodeState, RebalancePlan
 from rebalance_tasks.core.options import RebalancerOptions
 from rebalance_tasks.core.planner import plan_rebalance
 from rebalance_tasks.core.planner_fill import take_in_order
-from rebalance_tasks.core.verify import verify_plan
+from rebalance_tasks.core.verify import broken_moves, verify_plan
 from tests.support.exact import beaten_by, small_fleet
 
 NOW = datetime(2024, 5, 1, 12, tzinfo=UTC)
@@ -128,6 +128,7 @@ def test_every_plan_passes_the_independent_check_and_repeats(
 
     made = plan()
     verify_plan(made, nodes, inventory, options, prices=prices, reserved_bytes=reserved, excluded_keys=excluded)
+    assert broken_moves(made, nodes, inventory, options, now=now) == {}
     assert made == plan()
     assert RebalancePlan.model_validate_json(made.model_dump_json()) == made
     if not any(node.state is NodeState.DRAINING for node in nodes):

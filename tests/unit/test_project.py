@@ -270,6 +270,32 @@ def test_the_compose_file_follows_the_specification() -> None:
     compose.to_spec()
 
 
+def test_the_image_copies_what_it_is_let_see_and_runs_one_process_that_is_not_root() -> None:
+    text = re.sub(r"\\\n", " ", text_of("ops/Dockerfile"))
+    build, final = (
+        re.findall(r"^([A-Z]+) (.+)$", stage, re.MULTILINE)
+        for stage in re.split(r"^(?=FROM )", text, flags=re.MULTILINE)[1:]
+    )
+    seen = {
+        line.removeprefix("!").rstrip("/") for line in text_of(".dockerignore").splitlines() if line.startswith("!")
+    }
+    copied = [
+        word.rstrip("/")
+        for name, rest in (*build, *final)
+        if name == "COPY" and "--from" not in rest
+        for word in rest.split()[:-1]
+    ]
+    assert copied
+    assert [word for word in copied if word not in seen or not (ROOT / word).exists()] == []
+    for _, script in [step for step in (*build, *final) if step[0] == "RUN"]:
+        assert subprocess.run(["sh", "-n"], input=script, text=True, check=False).returncode == 0, script
+        assert "pip install" not in script or "--require-hashes" in script or "--no-deps" in script
+    names = [name for name, _ in final]
+    assert names.index("USER") > max(place for place, name in enumerate(names) if name in {"COPY", "RUN"})
+    assert dict(final)["USER"] not in {"root", "0"}
+    assert dict(final)["CMD"].startswith("[")
+
+
 def test_redis_is_durable_and_asks_for_a_password_that_no_command_shows() -> None:
     assert set(SERVICES) == WANTED_SERVICES
     script = script_of(SERVICES["redis"])

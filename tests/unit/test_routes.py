@@ -19,7 +19,15 @@ from rebalance_tasks.core.inventory import Inventory
 from rebalance_tasks.core.models import NodeDescriptor, RebalancePlan
 from rebalance_tasks.core.options import RebalancerOptions
 from rebalance_tasks.core.planner import plan_rebalance
-from rebalance_tasks.core.routes import data_queue, every_queue, first_served, share_a_host, shared_queues
+from rebalance_tasks.core.routes import (
+    are_linked,
+    data_queue,
+    every_queue,
+    first_served,
+    seen_from,
+    share_a_host,
+    shared_queues,
+)
 from rebalance_tasks.core.verify import verify_plan
 from rebalance_tasks.drivers.registry import validate_roots
 from rebalance_tasks.settings import load_settings
@@ -96,6 +104,22 @@ def test_whether_a_host_reaches_both_does_not_depend_on_the_direction(one: str, 
     assert share_a_host(a, a)
 
 
+def test_hosts_push_to_a_remote_url_and_never_pull_from_one() -> None:
+    here, there = node("a", "h1,lan"), node("b", "h2", remote_url="sftp://h2/srv")
+    assert shared_queues(here, there) == tuple(map(data_queue, ("h1", "lan")))
+    assert not are_linked(there, here)
+    # Where a host reaches both, nothing changes: the node is itself there.
+    assert shared_queues(node("c", "h2"), there) == (data_queue("h2"),)
+
+
+def test_a_node_is_seen_at_its_own_url_from_its_own_hosts_alone() -> None:
+    one = node("b", "h2,lan", url="file:///srv", remote_url="sftp://h2/srv")
+    assert seen_from(one, data_queue("lan")) is one
+    assert seen_from(one, data_queue("h1")).url == "sftp://h2/srv"
+    plain = node("c", "h2", url="file:///srv")
+    assert seen_from(plain, data_queue("h1")) is plain
+
+
 def test_of_several_queues_the_first_that_is_served_is_taken() -> None:
     both = (data_queue("h1"), data_queue("lan"))
     assert first_served(both, {data_queue("lan")}) == data_queue("lan")
@@ -143,13 +167,24 @@ def test_the_verifier_refuses_a_move_between_nodes_that_no_host_reaches() -> Non
 
 
 @settings(max_examples=40, deadline=None)
-@given(st.lists(st.tuples(QUEUES, st.integers(0, 95)), min_size=2, max_size=5))
-def test_no_plan_pairs_nodes_that_no_host_reaches(fleet: list[tuple[str, int]]) -> None:
-    nodes = [node(f"n{number}", queue) for number, (queue, _) in enumerate(fleet)]
-    inventory = filled(**{f"n{number}": used * 10 for number, (_, used) in enumerate(fleet)})
+@given(st.lists(st.tuples(QUEUES, st.integers(0, 95), st.booleans()), min_size=2, max_size=5))
+def test_no_plan_pairs_nodes_that_no_host_reaches(fleet: list[tuple[str, int, bool]]) -> None:
+    nodes = [
+        node(f"n{number}", queue, remote_url=f"sftp://h/{number}" if remote else "")
+        for number, (queue, _, remote) in enumerate(fleet)
+    ]
+    inventory = filled(**{f"n{number}": used * 10 for number, (_, used, _) in enumerate(fleet)})
     by_id = {one.node_id: one for one in nodes}
     for move in planned(nodes, inventory).moves:  # and the verifier, with words of its own, agrees
-        assert share_a_host(by_id[move.source_node], by_id[move.target_node])
+        assert are_linked(by_id[move.source_node], by_id[move.target_node])
+
+
+def test_a_remote_url_lets_a_plan_fill_a_node_of_another_host() -> None:
+    nodes = [node("a", "h1"), node("b", "h2", remote_url="sftp://h2/srv")]
+    assert planned(nodes, filled(a=900, b=100)).imbalance_after <= OPTIONS.imbalance_threshold
+    # The other way round there is none: b's hosts reach a nowhere.
+    other = planned(nodes, filled(a=100, b=900))
+    assert (other.moves, other.not_moved["unreachable"]) == ((), 90)
 
 
 # -- the same path on two machines --------------------------------------------------------------------------------------
@@ -172,3 +207,31 @@ def test_a_file_says_so_too(tmp_path: Path) -> None:
     config.write_text(line.format('"a"', '"h1"') + line.format('"b"', '"h1"'), encoding="utf-8")
     with pytest.raises(ConfigurationError, match="one place can be one node only"):
         load_settings(config, environ={})
+
+
+def test_a_remote_url_is_a_place_like_any_other(tmp_path: Path) -> None:
+    far = {"queue": "h2", "url": tmp_path.as_uri(), "remote_url": "sftp://h2/srv/disk"}
+    validate_roots([node("a", "h1", url=tmp_path.as_uri()), node("b", **far)])
+    with pytest.raises(ConfigurationError, match="are nested"):
+        validate_roots([node("b", **far), node("c", url="sftp://h2/srv/disk/in")])
+
+
+@pytest.mark.parametrize(
+    ("queue", "remote_url", "told"),
+    [
+        ("", "sftp://h2/srv", "every host reaches it"),
+        ("h2", "file:///srv", "another place on each host"),
+        ("h2", "sftp://me:hunter2@h2/srv", "must not hold credentials"),
+        ("h2", "sftp://${HOST}/srv", "does not expand"),
+    ],
+)
+def test_a_remote_url_that_cannot_be_is_refused_with_the_way_out(
+    tmp_path: Path, queue: str, remote_url: str, told: str
+) -> None:
+    config = tmp_path / "rebalance.toml"
+    queued = f'queue = "{queue}"\n' if queue else ""
+    config.write_text(f'[[nodes]]\nnode_id = "a"\nurl = "file:///srv"\nremote_url = "{remote_url}"\n{queued}')
+    with pytest.raises(ConfigurationError, match=told) as refused:
+        load_settings(config, environ={})
+    assert "remote_url" in str(refused.value)
+    assert "hunter2" not in str(refused.value)

@@ -41,6 +41,8 @@ def spend_often(control: SliceControl, size_bytes: int) -> None:
 class Bucket:
     """A byte bucket on that clock, empty at first, that saves up one lease."""
 
+    free_at = float("-inf")
+
     def __init__(self, clock: Clock, rate: int) -> None:
         self.clock, self.last, self.tokens = clock, clock(), 0.0
         self.set_to(rate)
@@ -222,3 +224,14 @@ def test_the_heart_survives_a_redis_that_is_away_for_a_moment() -> None:
         wait_until(lambda: len(tries) >= 2, 10, "it has tried twice")
         back.set()
         wait_until(lambda: len(tries) >= 4, 10, "it has gone on")
+
+
+@pytest.mark.parametrize(("rate", "expected"), [(0, None), (1000, 10_000), (50 << 20, 500 << 20)])
+def test_what_a_throttle_lets_through_in_half_a_slice_is_known(rate: int, expected: int | None) -> None:
+    clock = Clock()
+    control = SliceControl(lambda: "ok", bucket=Bucket(clock, rate), clock=clock, sleep=clock.sleep)  # type: ignore[arg-type]
+    assert control.slice_bytes == expected
+
+
+def test_without_a_bucket_a_slice_lets_everything_through() -> None:
+    assert SliceControl(lambda: "ok", bucket=None).slice_bytes is None

@@ -77,13 +77,14 @@ function state(word, text, banner = "") {
   byId("banner").textContent = banner;
 }
 
-// handlers: topic -> function(data); `resync` is called when something may have been missed.
+// handlers: topic -> function(data); `open` when the stream begins, `resync` when something may have been missed.
 export function listen(handlers) {
   const source = new EventSource("/api/v1/events");
   let lost = false;
   source.onopen = () => {
     state("live", "live");
     if (lost) handlers.resync?.();
+    else handlers.open?.();
     lost = false;
   };
   source.onerror = () => {

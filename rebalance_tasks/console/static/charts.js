@@ -31,6 +31,26 @@ export function history(points, threshold, room) {
   );
 }
 
+// How many nodes are how full: counts in equal steps from 0 to 1, over the band inside which nodes are level.
+export function spread(counts, [low, high], room) {
+  const [width, height, left, bottom, top] = [Math.max(320, room), 130, 46, 22, 8];
+  const most = Math.max(...counts, 1);
+  const step = (width - left - 8) / counts.length;
+  const x = (share) => left + (width - left - 8) * share;
+  const y = (n) => top + (height - top - bottom) * (1 - n / most);
+  const level = (i) => ((i + 0.5) / counts.length > high ? "above" : (i + 0.5) / counts.length < low ? "below" : "inside");
+  const from = (i) => `${percent(i / counts.length, 0)} to ${percent((i + 1) / counts.length, 0)}`;
+  const total = counts.reduce((sum, n) => sum + n, 0);
+  return s(
+    "svg",
+    { class: "chart", viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": `How full ${count(total)} nodes are: ${counts.map((n, i) => n && `${count(n)} from ${from(i)}`).filter(Boolean).join(", ")}` },
+    s("rect", { class: "level", x: x(low), width: x(high) - x(low), y: top, height: height - top - bottom }),
+    [0, most].map((n) => [s("line", { class: "grid", x1: left, x2: width - 8, y1: y(n), y2: y(n) }), s("text", { class: "axis", x: left - 6, y: y(n) + 4, "text-anchor": "end" }, count(n))]),
+    counts.map((n, i) => n > 0 && s("rect", { class: `column ${level(i)}`, x: x(i / counts.length) + 1, width: step - 2, y: y(n), height: y(0) - y(n), rx: 2 }, s("title", null, `${count(n)} nodes from ${from(i)}`))),
+    [0, 0.25, 0.5, 0.75, 1].map((share) => s("text", { class: "axis", x: x(share), y: height - 5, "text-anchor": share === 1 ? "end" : "middle" }, percent(share, 0))),
+  );
+}
+
 // More nodes than these on a side are drawn as one: a picture of a thousand ribbons shows nothing.
 const MOST = 12;
 
@@ -48,13 +68,16 @@ function sides(flows, side) {
   return { names, bars };
 }
 
+// Height of a bar's two lines of text: a thin bar gets the room that its words need.
+const LABEL = 26;
+
 function place(bars, height, gap) {
   const total = bars.reduce((sum, bar) => sum + bar.size, 0) || 1;
   const room = height - gap * (bars.length - 1);
   let y = 0;
   for (const bar of bars) {
     Object.assign(bar, { y, height: Math.max(2, (room * bar.size) / total), filled: 0 });
-    y += bar.height + gap;
+    y += Math.max(bar.height, LABEL) + gap;
   }
   return y - gap;
 }
@@ -68,14 +91,14 @@ export function flowPicture(flows, room) {
   const rows = Math.max(from.bars.length, to.bars.length);
   const wanted = Math.max(120, rows * 44);
   const height = Math.max(place(from.bars, wanted, gap), place(to.bars, wanted, gap)) + 8;
-  const merged = new Map();
+  const merged = new Map(); // source, newline (no name holds one), target -> bytes
   for (const flow of flows) {
-    const key = JSON.stringify([from.names.get(flow.source), to.names.get(flow.target)]);
+    const key = `${from.names.get(flow.source)}\n${to.names.get(flow.target)}`;
     merged.set(key, (merged.get(key) ?? 0) + flow.bytes);
   }
   const total = flows.reduce((sum, flow) => sum + flow.bytes, 0) || 1;
   const ribbons = [...merged].map(([key, size]) => {
-    const [source, target] = JSON.parse(key);
+    const [source, target] = key.split("\n");
     const a = from.bars.find((bar) => bar.name === source);
     const b = to.bars.find((bar) => bar.name === target);
     const [thickA, thickB] = [(a.height * size) / a.size || 1, (b.height * size) / b.size || 1];

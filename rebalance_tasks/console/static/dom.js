@@ -93,10 +93,15 @@ export function paged({ label, limit = 50, load, draw }) {
   return { element: h("div", null, body, bar), show };
 }
 
-// Put a page's pieces in, and say that it is there once what they load is.
+// Put a page's pieces in, and say that it is there once what they load is. A piece that takes long to make is a function:
+// what stands before it is shown first, and a key or a click gets its turn.
 export async function draw(pieces, loading) {
   const main = byId("main");
-  main.replaceChildren(...pieces.filter(Boolean));
+  main.replaceChildren();
+  for (const piece of pieces.filter(Boolean)) {
+    if (typeof piece === "function") await new Promise((turn) => setTimeout(turn));
+    main.append(typeof piece === "function" ? piece() : piece);
+  }
   await loading?.();
   main.setAttribute("aria-busy", "false");
 }

@@ -1,6 +1,6 @@
 // The fleet: how full and how level, node by node and over time.
 import { act, button, get, listen, problem } from "./api.js";
-import { history } from "./charts.js";
+import { history, spread } from "./charts.js";
 import { badge, bytes, card, count, draw, duration, h, isOperator, paged, percent, table, tile, when } from "./dom.js";
 
 let fleet = await get("/fleet");
@@ -10,6 +10,9 @@ const tiles = h("dl", { class: "tiles" });
 const actions = h("div", { class: "actions" });
 const news = h("div");
 const chart = h("div");
+const columns = h("div");
+// Of fewer nodes the bars below tell as much.
+const MANY = 20;
 
 // A node inside this band differs from no other inside it by more than the threshold.
 const band = () => {
@@ -27,7 +30,7 @@ const MARK = { above: "▲", below: "▼", inside: "", none: "" };
 
 function drawTiles() {
   const over = fleet.imbalance !== null && fleet.imbalance > fleet.imbalance_threshold;
-  const states = Object.entries(fleet.node_states).filter(([, n]) => n).map(([word, n]) => `${n} ${word}`);
+  const states = Object.entries(fleet.node_states).filter(([, n]) => n).map(([word, n]) => `${count(n)} ${word}`);
   if (fleet.troubled_nodes.length) states.push(`${fleet.troubled_nodes.length} in trouble`);
   tiles.replaceChildren(
     tile("Imbalance", percent(fleet.imbalance), `threshold ${percent(fleet.imbalance_threshold, 0)}`, { "data-level": over ? "above" : "inside" }),
@@ -50,6 +53,10 @@ function drawTiles() {
   if (paused) kids.push(h("span", { class: "muted" }, "paused by ", fleet.paused_reasons.join(", ")));
   // Not while somebody's focus is in there: it would be lost.
   if (!actions.contains(document.activeElement)) actions.replaceChildren(...kids);
+}
+
+function drawSpread() {
+  if (fleet.nodes >= MANY) columns.replaceChildren(spread(fleet.histogram, band(), columns.clientWidth));
 }
 
 function jobTile() {
@@ -141,6 +148,7 @@ sort.addEventListener("change", () => nodes.show(0).catch(problem));
 async function refresh() {
   fleet = await get("/fleet");
   drawTiles();
+  drawSpread();
   await Promise.all([nodes.show(), drawChecks()]);
 }
 
@@ -151,9 +159,10 @@ await draw([
   !fleet.surveyed && h("p", { class: "note" }, "Nobody has looked at this fleet yet, so its nodes seem empty. ", isOperator ? "“Check now” surveys it." : "The first check surveys it."),
   tiles,
   card("Utilisation", h("p", { class: "muted" }, h("span", { class: "swatch band" }), ` The band around the mean, as wide as the threshold (${percent(fleet.imbalance_threshold, 0)}): nodes inside it are level. ▲ above, ▼ below.`),
+    columns,
     h("div", { class: "filters" }, h("label", { for: "q" }, "Find"), search, h("label", { for: "sort" }, "Order"), sort), nodes.element),
   card("Imbalance over time", chart),
-], () => Promise.all([nodes.show(), drawChecks()]));
+], () => (drawSpread(), Promise.all([nodes.show(), drawChecks()])));
 
 const shape = (value) => JSON.stringify([value.node_states, value.troubled_nodes, value.nodes, value.surveyed]);
 listen({
@@ -161,6 +170,7 @@ listen({
     const changed = shape(data) !== shape(fleet);
     fleet = data;
     drawTiles();
+    drawSpread();
     if (changed) nodes.show().catch(problem);
   },
   usage(data) {

@@ -116,12 +116,13 @@ async function refresh() {
 listen({
   job(data) {
     if (data.job_id !== pageName) return;
-    const ended = data.terminal && !job.terminal;
+    const begun = data.started_utc && !job.started_utc;
     job = data;
     drawJob();
     drawFailures().catch(problem);
-    if (ended) drawTimeline().catch(problem);
+    if (begun) drawTimeline().catch(problem); // the one step that is no event
   },
+  open: () => drawTimeline().catch(problem), // what happened since it was drawn
   timeline: (data) => data.job_id === pageName && drawTimeline().catch(problem),
   resync: () => refresh().catch(problem),
 });

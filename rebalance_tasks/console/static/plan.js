@@ -37,7 +37,7 @@ const moves = paged({
   limit: 25,
   load: (offset, limit) => get(`/plans/${pageName}/moves`, { offset, limit, q: search.value, source: source.value, target: target.value }),
   draw: (items) =>
-    table("Moves", [["object", "key"], ["from"], ["to"], ["size", "number"], ["gravity", "number"], ["cost", "number"], ["why this move", "wide"]], items.map((move) => [move.object_key, move.source_node, move.target_node, bytes(move.size_bytes), move.gravity.toFixed(2), money(move.cost), move.reason])),
+    items.length === 0 ? h("p", { class: "muted" }, plan.moves ? "No move matches." : "Nothing would move.") : table("Moves", [["object", "key"], ["from"], ["to"], ["size", "number"], ["gravity", "number"], ["cost", "number"], ["why this move", "wide"]], items.map((move) => [move.object_key, move.source_node, move.target_node, bytes(move.size_bytes), move.gravity.toFixed(2), money(move.cost), move.reason])),
 });
 let typing = 0;
 search.addEventListener("input", () => {
@@ -62,7 +62,15 @@ ask.addEventListener("submit", async (event) => {
   }
 });
 
-const flowRows = plan.flows.slice(0, 200).map((flow) => [flow.source, flow.target, count(flow.moves), bytes(flow.bytes)]);
+// Its rows are made when somebody opens it.
+function pairs() {
+  const rows = plan.flows.slice(0, 200).map((flow) => [flow.source, flow.target, count(flow.moves), bytes(flow.bytes)]);
+  const box = h("details", null, h("summary", null, `The ${count(plan.flows.length)} pairs as a table`));
+  const fillIn = () => box.append(table("Flows", [["from"], ["to"], ["moves", "number"], ["bytes", "number"]], rows));
+  box.addEventListener("toggle", fillIn, { once: true });
+  return box;
+}
+
 const left = Object.entries(plan.not_moved).sort((a, b) => b[1] - a[1]);
 await draw([
   h("div", { class: "title" }, h("div", null, h("h1", null, "Plan"), h("p", { class: "muted" }, h("code", null, plan.plan_id), " made ", when(plan.created_utc))),
@@ -74,7 +82,8 @@ await draw([
     tile("Cost", money(plan.estimated_cost), "for egress"),
     tile("Takes about", duration(plan.estimated_duration_seconds), "at the throttle"),
   ),
-  plan.flows.length > 0 && card("What flows where", flowPicture(plan.flows, byId("main").clientWidth - 82), h("details", null, h("summary", null, `The ${plan.flows.length} pairs as a table`), table("Flows", [["from"], ["to"], ["moves", "number"], ["bytes", "number"]], flowRows))),
+  plan.cannot.length > 0 && card("Why the target is out of reach", plan.cannot.map((reason) => h("p", { class: "note" }, reason))),
+  plan.flows.length > 0 && (() => card("What flows where", flowPicture(plan.flows, byId("main").clientWidth - 82), pairs())),
   card("Budgets of a cycle", h("ul", { class: "budgets" }, plan.budgets.map(budget)), plan.limits_reached.length > 0 && h("p", { class: "note" }, "Bound by ", plan.limits_reached.join(", "), ": the next cycle goes on.")),
   card("Moves", h("div", { class: "filters" }, h("label", { for: "q" }, "Find"), search, h("label", { for: "source" }, "From"), source, h("label", { for: "target" }, "To"), target), moves.element),
   card("Why not this object?", h("p", { class: "muted" }, "Any object of the fleet: why it moves by this plan, or why it stays."), ask, told,

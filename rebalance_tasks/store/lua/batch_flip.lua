@@ -1,20 +1,26 @@
 -- The commit point of a batch as a whole: as moves_flip.lua, with one record of what was moved and one of what is to be freed.
 -- WITH words
 -- WITH batches
+-- WITH claims
 -- KEYS  1 lease  2 states  3 forwarding  4 moved  5 locations  6 frees  7 usage  8 reserved on the target  9 undos
---       10 moves  11 batches moved  12 batches to be freed
+--       10 moves  11 batches moved  12 batches to be freed  13 claims  14 written
 -- ARGV  1 epoch  2 source node  3 target node  4 forwarding ttl ms (0: none)  5 1 = keep locations (crush, catalogue)
 --       6 "<job>/<group>/<stretch>"  7 ranges of move indices  8 bytes of them all  9.. object key …
 -- Returns number of moves flipped now, -1 when the lease is stale, or -2 when each must be looked at by itself (one is not
--- pending, or there is a record of another batch of this stretch): nothing was written
+-- pending, a writer holds one to its place, or there is a record of another batch of this stretch): nothing was written
 if redis.call('HGET', KEYS[1], 'epoch') ~= ARGV[1] then return -1 end
 local source, target, ttl, name, ranges = ARGV[2], ARGV[3], tonumber(ARGV[4]), ARGV[6], ARGV[7]
 if redis.call('HEXISTS', KEYS[11], name) == 1 or redis.call('HEXISTS', KEYS[12], name) == 1 then return -2 end
 if not all_are(KEYS[2], ranges, 'p') then return -2 end
-if not keep_batch(KEYS[12], name, KEYS[10], source, ranges, '') then return -2 end
-keep_batch(KEYS[11], name, KEYS[10], target, ranges, '')
 local t = redis.call('TIME')
 local now = t[1] * 1000 + math.floor(t[2] / 1000)
+if redis.call('EXISTS', KEYS[13], KEYS[14]) > 0 then
+  for i = 9, #ARGV do
+    if stays(KEYS[13], KEYS[14], ARGV[i], now) then return -2 end
+  end
+end
+if not keep_batch(KEYS[12], name, KEYS[10], source, ranges, '') then return -2 end
+keep_batch(KEYS[11], name, KEYS[10], target, ranges, '')
 turn(KEYS[2], ranges, 'l')
 redis.call('ZADD', KEYS[4], now, '\0' .. name)
 local function of_each(key, value)

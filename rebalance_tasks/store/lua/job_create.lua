@@ -1,5 +1,6 @@
 -- Create a job with all its groups, once.
 -- KEYS  1 job  2 active  3 jobs  4 states  5 groups  6 queue  7 moves  8 causes  9 events
+--       10 written  11 frees  12 batches to be freed  13 undos
 -- ARGV  1 job id  2 states (one byte a move)  3 number of field pairs  4.. field, value …
 --       then number of chunks, ("<group>:<n>", chunk) …   then number of groups,
 --       (id, static JSON, score, moves left, offset, size, skipped, stretches, data queue, source, target) …
@@ -47,6 +48,8 @@ end
 redis.call('DEL', KEYS[8])
 for i = at, #ARGV, 2 do redis.call('HSET', KEYS[8], ARGV[i], ARGV[i + 1]) end
 redis.call('HSET', KEYS[1], 'queues', table.concat(queues, '\n'))
+-- What was written while an earlier job ran may be moved by this one, unless a copy of it may still stand somewhere.
+if redis.call('EXISTS', KEYS[11], KEYS[12], KEYS[13]) == 0 then redis.call('DEL', KEYS[10]) end
 redis.call('SET', KEYS[2], ARGV[1])
 redis.call('ZADD', KEYS[3], now, ARGV[1])
 local told = redis.call('HMGET', KEYS[1], 'requested_by', 'plan_id', 'total', 'total_bytes')

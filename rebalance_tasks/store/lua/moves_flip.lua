@@ -1,10 +1,13 @@
 -- The commit point of a batch: from here on readers are sent to the target.
 -- WITH words
+-- WITH claims
 -- KEYS  1 lease  2 states  3 forwarding  4 moved  5 locations  6 frees  7 usage  8 reserved on the target  9 undos
+--       10 claims  11 written
 -- ARGV  1 epoch  2 source node  3 target node  4 forwarding ttl ms (0: none)  5 1 = keep locations (crush, catalogue)
 --       6 "<job>/<group>/<stretch>"  7.. move index, object key, size, move id …
--- Returns number of moves flipped now, or -1 when the lease is stale. A move that is not pending is left as it is.
-if redis.call('HGET', KEYS[1], 'epoch') ~= ARGV[1] then return -1 end
+-- Returns {number of moves flipped now, or -1 when the lease is stale, indices of moves whose object a writer through the fleet
+-- holds to its place …}. A move that is not pending is left as it is.
+if redis.call('HGET', KEYS[1], 'epoch') ~= ARGV[1] then return { -1 } end
 local t = redis.call('TIME')
 local now = t[1] * 1000 + math.floor(t[2] / 1000)
 local source, target, ttl = ARGV[2], ARGV[3], tonumber(ARGV[4])
@@ -14,15 +17,17 @@ for i = 7, #ARGV, 4 do
   local index = tonumber(ARGV[i])
   first, last = math.min(first, index), math.max(last, index)
 end
-if last < 0 then return 0 end
+if last < 0 then return { 0 } end
 local states = redis.call('GETRANGE', KEYS[2], first, last)
 local function state(index) return string.sub(states, index - first + 1, index - first + 1) end
 local until_text = target .. '|' .. string.format('%.0f', now + ttl)
-local flipped, bytes = 0, 0
+local flipped, bytes, answer = 0, 0, { 0 }
 local turned, forwards, moved, locations, unfreed, frees, undone = {}, {}, {}, {}, {}, {}, {}
 for i = 7, #ARGV, 4 do
   local index, key = tonumber(ARGV[i]), ARGV[i + 1]
-  if state(index) == 'p' and not turned[index] then
+  if state(index) == 'p' and not turned[index] and stays(KEYS[10], KEYS[11], key, now) then
+    answer[#answer + 1] = index
+  elseif state(index) == 'p' and not turned[index] then
     turned[index] = 'l'
     local n = flipped * 2
     forwards[n + 1], forwards[n + 2] = key, until_text
@@ -54,4 +59,5 @@ if bytes > 0 then
   local promised = tonumber(redis.call('HGET', KEYS[8], ARGV[6]) or '0')
   redis.call('HSET', KEYS[8], ARGV[6], string.format('%.0f', math.max(0, promised - bytes)))
 end
-return flipped
+answer[1] = flipped
+return answer

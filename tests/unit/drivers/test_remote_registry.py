@@ -25,7 +25,7 @@ def node(url: str, node_id: str = "n1", **options: Any) -> NodeDescriptor:
 
 
 def test_the_known_schemes_are_those_that_the_documentation_lists() -> None:
-    assert known_schemes() == ("file", "s3", "sftp")
+    assert known_schemes() == ("az", "file", "gs", "memory", "s3", "sftp")
 
 
 def test_a_driver_is_made_without_a_connection() -> None:

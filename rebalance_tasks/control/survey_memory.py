@@ -1,0 +1,144 @@
+"""What the surveys of this host saw, one file a node, so that the next one reads only what has changed.
+
+Nothing depends on it: a file that is missing, damaged or another fleet's means that the node is listed in full. It lies in a
+directory that nobody but this user may write to, since it says what is on the nodes.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, cast
+
+import pyarrow as pa
+
+from rebalance_tasks.core.inventory_columns import text
+from rebalance_tasks.drivers.remembered import Remembered
+from rebalance_tasks.telemetry import get_logger
+
+if TYPE_CHECKING:
+    from datetime import timedelta
+
+    from rebalance_tasks.core.models import NodeDescriptor
+    from rebalance_tasks.drivers.base import Driver, Listing
+    from rebalance_tasks.drivers.remembered import Remembers
+    from rebalance_tasks.settings import Settings
+
+log = get_logger(__name__)
+
+#: Grows when the meaning of a file changes; older ones are not read.
+_VERSION: Final = 1
+_PRIVATE: Final = 0o700
+#: Columns halve on disk, and unpack faster than a disk reads.
+_PACKED: Final = pa.ipc.IpcWriteOptions(compression="lz4")
+
+
+@dataclass(frozen=True, slots=True)
+class SurveyMemory:
+    """The memory of one fleet on this host.
+
+    Attributes:
+        folder: None keeps nothing.
+        keep: how long a memory may be brought up to date before everything is listed anew.
+    """
+
+    folder: Path | None
+    keep: timedelta
+
+    @classmethod
+    def of(cls, settings: Settings) -> SurveyMemory:
+        """Return the memory that the settings ask for."""
+        keep = settings.options.full_survey_interval
+        folder = _folder(settings) if keep else None
+        return cls(folder, keep)
+
+    def serves(self, driver: Driver) -> bool:
+        """Whether a node with this driver may be listed from what is remembered."""
+        return self.folder is not None and hasattr(driver, "list_changed")
+
+    def list_objects(self, driver: Driver, node: NodeDescriptor, *, now_ns: int, require_identity: bool) -> Remembered:
+        """List a node: only what has changed where its driver can tell, else everything.
+
+        Args:
+            driver: of the node.
+            node: its patterns and its place must be those of the memory.
+            now_ns: nanoseconds since 1970.
+            require_identity: as `Driver.list_objects`.
+
+        Raises:
+            NodeMissing.
+        """
+        if not self.serves(driver):
+            return _plain(driver.list_objects(require_identity=require_identity))
+        before, listed_ns = self._load(node, now_ns=now_ns)
+        found = cast("Remembers", driver).list_changed(before, require_identity=require_identity)
+        if found is not before:
+            self._save(node, found, listed_ns=now_ns if before is None else listed_ns)
+        return found
+
+    def _about(self, node: NodeDescriptor) -> dict[str, Any]:
+        place = {"node": node.node_id, "url": node.url}
+        return {"version": _VERSION, **place, "include": list(node.include), "exclude": list(node.exclude)}
+
+    def _load(self, node: NodeDescriptor, *, now_ns: int) -> tuple[Remembered | None, int]:
+        """Return what is remembered and when all of it was listed; nothing when that is too long ago."""
+        if self.folder is None:
+            return None, now_ns
+        try:
+            _require_private(self.folder)
+            # The map outlives a newer file of that name, and its columns are unpacked when they are wanted.
+            file = pa.ipc.open_file(pa.memory_map(str(self.folder / f"{node.node_id}.arrow")))
+            found, about = Remembered.read(file.schema, file.read_all)
+            listed_ns = int(about.pop("listed_ns"))
+        except (OSError, pa.ArrowException, KeyError, TypeError, ValueError) as exc:
+            if not isinstance(exc, FileNotFoundError):
+                log.warning("survey.memory_unread", node=node.node_id, error=str(exc))
+            return None, now_ns
+        young = 0 <= now_ns - listed_ns < self.keep.total_seconds() * 10**9
+        return (found, listed_ns) if young and about == self._about(node) else (None, now_ns)
+
+    def _save(self, node: NodeDescriptor, found: Remembered, *, listed_ns: int) -> None:
+        if self.folder is None:
+            return
+        target = self.folder / f"{node.node_id}.arrow"
+        aside = target.with_suffix(f".{os.getpid()}.{os.urandom(4).hex()}")
+        try:
+            _require_private(self.folder)
+            table = found.to_arrow({**self._about(node), "listed_ns": listed_ns})
+            with pa.ipc.new_file(str(aside), table.schema, options=_PACKED) as file:
+                file.write_table(table)
+            aside.replace(target)
+        except OSError as exc:
+            # Not worth failing for: the node will be listed in full.
+            log.warning("survey.memory_unwritten", node=node.node_id, error=str(exc))
+            with suppress(OSError):
+                aside.unlink()
+
+
+def _plain(listing: Listing) -> Remembered:
+
+    return Remembered((text(listing.keys), listing.size_bytes, listing.mtime_ns), listing.left_out)
+
+
+def _folder(settings: Settings) -> Path | None:
+    if settings.survey_dir == "none":
+        return None
+    if settings.survey_dir != "auto":
+        return Path(settings.survey_dir, settings.fleet)
+    try:
+        cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    except RuntimeError:  # a user without a home
+        return None
+    return Path(cache, "rebalance-tasks", settings.fleet)
+
+
+def _require_private(folder: Path) -> None:
+    """Make the folder, or refuse one that others may write to. Raises: OSError."""
+    folder.mkdir(mode=_PRIVATE, parents=True, exist_ok=True)
+    status = folder.stat()
+    if status.st_uid != os.geteuid() or status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        msg = f"{folder} belongs to another user or is writable to others; correct its mode, or set survey_dir"
+        raise PermissionError(msg)

@@ -1,0 +1,268 @@
+"""The survey of a check, carried out by tasks: each node is listed where it can be reached, and nobody waits for it in a slot.
+
+check ─▶ **begin** ── messages on the nodes' queues ─▶ **survey_nodes** ── findings in Redis ─▶ the last one asks for conclude
+sweep ─▶ **redrive** ── lost messages, dead runners, nodes that never answer, a lost conclude
+
+Keeps: the check stays a singleton (its lock is renewed by whoever works for it, and every write carries its token), and a node that
+cannot be surveyed, or does not answer in time, is left out whole: nothing is planned from half a listing.
+"""
+
+from __future__ import annotations
+
+import socket
+import time
+import uuid
+from collections import defaultdict
+from datetime import timedelta
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+import pyarrow as pa
+
+from rebalance_tasks.control.inventories import FROM_NODES
+from rebalance_tasks.control.survey import look, measured
+from rebalance_tasks.core.candidates import thinned
+from rebalance_tasks.core.errors import RebalanceError
+from rebalance_tasks.core.hashing import hash_keys
+from rebalance_tasks.core.inventory import Inventory
+from rebalance_tasks.core.models import NodeState
+from rebalance_tasks.core.routes import first_served, queues_reaching
+from rebalance_tasks.drivers.registry import validate_roots
+from rebalance_tasks.migration.heartbeat import Heart
+from rebalance_tasks.store.surveys import Asked, Finding, Found
+from rebalance_tasks.telemetry import get_logger
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+    from datetime import datetime
+
+    from rebalance_tasks.control.context import FleetContext
+    from rebalance_tasks.control.survey import Look
+    from rebalance_tasks.core.models import NodeDescriptor
+    from rebalance_tasks.store.surveys import OpenSurvey
+
+log = get_logger(__name__)
+
+#: A check that is not worked for so long has lost its lock; its plan is refused.
+CHECK_LOCK_MS: Final = 600_000
+#: Up to so many nodes a check lists itself: messages would take longer.
+HERE_NODES: Final = 16
+#: Rows of a whole fleet that are kept for its plan (some 60 bytes each), and of each node at least.
+FLEET_ROWS: Final = 1_000_000
+LEAST_ROWS: Final = 1_000
+#: Nodes named by one message: at most so many, and fewer where that leaves fewer messages than a queue may have processes.
+_BUNDLE: Final = 16
+_MESSAGES: Final = 64
+#: A task that lists for longer hands the rest of its nodes on.
+SLICE_S: Final = 20.0
+#: A listing may take as long as the task that makes it.
+LONGEST_S: Final = 580.0
+#: Nothing was claimed, renewed or handed in for so long: the messages are lost, or nobody serves their queue.
+IDLE_MS: Final = 30_000
+#: Then nodes that are not in are left out.
+LATEST_MS: Final = 600_000
+#: Reasons to leave an object alone that pass by themselves.
+_PASSING: Final = frozenset({"too_young"})
+#: Measures of access that follow from the listing; counts of a log do not.
+_STEADY: Final = frozenset({"none", "times"})
+_PACKED: Final = pa.ipc.IpcWriteOptions(compression="lz4")
+_heart: Final = Heart(longest_s=LONGEST_S)
+
+
+def by_tasks(context: FleetContext) -> bool:
+    """Whether a check of this fleet has its nodes listed by tasks."""
+    settings, nodes = context.settings, _looked_at(context)
+    if settings.inventory != FROM_NODES or settings.surveys == "here" or not nodes:
+        return False
+    return settings.surveys == "tasks" or len(nodes) > HERE_NODES or any(node.queue for node in nodes)
+
+
+def begin(context: FleetContext, token: int, *, force: bool, by: str) -> tuple[int, int]:
+    """Have every node listed that is not in maintenance.
+
+    Args:
+        context: the fleet.
+        token: of the check.
+        force: what the check was asked; it is asked again when it goes on.
+        by: who asked.
+
+    Returns:
+        Nodes, and messages sent.
+
+    Raises:
+        ConfigurationError: roots coincide.
+    """
+    validate_roots(context.settings.nodes)
+    nodes, asked = _looked_at(context), Asked(force=force, by=by, digest=context.settings.digest())
+    if not context.surveys.open(token, [node.node_id for node in nodes], asked, lock_ms=CHECK_LOCK_MS):
+        return 0, 0
+    return len(nodes), _publish(context, token, nodes)
+
+
+def survey_nodes(context: FleetContext, token: int, node_ids: Sequence[str]) -> int:
+    """Look at some nodes for a check, one after the other; return how many were handed in.
+
+    What is left after about 20 s goes on in a message of its own.
+    """
+    begun, runner, handed_in = time.monotonic(), _Runner(context, token), 0
+    for at, node_id in enumerate(node_ids):
+        if at and time.monotonic() - begun > SLICE_S:
+            _publish(context, token, [runner.nodes[name] for name in node_ids[at:] if name in runner.nodes])
+            break
+        left = runner.run(node_id)
+        handed_in += left >= 0
+        if left == 0:
+            context.messenger.publish_conclude(token)
+    return handed_in
+
+
+def redrive(context: FleetContext) -> int:
+    """Drive on the survey under way, if there is one; return how many messages were sent or nodes were given up."""
+    survey = context.surveys.current()
+    if survey is None:
+        return 0
+    if not survey.held:
+        context.surveys.close(survey.token, keep_ms=keep_ms(context))
+        return 0
+    if not survey.awaited:
+        # Whoever is at it already keeps it: a message too many finds that out.
+        context.messenger.publish_conclude(survey.token)
+        return 1
+    now_ms = context.connection.now_ms()
+    if now_ms - survey.begun_ms > LATEST_MS:
+        return _give_up(context, survey)
+    if now_ms - survey.moved_ms < IDLE_MS:
+        return 0
+    log.warning("survey.redriven", token=survey.token, awaited=len(survey.awaited))
+    return _publish(context, survey.token, [node for node in _looked_at(context) if node.node_id in survey.awaited])
+
+
+def keep_ms(context: FleetContext) -> int:
+    """How long what was found is kept after a check."""
+    return context.settings.options.full_survey_interval // timedelta(milliseconds=1)
+
+
+def _looked_at(context: FleetContext) -> list[NodeDescriptor]:
+    return [node for node in context.nodes() if node.state is not NodeState.MAINTENANCE]
+
+
+def _publish(context: FleetContext, token: int, nodes: Iterable[NodeDescriptor]) -> int:
+    by_queue: defaultdict[str, list[str]] = defaultdict(list)
+    served = context.presence.served(now_ms=context.connection.now_ms())
+    for node in nodes:
+        reaching = queues_reaching(node)
+        by_queue[first_served(reaching, served) or reaching[0]].append(node.node_id)
+    messages = 0
+    for queue, names in sorted(by_queue.items()):
+        size = max(1, min(_BUNDLE, len(names) // _MESSAGES))
+        for first in range(0, len(names), size):
+            context.messenger.publish_survey(token, names[first : first + size], queue=queue)
+            messages += 1
+    return messages
+
+
+class _Runner:
+    """Looks at nodes for one check, one at a time."""
+
+    def __init__(self, context: FleetContext, token: int) -> None:
+        self._context = context
+        self._token = token
+        self._owner = uuid.uuid4().hex
+        self._adopted = context.fleet.adopted()
+        self._asked = context.surveys.asked()
+        self.nodes = {node.node_id: node for node in context.nodes()}
+
+    def run(self, node_id: str) -> int:
+        """Look at a node and hand in what was found; return how many are awaited still, −1 when this one was not."""
+        if self._claim(node_id) != "go":
+            return -1
+        with _heart.keeping(partial(self._claim, node_id)):
+            finding, found = self._look(node_id)
+        return self._context.surveys.report(self._token, finding, found, lock_ms=CHECK_LOCK_MS)
+
+    def _claim(self, node_id: str) -> str:
+        return self._context.surveys.claim(self._token, node_id, owner=self._owner, lock_ms=CHECK_LOCK_MS)
+
+    def _look(self, node_id: str) -> tuple[Finding, Found | None]:
+        """Return what was found, and the objects unless they are those of the node's last finding."""
+        node = self.nodes.get(node_id)
+        if node is None:
+            return Finding(node_id=node_id, error="it is not configured here", cause="unknown_node"), Found()
+        now = self._context.now()
+        try:
+            seen = look(self._context, node, adopted=self._adopted, now=now)
+            digest = self._digest(seen)
+            last = self._context.surveys.last(node_id) if digest else None
+            if last is not None and last.digest == digest and not last.unlisted.keys() & _PASSING:
+                return last.model_copy(update=_health(seen)), None
+            return self._found(node, seen, digest, now)
+        except RebalanceError as exc:
+            log.warning("survey.node_left_out", node=node_id, error=str(exc))
+            return Finding(node_id=node_id, error=str(exc), cause=exc.cause), Found()
+
+    def _found(self, node: NodeDescriptor, seen: Look, digest: str, now: datetime) -> tuple[Finding, Found]:
+        listed = seen.found
+        columns = (listed.keys, listed.size_bytes, listed.mtime_ns)
+        whole = measured(self._context, Inventory.from_listings({node.node_id: columns}))
+        kept, rest = thinned(node, whole, most=self._most(), options=self._context.settings.options, now=now)
+        finding = Finding(
+            node_id=node.node_id,
+            digest=digest,
+            used_bytes=int(whole.size_bytes.sum()),
+            objects=len(whole),
+            left_out=dict(listed.left_out),
+            unlisted=dict(kept.unlisted.objects),
+            unlisted_movable_bytes=kept.unlisted.movable_bytes,
+            **_health(seen),
+        )
+        return finding, Found(_packed(kept.to_arrow()) if len(kept) else b"", _hashes(whole, rest))
+
+    def _most(self) -> int:
+        return max(LEAST_ROWS, FLEET_ROWS // len(self.nodes))
+
+    def _digest(self, seen: Look) -> str:
+        """Of all that a node's candidates follow from; empty where that may change without showing."""
+        listing = seen.found.digest()
+        steady = self._context.settings.gravity.access in _STEADY
+        return f"{listing}-{self._asked.digest}-{self._most()}" if listing and steady and self._asked.digest else ""
+
+
+def _health(seen: Look) -> dict[str, Any]:
+    """What is to be known of a node besides its objects, as fields of a finding."""
+    return {
+        "adopted": seen.health.adopted,
+        "total_bytes": seen.health.total_bytes,
+        "free_bytes": seen.health.free_bytes,
+        "device": f"{socket.gethostname()}:{seen.health.device}" if seen.health.device else "",
+        "latency_ms": seen.latency_ms,
+    }
+
+
+def _packed(table: pa.Table) -> bytes:
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, table.schema, options=_PACKED) as stream:
+        stream.write_table(table)
+    packed: bytes = sink.getvalue().to_pybytes()
+    return packed
+
+
+def _hashes(whole: Inventory, rows: np.ndarray[tuple[int], np.dtype[np.int64]]) -> bytes:
+    """Hashes of some keys, rising, so that looking them up goes through memory in order."""
+    if not len(rows):
+        return b""
+    return np.sort(hash_keys(whole.keys.take(pa.array(rows)))).tobytes()
+
+
+def _give_up(context: FleetContext, survey: OpenSurvey) -> int:
+    """Leave out the nodes that did not answer in time."""
+    minutes = LATEST_MS // 60_000
+    for node_id in sorted(survey.awaited):
+        error = (
+            f"{node_id}: nobody surveyed it within {minutes} minutes; does a worker serve its queue (`rebalance doctor`)? "
+            "A store with too many objects to list wants an inventory file ([fleet] inventory)"
+        )
+        finding = Finding(node_id=node_id, error=error, cause="retryable")
+        if context.surveys.report(survey.token, finding, Found(), lock_ms=CHECK_LOCK_MS) == 0:
+            context.messenger.publish_conclude(survey.token)
+    return len(survey.awaited)

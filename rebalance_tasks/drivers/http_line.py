@@ -1,0 +1,149 @@
+"""A line to an HTTP/1.1 server for requests whose answers are small or wanted whole: written and read with nothing in between.
+
+http.client does the same at three times the processor time, most of it for parsing an answer's headers as if they were mail
+([ADR 18](../../docs/adr/0018-small-objects-go-straight-to-their-keys.md)). What is read comes from the server and is bounded:
+a line, the number of headers, and the body by what the server says of its length.
+"""
+
+from __future__ import annotations
+
+import socket
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+if TYPE_CHECKING:
+    import ssl
+    from collections.abc import Mapping
+
+#: A server that says nothing for so long is gone.
+TIMEOUT_S: Final = 60.0
+#: Longest line, and most headers, that an answer may have; as http.client has it.
+LINE_BYTES: Final = 65536
+MOST_HEADERS: Final = 100
+#: A body up to this size goes out in the same packet as the headers; a larger one is not worth copying for that.
+_TOGETHER_BYTES: Final = 65536
+_BODILESS: Final = frozenset({204, 304})
+_CONTINUE: Final = 100
+
+
+class Garbled(OSError):
+    """What came is no answer, or not all of one."""
+
+
+class Reply(NamedTuple):
+    """An answer, read whole.
+
+    Attributes:
+        headers: by lower-case name; of one that came several times, the values with commas between.
+        keeps: whether the line can be used again.
+    """
+
+    status: int
+    headers: dict[str, str]
+    body: bytes
+    keeps: bool
+
+
+class HttpLine:
+    """One connection; used by one thread at a time. Raises OSError for all that goes wrong."""
+
+    def __init__(self, host: str, port: int, *, tls: ssl.SSLContext | None = None) -> None:
+        """Connect."""
+        plain = socket.create_connection((host, port), TIMEOUT_S)
+        plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._socket = plain if tls is None else tls.wrap_socket(plain, server_hostname=host)
+        self._file = self._socket.makefile("rb")
+
+    def ask(self, method: str, target: str, headers: Mapping[str, str], body: bytes) -> Reply:
+        """Send a request and read its answer.
+
+        Args:
+            method: HTTP method.
+            target: percent-encoded path and query.
+            headers: with ``host``; without the length, which is the body's.
+            body: sent as it is.
+        """
+        lines = [f"{method} {target} HTTP/1.1", *(f"{name}: {value}" for name, value in headers.items())]
+        if body or method in {"PUT", "POST"}:
+            lines.append(f"content-length: {len(body)}")
+        if any("\r" in line or "\n" in line for line in lines):
+            msg = "a header of the request holds a line break"
+            raise ValueError(msg)
+        head = ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1")
+        if len(body) <= _TOGETHER_BYTES:
+            self._socket.sendall(head + body)
+        else:
+            self._socket.sendall(head)
+            self._socket.sendall(body)
+        return self._reply(method)
+
+    def _reply(self, method: str) -> Reply:
+        status = _CONTINUE
+        while status == _CONTINUE:
+            if not self._file.peek(1):
+                msg = "the server has closed the connection"
+                raise ConnectionResetError(msg)
+            first = self._line()
+            version, _, rest = first.partition(" ")
+            if not version.startswith("HTTP/1.") or not rest[:3].isdigit():
+                msg = f"what came is no HTTP answer: {first[:40]!r}"
+                raise Garbled(msg)
+            status = int(rest[:3])
+            headers = self._headers()
+        keeps = version != "HTTP/1.0" and headers.get("connection", "").lower() != "close"
+        if method == "HEAD" or status in _BODILESS:
+            return Reply(status, headers, b"", keeps)
+        if "chunked" in headers.get("transfer-encoding", "").lower():
+            return Reply(status, headers, self._chunks(), keeps)
+        if (length := headers.get("content-length")) is not None:
+            return Reply(status, headers, self._exactly(length), keeps)
+        return Reply(status, headers, self._file.read(), keeps=False)
+
+    def _line(self) -> str:
+        line = self._file.readline(LINE_BYTES)
+        if not line.endswith(b"\n"):
+            msg = f"the answer was cut off, or a line of it is longer than {LINE_BYTES} bytes: {line[:40]!r}"
+            raise Garbled(msg)
+        return line.decode("latin-1").rstrip("\r\n")
+
+    def _headers(self) -> dict[str, str]:
+        found: dict[str, str] = {}
+        for _ in range(MOST_HEADERS + 1):
+            line = self._line()
+            if not line:
+                return found
+            name, colon, value = line.partition(":")
+            if not colon:
+                break
+            name, value = name.lower(), value.strip()
+            found[name] = f"{found[name]},{value}" if name in found else value
+        msg = f"the answer has a header that is none, or more than {MOST_HEADERS}"
+        raise Garbled(msg)
+
+    def _exactly(self, length: str) -> bytes:
+        wanted = int(length) if length.isdecimal() and length.isascii() else -1
+        body = self._file.read(wanted) if wanted >= 0 else b""
+        if len(body) != wanted:
+            msg = f"the answer was cut off: {len(body)} of {length} bytes came"
+            raise Garbled(msg)
+        return body
+
+    def _chunks(self) -> bytes:
+        body = bytearray()
+        while True:
+            size_text = self._line().partition(";")[0].strip()
+            try:
+                size = int(size_text, 16)
+            except ValueError:
+                msg = f"the answer was cut off, or a chunk has no size: {size_text[:20]!r}"
+                raise Garbled(msg) from None
+            if size == 0:
+                while self._line():
+                    pass
+                return bytes(body)
+            body += self._exactly(str(size))
+            self._line()
+
+    def close(self) -> None:
+        """Hang up."""
+        self._file.close()
+        self._socket.close()

@@ -1,0 +1,75 @@
+"""How fast each node may be worked, fleet-wide: measurements of all slices together, and what the controller makes of them.
+
+The controller (`core.pace`) is pure; here it is fed, once in an interval and by whoever notes then. Its rate is read by the byte
+buckets of the node (``throttle_take.lua``), so that it acts within a tenth of a second on every worker.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from rebalance_tasks.core.pace import Pace, step
+from rebalance_tasks.telemetry import get_logger
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from rebalance_tasks.store.connection import Connection
+    from rebalance_tasks.store.keys import FleetKeys
+
+log = get_logger(__name__)
+
+#: Directions in which a node is worked.
+READ: Final = "read"
+WRITE: Final = "write"
+#: One step of the controller.
+INTERVAL_MS: Final = 1000
+#: What is usual for a node is forgotten when nobody has worked it for so long.
+REMEMBERED_MS: Final = 600_000
+_FIELDS: Final = ("usual", "smoothed", "full", "rate")
+
+
+class PaceStore:
+    """Paces of a fleet's nodes."""
+
+    def __init__(self, connection: Connection, keys: FleetKeys) -> None:
+        """Bind to a fleet's keys."""
+        self._redis, self._keys = connection, keys
+
+    def note(self, node_id: str, direction: str, *, seconds: float, calls: int, size_bytes: int) -> None:
+        """Note how long calls took; once in an interval this takes a step of the controller.
+
+        Args:
+            node_id: whose calls.
+            direction: ``read`` or ``write``.
+            seconds: spent in them.
+            calls: how many.
+            size_bytes: that they moved.
+        """
+        key = self._keys.pace(node_id, direction)
+        args = [int(seconds * 1e6), calls, size_bytes, INTERVAL_MS, REMEMBERED_MS]
+        turn = self._redis.run("pace_note", [key], args)
+        if not turn:
+            return
+        age_ms, spent_us, took, moved = (int(value) for value in turn[:4])
+        before = _pace(turn[4:])
+        after = step(before, latency_ms=max(spent_us, 1) / 1000 / took, bytes_per_s=moved * 1000 / age_ms)
+        known = {"usual": f"{after.usual_ms:.6f}", "smoothed": f"{after.smoothed_ms:.6f}"}
+        self._redis.hset(key, {**known, "full": after.full_bytes_per_s, "rate": after.rate_bytes_per_s})
+        if bool(before.rate_bytes_per_s) != bool(after.rate_bytes_per_s):
+            log.info("node.pace", node_id=node_id, direction=direction, rate_bytes_per_s=after.rate_bytes_per_s)
+
+    def all(self, node_ids: Iterable[str]) -> dict[tuple[str, str], Pace]:
+        """Return (node, direction) → pace of what has been measured lately."""
+        found: dict[tuple[str, str], Pace] = {}
+        for node_id in node_ids:
+            for direction in (READ, WRITE):
+                raw = self._redis.hgetall(self._keys.pace(node_id, direction))
+                if "usual" in raw:
+                    found[node_id, direction] = _pace([raw.get(field, b"0") for field in _FIELDS])
+        return found
+
+
+def _pace(values: Iterable[bytes | str]) -> Pace:
+    usual, smoothed, full, rate = (float(value) for value in values)
+    return Pace(usual, smoothed, int(full), int(rate))

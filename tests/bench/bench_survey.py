@@ -1,0 +1,209 @@
+"""What a check of a large fleet takes: everything listed, nothing changed, a little changed; and what Redis holds meanwhile.
+
+A real worker with two processes surveys real directories, whose files are holes of lognormal sizes: a survey reads no contents.
+``SURVEY_OBJECTS=5000000 SURVEY_PLACE=/some/disk`` measures the fleet that the limits are for; memory file systems have too few inodes.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import statistics
+import tempfile
+import time
+from pathlib import Path
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+import psutil
+import redis
+
+from rebalance_tasks.client import Rebalancer
+from rebalance_tasks.control import survey_round
+from rebalance_tasks.control.survey_merge import merged
+from rebalance_tasks.core.inventory import Inventory
+from rebalance_tasks.core.models import NodeDescriptor
+from rebalance_tasks.core.options import RebalancerOptions
+from rebalance_tasks.core.planner import plan_rebalance
+from rebalance_tasks.core.verify import verify_plan
+from rebalance_tasks.demo.processes import CeleryWorker
+from rebalance_tasks.embedded import start_server
+from rebalance_tasks.store.surveys import Finding
+from tests.bench.bench_plan import peak_mb
+from tests.bench.report import Figure
+from tests.bench.world import scratch_base
+from tests.support.fleets import toml_table
+from tests.support.wait import wait_until
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from rebalance_tasks.embedded import EmbeddedServer
+    from tests.bench.report import Report
+
+COMMAND: Final = "python -m tests.bench survey"
+NODES: Final = 1_000
+OBJECTS: Final = 500_000
+FOLDERS: Final = 10
+COLD_S: Final = 60.0
+UNCHANGED_S: Final = 5.0
+REDIS_MB: Final = 200.0
+PLAN_MB: Final = 2_000.0
+#: Rows that a fleet of 1,000 nodes keeps of each.
+ROWS: Final = survey_round.FLEET_ROWS // NODES
+RUNS: Final = 3
+#: Nodes of which one folder changes, in a thousand.
+CHANGED: Final = 10
+#: A folder is believed when it was not changed for so long (`drivers.local_listing`).
+SETTLE_S: Final = 4.0
+
+
+def run(report: Report, *, objects: int | None = None, nodes: int = NODES) -> None:
+    """Make the fleet, check it, and check it again."""
+    _billion(report)
+    count = objects or int(os.environ.get("SURVEY_OBJECTS", OBJECTS))
+    place = Path(tempfile.mkdtemp(prefix="rebalance-survey-", dir=os.environ.get("SURVEY_PLACE") or scratch_base()))
+    try:
+        roots = _make(place, nodes, count // nodes)
+        (place / "redis").mkdir()
+        with start_server(place / "redis") as server:
+            _measure(report, _World(place, roots, server), f"{nodes:,} nodes, {count:,} objects")
+    finally:
+        shutil.rmtree(place, ignore_errors=True)
+
+
+# -- a fleet that fits on no machine here -----------------------------------------------------------------------------
+class _Handed:
+    """What survey tasks of 1,000 nodes with a million objects each would have handed in; made up node by node."""
+
+    def __init__(self, nodes: list[NodeDescriptor], objects: int) -> None:
+        self._nodes, self._objects = nodes, objects
+        self._rng = np.random.default_rng(1)
+
+    def findings(self) -> list[Finding]:
+        unlisted = {"not_a_candidate": self._objects - ROWS}
+        return [
+            Finding(
+                node_id=node.node_id,
+                adopted=True,
+                used_bytes=int((node.capacity_bytes or 0) * (0.25 + 0.5 * at / len(self._nodes))),
+                objects=self._objects,
+                unlisted=unlisted,
+            )
+            for at, node in enumerate(self._nodes)
+        ]
+
+    def rows(self, node_ids: list[str]) -> Iterator[bytes]:
+        for node_id in node_ids:
+            sizes = np.maximum(1, self._rng.lognormal(15.0, 2.0, ROWS)).astype(np.int64)
+            keys = [f"{node_id}/{at:07}" for at in range(ROWS)]
+            yield survey_round._packed(Inventory.from_columns(node_id, keys, sizes).to_arrow())
+
+    def others(self, node_ids: list[str]) -> Iterator[bytes]:
+        hashes = np.sort(self._rng.integers(0, 2**63, self._objects).astype(np.uint64))
+        for at, _ in enumerate(node_ids):
+            yield (hashes + np.uint64(at)).tobytes()
+
+
+def _billion(report: Report, *, nodes: int = NODES, objects: int = 1_000_000) -> None:
+    """Put the findings of 10⁹ objects together and plan; the memory is that of this process."""
+    described = [NodeDescriptor(node_id=f"n{at:04}", capacity_bytes=10**13, zone="abc"[at % 3]) for at in range(nodes)]
+    locations = SimpleNamespace(last_moved=dict)
+    context: Any = SimpleNamespace(surveys=_Handed(described, objects), nodes=lambda: described, locations=locations)
+    base, ticks = peak_mb(begin=True), time.process_time()
+    seen = merged(context)
+    plan = plan_rebalance(seen.nodes, seen.inventory, options=RebalancerOptions())
+    verify_plan(plan, seen.nodes, seen.inventory, RebalancerOptions())
+    cpu, memory = time.process_time() - ticks, peak_mb() - base
+    name = f"plan of {nodes:,} nodes × {objects:,} objects from candidates: memory"
+    detail = f"{len(plan.moves)} moves, {cpu:.0f} s of processor time with making the findings up"
+    report.add(Figure(name, memory, "MB", PLAN_MB, COMMAND, {"cpu_s": [cpu]}, detail))
+
+
+def _make(place: Path, nodes: int, objects: int) -> list[Path]:
+    """Write the files."""
+    rng = np.random.default_rng(1)
+    roots = []
+    for number in range(nodes):
+        root = place / "nodes" / f"n{number:04}"
+        sizes = np.maximum(1, rng.lognormal(11.0, 2.0, objects)).astype(np.int64).tolist()
+        for folder in range(FOLDERS):
+            (root / f"d{folder}").mkdir(parents=True)
+            fd = os.open(root / f"d{folder}", os.O_RDONLY)
+            for at, size in enumerate(sizes[folder::FOLDERS]):
+                made = os.open(f"n{number:04}-{at:07}.dat", os.O_CREAT | os.O_WRONLY, dir_fd=fd)
+                os.ftruncate(made, size)
+                os.close(made)
+            os.close(fd)
+        roots.append(root)
+    return roots
+
+
+class _World:
+    """The fleet's configuration, by which its nodes are from 25 to 75 % full, and its server."""
+
+    def __init__(self, place: Path, roots: list[Path], server: EmbeddedServer) -> None:
+        self.place, self.roots, self.server = place, roots, server
+        self.redis: redis.Redis = redis.Redis.from_url(server.url)
+        config = place / "rebalance.toml"
+        fleet = {"name": "large", "mode": "observe", "redis_url": server.url, "survey_dir": str(place / "seen")}
+        fullness = np.linspace(0.25, 0.75, len(roots)).tolist()
+        tables = ["[fleet]\n" + toml_table(fleet), "[options]\n" + toml_table({"min_object_age": "0s"})]
+        for root, share in zip(roots, fullness, strict=True):
+            capacity = int(sum(entry.stat().st_size for entry in _files(root)) / share)
+            node: dict[str, Any] = {"node_id": root.name, "url": root.as_uri(), "capacity_bytes": capacity}
+            tables.append("[[nodes]]\n" + toml_table({**node, "zone": "abc"[int(root.name[1:]) % 3]}))
+        config.write_text("\n".join(tables), encoding="utf-8")
+        os.environ["REBALANCE_CONFIG"] = str(config)
+        self.client = Rebalancer()
+
+    def check(self) -> tuple[float, float, str]:
+        """Have the fleet checked; return seconds, processor seconds of worker and server, and the reason."""
+        from celery import Celery  # after the configuration is there
+
+        app = Celery("service", broker=self.server.url, backend=self.server.url, set_as_current=False)
+        before = len(self.client.checks(200))
+        begun, ticks = time.perf_counter(), self._ticks()
+        app.send_task("rebalance.check", kwargs={}, queue="rebalance.control")
+        wait_until(lambda: len(self.client.checks(200)) > before, 900, "the check has decided")
+        return time.perf_counter() - begun, self._ticks() - ticks, str(self.client.checks(1)[0]["reason"])
+
+    def _ticks(self) -> float:
+        """Processor time of this process' children and theirs: the worker and the server."""
+        times = [child.cpu_times() for child in psutil.Process().children(recursive=True)]
+        return sum(found.user + found.system for found in times)
+
+
+def _files(root: Path) -> Iterator[os.DirEntry[str]]:
+    for folder in os.scandir(root):
+        yield from os.scandir(folder.path)
+
+
+def _measure(report: Report, world: _World, fleet: str) -> None:
+    worker = CeleryWorker(
+        broker_url=world.server.url,
+        log_path=world.place / "worker.log",
+        env=dict(os.environ),
+        app="rebalance_tasks",
+        concurrency=2,
+    )
+    try:
+        worker.wait_ready()
+        time.sleep(SETTLE_S)
+        cold = world.check()
+        _add(report, f"{fleet}: a check that lists everything", [cold], COLD_S)
+        _add(report, f"{fleet}: nothing has changed", [world.check() for _ in range(RUNS)], UNCHANGED_S)
+        peak = world.redis.info("memory")["used_memory_peak"] / 1e6
+        report.add(Figure(f"{fleet}: Redis at its peak", peak, "MB", REDIS_MB, COMMAND))
+        for root in world.roots[:: max(1, len(world.roots) // CHANGED)]:
+            (root / "d0" / "new").write_bytes(b"x")
+        _add(report, f"{fleet}: a folder of {CHANGED} nodes has changed", [world.check()], None)
+    finally:
+        worker.kill()
+
+
+def _add(report: Report, name: str, runs: list[tuple[float, float, str]], limit: float | None) -> None:
+    seconds, cpu = [found[0] for found in runs], [found[1] for found in runs]
+    detail = f"{statistics.median(cpu):.1f} s of processor time; {runs[-1][2][:120]}"
+    report.add(Figure(name, statistics.median(seconds), "s", limit, COMMAND, {"s": seconds, "cpu_s": cpu}, detail))

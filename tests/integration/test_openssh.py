@@ -1,0 +1,84 @@
+"""The SFTP driver on OpenSSH's own server, where the machine has one: the shared suite over protocol 3, and keys."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any, Final
+
+import pytest
+
+from rebalance_tasks.core.ids import MoveId
+from rebalance_tasks.drivers.base import FreeOutcome, ObjectMetadata
+from rebalance_tasks.drivers.sftp import SftpDriver
+from tests.support.openssh import OpenSsh, openssh_server, sshd_binary
+from tests.unit.drivers.conformance import DriverConformance, expected_at, stage
+from tests.unit.drivers.local_harness import LocalHarness
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+pytestmark = [
+    pytest.mark.integration,
+    pytest.mark.skipif(sshd_binary() is None, reason="there is no sshd (Debian: openssh-server)"),
+]
+
+
+M1: Final = MoveId("job-1.0")
+NS: Final = 10**9
+
+
+class OpenSshHarness(LocalHarness):
+    """The server's files lie on this machine, so the back door is the local one."""
+
+    def __init__(self, root: Path, server: OpenSsh) -> None:
+        self._server = server
+        super().__init__(root)
+
+    def another(self, node_id: str) -> SftpDriver:  # type: ignore[override]
+        driver = SftpDriver(node_id, self._server.link(), str(self.root))
+        self._drivers.append(driver)  # type: ignore[arg-type]
+        return driver
+
+
+@pytest.fixture(scope="module")
+def openssh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OpenSsh]:
+    with openssh_server(tmp_path_factory.mktemp("openssh")) as server:
+        yield server
+
+
+@pytest.fixture
+def harness(tmp_path: Path, openssh: OpenSsh) -> Iterator[OpenSshHarness]:
+    made = OpenSshHarness(tmp_path / "root", openssh)
+    yield made
+    made.close()
+
+
+class TestOpenSsh(DriverConformance):
+    """Versions are told apart by whole seconds there (docs/reference/drivers.md), so what is written anew is a second older."""
+
+    @staticmethod
+    def _put_a_second_apart(harness: Any, key: str, data: bytes) -> None:
+        harness.put(key, data)
+        path = harness.root / key
+        os.utime(path, ns=(path.stat().st_mtime_ns, path.stat().st_mtime_ns - 2 * NS))
+
+    def test_a_new_version_has_another_fingerprint(self, harness: Any) -> None:
+        harness.put("k", b"one")
+        before = expected_at(harness.driver, "k")
+        self._put_a_second_apart(harness, "k", b"two")
+        assert harness.driver.stat("k") != before
+
+    def test_the_mtime_travels(self, harness: Any) -> None:
+        mtime_ns = 1_234_567_890 * NS
+        metadata = ObjectMetadata(mtime_ns=mtime_ns + 123_456_789)
+        assert stage(harness.driver, M1, b"x", metadata).mtime_ns == mtime_ns
+        assert harness.driver.publish(M1, "k").mtime_ns == mtime_ns
+
+    def test_freeing_again_does_not_touch_a_strangers_new_object(self, harness: Any) -> None:
+        harness.put("k", b"old")
+        expected = expected_at(harness.driver, "k")
+        harness.driver.free("k", M1, expected)
+        self._put_a_second_apart(harness, "k", b"new")
+        assert harness.driver.free("k", M1, expected) is FreeOutcome.FREED
+        assert harness.get("k") == b"new"

@@ -1,0 +1,273 @@
+"""Small objects straight from bucket to bucket, and many freed by one request, on a real S3 server: few requests, nothing overwritten."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from rebalance_tasks.core.errors import (
+    ChecksumMismatch,
+    NodeMissing,
+    ObjectUnreadable,
+    SourceChanged,
+    SourceVanished,
+    TargetExists,
+)
+from rebalance_tasks.core.ids import MoveId
+from rebalance_tasks.drivers.lanes import MOST_AT_ONCE
+from rebalance_tasks.drivers.object_burst import ObjectBurst
+from rebalance_tasks.drivers.object_direct import COPIED_BYTES, SENT_BYTES
+from rebalance_tasks.drivers.object_store import ObjectStoreDriver
+from rebalance_tasks.drivers.s3_bucket import DELETED_AT_ONCE, S3Bucket
+from rebalance_tasks.drivers.s3_signing import Credentials
+from rebalance_tasks.migration.control import SliceControl
+from tests.support.bad_line import BadLine
+from tests.support.engine import Engine, moves_between
+from tests.support.fleets import NodeSpec, made_up
+from tests.support.places import S3Place
+from tests.support.weed import ACCESS_KEY, OTHER_KEY, SECRET_KEY
+
+if TYPE_CHECKING:
+    from rebalance_tasks.drivers.base import Fingerprint
+    from tests.conftest import FleetFactory
+    from tests.support.weed import Weed
+
+pytestmark = pytest.mark.integration
+
+GIVEN = {"content-type": "text/x-poem", "cache-control": "max-age=60", "meta:author": "somebody", "tags": "a=b"}
+DATA = made_up("data", 50_000)
+
+
+class Node:
+    """A node, the line to it, and its bucket."""
+
+    def __init__(self, weed: Weed, node_id: str, key: str = ACCESS_KEY, **more: Any) -> None:
+        self.endpoint = BadLine(weed.url, credentials=lambda: Credentials(key, SECRET_KEY))
+        self.bucket = S3Bucket(self.endpoint, weed.bucket())
+        self.driver = ObjectStoreDriver(node_id, self.bucket, **more)
+        self.driver.adopt()
+        assert self.bucket.capabilities.deletes_versions
+        self.endpoint.asked.clear()
+
+    def version(self, key: str) -> Fingerprint:
+        return self.driver.versions([key])[key]
+
+
+@pytest.fixture
+def source(weed: Weed) -> Node:
+    made = Node(weed, "n1")
+    made.bucket.put("k", DATA, GIVEN, new=True)
+    return made
+
+
+@pytest.fixture
+def target(weed: Weed) -> Node:
+    """Of another account, so that bytes go through the worker."""
+    return Node(weed, "n2", OTHER_KEY)
+
+
+def kept(node: Node, key: str) -> tuple[dict[str, str], bytes]:
+    found, data = node.bucket.get(key, 0, 1 << 20)
+    return {name: value for name, value in found.attributes.items() if name in GIVEN}, data
+
+
+def test_a_small_object_of_another_account_takes_one_read_and_one_write_and_brings_what_belongs_to_it(
+    source: Node, target: Node
+) -> None:
+    version = source.version("k")
+    source.endpoint.asked.clear()
+    assert target.driver.copy_from(source.driver, "k", version) == version
+    # Its tags are asked for apart.
+    assert (source.endpoint.asked, target.endpoint.asked) == ({"GET": 2}, {"PUT": 1})
+    assert kept(target, "k") == (GIVEN, DATA)
+    found = target.driver.stat("k")
+    assert found is not None
+    assert found.same_file(version)
+    assert found.mtime_ns == version.mtime_ns
+
+
+def test_an_empty_object_goes_straight_too(source: Node, target: Node) -> None:
+    source.bucket.put("empty", b"", {}, new=True)
+    target.driver.copy_from(source.driver, "empty", source.version("empty"))
+    assert kept(target, "empty")[1] == b""
+
+
+def test_what_is_at_the_key_is_never_overwritten(source: Node, target: Node) -> None:
+    target.bucket.put("k", b"a stranger's", {}, new=True)
+    with pytest.raises(TargetExists):
+        target.driver.copy_from(source.driver, "k", source.version("k"))
+    assert kept(target, "k")[1] == b"a stranger's"
+
+
+def test_a_version_that_is_there_no_more_is_not_sent(source: Node, target: Node) -> None:
+    version = source.version("k")
+    source.bucket.put("k", b"newer", {}, new=False)
+    with pytest.raises(SourceChanged):
+        target.driver.copy_from(source.driver, "k", version)
+    source.bucket.delete("k")
+    with pytest.raises(SourceVanished):
+        target.driver.copy_from(source.driver, "k", version)
+    assert target.driver.stat("k") is None
+
+
+def test_a_bit_that_flips_on_either_way_is_noticed_before_anything_is_at_the_key(source: Node, target: Node) -> None:
+    version = source.version("k")
+    source.endpoint.line.flips.append(("GET", "received"))
+    target.endpoint.line.flips.append(("PUT", "sent"))
+    target.driver.copy_from(source.driver, "k", version)
+    assert kept(target, "k")[1] == DATA
+    target.bucket.delete("k")
+    source.endpoint.line.flips.extend([("GET", "received")] * 10)
+    with pytest.raises(ObjectUnreadable):
+        target.driver.copy_from(source.driver, "k", version)
+    source.endpoint.line.flips.clear()
+    target.endpoint.line.flips.extend([("PUT", "sent")] * 10)
+    with pytest.raises(ChecksumMismatch):
+        target.driver.copy_from(source.driver, "k", version)
+    assert target.driver.stat("k") is None
+
+
+def test_a_put_whose_answer_is_lost_is_recognised_as_ours(source: Node, target: Node) -> None:
+    version = source.version("k")
+    target.endpoint.line.after.append(("PUT", ConnectionResetError()))
+    assert target.driver.copy_from(source.driver, "k", version) == version
+    assert target.endpoint.asked["PUT"] == 2
+
+
+def test_a_source_or_a_target_that_stays_away_is_a_missing_node_of_its_own_name(source: Node, target: Node) -> None:
+    version = source.version("k")
+    for node, name in ((source, "n1"), (target, "n2")):
+        node.endpoint.line.down = True
+        with pytest.raises(NodeMissing) as caught:
+            target.driver.copy_from(source.driver, "k", version)
+        assert caught.value.node_id == name
+        node.endpoint.line.down = False
+
+
+def test_how_large_an_object_may_be_is_said_by_what_the_endpoint_was_found_to_do(
+    weed: Weed, source: Node, target: Node
+) -> None:
+    assert target.driver.direct_bytes(source.driver) == SENT_BYTES
+    assert Node(weed, "n3").driver.direct_bytes(source.driver) == COPIED_BYTES
+    blind = target.bucket.capabilities
+    target.bucket.__dict__["_probed"] = (replace(blind, checks_writes=False), None)
+    assert target.driver.direct_bytes(source.driver) == 0
+
+
+def test_an_endpoint_whose_etags_are_no_md5_is_never_sent_to_directly(weed: Weed, source: Node) -> None:
+    """As with server-side encryption by keys of one's own."""
+    endpoint = BadLine(weed.url)
+    endpoint.line.rewrite["PUT"] = lambda answer: replace(answer, headers={**answer.headers, "etag": '"opaque"'})
+    opaque = ObjectStoreDriver("n2", S3Bucket(endpoint, weed.bucket()))
+    assert not opaque.bucket.capabilities.etags_are_md5
+    assert opaque.direct_bytes(source.driver) == 0
+
+
+def test_a_copy_that_shows_another_etag_is_taken_away_again(source: Node, target: Node) -> None:
+    version = source.version("k")
+    wrong = version._replace(etag="0" * 32)
+    source.endpoint.line.rewrite["GET"] = lambda answer: answer
+    with pytest.raises(SourceChanged):
+        target.driver.copy_from(source.driver, "k", wrong)
+    target.endpoint.line.rewrite["PUT"] = lambda answer: replace(
+        answer, headers={**answer.headers, "etag": answer.headers["etag"].replace(version.etag[:4], "ffff")}
+    )
+    target.endpoint.line.rewrite["DELETE"] = lambda answer: answer
+    with pytest.raises((ChecksumMismatch, TargetExists)):
+        target.driver.copy_from(source.driver, "k", version)
+
+
+# -- many freed at once -----------------------------------------------------------------------------------------------
+def free_all(node: Node, versions: dict[str, Fingerprint]) -> list[bool]:
+    moves = [(key, MoveId(f"j1.{number}"), version) for number, (key, version) in enumerate(versions.items())]
+    return list(ObjectBurst(node.driver).free([*moves, None]))
+
+
+@pytest.mark.parametrize("trash", [False, True], ids=["delete", "trash"])
+def test_many_are_freed_by_few_requests_and_what_changed_or_is_gone_is_left_to_be_settled(
+    weed: Weed, trash: bool
+) -> None:
+    node = Node(weed, "n1", trash=trash)
+    keys = [f"o/{number:03d}" for number in range(DELETED_AT_ONCE + 4)] + ["o/<&>\"' é"]
+    for key in keys:
+        node.bucket.put(key, key.encode(), {}, new=True)
+    versions = node.driver.versions(keys)
+    node.bucket.put("o/000", b"a stranger's", {}, new=False)
+    node.bucket.delete("o/001")
+    node.endpoint.asked.clear()
+    freed = free_all(node, versions)
+    assert freed == [False, False] + [True] * (len(keys) - 2) + [False]
+    assert node.endpoint.asked["POST"] == 2
+    assert node.endpoint.asked["DELETE"] == 0
+    assert node.driver.list_objects().keys == ["o/000"]
+    held = {entry.same_file(versions[keys[int(move[3:])]]) for move, entry, _ in node.driver.list_trash()}
+    assert held == ({True} if trash else set())
+    assert node.driver.free("o/000", MoveId("j1.0"), versions["o/000"]).value == "changed"
+    assert node.driver.free("o/001", MoveId("j1.1"), versions["o/001"]).value == "gone"
+
+
+def test_a_deletion_whose_answer_is_lost_leaves_nothing_undecided(source: Node) -> None:
+    versions = source.driver.versions(["k"])
+    source.endpoint.line.after.append(("POST", ConnectionResetError()))
+    [freed, _] = free_all(source, versions)
+    # The second try finds nothing, and so cannot say that it was this one.
+    assert not freed
+    assert source.driver.stat("k") is None
+    bare = ObjectStoreDriver("n1", source.bucket, trash=False)
+    assert bare.free("k", MoveId("j1.0"), versions["k"]).value == "gone"
+
+
+def test_an_endpoint_that_deletes_whatever_version_is_there_is_not_asked_to_delete_many(weed: Weed) -> None:
+    endpoint = BadLine(weed.url)
+    plain = weed.endpoint.request
+
+    def careless(answer: Any) -> Any:
+        return replace(answer, body=answer.body.replace(b"<Error>", b"<Deleted>").replace(b"</Error>", b"</Deleted>"))
+
+    endpoint.line.rewrite["POST"] = careless
+    bucket = S3Bucket(endpoint, weed.bucket())
+    assert not bucket.capabilities.deletes_versions
+    assert plain("GET", bucket.name).ok
+    driver = ObjectStoreDriver("n1", bucket)
+    driver.adopt()
+    bucket.put("k", DATA, {}, new=True)
+    assert list(ObjectBurst(driver).free([("k", MoveId("j1.0"), driver.versions(["k"])["k"])])) == [False]
+
+
+# -- a job ------------------------------------------------------------------------------------------------------------
+def test_the_throttle_is_asked_right_before_each_object_and_not_for_a_batch_beforehand(
+    weed: Weed, fleet_config: FleetFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes = {f"o/{number:02d}": 1000 for number in range(3 * MOST_AT_ONCE)}
+    places = {"n1": S3Place(weed.bucket(), "", weed.options())}
+    places["n2"] = S3Place(weed.bucket(), "", weed.options(access_key=OTHER_KEY))
+    nodes = {
+        name: NodeSpec(capacity_bytes=10**9, settings={"url": place.url(), **place.settings()})
+        for name, place in places.items()
+    }
+    for key, size in sizes.items():
+        places["n1"].put(key, made_up(key, size))
+    fleet_config(nodes, options={"throttle_bytes_per_sec": "10MiB", "max_egress_bytes_per_cycle": 10**9})
+    events: list[str] = []
+
+    def noted(kind: Any, name: str) -> None:
+        original = getattr(kind, name)
+
+        def method(self: Any, *arguments: Any) -> Any:
+            events.append(name)
+            return original(self, *arguments)
+
+        monkeypatch.setattr(kind, name, method)
+
+    noted(SliceControl, "spend")
+    noted(ObjectStoreDriver, "copy_from")
+    engine = Engine()
+    engine.start(moves_between("n1", "n2", sizes))
+    job = engine.finish()
+    assert (job.completed_moves, dict(job.failures)) == (len(sizes), {})
+    assert events.count("spend") == events.count("copy_from") == len(sizes)
+    ahead = [sum(1 if event == "spend" else -1 for event in events[:end]) for end in range(len(events) + 1)]
+    assert min(ahead) >= 0
+    assert max(ahead) <= MOST_AT_ONCE
