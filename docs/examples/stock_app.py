@@ -22,6 +22,8 @@ app.conf.update(
     broker_transport_options={"visibility_timeout": 3600},
     # A full Redis is to be waited for, not died of.
     broker_channel_error_retry=True,
+    # Celery's own consumer ends its worker when a connection is lost at an unlucky moment, at a failover of Redis for example.
+    worker_consumer="rebalance_tasks.worker:SteadyConsumer",
     # What `celery -A beat_schedule beat` would do, from this app's own beat.
     beat_schedule={
         f"rebalance-{task}": {
