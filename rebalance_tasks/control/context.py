@@ -16,7 +16,6 @@ from rebalance_tasks.store.holds import HoldStore
 from rebalance_tasks.store.jobs import JobStore
 from rebalance_tasks.store.keys import FleetKeys
 from rebalance_tasks.store.outcomes import OutcomeStore
-from rebalance_tasks.store.pace import PaceStore
 from rebalance_tasks.store.plans import PlanStore
 from rebalance_tasks.store.presence import PresenceStore
 from rebalance_tasks.store.progress import ProgressStore
@@ -28,14 +27,15 @@ if TYPE_CHECKING:
     from rebalance_tasks.drivers.base import Driver
     from rebalance_tasks.settings import Settings
     from rebalance_tasks.store import locations as location_store
+    from rebalance_tasks.store import pace as pace_store
     from rebalance_tasks.store import snapshots as snapshot_store
     from rebalance_tasks.store import surveys as survey_store
     from rebalance_tasks.store import trash as trash_store
     from rebalance_tasks.store.records import GroupRecord
 else:
     # Not for those who only look at a job.
-    location_store, snapshot_store, survey_store, trash_store = (
-        module(f"rebalance_tasks.store.{name}") for name in ("locations", "snapshots", "surveys", "trash")
+    location_store, pace_store, snapshot_store, survey_store, trash_store = (
+        module(f"rebalance_tasks.store.{name}") for name in ("locations", "pace", "snapshots", "surveys", "trash")
     )
 
 
@@ -110,9 +110,9 @@ class StateContext:
         return EventStore(self.connection, self.keys)
 
     @property
-    def paces(self) -> PaceStore:
+    def paces(self) -> pace_store.PaceStore:
         """How fast each node may be worked."""
-        return PaceStore(self.connection, self.keys)
+        return pace_store.PaceStore(self.connection, self.keys)
 
     @property
     def counters(self) -> CounterStore:
