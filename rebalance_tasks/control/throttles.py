@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from rebalance_tasks.control.context import StateContext
+    from rebalance_tasks.core.models import NodeDescriptor
     from rebalance_tasks.core.pace import Pace
     from rebalance_tasks.store.records import GroupRecord
 
@@ -102,7 +103,7 @@ class Throttles:
             kept = self._nodes[node_id, direction] = ByteBucket(
                 context.connection,
                 context.keys.node_bucket(node_id, direction),
-                rate_bytes_per_s=_configured(context, node_id, direction),
+                rate_bytes_per_s=_configured(context.settings.node(node_id), direction),
                 override_key=context.keys.node_throttle(node_id, direction),
                 pace_key=context.keys.pace(node_id, direction) if adaptive else None,
             )
@@ -120,7 +121,7 @@ class Throttles:
             (node.node_id, direction)
             for node in settings.nodes
             for direction in DIRECTIONS
-            if _configured(self._context, node.node_id, direction) is None
+            if _configured(node, direction) is None
             and (direction == "requests" or not settings.options.adaptive_throttle)
         ]
         told = self._context.connection.client.mget([keys.node_throttle(*pair) for pair in pairs]) if pairs else []
@@ -128,8 +129,8 @@ class Throttles:
         self._looked_at = now
 
 
-def _configured(context: StateContext, node_id: str, direction: Direction) -> int | None:
-    rate: int | None = getattr(context.settings.node(node_id), _FIELD[direction])
+def _configured(node: NodeDescriptor, direction: Direction) -> int | None:
+    rate: int | None = getattr(node, _FIELD[direction])
     return rate
 
 
@@ -152,7 +153,7 @@ def set_node_throttle(
         UnknownNode: it is not configured.
         InvalidArgument: below 1 (to hold a node there is `pause --node`).
     """
-    configured = _configured(context, node_id, direction)
+    configured = _configured(context.settings.node(node_id), direction)
     if isinstance(rate, int) and rate < 1:
         msg = f"throttle {rate} of node {node_id!r}: at least 1 a second; `rebalance pause --node {node_id}` holds it"
         raise InvalidArgument(msg)
@@ -171,12 +172,14 @@ def node_throttles(context: StateContext) -> list[NodeThrottle]:
     """Return the limits in force and what holds nodes back; directions with neither are left out."""
     nodes = context.settings.nodes
     paces = context.paces.all(node.node_id for node in nodes) if context.settings.options.adaptive_throttle else {}
+    pairs = [(node, direction) for node in nodes for direction in DIRECTIONS]
+    told = context.connection.client.mget(
+        [context.keys.node_throttle(node.node_id, way) for node, way in pairs] or [""]
+    )
     found: list[NodeThrottle] = []
-    for node in nodes:
-        for direction in DIRECTIONS:
-            raw = context.connection.get(context.keys.node_throttle(node.node_id, direction))
-            rate = _configured(context, node.node_id, direction) if raw is None else int(raw) or None
-            pace = paces.get((node.node_id, direction))
-            if rate is not None or pace is not None:
-                found.append(NodeThrottle(node.node_id, direction, rate, pace))
+    for (node, direction), raw in zip(pairs, cast("list[bytes | None]", told), strict=False):
+        rate = _configured(node, direction) if raw is None else int(raw) or None
+        pace = paces.get((node.node_id, direction))
+        if rate is not None or pace is not None:
+            found.append(NodeThrottle(node.node_id, direction, rate, pace))
     return found

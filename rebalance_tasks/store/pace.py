@@ -61,13 +61,12 @@ class PaceStore:
 
     def all(self, node_ids: Iterable[str]) -> dict[tuple[str, str], Pace]:
         """Return (node, direction) → pace of what has been measured lately."""
-        found: dict[tuple[str, str], Pace] = {}
-        for node_id in node_ids:
-            for direction in (READ, WRITE):
-                raw = self._redis.hgetall(self._keys.pace(node_id, direction))
-                if "usual" in raw:
-                    found[node_id, direction] = _pace([raw.get(field, b"0") for field in _FIELDS])
-        return found
+        pairs = [(node_id, direction) for node_id in node_ids for direction in (READ, WRITE)]
+        pipe = self._redis.client.pipeline(transaction=False)
+        for pair in pairs:
+            pipe.hmget(self._keys.pace(*pair), _FIELDS)
+        measured = zip(pairs, pipe.execute(), strict=True)
+        return {pair: _pace([value or b"0" for value in raw]) for pair, raw in measured if raw[0] is not None}
 
 
 def _pace(values: Iterable[bytes | str]) -> Pace:
