@@ -211,15 +211,14 @@ def compare_spreads(
     """Compare how unevenly all replicas lie, each set of keys by itself and all together.
 
     Both sides draw in proportion to weight among what is left, so their expected loads are the same and the ratio differs
-    from 1 by chance alone. "No more than crushtool's" therefore allows for twice the standard error of the ratio, which is
-    taken from the sets; it shrinks as the sets grow in number.
+    from 1 by chance alone. Twice its standard error, taken from the sets, is told beside it; the limit stays 1.
     """
     ratios = [relative_spread(mine) / relative_spread(rival) for mine, rival in zip(ours, theirs, strict=True)]
     mine, rival = relative_spread(sum(ours[1:], ours[0])), relative_spread(sum(theirs[1:], theirs[0]))
     chance = 2 * statistics.stdev(ratios) / len(ratios) ** 0.5
     figure = f"{name}: relative stddev of load per weight, all replicas of {len(ours) * KEYS:,} keys ÷ crushtool's"
     told = f"{mine:.3%} against {rival:.3%}, ± {chance:.2%} by chance"
-    report.add(Figure(figure, mine / rival, "×", 1.0 + chance, COMMAND, {"by_set": ratios}, told))
+    report.add(Figure(figure, mine / rival, "×", 1.0, COMMAND, {"by_set": ratios}, told))
 
 
 def loads(rows: npt.NDArray[np.integer], leaves: int) -> npt.NDArray[np.float64]:
