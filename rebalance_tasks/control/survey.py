@@ -11,6 +11,7 @@ import time
 from collections import defaultdict
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -74,18 +75,34 @@ class NodeReport:
         return self.used_bytes / self.capacity_bytes if self.capacity_bytes else None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Survey:
     """All nodes and what they hold.
 
     Attributes:
+        nodes: with the bytes used and the capacity that were found.
+        rows: the inventory, or what puts it together once somebody wants it.
+        objects: how many there are, rows or not.
         left_out: node_id → why it could not be surveyed; it is not among ``nodes`` and neither gives nor takes.
+        basis: equal for two surveys whose plans are equal; empty where that cannot be told.
     """
 
     nodes: tuple[NodeDescriptor, ...]
-    inventory: Inventory
+    rows: Inventory | Callable[[], Inventory]
     reports: tuple[NodeReport, ...]
+    objects: int = 0
     left_out: Mapping[str, str] = field(default_factory=dict)
+    basis: str = ""
+
+    @cached_property
+    def inventory(self) -> Inventory:
+        """The objects. Raises: InvalidInventory."""
+        return self.rows() if callable(self.rows) else self.rows
+
+    @property
+    def used_bytes(self) -> dict[str, int]:
+        """node_id → bytes of all its objects."""
+        return {node.node_id: node.used_bytes or 0 for node in self.nodes}
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,7 +202,7 @@ def survey(context: FleetContext, *, leave_out: bool = False) -> Survey:
     )
     found = tuple(_report(node, seen.get(node.node_id)) for node in described)
     inventory = with_last_moved(inventory, context.locations.last_moved())
-    return Survey(described, inventory, found, {name: str(error) for name, error in errors.items()})
+    return Survey(described, inventory, found, len(inventory), {name: str(error) for name, error in errors.items()})
 
 
 def _look_at(context: FleetContext, nodes: Sequence[NodeDescriptor]) -> tuple[dict[str, Look], dict[str, NodeError]]:

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 log = get_logger(__name__)
 
 #: Grows when the meaning of a file changes; older ones are not read.
-_VERSION: Final = 1
+_VERSION: Final = 2
 _PRIVATE: Final = 0o700
 #: Columns halve on disk, and unpack faster than a disk reads.
 _PACKED: Final = pa.ipc.IpcWriteOptions(compression="lz4")

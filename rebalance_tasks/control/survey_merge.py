@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import zlib
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
+import xxhash
 
 from rebalance_tasks.control.survey import LEAST_NODES, NodeReport, Survey, capacities_of, with_last_moved
 from rebalance_tasks.core.errors import NodeError
@@ -17,7 +19,7 @@ from rebalance_tasks.core.models import NodeState
 from rebalance_tasks.drivers.base import NodeHealth
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from rebalance_tasks.control.context import FleetContext
     from rebalance_tasks.core.models import NodeDescriptor
@@ -26,6 +28,8 @@ if TYPE_CHECKING:
 
 def merged(context: FleetContext) -> Survey:
     """Return what the tasks found: every node that could be surveyed, its candidates, and exact sums of the rest.
+
+    The candidates are read when they are asked for: a balanced fleet, or one whose plan still stands, does without.
 
     Raises:
         NodeError: fewer than two nodes could be surveyed.
@@ -39,10 +43,23 @@ def merged(context: FleetContext) -> Survey:
     nodes = [node for node in context.nodes() if node.node_id in good or node.state is NodeState.MAINTENANCE]
     capacities = capacities_of(nodes, {name: _health(finding) for name, finding in good.items()})
     described = tuple(_described(node, good.get(node.node_id), capacities) for node in nodes)
-    inventory = with_last_moved(_inventory(context, list(good)), context.locations.last_moved())
-    reports = tuple(_report(node, good.get(node.node_id)) for node in described)
-    unlisted = sum((Unlisted(f.unlisted, f.unlisted_movable_bytes) for f in good.values()), inventory.unlisted)
-    return Survey(described, replace(inventory, unlisted=unlisted), reports, left_out)
+    return Survey(
+        described,
+        partial(_inventory, context, good),
+        tuple(_report(node, good.get(node.node_id)) for node in described),
+        sum(finding.objects for finding in good.values()),
+        left_out,
+        _basis(described, good),
+    )
+
+
+def _basis(nodes: Sequence[NodeDescriptor], good: Mapping[str, Finding]) -> str:
+    """Of the nodes and of all that lies on them; a finding's digest says with which settings it was made."""
+    if not all(finding.lasting for finding in good.values()):
+        return ""
+    parts = [node.model_dump_json() for node in nodes]
+    parts += [f"{name} {finding.digest}" for name, finding in sorted(good.items())]
+    return xxhash.xxh3_128_hexdigest("\n".join(parts).encode())
 
 
 def _error(finding: Finding) -> NodeError:
@@ -77,7 +94,14 @@ def _report(node: NodeDescriptor, found: Finding | None) -> NodeReport:
     )
 
 
-def _inventory(context: FleetContext, node_ids: Sequence[str]) -> Inventory:
+def _inventory(context: FleetContext, good: Mapping[str, Finding]) -> Inventory:
+    """The candidates of all nodes, and how many other objects there are."""
+    inventory = with_last_moved(_candidates(context, list(good)), context.locations.last_moved())
+    unlisted = sum((Unlisted(f.unlisted, f.unlisted_movable_bytes) for f in good.values()), inventory.unlisted)
+    return replace(inventory, unlisted=unlisted)
+
+
+def _candidates(context: FleetContext, node_ids: Sequence[str]) -> Inventory:
     """The candidates of all nodes, without those whose key another node holds as well; these are counted."""
     tables = [pa.ipc.open_stream(packed).read_all() for packed in context.surveys.rows(node_ids) if packed]
     if not tables:

@@ -62,8 +62,8 @@ LONGEST_S: Final = 580.0
 IDLE_MS: Final = 30_000
 #: Then nodes that are not in are left out.
 LATEST_MS: Final = 600_000
-#: Reasons to leave an object alone that pass by themselves.
-_PASSING: Final = frozenset({"too_young"})
+#: A busy machine answers a small read so much later; in gravity it is a fortieth of one dimension of five.
+LATENCY_NOISE_MS: Final = 5.0
 #: Measures of access that follow from the listing; counts of a log do not.
 _STEADY: Final = frozenset({"none", "times"})
 _PACKED: Final = pa.ipc.IpcWriteOptions(compression="lz4")
@@ -194,8 +194,11 @@ class _Runner:
             seen = look(self._context, node, adopted=self._adopted, now=now)
             digest = self._digest(seen)
             last = self._context.surveys.last(node_id) if digest else None
-            if last is not None and last.digest == digest and not last.unlisted.keys() & _PASSING:
-                return last.model_copy(update=_health(seen)), None
+            if last is not None and last.digest == digest and last.lasting:
+                health = _health(seen)
+                if _like(last.latency_ms, seen.latency_ms):
+                    health.pop("latency_ms")
+                return last.model_copy(update=health), None
             return self._found(node, seen, digest, now)
         except RebalanceError as exc:
             log.warning("survey.node_left_out", node=node_id, error=str(exc))
@@ -226,6 +229,11 @@ class _Runner:
         listing = seen.found.digest()
         steady = self._context.settings.gravity.access in _STEADY
         return f"{listing}-{self._asked.digest}-{self._most()}" if listing and steady and self._asked.digest else ""
+
+
+def _like(before: float | None, now: float | None) -> bool:
+    """Whether two measured latencies are one and the same but for noise, which must not change a plan."""
+    return before is not None and now is not None and abs(now - before) <= max(LATENCY_NOISE_MS, before / 2)
 
 
 def _health(seen: Look) -> dict[str, Any]:

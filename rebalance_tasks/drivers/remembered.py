@@ -44,9 +44,11 @@ class Remembered:
         folders: tuple[tuple[Any, ...], ...] = (),
         *,
         settled: bool = False,
+        content: str = "",
     ) -> None:
-        """Take (keys, sizes, times of change), or what reads them once somebody wants them."""
+        """Take (keys, sizes, times of change), or what reads them once somebody wants them, and their `content`."""
         self._given = rows
+        self._content = content
         self.left_out = left_out
         self.folders = folders
         self.settled = settled
@@ -70,15 +72,27 @@ class Remembered:
     def _rows(self) -> Rows:
         return self._given() if callable(self._given) else self._given
 
+    @cached_property
+    def content(self) -> str:
+        """Of all sizes and times of change: what was written to in place shows in no folder."""
+        if self._content:
+            return self._content
+        found = xxhash.xxh3_64(np.ascontiguousarray(self.size_bytes).data)
+        found.update(np.ascontiguousarray(self.mtime_ns).data)
+        return found.hexdigest()
+
     def digest(self) -> str:
-        """Equal for two listings of a node between which no folder has changed; empty where that cannot be told."""
-        return xxhash.xxh3_64_hexdigest(json.dumps(self.folders).encode()) if self.settled else ""
+        """Equal for two listings of a node that found the same; empty where that cannot be told."""
+        if not self.settled:
+            return ""
+        return xxhash.xxh3_64_hexdigest(f"{self.content} {json.dumps(self.folders)}".encode())
 
     def to_arrow(self, about: Mapping[str, Any]) -> pa.Table:
         """Return a table that `read` reads back, with more that is to be known about it (plain JSON)."""
         table = pa.table({"key": self.keys, "size_bytes": self.size_bytes, "mtime_ns": self.mtime_ns})
         left_out = dict(self.left_out)
         beside = {"about": dict(about), "left_out": left_out, "folders": self.folders, "settled": self.settled}
+        beside["content"] = self.content
         return table.replace_schema_metadata({_BESIDE: json.dumps(beside).encode()})
 
     @classmethod
@@ -101,7 +115,8 @@ class Remembered:
 
         left_out = {str(word): int(count) for word, count in beside["left_out"].items()}
         folders = tuple(tuple(folder) for folder in beside["folders"])
-        return cls(rows, left_out, folders, settled=bool(beside["settled"])), dict(beside["about"])
+        found = cls(rows, left_out, folders, settled=bool(beside["settled"]), content=str(beside["content"]))
+        return found, dict(beside["about"])
 
 
 class Remembers(Protocol):

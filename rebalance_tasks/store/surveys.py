@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import uuid
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, cast
 
 from pydantic import Field, NonNegativeInt
 
-from rebalance_tasks.core.models import Frozen
+from rebalance_tasks.core.models import Frozen, RebalancePlan
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 CLAIM_MS: Final = 15_000
 #: Whoever goes on with the check has so long to plan.
 CONCLUDE_MS: Final = 120_000
+#: Reasons to leave an object alone that pass by themselves.
+PASSING: Final = frozenset({"too_young"})
 
 
 class Finding(Frozen):
@@ -52,6 +54,11 @@ class Finding(Frozen):
     left_out: dict[str, int] = Field(default_factory=dict)
     unlisted: dict[str, int] = Field(default_factory=dict)
     unlisted_movable_bytes: NonNegativeInt = 0
+
+    @property
+    def lasting(self) -> bool:
+        """Whether an equal digest means equal candidates, however much later."""
+        return bool(self.digest) and not self.unlisted.keys() & PASSING
 
 
 class Asked(Frozen):
@@ -182,6 +189,25 @@ class SurveyStore:
     def close(self, token: int, *, keep_ms: int) -> None:
         """End the survey; what was found stays for so long, for nodes that do not change until the next one."""
         self._redis.run("survey_close", self._all, [token, max(1, keep_ms)])
+
+    def note_planned(self, basis: str, plan: RebalancePlan, *, keep_ms: int) -> None:
+        """Note which plan was made of what; the moves are with the plan itself."""
+        pipe = self._redis.client.pipeline(transaction=True)
+        found = {
+            "basis": basis,
+            "plan": plan.model_copy(update={"moves": ()}).model_dump_json(),
+            "moves": len(plan.moves),
+        }
+        pipe.hset(self._keys.survey_planned, mapping=cast("Any", found))
+        pipe.pexpire(self._keys.survey_planned, max(1, keep_ms))
+        pipe.execute()
+
+    def planned(self, basis: str) -> tuple[RebalancePlan, int] | None:
+        """Return the plan that was last made of this, without its moves, and how many there are."""
+        raw = self._redis.hgetall(self._keys.survey_planned)
+        if not basis or raw.get("basis") != basis.encode():
+            return None
+        return RebalancePlan.model_validate_json(raw["plan"]), int(raw["moves"])
 
     def _values(self, key: str, node_ids: Sequence[str], at_once: int) -> Iterator[bytes | None]:
         for first in range(0, len(node_ids), at_once):

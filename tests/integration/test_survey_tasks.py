@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import shutil
 from itertools import count
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from rebalance_tasks import NodeState, RebalancePlan
+from rebalance_tasks.control import check, survey_round
 from rebalance_tasks.control import survey as surveys
-from rebalance_tasks.control import survey_round
 from rebalance_tasks.control.check import conclude_check, run_check
 from rebalance_tasks.control.survey_round import CHECK_LOCK_MS, redrive, survey_nodes
 from rebalance_tasks.drivers import local_listing
@@ -20,6 +21,8 @@ from tests.support.fleets import NodeSpec
 from tests.support.wait import wait_until
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from rebalance_tasks.control.context import FleetContext
     from rebalance_tasks.core.models import CheckResult
     from tests.conftest import FleetFactory
@@ -322,6 +325,92 @@ def test_a_node_that_did_not_change_is_not_listed_again(
         (tmp_path / "seen" / "test" / "b.arrow").write_bytes(b"not Arrow")
     assert folders == ["", "p/"], "b's file was damaged, so b was listed in full; the others were not"
     assert moves(plans[0]) == moves(plans[1])
+
+
+@pytest.fixture
+def settled(fleet_config: FleetFactory, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Fleet:
+    """A fleet whose folders are believed at once."""
+    monkeypatch.setattr(local_listing, "SETTLED_NS", -(10**19))
+    return fleet_config(NODES, fleet={**BY_TASKS, "survey_dir": str(tmp_path / "seen")})
+
+
+def checked(engine: Engine, *, force: bool = False) -> CheckResult:
+    """One check from its beginning to its end."""
+    run_check(engine.context, by="test", by_tasks=True, force=force)
+    surveyed(engine)
+    result = concluded(engine)
+    engine.messages.concludes.clear()
+    return result
+
+
+def test_what_was_written_in_place_shows_when_everything_is_listed_anew(settled: Fleet, tmp_path: Path) -> None:
+    engine = Engine()
+    checked(engine)
+    with (settled.roots["b"] / next(iter(NODES["b"].files))).open("ab") as file:
+        file.write(b"x" * 500)
+    checked(engine)
+    assert engine.context.fleet.usage()["b"] == 5_000, "no folder has changed"
+    shutil.rmtree(tmp_path / "seen")
+    checked(engine)
+    assert engine.context.fleet.usage()["b"] == 5_500
+
+
+def test_a_fleet_in_which_nothing_changed_keeps_its_plan(settled: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = Engine()
+    first = checked(engine)
+    with monkeypatch.context() as patched:
+        patched.setattr(check, "plan_rebalance", None)
+        again = checked(engine)
+    assert (again.verdict, again.plan_id) == ("planned", first.plan_id)
+    assert "nothing has changed since" in again.reason
+    before, now = reversed(engine.context.snapshots.newest(2))
+    assert now.model_copy(update={"at": before.at, "reason": before.reason}) == before, "the audit is as full as ever"
+
+
+@pytest.mark.parametrize("what", ["object", "state", "force", "job", "plan", "moved"])
+def test_a_fleet_in_which_anything_changed_gets_a_new_plan(settled: Fleet, what: str) -> None:
+    engine = Engine()
+    context, first = engine.context, checked(engine)
+    assert first.plan_id is not None
+    match what:
+        case "object":
+            (settled.roots["b"] / "new").write_bytes(b"x")
+        case "state":
+            context.fleet.set_node_state("c", NodeState.DRAINING)
+        case "job":
+            engine.finish(engine.start([], job_id=f"rebal-{first.plan_id}"))
+        case "plan":
+            context.connection.client.delete(context.keys.plan(first.plan_id))
+        case "moved":
+            context.connection.client.zadd(context.keys.moved, {"o/0001.bin": context.connection.now_ms()})
+        case _:
+            assert what == "force"
+    again = checked(engine, force=what == "force")
+    assert (again.verdict, again.plan_id != first.plan_id) == ("planned", True)
+    assert "nothing has changed" not in again.reason
+
+
+def test_where_nothing_may_move_the_reason_stands_until_something_changes(
+    fleet_config: FleetFactory, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(local_listing, "SETTLED_NS", -(10**19))
+    fleet_config(NODES, fleet={**BY_TASKS, "survey_dir": str(tmp_path / "seen")}, options={"min_object_size": "1GB"})
+    engine = Engine()
+    first = checked(engine)
+    assert first.reason.startswith("nothing_to_move")
+    monkeypatch.setattr(check, "plan_rebalance", None)
+    assert checked(engine) == first
+    before, now = reversed(engine.context.snapshots.newest(2))
+    assert now.not_moved == before.not_moved != {}
+
+
+def test_a_balanced_fleet_is_known_by_its_numbers_alone(settled: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
+    for root in settled.roots.values():
+        (root / "much").write_bytes(bytes(60_000 - sum(f.stat().st_size for f in root.rglob("*") if f.is_file())))
+    engine = Engine()
+    monkeypatch.setattr(engine.context.surveys.__class__, "rows", None)
+    assert checked(engine).reason.startswith("under_threshold")
+    assert engine.context.snapshots.newest(1)[0].objects == 48
 
 
 def test_latency_is_measured_where_it_is_not_configured(
