@@ -220,16 +220,39 @@ def _look_at(context: FleetContext, nodes: Sequence[NodeDescriptor]) -> tuple[di
     return seen, errors
 
 
-def look(context: FleetContext, node: NodeDescriptor, *, adopted: set[str], now: datetime) -> Look:
-    """Look at one node, and list it unless the inventory comes from elsewhere. Raises: NodeMissing, NodeNotWritable."""
+def look(
+    context: FleetContext,
+    node: NodeDescriptor,
+    *,
+    adopted: set[str],
+    now: datetime,
+    name: str = "",
+    most: int | None = None,
+) -> Look:
+    """Look at one node, and list it, or a part of it, unless the inventory comes from elsewhere.
+
+    Args:
+        context: the fleet.
+        node: where to look.
+        adopted: nodes that carried their node-id once.
+        now: aware.
+        name: of a part (`control.parts`); default the whole node.
+        most: about so many objects are read of a node that could be listed in parts.
+
+    Raises:
+        TooManyObjects: there are more.
+        NodeMissing, NodeNotWritable.
+    """
     health = probe(context, node, adopted=adopted)
     driver = context.driver(node.node_id)
     latency_ms = _latency_ms(driver) if health.adopted and node.latency_ms is None else node.latency_ms
     if context.settings.inventory != FROM_NODES:
         return Look(health, NOTHING, latency_ms)
-    memory = SurveyMemory.of(context.settings)
     now_ns = int(now.timestamp() * 1000) * 10**6
-    return Look(health, memory.list_objects(driver, node, now_ns=now_ns, require_identity=health.adopted), latency_ms)
+    found = SurveyMemory.of(context.settings).list_objects(
+        driver, node, now_ns=now_ns, require_identity=health.adopted, name=name, most=most
+    )
+    return Look(health, found, latency_ms)
 
 
 def _latency_ms(driver: Driver) -> float:

@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 import xxhash
 
+from rebalance_tasks.control.parts import joined, node_of
 from rebalance_tasks.control.survey import LEAST_NODES, NodeReport, Survey, capacities_of, with_last_moved
 from rebalance_tasks.core.errors import NodeError
 from rebalance_tasks.core.hashing import hash_keys
@@ -35,7 +36,8 @@ def merged(context: FleetContext) -> Survey:
         NodeError: fewer than two nodes could be surveyed.
         ConfigurationError: a capacity must be stated.
     """
-    findings = {finding.node_id: finding for finding in context.surveys.findings()}
+    parts = context.surveys.findings()
+    findings = {finding.node_id: finding for finding in joined(parts)}
     good = {name: finding for name, finding in findings.items() if not finding.error}
     left_out = {name: finding.error for name, finding in findings.items() if finding.error}
     if left_out and len(good) < LEAST_NODES:
@@ -45,7 +47,7 @@ def merged(context: FleetContext) -> Survey:
     described = tuple(_described(node, good.get(node.node_id), capacities) for node in nodes)
     return Survey(
         described,
-        partial(_inventory, context, good),
+        partial(_inventory, context, [part for part in parts if node_of(part.node_id) in good]),
         tuple(_report(node, good.get(node.node_id)) for node in described),
         sum(finding.objects for finding in good.values()),
         left_out,
@@ -94,20 +96,21 @@ def _report(node: NodeDescriptor, found: Finding | None) -> NodeReport:
     )
 
 
-def _inventory(context: FleetContext, good: Mapping[str, Finding]) -> Inventory:
+def _inventory(context: FleetContext, good: Sequence[Finding]) -> Inventory:
     """The candidates of all nodes, and how many other objects there are."""
-    inventory = with_last_moved(_candidates(context, list(good)), context.locations.last_moved())
-    unlisted = sum((Unlisted(f.unlisted, f.unlisted_movable_bytes) for f in good.values()), inventory.unlisted)
+    names = [found.node_id for found in good]
+    inventory = with_last_moved(_candidates(context, names), context.locations.last_moved())
+    unlisted = sum((Unlisted(f.unlisted, f.unlisted_movable_bytes) for f in good), inventory.unlisted)
     return replace(inventory, unlisted=unlisted)
 
 
-def _candidates(context: FleetContext, node_ids: Sequence[str]) -> Inventory:
+def _candidates(context: FleetContext, names: Sequence[str]) -> Inventory:
     """The candidates of all nodes, without those whose key another node holds as well; these are counted."""
-    tables = [pa.ipc.open_stream(packed).read_all() for packed in context.surveys.rows(node_ids) if packed]
+    tables = [pa.ipc.open_stream(packed).read_all() for packed in context.surveys.rows(names) if packed]
     if not tables:
         return Inventory.from_listings({})
     inventory = Inventory.from_arrow(pa.concat_tables(tables, promote_options="permissive"))
-    doubled = _doubled(context, inventory, node_ids)
+    doubled = _doubled(context, inventory, names)
     if not doubled.any():
         return inventory
     kept = inventory.take(np.flatnonzero(~doubled))
@@ -115,13 +118,13 @@ def _candidates(context: FleetContext, node_ids: Sequence[str]) -> Inventory:
 
 
 def _doubled(
-    context: FleetContext, inventory: Inventory, node_ids: Sequence[str]
+    context: FleetContext, inventory: Inventory, names: Sequence[str]
 ) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
     """Bool (n,): the key lies also on a node where it is no candidate (two candidates show by themselves)."""
     hashes = hash_keys(inventory.keys)
     ordered = np.sort(hashes)
     met = [np.empty(0, np.uint64)]
-    for packed in context.surveys.others(node_ids):
+    for packed in context.surveys.others(names):
         others = np.frombuffer(packed or b"", np.uint64)
         at = np.minimum(np.searchsorted(ordered, others), len(ordered) - 1)
         met.append(others[ordered[at] == others])

@@ -8,6 +8,7 @@ an object looks at it again, and now and then everything is listed anew.
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Final, Protocol, Self, TypeAlias
 
@@ -119,13 +120,52 @@ class Remembered:
         return found, dict(beside["about"])
 
 
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One of the parts that a node is listed in: every object is in exactly one of them, by the folder it lies in.
+
+    Which one follows from the folder's first two names and from nothing else, so that parts need not be agreed upon, and a folder that
+    is made while they are listed belongs to one as well. The objects of one folder are never parted.
+    """
+
+    number: int
+    count: int
+
+    def owns(self, folder: str) -> bool:
+        """Whether a folder (its path below the root, of at most `PART_DEPTH` names; ``.`` for the root) is in this part."""
+        return xxhash.xxh3_64_intdigest(folder.encode()) % self.count == self.number
+
+
+#: Names of a folder's path by which it belongs to a part: two, since many trees have but one folder in their root.
+PART_DEPTH: Final = 2
+
+
+class TooManyObjects(Exception):
+    """A listing was broken off, since there are more objects than it was to read."""
+
+
 class Remembers(Protocol):
     """A driver that can tell what has changed since an earlier listing; asked for by name, others list everything anew."""
 
-    def list_changed(self, before: Remembered | None, *, require_identity: bool = True) -> Remembered:
+    def list_changed(
+        self,
+        before: Remembered | None,
+        *,
+        require_identity: bool = True,
+        part: Part | None = None,
+        most: int | None = None,
+    ) -> Remembered:
         """List as `Driver.list_objects` does, reading only what has changed; ``before`` itself when nothing has.
 
-        Raises: as `Driver.list_objects`.
+        Args:
+            before: an earlier listing of the same part.
+            require_identity: as `Driver.list_objects`.
+            part: only what lies in it; None: everything.
+            most: objects to read, about; None: all.
+
+        Raises:
+            TooManyObjects: there are more.
+            NodeMissing: as `Driver.list_objects`.
         """
         ...
 

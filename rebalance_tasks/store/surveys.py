@@ -29,9 +29,10 @@ PASSING: Final = frozenset({"too_young"})
 
 
 class Finding(Frozen):
-    """What was found on one node.
+    """What was found on one node, or on a part of one.
 
     Attributes:
+        node_id: the node, or the name of the part (`control.parts`).
         digest: of the listing it follows from, with what was asked of it; empty where another listing may be equal to none.
         error: why it could not be surveyed; everything else is empty then.
         cause: the error's stable word.
@@ -163,15 +164,21 @@ class SurveyStore:
         args += ["1", b"", b""] if found is None else ["", found.rows, found.others]
         return int(self._redis.run("survey_report", [self._keys.check_lock, *self._all], args))
 
+    def cut(self, token: int, node_id: str, names: Sequence[str], *, lock_ms: int) -> int:
+        """Await the parts of a node instead of the node; return how many are awaited then, −1 when this one was not."""
+        keys = [self._keys.check_lock, *self._all]
+        return int(self._redis.run("survey_cut", keys, [token, node_id, lock_ms, *names]))
+
     def conclude(self, token: int, *, lock_ms: int) -> bool:
         """Become the one who goes on with the check, once all nodes are in."""
         keys = [self._keys.check_lock, *self._all[:2]]
         return bool(self._redis.run("survey_conclude", keys, [token, uuid.uuid4().hex, CONCLUDE_MS, lock_ms]))
 
-    def last(self, node_id: str) -> Finding | None:
-        """What was found on a node last, in this survey or an earlier one."""
-        raw = self._redis.hget(self._keys.survey_findings, node_id)
-        return None if raw is None else Finding.model_validate_json(raw)
+    def last(self, node_ids: Sequence[str]) -> dict[str, Finding]:
+        """What was found last on those of some nodes that were surveyed, in this survey or an earlier one."""
+        raw = cast("list[bytes | None]", self._redis.client.hmget(self._keys.survey_findings, list(node_ids)))
+        found = zip(node_ids, raw, strict=True)
+        return {node_id: Finding.model_validate_json(one) for node_id, one in found if one is not None}
 
     def findings(self) -> list[Finding]:
         """What was found on all nodes, by node id."""

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import shutil
+from collections import Counter
 from itertools import count
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from rebalance_tasks import NodeState, RebalancePlan
-from rebalance_tasks.control import check, survey_round
+from rebalance_tasks.control import check, parts, survey_round
 from rebalance_tasks.control import survey as surveys
 from rebalance_tasks.control.check import conclude_check, run_check
 from rebalance_tasks.control.survey_round import CHECK_LOCK_MS, redrive, survey_nodes
+from rebalance_tasks.core.errors import NodeMissing
 from rebalance_tasks.drivers import local_listing
 from rebalance_tasks.store.surveys import Finding, Found
 from tests.support.arena import context_of, objects, rebalancer_of, wait_for
@@ -297,6 +299,76 @@ def test_an_object_that_another_node_holds_as_well_is_not_planned(fleet_config: 
     assert plan.moves
     assert {move.object_key for move in plan.moves} & twice.keys() == set()
     assert plan.not_moved["ambiguous"] > 0
+
+
+# -- a node that is too large for one task ----------------------------------------------------------------------------
+FOLDERS = {f"{folder}/{number:04d}.bin": 1000 for folder in "abcdefgh" for number in range(5)}
+
+
+@pytest.fixture
+def large(fleet_config: FleetFactory, monkeypatch: pytest.MonkeyPatch) -> Fleet:
+    """Node a holds more than one task lists."""
+    monkeypatch.setattr(survey_round, "MOST_OBJECTS", 20)
+    monkeypatch.setattr(survey_round, "FIRST_PARTS", 4)
+    monkeypatch.setattr(parts, "PART_OBJECTS", 10)
+    return fleet_config({**NODES, "a": NodeSpec(FOLDERS, CAPACITY)}, fleet=BY_TASKS)
+
+
+def test_a_node_that_is_too_large_for_one_task_is_listed_in_parts(large: Fleet) -> None:
+    engine = Engine()
+    here = run_check(engine.context)
+    begun(engine)
+    surveyed(engine)
+    there = concluded(engine)
+    found = engine.context.connection.hgetall(engine.context.keys.survey_findings)
+    assert sorted(found) == ["a#0of4", "a#1of4", "a#2of4", "a#3of4", "b", "c"]
+    plans = [engine.context.plans.load(result.plan_id or "") for result in (here, there)]
+    pairs = [Counter((move.source_node, move.target_node) for move in plan.moves) for plan in plans]
+    assert pairs[0] == pairs[1], "objects of one size are as good as each other"
+    assert plans[0].not_moved == plans[1].not_moved
+    assert engine.context.fleet.usage() == {"a": 40_000, "b": 5_000}
+    assert engine.context.snapshots.newest(1)[0].objects == 45
+
+    run_check(engine.context, by_tasks=True)
+    asked = [name for _, names, _ in engine.messages.surveys for name in names]
+    assert asked == ["a#0of4", "a#1of4", "a#2of4", "a#3of4", "b", "c"], "now it is known how large it is"
+
+
+def test_a_node_of_which_a_part_fails_is_left_out_whole(large: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = Engine()
+    checked(engine)
+
+    def failing(*args: Any, name: str, **more: Any) -> Any:
+        if name == "a#2of4":
+            raise NodeMissing(name, "the disk went away")
+        return surveys.look(*args, name=name, **more)
+
+    monkeypatch.setattr(survey_round, "look", failing)
+    result = checked(engine)
+    left_out = engine.context.snapshots.newest(1)[0].left_out
+    assert left_out == {"a": "a, part 2of4: node 'a#2of4': the disk went away"}
+    assert result.verdict == "skipped", "b and c are balanced"
+
+
+def test_parts_whose_messages_are_lost_are_asked_for_again(large: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = Engine()
+    begun(engine)
+    with monkeypatch.context() as dying:
+        dying.setattr(survey_round, "_publish", lambda *_: 0)
+        surveyed(engine)
+    monkeypatch.setattr(survey_round, "IDLE_MS", -1)
+    assert redrive(engine.context) == 4
+    surveyed(engine)
+    assert concluded(engine).verdict == "planned"
+
+
+def test_a_node_is_cut_once_and_only_for_the_check_that_asked(large: Fleet) -> None:
+    engine = Engine()
+    token, surveys = begun(engine), engine.context.surveys
+    assert surveys.cut(token + 1, "a", ["a#0of2", "a#1of2"], lock_ms=CHECK_LOCK_MS) == -1
+    assert surveys.cut(token, "a", ["a#0of2", "a#1of2"], lock_ms=CHECK_LOCK_MS) == 4
+    assert surveys.cut(token, "a", ["a#0of2", "a#1of2"], lock_ms=CHECK_LOCK_MS) == -1
+    assert surveys.report(token, Finding(node_id="a"), Found(), lock_ms=CHECK_LOCK_MS) == -1, "only its parts count now"
 
 
 # -- what is remembered -----------------------------------------------------------------------------------------------
