@@ -1,14 +1,13 @@
 """Where an inventory comes from when not from the nodes themselves: a file, or a host's own catalogue.
 
 ``[fleet] inventory`` names it: ``nodes`` (the default) lists every node, a path ending in .parquet, .arrow or .csv reads a
-file anew at each check, ``provider:NAME`` calls what an installed package offers under the entry point group
+file anew at each check (`control.streams`), ``provider:NAME`` calls what an installed package offers under the entry point group
 `rebalance_tasks.providers`. The name comes from the process' own configuration only (invariant 13).
 """
 
 from __future__ import annotations
 
 from importlib.metadata import entry_points
-from pathlib import Path
 from typing import TYPE_CHECKING, Final, Protocol
 
 import pyarrow as pa
@@ -19,6 +18,9 @@ from rebalance_tasks.settings_model import INVENTORY_FILES
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
+
+    from pyarrow.csv import ConvertOptions
 
     from rebalance_tasks.core.models import NodeDescriptor
 
@@ -35,13 +37,13 @@ _CSV: Final = {".csv"}
 class Provider(Protocol):
     """A host's catalogue."""
 
-    def __call__(self, nodes: Sequence[NodeDescriptor], /) -> pa.Table:
-        """Return every object on these nodes, with the columns of `Inventory.from_arrow`."""
+    def __call__(self, nodes: Sequence[NodeDescriptor], /) -> pa.Table | pa.RecordBatchReader:
+        """Return every object on these nodes, with the columns of `Inventory.from_arrow`: as a table, or as a stream."""
         ...
 
 
-def inventory_from(source: str, nodes: Sequence[NodeDescriptor]) -> Inventory:
-    """Read the inventory from a configured source.
+def provided(source: str, nodes: Sequence[NodeDescriptor]) -> pa.Table | pa.RecordBatchReader | None:
+    """Ask the provider that a configured source names; None when it names none.
 
     Args:
         source: a path, or ``provider:`` and a name.
@@ -49,10 +51,9 @@ def inventory_from(source: str, nodes: Sequence[NodeDescriptor]) -> Inventory:
 
     Raises:
         ConfigurationError: no such provider is installed, or it cannot be loaded or does not answer.
-        InvalidInventory: the file cannot be read, or a row is wrong.
     """
     if not source.startswith(PROVIDER_PREFIX):
-        return read_inventory(Path(source))
+        return None
     name = source.removeprefix(PROVIDER_PREFIX)
     found = {entry.name: entry for entry in entry_points(group=PROVIDERS)}
     if name not in found:
@@ -61,14 +62,25 @@ def inventory_from(source: str, nodes: Sequence[NodeDescriptor]) -> Inventory:
         raise ConfigurationError(msg)
     try:
         provider: Provider = found[name].load()
-        table = provider(nodes)
+        answer = provider(nodes)
     except Exception as exc:
         msg = f"[fleet] inventory: provider {name!r} failed: {type(exc).__name__}: {exc}"
         raise ConfigurationError(msg) from exc
-    if not isinstance(table, pa.Table):
-        msg = f"[fleet] inventory: provider {name!r} returned {type(table).__name__}, not a pyarrow.Table"
+    if not isinstance(answer, pa.Table | pa.RecordBatchReader):
+        msg = (
+            f"[fleet] inventory: provider {name!r} returned {type(answer).__name__}, "
+            "not a pyarrow.Table or RecordBatchReader"
+        )
         raise ConfigurationError(msg)
-    return Inventory.from_arrow(table)
+    return answer
+
+
+def csv_options() -> ConvertOptions:
+    """How a CSV file is read: keys and node ids stay text, also where they look like numbers."""
+    from pyarrow import csv  # noqa: PLC0415
+
+    text = {"object_key": pa.large_string(), "node_id": pa.string()}
+    return csv.ConvertOptions(column_types=text, strings_can_be_null=False)
 
 
 def read_inventory(path: Path) -> Inventory:
@@ -90,11 +102,7 @@ def read_inventory(path: Path) -> Inventory:
         if suffix in _CSV:
             from pyarrow import csv  # noqa: PLC0415
 
-            # Keys and node ids stay text, also where they look like numbers.
-            text = {"object_key": pa.large_string(), "node_id": pa.string()}
-            return Inventory.from_arrow(
-                csv.read_csv(path, convert_options=csv.ConvertOptions(column_types=text, strings_can_be_null=False))
-            )
+            return Inventory.from_arrow(csv.read_csv(path, convert_options=csv_options()))
     except (OSError, pa.ArrowInvalid) as exc:
         msg = f"{path}: cannot be read as {suffix.removeprefix('.')}: {exc}"
         raise InvalidInventory(msg) from exc

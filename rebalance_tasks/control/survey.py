@@ -11,7 +11,7 @@ import time
 from collections import defaultdict
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -21,7 +21,8 @@ import pyarrow.compute as pc
 
 from rebalance_tasks.control.access_log import read_access_log
 from rebalance_tasks.control.carrying import require_carried
-from rebalance_tasks.control.inventories import FROM_NODES, inventory_from
+from rebalance_tasks.control.inventories import FROM_NODES
+from rebalance_tasks.control.streams import found_in
 from rebalance_tasks.control.survey_memory import SurveyMemory
 from rebalance_tasks.core.errors import ConfigurationError, NodeError, NodeMissing
 from rebalance_tasks.core.inventory import UNKNOWN_TIME, Inventory
@@ -47,6 +48,9 @@ SIDE_BY_SIDE: Final = 4
 _READS: Final = 3
 #: What a node holds whose objects are listed elsewhere.
 NOTHING: Final = Remembered((text([]), np.empty(0, np.int64), np.empty(0, np.int64)), {})
+#: Rows of a whole fleet that are kept for its plan (some 60 bytes each), and of each node at least.
+FLEET_ROWS: Final = 1_000_000
+LEAST_ROWS: Final = 1_000
 #: Fewer can neither give nor take.
 LEAST_NODES: Final = 2
 
@@ -188,8 +192,7 @@ def survey(context: FleetContext, *, leave_out: bool = False) -> Survey:
         raise next(iter(errors.values()))
     nodes = [node for node in nodes if node.node_id not in errors]
     capacities = capacities_of(nodes, {name: one.health for name, one in seen.items()})
-    inventory = _inventory(context, seen)
-    used = inventory.used_bytes()
+    inventory, used = _inventory(context, seen)
     described = tuple(
         node.model_copy(
             update={
@@ -202,7 +205,8 @@ def survey(context: FleetContext, *, leave_out: bool = False) -> Survey:
     )
     found = tuple(_report(node, seen.get(node.node_id)) for node in described)
     inventory = with_last_moved(inventory, context.locations.last_moved())
-    return Survey(described, inventory, found, len(inventory), {name: str(error) for name, error in errors.items()})
+    objects = len(inventory) + len(inventory.unlisted)
+    return Survey(described, inventory, found, objects, {name: str(error) for name, error in errors.items()})
 
 
 def _look_at(context: FleetContext, nodes: Sequence[NodeDescriptor]) -> tuple[dict[str, Look], dict[str, NodeError]]:
@@ -265,14 +269,21 @@ def _latency_ms(driver: Driver) -> float:
     return float(round(best * 1000))
 
 
-def _inventory(context: FleetContext, seen: Mapping[str, Look]) -> Inventory:
-    """What the nodes hold: as they were listed, or as the configured source says; with the fleet's rules."""
+def _inventory(context: FleetContext, seen: Mapping[str, Look]) -> tuple[Inventory, dict[str, int]]:
+    """What the nodes hold, as they were listed, or as the configured source says; and how many bytes each."""
     if context.settings.inventory == FROM_NODES:
         listed = {name: one.found for name, one in seen.items()}
         found = Inventory.from_listings({name: (x.keys, x.size_bytes, x.mtime_ns) for name, x in listed.items()})
-    else:
-        found = inventory_from(context.settings.inventory, context.nodes())
-    return measured(context, found)
+        return measured(context, found), found.used_bytes()
+    nodes = context.nodes()
+    return found_in(
+        context.settings, nodes, most=most_rows(len(nodes)), now=context.now(), measured=partial(measured, context)
+    )
+
+
+def most_rows(nodes: int) -> int:
+    """Return how many rows are kept of each node of so many, where not all of them are."""
+    return max(LEAST_ROWS, FLEET_ROWS // max(1, nodes))
 
 
 def measured(context: FleetContext, inventory: Inventory) -> Inventory:

@@ -55,7 +55,7 @@ class SurveyMemory:
     def of(cls, settings: Settings) -> SurveyMemory:
         """Return the memory that the settings ask for."""
         keep = settings.options.full_survey_interval
-        folder = _folder(settings) if keep else None
+        folder = memory_folder(settings) if keep else None
         return cls(folder, keep)
 
     def serves(self, driver: Driver) -> bool:
@@ -114,7 +114,7 @@ class SurveyMemory:
         if self.folder is None:
             return None, now_ns
         try:
-            _require_private(self.folder)
+            require_private(self.folder)
             # The map outlives a newer file of that name, and its columns are unpacked when they are wanted.
             file = pa.ipc.open_file(pa.memory_map(str(self.folder / f"{name}.arrow")))
             found, about = Remembered.read(file.schema, file.read_all)
@@ -132,7 +132,7 @@ class SurveyMemory:
         target = self.folder / f"{name}.arrow"
         aside = target.with_suffix(f".{os.getpid()}.{os.urandom(4).hex()}")
         try:
-            _require_private(self.folder)
+            require_private(self.folder)
             table = found.to_arrow({**self._about(node, name), "listed_ns": listed_ns})
             with pa.ipc.new_file(str(aside), table.schema, options=_PACKED) as file:
                 file.write_table(table)
@@ -149,7 +149,8 @@ def _plain(listing: Listing) -> Remembered:
     return Remembered((text(listing.keys), listing.size_bytes, listing.mtime_ns), listing.left_out)
 
 
-def _folder(settings: Settings) -> Path | None:
+def memory_folder(settings: Settings) -> Path | None:
+    """Return the directory in which this host may keep what it saw of a fleet, None for none."""
     if settings.survey_dir == "none":
         return None
     if settings.survey_dir != "auto":
@@ -161,7 +162,7 @@ def _folder(settings: Settings) -> Path | None:
     return Path(cache, "rebalance-tasks", settings.fleet)
 
 
-def _require_private(folder: Path) -> None:
+def require_private(folder: Path) -> None:
     """Make the folder, or refuse one that others may write to. Raises: OSError."""
     folder.mkdir(mode=_PRIVATE, parents=True, exist_ok=True)
     status = folder.stat()

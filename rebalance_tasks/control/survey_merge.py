@@ -16,6 +16,7 @@ from rebalance_tasks.control.survey import LEAST_NODES, NodeReport, Survey, capa
 from rebalance_tasks.core.errors import NodeError
 from rebalance_tasks.core.hashing import hash_keys
 from rebalance_tasks.core.inventory import Inventory, Unlisted
+from rebalance_tasks.core.keeper import without_ambiguous
 from rebalance_tasks.core.models import NodeState
 from rebalance_tasks.drivers.base import NodeHealth
 
@@ -110,11 +111,7 @@ def _candidates(context: FleetContext, names: Sequence[str]) -> Inventory:
     if not tables:
         return Inventory.from_listings({})
     inventory = Inventory.from_arrow(pa.concat_tables(tables, promote_options="permissive"))
-    doubled = _doubled(context, inventory, names)
-    if not doubled.any():
-        return inventory
-    kept = inventory.take(np.flatnonzero(~doubled))
-    return replace(kept, unlisted=Unlisted({"ambiguous": int(np.count_nonzero(doubled))}))
+    return without_ambiguous(inventory, _doubled(context, inventory, names))
 
 
 def _doubled(

@@ -22,7 +22,7 @@ import pyarrow as pa
 
 from rebalance_tasks.control.inventories import FROM_NODES
 from rebalance_tasks.control.parts import FIRST_PARTS, MOST_OBJECTS, joined, names_of, node_of, part_of, parts_for
-from rebalance_tasks.control.survey import look, measured
+from rebalance_tasks.control.survey import look, measured, most_rows
 from rebalance_tasks.control.survey_memory import SurveyMemory
 from rebalance_tasks.core.candidates import thinned
 from rebalance_tasks.core.errors import RebalanceError
@@ -51,9 +51,6 @@ log = get_logger(__name__)
 CHECK_LOCK_MS: Final = 600_000
 #: Up to so many nodes a check lists itself: messages would take longer.
 HERE_NODES: Final = 16
-#: Rows of a whole fleet that are kept for its plan (some 60 bytes each), and of each node at least.
-FLEET_ROWS: Final = 1_000_000
-LEAST_ROWS: Final = 1_000
 #: Nodes named by one message: at most so many, and fewer where that leaves fewer messages than a queue may have processes.
 _BUNDLE: Final = 16
 _MESSAGES: Final = 64
@@ -247,7 +244,7 @@ class _Runner:
 
     def _most(self, part: Part | None) -> int:
         """Rows to keep; the parts of a node share its own."""
-        whole = max(LEAST_ROWS, FLEET_ROWS // len(self._nodes))
+        whole = most_rows(len(self._nodes))
         return whole if part is None else max(1, whole // part.count)
 
     def _digest(self, seen: Look, most: int) -> str:

@@ -2,11 +2,16 @@
 
 Costs are processor time of the workers and of Redis, which a busy machine changes little; seconds by the clock are predicted as well,
 and judged where the machine is quiet. Besides: the share of the control plane in a job of 100,000 moves, and what a second worker brings.
+
+``python -m tests.bench.bench_scale --fit`` measures the costs alone (some minutes), prints how far each job is off by them, and writes them
+into `core/scale.py` as the defaults: on a quiet machine, whenever what a job costs has changed.
 """
 
 from __future__ import annotations
 
+import argparse
 import os
+import re
 import shutil
 import statistics
 import sys
@@ -19,8 +24,11 @@ from typing import TYPE_CHECKING, Final, Self
 import numpy as np
 import psutil
 import redis
+from rich.console import Console
+from rich.table import Table
 
 from rebalance_tasks.client import Rebalancer
+from rebalance_tasks.core import scale
 from rebalance_tasks.core.models import RebalanceMove, RebalancePlan
 from rebalance_tasks.core.options import MIB
 from rebalance_tasks.core.scale import Costs, Farm, Work, forecast, stretches_of
@@ -74,14 +82,9 @@ def run(report: Report) -> None:
     """Calibrate, predict, compare."""
     quiet = os.getloadavg()[0] < QUIET_LOAD
     with Crew() as crew:
-        crew.job(Work(objects=256, mean_bytes=4096, groups=2, nodes=4))  # warms up
-        crew.rest()
-        calibration = [
-            crew.median(Work(objects=n, mean_bytes=size, groups=g, nodes=2 * g)) for n, size, g in CALIBRATION
-        ]
-        costs = costs_of(calibration)
+        costs = costs_of(_calibrated(crew))
         report.console.print(f"costs: {costs!r}")
-        farm = Farm(processes=2, cores=os.cpu_count() or 1, shares_cores=True, limit=PAIRS)
+        farm = _here()
         for objects in SIZES:
             found = crew.median(Work(objects=objects, mean_bytes=OBJECT_BYTES, groups=GROUPS, nodes=2 * GROUPS))
             _compare(report, found, forecast(found.work, farm, costs), quiet=quiet)
@@ -98,6 +101,54 @@ def run(report: Report) -> None:
             )
         )
         _second_worker(report, crew)
+
+
+def fit(console: Console, *, write: bool) -> None:
+    """Measure the costs, say how well they tell the jobs they were taken from, and make them the defaults."""
+    load = os.getloadavg()[0]
+    if load >= QUIET_LOAD:
+        console.print(f"[yellow]a load of {load:.1f}: these costs are rather too high; fit again on a quiet machine")
+    with Crew() as crew:
+        runs = _calibrated(crew)
+    costs = costs_of(runs)
+    table = Table(
+        "objects", "bytes", "groups", "worker s", "error", "Redis s", "error", "start s", "error", "s", "error"
+    )
+    for found in runs:
+        told = forecast(found.work, _here(), costs)
+        cells = [f"{found.work.objects:,}", f"{found.work.mean_bytes:,.0f}", str(found.work.groups)]
+        pairs = [(told.worker_s, found.data_s), (told.redis_s, found.redis_s), (told.start_s, found.control_s)]
+        for predicted, measured in (*pairs, (told.seconds, found.seconds)):
+            cells += [f"{measured:.3f}", f"{predicted / measured - 1:+.0%}" if measured else "–"]
+        table.add_row(*cells)
+    console.print(table)
+    console.print(costs.model_dump_json(indent=2))
+    if write:
+        source = Path(scale.__file__)
+        source.write_text(with_costs(source.read_text(encoding="utf-8"), costs), encoding="utf-8")
+        console.print(f"written to {source}")
+
+
+def with_costs(source: str, costs: Costs) -> str:
+    """Return the source of `core.scale` with other defaults, to three digits. Raises: ValueError when one is not found."""
+    for name, value in costs.model_dump().items():
+        line = re.compile(rf"^    {name}: Seconds = \S+$", re.MULTILINE)
+        source, found = line.subn(f"    {name}: Seconds = {float(f'{value:.3g}')!r}", source)
+        if found != 1:
+            msg = f"core/scale.py has no default of {name} to replace"
+            raise ValueError(msg)
+    return source
+
+
+def _calibrated(crew: Crew) -> list[Run]:
+    crew.job(Work(objects=256, mean_bytes=4096, groups=2, nodes=4))  # warms up
+    crew.rest()
+    return [crew.median(Work(objects=n, mean_bytes=size, groups=g, nodes=2 * g)) for n, size, g in CALIBRATION]
+
+
+def _here() -> Farm:
+    """This machine, as the crew uses it."""
+    return Farm(processes=2, cores=os.cpu_count() or 1, shares_cores=True, limit=PAIRS)
 
 
 def _compare(report: Report, found: Run, told: object, *, quiet: bool) -> None:
@@ -159,8 +210,7 @@ def costs_of(runs: list[Run]) -> Costs:
         redis_group_s=server[2],
         fixed_s=0,
     )
-    farm = Farm(processes=2, cores=os.cpu_count() or 1, shares_cores=True, limit=PAIRS)
-    rest = statistics.median(r.seconds - forecast(r.work, farm, costs).seconds for r in runs)
+    rest = statistics.median(r.seconds - forecast(r.work, _here(), costs).seconds for r in runs)
     return costs.model_copy(update={"fixed_s": max(0.0, rest)})
 
 
@@ -318,3 +368,17 @@ def _of(pid: int) -> float:
     except (OSError, ValueError):
         times = psutil.Process(pid).cpu_times()
         return float(times.user + times.system)
+
+
+def main() -> None:
+    """Fit the costs."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "--fit", action="store_true", required=True, help="measure the costs and make them the defaults"
+    )
+    parser.add_argument("--dry-run", action="store_true", help="print them only")
+    fit(Console(), write=not parser.parse_args().dry_run)
+
+
+if __name__ == "__main__":
+    main()

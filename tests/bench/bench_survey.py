@@ -21,6 +21,7 @@ import redis
 
 from rebalance_tasks.client import Rebalancer
 from rebalance_tasks.control import survey_round
+from rebalance_tasks.control.survey import most_rows
 from rebalance_tasks.control.survey_merge import merged
 from rebalance_tasks.core.inventory import Inventory
 from rebalance_tasks.core.models import NodeDescriptor
@@ -51,7 +52,7 @@ UNCHANGED_S: Final = 5.0
 REDIS_MB: Final = 200.0
 PLAN_MB: Final = 2_000.0
 #: Rows that a fleet of 1,000 nodes keeps of each.
-ROWS: Final = survey_round.FLEET_ROWS // NODES
+ROWS: Final = most_rows(NODES)
 RUNS: Final = 3
 #: Nodes of which one folder changes, in a thousand.
 CHANGED: Final = 10

@@ -273,8 +273,8 @@ def test_a_task_that_lists_for_long_hands_the_rest_on(engine: Engine, monkeypatc
 # -- more objects than are kept apart ---------------------------------------------------------------------------------
 @pytest.fixture
 def few_rows(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(survey_round, "LEAST_ROWS", 12)
-    monkeypatch.setattr(survey_round, "FLEET_ROWS", 12)
+    monkeypatch.setattr(surveys, "LEAST_ROWS", 12)
+    monkeypatch.setattr(surveys, "FLEET_ROWS", 12)
 
 
 def test_of_a_node_that_holds_many_a_plan_is_made_of_its_candidates(engine: Engine, few_rows: None) -> None:
