@@ -49,7 +49,7 @@ PAIRS: Final = 16
 #: Jobs from which the costs are taken: (objects, bytes of each, groups). None is of a size that is then predicted.
 CALIBRATION: Final = (
     *((512, 4096, 1), (6_144, 4096, 2), (16_384, 4096, 8), (64, 4096, 16)),
-    *((96, MIB, 1), (2_048, 32_768, 4)),
+    *((96, MIB, 1), (2_048, 32_768, 4), (24_576, 8_192, 4)),
 )
 #: Jobs that are predicted.
 SIZES: Final = (1_000, 10_000, 100_000)
@@ -65,6 +65,8 @@ QUIET_LOAD: Final = 0.7
 TIMEOUT_S: Final = 600
 #: How long idleness is measured.
 IDLE_S: Final = 6.0
+#: How often it is asked whether a job is over.
+POLL_S: Final = 0.01
 
 
 @dataclass(frozen=True)
@@ -112,12 +114,12 @@ def fit(console: Console, *, write: bool) -> None:
         runs = _calibrated(crew)
     costs = costs_of(runs)
     table = Table(
-        "objects", "bytes", "groups", "worker s", "error", "Redis s", "error", "start s", "error", "s", "error"
+        "objects", "bytes", "groups", "worker s", "error", "Redis s", "error", "control s", "error", "s", "error"
     )
     for found in runs:
         told = forecast(found.work, _here(), costs)
         cells = [f"{found.work.objects:,}", f"{found.work.mean_bytes:,.0f}", str(found.work.groups)]
-        pairs = [(told.worker_s, found.data_s), (told.redis_s, found.redis_s), (told.start_s, found.control_s)]
+        pairs = [(told.worker_s, found.data_s), (told.redis_s, found.redis_s), (told.control_s, found.control_s)]
         for predicted, measured in (*pairs, (told.seconds, found.seconds)):
             cells += [f"{measured:.3f}", f"{predicted / measured - 1:+.0%}" if measured else "–"]
         table.add_row(*cells)
@@ -192,22 +194,25 @@ def _second_worker(report: Report, crew: Crew) -> None:
 def costs_of(runs: list[Run]) -> Costs:
     """Fit the costs to some runs, by least squares of the relative errors; what comes out below zero is zero."""
     rows = np.array(
-        [[r.work.objects, r.work.objects * r.work.mean_bytes, stretches_of(r.work), r.work.groups] for r in runs]
+        [[r.work.objects, r.work.objects * r.work.mean_bytes, stretches_of(r.work), r.work.groups, 1] for r in runs]
     )
-    worker = _fitted(rows, np.array([r.data_s for r in runs]))
+    worker = _fitted(rows[:, :4], np.array([r.data_s for r in runs]))
     # What a large object costs Redis is the looks at its flags, by the time it takes.
     small = [at for at, r in enumerate(runs) if r.work.mean_bytes < MIB]
-    server = _fitted(rows[small][:, [0, 2, 3]], np.array([runs[at].redis_s for at in small]))
-    start = statistics.median(r.control_s / r.work.objects for r in runs if r.work.objects > 2_000)
+    server = _fitted(rows[small][:, [0, 2, 3, 4]], np.array([runs[at].redis_s for at in small]))
+    control = _fitted(rows[:, [0, 3, 4]], np.array([r.control_s for r in runs]))
     costs = Costs(
         object_s=worker[0],
         byte_s=worker[1],
         stretch_s=worker[2],
         group_s=worker[3],
-        start_object_s=start,
+        start_object_s=control[0],
+        control_group_s=control[1],
+        start_job_s=control[2],
         redis_object_s=server[0],
         redis_stretch_s=server[1],
         redis_group_s=server[2],
+        redis_job_s=server[3],
         fixed_s=0,
     )
     rest = statistics.median(r.seconds - forecast(r.work, _here(), costs).seconds for r in runs)
@@ -273,7 +278,10 @@ class Crew:
     def rest(self) -> None:
         """Measure what everybody spends on nothing, in a second."""
         before, begun = self._spent(), time.perf_counter()
-        time.sleep(IDLE_S)
+        # Waiting for a job asks Redis as often.
+        while time.perf_counter() - begun < IDLE_S:
+            self._over("no-job")
+            time.sleep(POLL_S)
         whole = time.perf_counter() - begun
         self.idle = tuple((after - was) / whole for after, was in zip(self._spent(), before, strict=True))
 
@@ -297,7 +305,7 @@ class Crew:
         while not self._over(f"job-{name}"):
             if time.perf_counter() - begun > TIMEOUT_S:
                 sys.exit(f"not done after {TIMEOUT_S:.0f} s: {work!r}")
-            time.sleep(0.01)
+            time.sleep(POLL_S)
         seconds = time.perf_counter() - begun
         job = self.rebalancer.status(f"job-{name}")
         if job.status is not RebalanceStatus.COMPLETED or job.completed_moves != work.objects:
