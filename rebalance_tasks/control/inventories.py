@@ -8,7 +8,7 @@ file anew at each check (`control.streams`), ``provider:NAME`` calls what an ins
 from __future__ import annotations
 
 from importlib.metadata import entry_points
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Final, Literal, Protocol
 
 import pyarrow as pa
 
@@ -75,6 +75,20 @@ def provided(source: str, nodes: Sequence[NodeDescriptor]) -> pa.Table | pa.Reco
     return answer
 
 
+def kind_of(path: Path) -> Literal["parquet", "arrow", "csv"]:
+    """Return what an inventory file is, by its ending. Raises: InvalidInventory."""
+    suffix = path.suffix.lower()
+    if suffix in _PARQUET:
+        return "parquet"
+    if suffix in _ARROW:
+        return "arrow"
+    if suffix in _CSV:
+        return "csv"
+    known = ", ".join(sorted(INVENTORY_FILES))
+    msg = f"{path}: an inventory file ends in {known}"
+    raise InvalidInventory(msg)
+
+
 def csv_options() -> ConvertOptions:
     """How a CSV file is read: keys and node ids stay text, also where they look like numbers."""
     from pyarrow import csv  # noqa: PLC0415
@@ -89,23 +103,19 @@ def read_inventory(path: Path) -> Inventory:
     Raises:
         InvalidInventory: the ending is not known, the file cannot be read, or a row is wrong.
     """
-    suffix = path.suffix.lower()
+    kind = kind_of(path)
     try:
-        if suffix in _PARQUET:
+        if kind == "parquet":
             from pyarrow import parquet  # noqa: PLC0415
 
             return Inventory.from_arrow(parquet.read_table(path))
-        if suffix in _ARROW:
+        if kind == "arrow":
             from pyarrow import feather  # noqa: PLC0415
 
             return Inventory.from_arrow(feather.read_table(path))
-        if suffix in _CSV:
-            from pyarrow import csv  # noqa: PLC0415
+        from pyarrow import csv  # noqa: PLC0415
 
-            return Inventory.from_arrow(csv.read_csv(path, convert_options=csv_options()))
+        return Inventory.from_arrow(csv.read_csv(path, convert_options=csv_options()))
     except (OSError, pa.ArrowInvalid) as exc:
-        msg = f"{path}: cannot be read as {suffix.removeprefix('.')}: {exc}"
+        msg = f"{path}: cannot be read as {kind}: {exc}"
         raise InvalidInventory(msg) from exc
-    known = ", ".join(sorted(INVENTORY_FILES))
-    msg = f"{path}: an inventory file ends in {known}"
-    raise InvalidInventory(msg)

@@ -10,13 +10,14 @@ from __future__ import annotations
 import os
 import tempfile
 from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import pyarrow as pa
-from pyarrow import dataset
+from pyarrow import csv, parquet
 
-from rebalance_tasks.control.inventories import csv_options, provided, read_inventory
+from rebalance_tasks.control.inventories import csv_options, kind_of, provided, read_inventory
 from rebalance_tasks.control.survey_memory import memory_folder, require_private
 from rebalance_tasks.core.errors import InvalidInventory
 from rebalance_tasks.core.inventory import Inventory
@@ -31,10 +32,8 @@ if TYPE_CHECKING:
 
 #: More rows are streamed: as columns, and while they are planned, they would take more than 2 GB.
 IN_MEMORY_ROWS: Final = 10_000_000
-#: Rows of one batch, and batches that are read ahead.
+#: Rows of one batch.
 BATCH_ROWS: Final = 1 << 18
-_AHEAD: Final = 2
-_FORMATS: Final = {".parquet": "parquet", ".pq": "parquet", ".arrow": "ipc", ".feather": "ipc", ".ipc": "ipc"}
 _KEY_AND_NODE: Final = ["object_key", "node_id"]
 
 
@@ -77,52 +76,64 @@ def found_in(
 
 
 @contextmanager
-def _opened(settings: Settings, nodes: Sequence[NodeDescriptor]) -> Iterator[Inventory | dataset.Dataset]:
+def _opened(settings: Settings, nodes: Sequence[NodeDescriptor]) -> Iterator[Inventory | pa.Table | Path]:
     """Give all rows, where they fit, else what can be read as often as one likes."""
     found = provided(settings.inventory, nodes)
     if found is None:
         path = Path(settings.inventory)
         with _unchanged(path):
-            opened = _dataset(path)
-            yield opened if _rows(opened, path) > IN_MEMORY_ROWS else read_inventory(path)
+            yield path if _rows(path) > IN_MEMORY_ROWS else read_inventory(path)
     elif isinstance(found, pa.Table):
-        yield dataset.dataset(found) if found.num_rows > IN_MEMORY_ROWS else Inventory.from_arrow(found)
+        yield found if found.num_rows > IN_MEMORY_ROWS else Inventory.from_arrow(found)
     else:
         with _spilled(found, memory_folder(settings)) as path:
-            opened = _dataset(path)
-            yield opened if _rows(opened, path) > IN_MEMORY_ROWS else read_inventory(path)
+            yield path if _rows(path) > IN_MEMORY_ROWS else read_inventory(path)
 
 
-def _dataset(path: Path) -> dataset.Dataset:
-    kind = _FORMATS.get(path.suffix.lower()) or dataset.CsvFileFormat(convert_options=csv_options())
-    try:
-        return dataset.dataset(path, format=kind)
-    except (OSError, pa.ArrowInvalid) as exc:
-        msg = f"{path}: cannot be read as an inventory: {exc}"
-        raise InvalidInventory(msg) from exc
+def _rows(path: Path) -> int:
+    """Return how many rows there are, up to one more than fit."""
+    count = 0
+    for _, rows in _batches(path, ["node_id"]):
+        count += rows.num_rows
+        if count > IN_MEMORY_ROWS:
+            break
+    return count
 
 
-def _rows(opened: dataset.Dataset, path: Path) -> int:
-    try:
-        return int(opened.count_rows())
-    except (OSError, pa.ArrowInvalid) as exc:
-        msg = f"{path}: cannot be read as an inventory: {exc}"
-        raise InvalidInventory(msg) from exc
-
-
-def _batches(source: dataset.Dataset, columns: list[str] | None = None) -> Iterator[tuple[int, pa.Table]]:
-    """Yield batches in order, each with the number of its first row."""
+def _batches(source: pa.Table | Path, columns: list[str] | None = None) -> Iterator[tuple[int, pa.Table]]:
+    """Yield the rows some at a time, in order, each time with the number of the first."""
+    if isinstance(source, pa.Table):
+        found = iter(source.select(columns or source.column_names).to_batches(max_chunksize=BATCH_ROWS))
+    else:
+        files = sorted(source.glob(f"*{source.suffix}")) if source.is_dir() else [source]
+        found = chain.from_iterable(_batches_of(file, columns) for file in files)
     first = 0
     try:
-        for batch in source.to_batches(
-            columns=columns, batch_size=BATCH_ROWS, batch_readahead=_AHEAD, fragment_readahead=1, cache_metadata=False
-        ):
-            if batch.num_rows:
-                yield first, pa.Table.from_batches([batch])
-                first += batch.num_rows
+        for batch in found:
+            for start in range(0, batch.num_rows, BATCH_ROWS):
+                part = batch.slice(start, BATCH_ROWS)
+                yield first, pa.Table.from_batches([part])
+                first += part.num_rows
     except (OSError, pa.ArrowInvalid, KeyError) as exc:
-        msg = f"[fleet] inventory: reading stopped after row {first}: {exc}"
+        msg = f"{source if isinstance(source, Path) else '[fleet] inventory'}: cannot be read after row {first}: {exc}"
         raise InvalidInventory(msg) from exc
+
+
+def _batches_of(file: Path, columns: list[str] | None) -> Iterator[pa.RecordBatch]:
+    """Read a file by its ending, one batch in memory at a time (`pyarrow.dataset` reads ahead without a bound)."""
+    match kind_of(file):
+        case "parquet":
+            with parquet.ParquetFile(file, pre_buffer=False) as opened:
+                yield from opened.iter_batches(batch_size=BATCH_ROWS, columns=columns)
+        case "arrow":
+            with pa.memory_map(str(file)) as mapped, pa.ipc.open_file(mapped) as opened:
+                for number in range(opened.num_record_batches):
+                    batch = opened.get_batch(number)
+                    yield batch if columns is None else batch.select(columns)
+        case _:
+            with csv.open_csv(file, convert_options=csv_options()) as opened:
+                for batch in opened:
+                    yield batch if columns is None else batch.select(columns)
 
 
 def _checked(rows: pa.Table, first: int) -> Inventory:
@@ -156,8 +167,6 @@ def _unchanged(path: Path) -> Iterator[None]:
 @contextmanager
 def _spilled(stream: pa.RecordBatchReader, folder: Path | None) -> Iterator[Path]:
     """Write a stream to a file that lives as long as the context; what a kill leaves of it, `SurveyMemory.tidy` removes."""
-    from pyarrow import parquet  # noqa: PLC0415
-
     if folder is not None:
         require_private(folder)
     descriptor, name = tempfile.mkstemp(prefix="spill-", suffix=".parquet", dir=folder)

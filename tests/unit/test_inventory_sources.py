@@ -195,13 +195,13 @@ def test_what_a_provider_streams_is_spilled_and_the_file_removed(
     installed: None, small_memory: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[list[str]] = []
-    dataset = streams._dataset
+    rows = streams._rows
 
-    def noted(path: Path) -> Any:
+    def noted(path: Path) -> int:
         seen.append([file.name for file in (tmp_path / "seen" / "default").iterdir()])
-        return dataset(path)
+        return rows(path)
 
-    monkeypatch.setattr(streams, "_dataset", noted)
+    monkeypatch.setattr(streams, "_rows", noted)
     inventory, used = found("provider:stream", tmp_path)
     assert (len(inventory), used["n1"]) == (3, 145)
     [[spilled]] = seen
