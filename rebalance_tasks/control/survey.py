@@ -172,16 +172,17 @@ def adopt(
     return fresh
 
 
-def survey(context: FleetContext, *, leave_out: bool = False) -> Survey:
+def survey(context: FleetContext, *, leave_out: bool = False, whole: bool = False) -> Survey:
     """List every node that is not in maintenance.
 
     Args:
         context: the fleet.
         leave_out: go on without nodes that cannot be surveyed, as long as two that can are left.
+        whole: every object must be a row; candidates do not tell what the caller wants to know.
 
     Raises:
         NodeError: a node is missing or not writable.
-        ConfigurationError: roots coincide, a capacity must be stated, or the inventory's source is wrong.
+        ConfigurationError: roots coincide, a capacity must be stated, the inventory's source is wrong or too large to be ``whole``.
         InvalidInventory: a row is impossible.
     """
     validate_roots(context.settings.nodes)
@@ -193,6 +194,12 @@ def survey(context: FleetContext, *, leave_out: bool = False) -> Survey:
     nodes = [node for node in nodes if node.node_id not in errors]
     capacities = capacities_of(nodes, {name: one.health for name, one in seen.items()})
     inventory, used = _inventory(context, seen)
+    if whole and len(inventory.unlisted):
+        msg = (
+            f"[fleet] inventory holds {len(inventory) + len(inventory.unlisted):,} objects, too many to be looked at one by one, which drain's "
+            "pre-check and undo want; hand in a shorter list for it, or drain with --force"
+        )
+        raise ConfigurationError(msg)
     described = tuple(
         node.model_copy(
             update={

@@ -7,14 +7,17 @@ from collections import Counter
 from itertools import count
 from typing import TYPE_CHECKING, Any
 
+import pyarrow as pa
 import pytest
+from pyarrow import parquet
 
 from rebalance_tasks import NodeState, RebalancePlan
-from rebalance_tasks.control import check, parts, survey_round
+from rebalance_tasks.control import check, parts, streams, survey_round
 from rebalance_tasks.control import survey as surveys
 from rebalance_tasks.control.check import conclude_check, run_check
+from rebalance_tasks.control.drain import drain
 from rebalance_tasks.control.survey_round import CHECK_LOCK_MS, redrive, survey_nodes
-from rebalance_tasks.core.errors import NodeMissing
+from rebalance_tasks.core.errors import ConfigurationError, NodeMissing
 from rebalance_tasks.drivers import local_listing
 from rebalance_tasks.store.surveys import Finding, Found
 from tests.support.arena import context_of, objects, rebalancer_of, wait_for
@@ -299,6 +302,22 @@ def test_an_object_that_another_node_holds_as_well_is_not_planned(fleet_config: 
     assert plan.moves
     assert {move.object_key for move in plan.moves} & twice.keys() == set()
     assert plan.not_moved["ambiguous"] > 0
+
+
+def test_what_wants_every_object_refuses_a_list_of_which_candidates_are_kept(
+    fleet_config: FleetFactory, few_rows: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    rows = {"object_key": [f"k{n}" for n in range(40)], "size_bytes": [1000] * 40, "node_id": ["a"] * 40}
+    parquet.write_table(pa.table(rows), tmp_path / "list.parquet")
+    monkeypatch.setattr(streams, "IN_MEMORY_ROWS", 39)
+    fleet_config(NODES, fleet={"mode": "observe", "inventory": str(tmp_path / "list.parquet")})
+    context = Engine().context
+    assert run_check(context).verdict == "planned"
+    assert context.fleet.usage() == {"a": 40_000}
+    assert context.snapshots.newest(1)[0].objects == 40
+    with pytest.raises(ConfigurationError, match="40 objects, too many"):
+        drain(context, "c")
+    assert drain(context, "c", force=True).state is NodeState.DRAINING
 
 
 # -- a node that is too large for one task ----------------------------------------------------------------------------
