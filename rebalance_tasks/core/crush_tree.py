@@ -14,7 +14,7 @@ domains run out::
 
 **Zones after a key's first** are drawn with weights of their own, w · (1 + share of all weight). Drawn in proportion to
 weight, a heavy zone would hold too little in the end: where it came first, it is not there to come second. The first pick
-stays in exact proportion. `flat` cannot do the like: there no weight may depend on another's (docs/adr/0023).
+stays in exact proportion. `flat` cannot do the like: there no weight may depend on another's (docs/adr/0029).
 
 Sources: Weil et al., "CRUSH" (SC 2006), §3; the straw2 bucket of Ceph; for the shares of draws without replacement Rosén
 1997, "On sampling with probability proportional to size".

@@ -235,7 +235,7 @@ def compare_spreads(
 ) -> None:
     """Compare how unevenly all replicas lie.
 
-    `tree` has to be at least as even. `flat` follows the same law as crushtool (ADR 23: it cannot help it), so its ratio is
+    `tree` has to be at least as even. `flat` follows the same law as crushtool (ADR 29: it cannot help it), so its ratio is
     1 give or take chance, which says nothing about either; that it keeps the law is a figure of its own.
     """
     ratios = [relative_spread(mine) / relative_spread(rival) for mine, rival in zip(ours, theirs, strict=True)]
