@@ -1,0 +1,327 @@
+"""Copies of moves that Redis forgot: found after the server lost its last seconds, taken off or adopted, under a claim of the key.
+
+Cleanup's search; its order and the crash argument stand in docs/invariants.md ("What Redis forgot"). Nothing here deletes: a copy
+goes into the trash, and only while another whole one is looked at before and after.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections import defaultdict
+from dataclasses import dataclass
+from enum import StrEnum
+from functools import cached_property
+from itertools import islice
+from typing import TYPE_CHECKING, Final, assert_never
+
+from rebalance_tasks.control.custody import Chains, lines_of, look
+from rebalance_tasks.control.locate import Locator
+from rebalance_tasks.control.writing import claim_ttl_ms, needs_entry
+from rebalance_tasks.core.errors import PermanentError, RebalanceError
+from rebalance_tasks.core.ids import MoveId
+from rebalance_tasks.core.options import MIB
+from rebalance_tasks.core.routes import share_a_host
+from rebalance_tasks.drivers.base import FreeOutcome
+from rebalance_tasks.migration import manifests
+from rebalance_tasks.migration.faults import Step, reached
+from rebalance_tasks.migration.ways import as_published
+from rebalance_tasks.store.claims import ClaimStore
+from rebalance_tasks.store.unmoved import unmoved
+from rebalance_tasks.telemetry import get_logger
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from datetime import datetime
+
+    from rebalance_tasks.control.context import FleetContext
+    from rebalance_tasks.control.custody import EndedJobs
+    from rebalance_tasks.core.fingerprint import Fingerprint
+    from rebalance_tasks.drivers.base import Driver, SourceHandle
+    from rebalance_tasks.migration.manifests import ManifestEntry
+    from rebalance_tasks.store.claims import Claim
+
+log = get_logger(__name__)
+
+#: What has no manifest is compared byte by byte, up to this size: both copies must be read while the claim lasts.
+COMPARED_BYTES: Final = 256 * MIB
+_CHUNK_BYTES: Final = 1 << 20
+
+
+class Verdict(StrEnum):
+    """What is to be done about a move that is over and not flipped."""
+
+    #: its target holds nothing of it, or others know of what it holds
+    NOTHING = "nothing"
+    #: the original stands: the copy is taken off
+    TAKE_OFF = "take_off"
+    #: no manifest lists the copy: it is taken off if it is byte for byte the source
+    COMPARE = "compare"
+    #: the copy was written to and the source was not: the copy is the object
+    HAND_OVER = "hand_over"
+    #: the copy is the only one: readers are sent there
+    ADOPT = "adopt"
+    #: nothing says which is the object: both stay
+    AMBIGUOUS = "ambiguous"
+
+
+@dataclass(frozen=True, slots=True)
+class Stray:
+    """A move that is over and not flipped, and what its target's manifests list of it, oldest first."""
+
+    move_id: str
+    key: str
+    source: str
+    entries: tuple[ManifestEntry, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What was seen of a stray.
+
+    Attributes:
+        copy: version on the target: as it was published if it is known to be this move's, else as it is.
+        original: node that holds the object itself: the source, or where later moves took it from there.
+    """
+
+    verdict: Verdict
+    copy: Fingerprint | None = None
+    original: str = ""
+
+
+@dataclass(slots=True)
+class StrayReport:
+    """What a search did.
+
+    Attributes:
+        taken_off: copies moved into their node's trash.
+        adopted: copies that are the object from now on.
+        ambiguous: keys on several nodes of which nothing says which is the object.
+    """
+
+    taken_off: int = 0
+    adopted: int = 0
+    ambiguous: int = 0
+
+
+class Strays:
+    """Searches targets for copies that Redis forgot."""
+
+    def __init__(
+        self, context: FleetContext, jobs: EndedJobs, drivers: Sequence[Driver], *, ended_since: datetime
+    ) -> None:
+        """Wire what a claim takes.
+
+        Args:
+            context: the fleet.
+            jobs: says which jobs are over.
+            drivers: of the nodes in reach.
+            ended_since: jobs that ended earlier lost nothing.
+        """
+        self._c, self._jobs, self._drivers, self._ended_since = context, jobs, drivers, ended_since
+        self._claims = ClaimStore(context.connection, context.keys, context.locations)
+        self._locator = Locator(context)
+        self._lines: Mapping[str, list[ManifestEntry]] = {}
+        self.report = StrayReport()
+
+    def search(self, target: Driver, *, limit: int) -> bool:
+        """Search one node, and mend what is found.
+
+        Args:
+            target: the node.
+            limit: most copies to mend.
+
+        Returns:
+            False when something is left for later: the other node is away, somebody holds a claim, or the limit.
+
+        Raises:
+            NodeError: the node itself went away.
+        """
+        standing = [stray for stray in self._listed(target) if target.stat(stray.key) is not None]
+        self._lines = lines_of(self._c, {stray.key for stray in standing})
+        done = [self._mend(stray, target) for stray in islice(standing, limit)]
+        target.sync()
+        reached(Step.SEARCHED)
+        return all(done) and len(standing) <= limit
+
+    # -- looking for them -----------------------------------------------------------------------------------------
+    def _listed(self, target: Driver) -> list[Stray]:
+        """Moves to this node that are over and not flipped: by its manifests, and by the lists of the jobs."""
+        # The job of an older manifest may be unknown because its time is over.
+        kept_since = self._c.now() - self._c.settings.options.job_retention
+        entries: defaultdict[tuple[str, str, str], list[ManifestEntry]] = defaultdict(list)
+        for _, entry in manifests.entries(target):
+            over = self._jobs.over(entry.move_id)
+            lost = over is None and entry.at > kept_since
+            if entry.target == target.node_id and (lost or (over and not self._jobs.flipped(entry.move_id))):
+                entries[entry.move_id, entry.key, entry.source].append(entry)
+        unlisted = self._unmoved.get(target.node_id, set()) - entries.keys()
+        return [
+            *(Stray(*names, tuple(sorted(lines, key=lambda entry: entry.at))) for names, lines in entries.items()),
+            *(Stray(*names) for names in sorted(unlisted)),
+        ]
+
+    @cached_property
+    def _unmoved(self) -> dict[str, set[tuple[str, str, str]]]:
+        """Target -> (move id, key, source) of what failed or was skipped."""
+        found: defaultdict[str, set[tuple[str, str, str]]] = defaultdict(set)
+        for job_id in self._c.jobs.ids():
+            if not self._jobs.over(f"{job_id}."):
+                continue
+            ended = self._c.jobs.load(job_id).completed_utc
+            if ended is None or ended >= self._ended_since:
+                for move, group in unmoved(self._c.connection, self._c.keys, job_id):
+                    found[group.target].add((move.move_id, move.key, group.source))
+        return found
+
+    def _see(self, stray: Stray, source: Driver, target: Driver) -> Seen:
+        """Look at both nodes, without changing anything."""
+        source.check_identity()  # missing is never gone
+        at_target, at_source = target.stat(stray.key), source.stat(stray.key)
+        if at_target is None:
+            return Seen(Verdict.NOTHING)
+        for entry in reversed(stray.entries):
+            copy = as_published(target, stray.key, entry.published_fingerprint())
+            if copy is None:
+                continue
+            untouched = target.unchanged(stray.key, copy)
+            if at_source is None:
+                return self._without_source(stray, entry, copy, target, untouched=untouched)
+            copied = entry.copied_fingerprint()
+            same = source.unchanged(stray.key, copied)
+            if untouched and (same or at_source.mtime_ns > copied.mtime_ns):
+                return Seen(Verdict.TAKE_OFF, copy, stray.source)
+            return Seen(Verdict.HAND_OVER if same and not untouched else Verdict.AMBIGUOUS, copy, stray.source)
+        return Seen(Verdict.NOTHING if at_source is None else Verdict.COMPARE, at_target, stray.source)
+
+    def _without_source(
+        self, stray: Stray, entry: ManifestEntry, copy: Fingerprint, target: Driver, *, untouched: bool
+    ) -> Seen:
+        lines = [other for other in self._lines.get(stray.key, ()) if other.move_id != stray.move_id]
+        chains = Chains(self._c, {stray.key: lines})
+        original = chains.end(stray.key, stray.source, entry.copied_fingerprint())
+        if original is not None and original != target.node_id:
+            return Seen(Verdict.TAKE_OFF if untouched else Verdict.AMBIGUOUS, copy, original)
+        others = [driver.node_id for driver in self._drivers if driver.node_id != target.node_id]
+        elsewhere = any(look(self._c, node_id, stray.key) for node_id in others)
+        return Seen(Verdict.AMBIGUOUS if elsewhere else Verdict.ADOPT, copy, target.node_id)
+
+    # -- mending --------------------------------------------------------------------------------------------------
+    def _mend(self, stray: Stray, target: Driver) -> bool:
+        """See to one copy; False when it is to be seen to later."""
+        try:
+            source = self._c.driver(stray.source)
+            seen = self._see(stray, source, target)
+            if seen.verdict is Verdict.NOTHING:
+                return True
+            size_bytes = seen.copy.size_bytes if seen.copy else 0
+            claim = self._claims.take(stray.key, f"stray:{uuid.uuid4().hex}", ttl_ms=claim_ttl_ms(size_bytes))
+            if isinstance(claim, int):
+                return False
+            try:
+                return self._mend_claimed(stray, source, target, claim)
+            finally:
+                self._claims.give_back(claim)
+        except RebalanceError as exc:
+            log.debug("stray.postponed", move_id=stray.move_id, object_key=stray.key, error=str(exc))
+            together = share_a_host(self._c.node(stray.source), self._c.node(target.node_id))
+            return isinstance(exc, PermanentError) or not together
+
+    def _mend_claimed(self, stray: Stray, source: Driver, target: Driver, claim: Claim) -> bool:
+        if self._known_to_others(stray, target, claim):
+            return True
+        seen = self._see(stray, source, target)
+        verdict = seen.verdict
+        if verdict is Verdict.COMPARE:
+            verdict = Verdict.TAKE_OFF if _same_bytes(source, target, stray.key) else Verdict.AMBIGUOUS
+        match verdict:
+            case Verdict.NOTHING:
+                return True
+            case Verdict.TAKE_OFF if seen.copy is not None:
+                return self._take_off(stray, target, claim, seen.copy, seen.original)
+            case Verdict.HAND_OVER:
+                return self._hand_over(stray, target, claim)
+            case Verdict.ADOPT:
+                self.report.adopted += 1
+                return self._place(claim, target.node_id)
+            case Verdict.AMBIGUOUS | Verdict.TAKE_OFF | Verdict.COMPARE:
+                return self._leave(stray, target)
+            case _:
+                assert_never(verdict)
+
+    def _known_to_others(self, stray: Stray, target: Driver, claim: Claim) -> bool:
+        """Whether Redis knows of the copy after all; nothing but the holder of the claim can change that by now."""
+        if claim.where.written is not None or self._c.jobs.was_flipped(stray.move_id):
+            return True
+        pending = self._c.locations.pending_frees()
+        doubled = (stray.source, stray.key) in pending or (target.node_id, stray.key) in pending
+        return doubled or self._c.connection.hget(self._c.keys.undos, stray.move_id) is not None
+
+    def _take_off(self, stray: Stray, target: Driver, claim: Claim, copy: Fingerprint, original: str) -> bool:
+        """Move a copy into the trash, look at the original once more, and put the copy back where that is gone."""
+        move_id = MoveId(stray.move_id)
+        if target.trashed(move_id) is not None:
+            return False  # an earlier copy of the same move: the trash is tidied first
+        outcome = target.free(stray.key, move_id, copy)
+        reached(Step.STRAY_OFF)
+        if outcome is not FreeOutcome.FREED:
+            return False
+        if not self._stands(original, stray.key):
+            target.restore(move_id, stray.key)
+            reached(Step.STRAY_BACK)
+            return False
+        log.info("stray.taken_off", move_id=move_id, node=target.node_id, object_key=stray.key, object_on=original)
+        self.report.taken_off += 1
+        return self._place(claim, original)
+
+    def _stands(self, node_id: str, key: str) -> bool:
+        try:
+            return look(self._c, node_id, key) is not None
+        except RebalanceError:  # it went away this instant
+            return False
+
+    def _hand_over(self, stray: Stray, target: Driver, claim: Claim) -> bool:
+        """Let the copy be the object, and the source be freed as that of any flipped move."""
+        if not self._claims.mark(claim, target.node_id, ttl_ms=claim_ttl_ms(0)):
+            return False
+        self._c.locations.expect_free(stray.source, stray.key, stray.move_id)
+        reached(Step.STRAY_FREE)
+        log.warning("stray.handed_over", move_id=stray.move_id, object_key=stray.key, object_on=target.node_id)
+        self.report.adopted += 1
+        return self._place(claim, target.node_id)
+
+    def _place(self, claim: Claim, node_id: str) -> bool:
+        """End the claim with the place of the object."""
+        placed = needs_entry(self._c.settings, self._locator, claim, node_id)
+        ended = self._claims.end(claim, node_id, there=True, placed=placed, grown_bytes=0)
+        reached(Step.STRAY_PLACED)
+        return ended
+
+    def _leave(self, stray: Stray, target: Driver) -> bool:
+        nodes = [stray.source, target.node_id]
+        log.warning("stray.ambiguous", move_id=stray.move_id, object_key=stray.key, nodes=nodes)
+        self.report.ambiguous += 1
+        return True
+
+
+def _same_bytes(source: Driver, target: Driver, key: str) -> bool:
+    """Whether two nodes hold the same bytes at a key, not too many to compare. Raises: RebalanceError."""
+    with source.open_source(key) as one, target.open_source(key) as other:
+        size_bytes = one.fingerprint.size_bytes
+        if size_bytes != other.fingerprint.size_bytes or size_bytes > COMPARED_BYTES:
+            return False
+        first, second = bytearray(_CHUNK_BYTES), bytearray(_CHUNK_BYTES)
+        left = size_bytes
+        while left:
+            count = one.readinto(memoryview(first)[: min(left, _CHUNK_BYTES)])
+            if count == 0 or _filled(other, memoryview(second)[:count]) != count or first[:count] != second[:count]:
+                return False
+            left -= count
+        return True
+
+
+def _filled(handle: SourceHandle, buffer: memoryview) -> int:
+    """Read until the buffer is full or there is no more; return how many bytes."""
+    filled = 0
+    while filled < len(buffer) and (count := handle.readinto(buffer[filled:])):
+        filled += count
+    return filled
