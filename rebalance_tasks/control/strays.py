@@ -54,7 +54,7 @@ class Verdict(StrEnum):
     NOTHING = "nothing"
     #: the original stands: the copy is taken off
     TAKE_OFF = "take_off"
-    #: no manifest lists the copy: it is taken off if it is byte for byte the source
+    #: no manifest lists the copy: its bytes must tell
     COMPARE = "compare"
     #: the copy was written to and the source was not: the copy is the object
     HAND_OVER = "hand_over"
@@ -232,7 +232,9 @@ class Strays:
         seen = self._see(stray, source, target)
         verdict = seen.verdict
         if verdict is Verdict.COMPARE:
-            verdict = Verdict.TAKE_OFF if _same_bytes(source, target, stray.key) else Verdict.AMBIGUOUS
+            verdict, versions = _compare(source, target, stray.key)
+            if verdict is Verdict.HAND_OVER:
+                self._list(stray, target, *versions)
         match verdict:
             case Verdict.NOTHING:
                 return True
@@ -289,6 +291,22 @@ class Strays:
         self.report.adopted += 1
         return self._place(claim, target.node_id)
 
+    def _list(self, stray: Stray, target: Driver, copied: Fingerprint, published: Fingerprint) -> None:
+        """Write the manifest that is missing: a source is freed only on the word of one."""
+        entry = manifests.ManifestEntry(
+            move_id=stray.move_id,
+            key=stray.key,
+            source=stray.source,
+            target=target.node_id,
+            size=published.size_bytes,
+            checksum="",
+            published=published.to_json(),
+            source_fingerprint=copied.to_json(),
+            at=self._c.now(),
+        )
+        target.write_manifest(f"{stray.move_id}.found.jsonl", [entry.model_dump_json()])
+        reached(Step.STRAY_LISTED)
+
     def _place(self, claim: Claim, node_id: str) -> bool:
         """End the claim with the place of the object."""
         placed = needs_entry(self._c.settings, self._locator, claim, node_id)
@@ -303,20 +321,35 @@ class Strays:
         return True
 
 
-def _same_bytes(source: Driver, target: Driver, key: str) -> bool:
-    """Whether two nodes hold the same bytes at a key, not too many to compare. Raises: RebalanceError."""
+def _compare(source: Driver, target: Driver, key: str) -> tuple[Verdict, tuple[Fingerprint, Fingerprint]]:
+    """Read what two nodes hold at a key: equal, or one is the other and what was appended to it later.
+
+    Returns:
+        The verdict, and the versions of source and target that were read.
+
+    Raises:
+        RebalanceError: one of them cannot be read.
+    """
     with source.open_source(key) as one, target.open_source(key) as other:
-        size_bytes = one.fingerprint.size_bytes
-        if size_bytes != other.fingerprint.size_bytes or size_bytes > COMPARED_BYTES:
+        versions = one.fingerprint, other.fingerprint
+        shorter, longer = sorted(versions, key=lambda version: version.size_bytes)
+        grown = longer.size_bytes > shorter.size_bytes
+        appended = longer.mtime_ns > shorter.mtime_ns and shorter.size_bytes > 0
+        if longer.size_bytes > COMPARED_BYTES or (grown and not appended) or not _begin_alike(one, other, shorter):
+            return Verdict.AMBIGUOUS, versions
+    return (Verdict.HAND_OVER if grown and longer == versions[1] else Verdict.TAKE_OFF), versions
+
+
+def _begin_alike(one: SourceHandle, other: SourceHandle, shorter: Fingerprint) -> bool:
+    """Whether two objects begin with the same bytes, as many as the shorter one has."""
+    first, second = memoryview(bytearray(_CHUNK_BYTES)), memoryview(bytearray(_CHUNK_BYTES))
+    left = shorter.size_bytes
+    while left:
+        want = min(left, _CHUNK_BYTES)
+        if _filled(one, first[:want]) < want or _filled(other, second[:want]) < want or first[:want] != second[:want]:
             return False
-        first, second = bytearray(_CHUNK_BYTES), bytearray(_CHUNK_BYTES)
-        left = size_bytes
-        while left:
-            count = one.readinto(memoryview(first)[: min(left, _CHUNK_BYTES)])
-            if count == 0 or _filled(other, memoryview(second)[:count]) != count or first[:count] != second[:count]:
-                return False
-            left -= count
-        return True
+        left -= want
+    return True
 
 
 def _filled(handle: SourceHandle, buffer: memoryview) -> int:

@@ -95,6 +95,8 @@ class Step(StrEnum):
     STRAY_OFF = "stray_off"
     #: … and back, since the original was gone
     STRAY_BACK = "stray_back"
+    #: the manifest is written that a copy lacks which is the object now
+    STRAY_LISTED = "stray_listed"
     #: the source of a copy that is the object now is to be freed
     STRAY_FREE = "stray_free"
     #: readers are sent to the one that is the object
