@@ -183,7 +183,9 @@ class Strays:
             copy = as_published(target, stray.key, entry.published_fingerprint())
             if copy is None:
                 continue
-            untouched = target.unchanged(stray.key, copy)
+            # What `_list` wrote is longer than what was copied: it was grown already.
+            grown = entry.published_fingerprint().size_bytes != entry.copied_fingerprint().size_bytes
+            untouched = not grown and target.unchanged(stray.key, copy)
             if at_source is None:
                 return self._without_source(stray, entry, copy, target, untouched=untouched)
             copied = entry.copied_fingerprint()

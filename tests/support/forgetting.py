@@ -31,8 +31,13 @@ def forget(engine: Engine, before: dict[bytes, bytes]) -> None:
 
 
 def forgotten_job(engine: Engine, moves: Iterable[RebalanceMove], step: str, job_id: str = "j1") -> None:
-    """Start a job, die at a step of its first batch, let Redis forget what came after the start, and cancel what is left."""
+    """Start a job that Redis forgets from a step on, and that is cancelled then."""
     engine.start(moves, job_id=job_id)
+    forget_from(engine, step, job_id)
+
+
+def forget_from(engine: Engine, step: str, job_id: str = "j1") -> None:
+    """Die at a step of a job's first batch, let Redis forget the batch, and cancel what is left."""
     before = remember(engine)
     with pytest.MonkeyPatch.context() as patch:
         die_at(patch, step)
