@@ -222,9 +222,9 @@ def test_a_copy_stays_while_a_writer_holds_its_key(fleet: Fleet, engine: Engine)
     claims = ClaimStore(context.connection, context.keys, context.locations)
     claim = claims.take("a/one", "a writer", ttl_ms=60_000)
     assert not isinstance(claim, int)
-    assert tidy(engine).strays == 0
+    assert engine.cleanup().strays == 0
     claims.give_back(claim)
-    assert tidy(engine).strays == 1
+    assert engine.cleanup().strays == 1
 
 
 def test_a_strangers_object_at_the_targets_key_is_no_copy(fleet: Fleet, engine: Engine) -> None:
