@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from celery import Celery
+from celery.signals import worker_shutting_down
 
 from rebalance_tasks import Rebalancer, RebalanceStatus
 from rebalance_tasks.core.models import RebalancePlan
@@ -196,3 +197,9 @@ def completed(rebalancer: Rebalancer) -> RebalanceJob:
 
 def spent_egress(context: FleetContext) -> int:
     return int(context.connection.hget(context.keys.job("j1").base, "egress_bytes") or 0)
+
+
+def test_our_own_app_hears_of_a_shutdown_once_as_a_stock_app_does() -> None:
+    heard = [receiver() for _, receiver in worker_shutting_down.receivers]
+    ours = [name for name in (getattr(one, "__module__", "") for one in heard) if name.startswith("rebalance_tasks")]
+    assert ours == ["rebalance_tasks.tasks"]
