@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import time
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -200,6 +201,8 @@ def spent_egress(context: FleetContext) -> int:
 
 
 def test_our_own_app_hears_of_a_shutdown_once_as_a_stock_app_does() -> None:
+    import_module("rebalance_tasks.tasks")
+    import_module("rebalance_tasks.celery")
     heard = [receiver() for _, receiver in worker_shutting_down.receivers]
     ours = [name for name in (getattr(one, "__module__", "") for one in heard) if name.startswith("rebalance_tasks")]
     assert ours == ["rebalance_tasks.tasks"]
