@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 from rebalance_tasks.control.custody import EndedJobs, entries_of, job_of, reachable
 from rebalance_tasks.control.orphans import OrphanTrash, discard_staged
-from rebalance_tasks.control.strays import Strays
+from rebalance_tasks.control.strays import Progress, Strays
 from rebalance_tasks.core.errors import NodeError, NodeMissing, RebalanceError
 from rebalance_tasks.core.fingerprint import Fingerprint
 from rebalance_tasks.core.ids import MoveId
@@ -34,6 +34,8 @@ log = get_logger(__name__)
 
 #: Work per run is bounded: the next run goes on.
 LIMIT: Final = 5_000
+#: Moves looked for per run that Redis may have forgotten: of a store each is a request.
+LOOKS: Final = 2_000
 #: Trash and temp files that Redis knows nothing of are left alone at least so long.
 ORPHAN_AGE: Final = timedelta(hours=24)
 #: A server that comes back may have lost the end of jobs that ended so long before.
@@ -277,8 +279,10 @@ def _strays(context: FleetContext, jobs: EndedJobs, drivers: Sequence[Driver], r
     strays = Strays(context, jobs, drivers, ended_since=datetime.fromtimestamp(since_ms / 1000, tz=UTC) - LIFE_OVERLAP)
     for driver in drivers:
         try:
-            if context.fleet.searched(driver.node_id) != run_id and strays.search(driver, limit=LIMIT):
-                context.fleet.note_searched(driver.node_id, run_id)
+            progress = Progress.read(context.fleet.searched(driver.node_id), life=run_id)
+            if not progress.done and strays.looks < LOOKS:
+                progress = strays.search(driver, progress, looks=LOOKS - strays.looks)
+                context.fleet.note_searched(driver.node_id, progress.text())
         except NodeError as exc:
             log.debug("cleanup.node_left_out", node=driver.node_id, error=str(exc))
     report.strays, report.adopted = strays.report.taken_off, strays.report.adopted

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from rebalance_tasks.core.ids import MoveId
     from rebalance_tasks.drivers.base import Driver
     from rebalance_tasks.migration.manifests import ManifestEntry
+    from rebalance_tasks.store.records import GroupRecord
 
 log = get_logger(__name__)
 
@@ -73,6 +74,7 @@ class OrphanTrash:
         self._c, self._jobs, self._drivers = context, jobs, drivers
         self._histories: Mapping[str, list[ManifestEntry]] = {}
         self._chains = Chains(context, {})
+        self._unmoved: dict[str, dict[MoveId, tuple[str, GroupRecord]]] = {}
         self.purged = self.restored = 0
 
     def tidy(self, *, before_ns: int, limit: int) -> None:
@@ -135,15 +137,15 @@ class OrphanTrash:
 
     def _unlisted(self, orphan: _Orphan) -> bool:
         """Whether it is a copy without a manifest that was taken back, and the job's own list says that its source stands."""
-        if not self._jobs.over(orphan.move_id):
+        job_id = job_of(orphan.move_id)
+        if job_id not in self._unmoved:
+            moves = unmoved(self._c.connection, self._c.keys, job_id)
+            self._unmoved[job_id] = {move.move_id: (move.key, group) for move, group in moves}
+        key, group = self._unmoved[job_id].get(orphan.move_id, ("", None))
+        if group is None or group.target != orphan.driver.node_id:
             return False
-        for move, group in unmoved(self._c.connection, self._c.keys, job_of(orphan.move_id)):
-            if move.move_id == orphan.move_id and group.target == orphan.driver.node_id:
-                there = look(self._c, group.source, move.key)
-                return there is not None and (
-                    there.mtime_ns >= orphan.held.mtime_ns > 0 or there.etag == orphan.held.etag != ""
-                )
-        return False
+        there, held = look(self._c, group.source, key), orphan.held
+        return there is not None and (there.mtime_ns >= held.mtime_ns > 0 or there.etag == held.etag != "")
 
     def _put_back(self, orphan: _Orphan) -> None:
         """Bring a freed source back whose copy was taken off the target, if nothing of the object stands anywhere."""

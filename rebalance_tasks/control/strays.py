@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import uuid
 from collections import defaultdict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from functools import cached_property
 from itertools import islice
-from typing import TYPE_CHECKING, Final, assert_never
+from typing import TYPE_CHECKING, Final, Self, assert_never
 
 from rebalance_tasks.control.custody import Chains, lines_of, look
 from rebalance_tasks.control.locate import Locator
@@ -103,6 +103,35 @@ class StrayReport:
     ambiguous: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far the search of a node has come.
+
+    Attributes:
+        life: run id of the server in which it was begun.
+        after: id of the last move that was looked for.
+        left: something that was found is to be mended later.
+        done: all is.
+    """
+
+    life: str
+    after: str = ""
+    left: bool = False
+    done: bool = False
+
+    @classmethod
+    def read(cls, text: str, *, life: str) -> Self:
+        """Read what `text` wrote; in another life of the server the search begins anew."""
+        begun_in, _, rest = text.partition("|")
+        state, _, after = rest.partition("|")
+        return cls(life, after, left=state == "left", done=state == "done") if begun_in == life else cls(life)
+
+    def text(self) -> str:
+        """Return it as it is kept."""
+        state = "done" if self.done else "left" if self.left else "searching"
+        return f"{self.life}|{state}|{self.after}"
+
+
 class Strays:
     """Searches targets for copies that Redis forgot."""
 
@@ -122,30 +151,39 @@ class Strays:
         self._locator = Locator(context)
         self._lines: Mapping[str, list[ManifestEntry]] = {}
         self.report = StrayReport()
+        #: moves looked for so far, on all nodes
+        self.looks = 0
 
-    def search(self, target: Driver, *, limit: int) -> bool:
-        """Search one node, and mend what is found.
+    def search(self, target: Driver, progress: Progress, *, looks: int) -> Progress:
+        """Search a part of one node, and mend what is found.
 
         Args:
             target: the node.
-            limit: most copies to mend.
+            progress: how far an earlier run came.
+            looks: most moves to look for; those that are found are looked at more often.
 
         Returns:
-            False when something is left for later: the other node is away, somebody holds a claim, or the limit.
+            How far it came; what can only be mended later (the other node is away, somebody holds a claim) is looked for once more.
 
         Raises:
             NodeError: the node itself went away.
         """
-        standing = [stray for stray in self._listed(target) if target.stat(stray.key) is not None]
+        ahead = [stray for stray in self._listed(target) if stray.move_id > progress.after]
+        here = list(islice(ahead, looks))
+        self.looks += len(here)
+        standing = [stray for stray in here if target.stat(stray.key) is not None]
         self._lines = lines_of(self._c, {stray.key for stray in standing})
-        done = [self._mend(stray, target) for stray in islice(standing, limit)]
+        mended = [self._mend(stray, target) for stray in standing]
+        left = progress.left or not all(mended)
         target.sync()
         reached(Step.SEARCHED)
-        return all(done) and len(standing) <= limit
+        if len(here) < len(ahead):
+            return replace(progress, after=here[-1].move_id if here else progress.after, left=left)
+        return replace(progress, after="", left=False, done=not left)
 
     # -- looking for them -----------------------------------------------------------------------------------------
     def _listed(self, target: Driver) -> list[Stray]:
-        """Moves to this node that are over and not flipped: by its manifests, and by the lists of the jobs."""
+        """Moves to this node that are over and not flipped, by their ids: what its manifests and the jobs' own lists say."""
         # The job of an older manifest may be unknown because its time is over.
         kept_since = self._c.now() - self._c.settings.options.job_retention
         entries: defaultdict[tuple[str, str, str], list[ManifestEntry]] = defaultdict(list)
@@ -155,10 +193,8 @@ class Strays:
             if entry.target == target.node_id and (lost or (over and not self._jobs.flipped(entry.move_id))):
                 entries[entry.move_id, entry.key, entry.source].append(entry)
         unlisted = self._unmoved.get(target.node_id, set()) - entries.keys()
-        return [
-            *(Stray(*names, tuple(sorted(lines, key=lambda entry: entry.at))) for names, lines in entries.items()),
-            *(Stray(*names) for names in sorted(unlisted)),
-        ]
+        found = [Stray(*names, tuple(sorted(lines, key=lambda entry: entry.at))) for names, lines in entries.items()]
+        return sorted([*found, *(Stray(*names) for names in unlisted)], key=lambda stray: stray.move_id)
 
     @cached_property
     def _unmoved(self) -> dict[str, set[tuple[str, str, str]]]:
@@ -225,8 +261,11 @@ class Strays:
                 self._claims.give_back(claim)
         except RebalanceError as exc:
             log.debug("stray.postponed", move_id=stray.move_id, object_key=stray.key, error=str(exc))
-            together = share_a_host(self._c.node(stray.source), self._c.node(target.node_id))
-            return isinstance(exc, PermanentError) or not together
+            return isinstance(exc, PermanentError) or not self._share_a_host(stray.source, target.node_id)
+
+    def _share_a_host(self, source: str, target: str) -> bool:
+        nodes = {node.node_id: node for node in self._c.settings.nodes}
+        return source in nodes and share_a_host(nodes[source], nodes[target])
 
     def _mend_claimed(self, stray: Stray, source: Driver, target: Driver, claim: Claim) -> bool:
         if self._known_to_others(stray, target, claim):

@@ -213,12 +213,12 @@ class FleetStore:
         return now_ms
 
     def searched(self, node_id: str) -> str:
-        """In which life of the server a node was last searched for what Redis forgot; '' for never."""
+        """How far a node was searched for what Redis forgot; '' for never."""
         return (self._redis.hget(self._keys.info, f"searched:{node_id}") or b"").decode()
 
-    def note_searched(self, node_id: str, run_id: str) -> None:
-        """Note that a node was searched."""
-        self._redis.hset(self._keys.info, {f"searched:{node_id}": run_id})
+    def note_searched(self, node_id: str, progress: str) -> None:
+        """Note how far a node was searched."""
+        self._redis.hset(self._keys.info, {f"searched:{node_id}": progress})
 
     # -- chores ---------------------------------------------------------------------------------------------------
     def record_chore(self, name: str, report: Mapping[str, int], *, now_ms: int) -> None:

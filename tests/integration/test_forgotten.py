@@ -283,3 +283,28 @@ def test_a_job_whose_creation_was_lost_as_well_leaves_nothing_that_a_manifest_li
     assert engine.context.jobs.ids() == []
     assert tidy(engine).strays == len(SIZES)
     check(fleet.roots, written, trash=True)
+
+
+def test_a_search_goes_on_where_the_last_run_stopped(
+    fleet: Fleet, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cleanups, "LOOKS", 2)
+    written = record(fleet.roots)
+    forgotten_job(engine, moves_between("n1", "n2", SIZES), "flip")
+    assert [engine.cleanup().strays for _ in range(4)] == [2, 2, 1, 0]
+    tidy(engine)
+    check(fleet.roots, written, engine.job(), trash=True)
+
+
+def test_what_could_not_be_mended_is_looked_for_again_when_the_search_is_through(
+    fleet: Fleet, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cleanups, "LOOKS", 2)
+    forgotten_job(engine, moves_between("n1", "n2", SIZES), "flip")
+    context = engine.context
+    claims = ClaimStore(context.connection, context.keys, context.locations)
+    claim = claims.take("a/one", "a writer", ttl_ms=60_000)
+    assert not isinstance(claim, int)
+    assert [engine.cleanup().strays for _ in range(3)] == [1, 2, 1]
+    claims.give_back(claim)
+    assert [engine.cleanup().strays for _ in range(2)] == [1, 0]
