@@ -9,83 +9,35 @@ from __future__ import annotations
 import uuid
 from collections import defaultdict
 from dataclasses import dataclass, replace
-from enum import StrEnum
 from functools import cached_property
-from itertools import islice
-from typing import TYPE_CHECKING, Final, Self, assert_never
+from typing import TYPE_CHECKING, Self, assert_never
 
-from rebalance_tasks.control.custody import Chains, lines_of, look
+from rebalance_tasks.control.custody import lines_of, look
 from rebalance_tasks.control.locate import Locator
+from rebalance_tasks.control.stray_verdicts import Looks, Stray, Verdict, compare
 from rebalance_tasks.control.writing import claim_ttl_ms, needs_entry
-from rebalance_tasks.core.errors import PermanentError, RebalanceError
+from rebalance_tasks.core.errors import InvalidKey, MoveError, PermanentError, RebalanceError
 from rebalance_tasks.core.ids import MoveId
-from rebalance_tasks.core.options import MIB
 from rebalance_tasks.core.routes import share_a_host
 from rebalance_tasks.drivers.base import FreeOutcome
 from rebalance_tasks.migration import manifests
 from rebalance_tasks.migration.faults import Step, reached
-from rebalance_tasks.migration.ways import as_published
 from rebalance_tasks.store.claims import ClaimStore
 from rebalance_tasks.store.unmoved import unmoved
 from rebalance_tasks.telemetry import get_logger
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
     from datetime import datetime
 
     from rebalance_tasks.control.context import FleetContext
     from rebalance_tasks.control.custody import EndedJobs
     from rebalance_tasks.core.fingerprint import Fingerprint
-    from rebalance_tasks.drivers.base import Driver, SourceHandle
+    from rebalance_tasks.drivers.base import Driver
     from rebalance_tasks.migration.manifests import ManifestEntry
     from rebalance_tasks.store.claims import Claim
 
 log = get_logger(__name__)
-
-#: What has no manifest is compared byte by byte, up to this size: both copies must be read while the claim lasts.
-COMPARED_BYTES: Final = 256 * MIB
-_CHUNK_BYTES: Final = 1 << 20
-
-
-class Verdict(StrEnum):
-    """What is to be done about a move that is over and not flipped."""
-
-    #: its target holds nothing of it, or others know of what it holds
-    NOTHING = "nothing"
-    #: the original stands: the copy is taken off
-    TAKE_OFF = "take_off"
-    #: no manifest lists the copy: its bytes must tell
-    COMPARE = "compare"
-    #: the copy was written to and the source was not: the copy is the object
-    HAND_OVER = "hand_over"
-    #: the copy is the only one: readers are sent there
-    ADOPT = "adopt"
-    #: nothing says which is the object: both stay
-    AMBIGUOUS = "ambiguous"
-
-
-@dataclass(frozen=True, slots=True)
-class Stray:
-    """A move that is over and not flipped, and what its target's manifests list of it, oldest first."""
-
-    move_id: str
-    key: str
-    source: str
-    entries: tuple[ManifestEntry, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Seen:
-    """What was seen of a stray.
-
-    Attributes:
-        copy: version on the target: as it was published if it is known to be this move's, else as it is.
-        original: node that holds the object itself: the source, or where later moves took it from there.
-    """
-
-    verdict: Verdict
-    copy: Fingerprint | None = None
-    original: str = ""
 
 
 @dataclass(slots=True)
@@ -146,10 +98,10 @@ class Strays:
             drivers: of the nodes in reach.
             ended_since: jobs that ended earlier lost nothing.
         """
-        self._c, self._jobs, self._drivers, self._ended_since = context, jobs, drivers, ended_since
+        self._c, self._jobs, self._ended_since = context, jobs, ended_since
         self._claims = ClaimStore(context.connection, context.keys, context.locations)
         self._locator = Locator(context)
-        self._lines: Mapping[str, list[ManifestEntry]] = {}
+        self._looks = Looks(context, drivers, {})
         self.report = StrayReport()
         #: moves looked for so far, on all nodes
         self.looks = 0
@@ -169,10 +121,10 @@ class Strays:
             NodeError: the node itself went away.
         """
         ahead = [stray for stray in self._listed(target) if stray.move_id > progress.after]
-        here = list(islice(ahead, looks))
+        here = ahead[:looks]
         self.looks += len(here)
-        standing = [stray for stray in here if target.stat(stray.key) is not None]
-        self._lines = lines_of(self._c, {stray.key for stray in standing})
+        standing = [stray for stray in here if _holds(target, stray.key)]
+        self._looks = replace(self._looks, lines=lines_of(self._c, {stray.key for stray in standing}))
         mended = [self._mend(stray, target) for stray in standing]
         left = progress.left or not all(mended)
         target.sync()
@@ -209,46 +161,12 @@ class Strays:
                     found[group.target].add((move.move_id, move.key, group.source))
         return found
 
-    def _see(self, stray: Stray, source: Driver, target: Driver) -> Seen:
-        """Look at both nodes, without changing anything."""
-        source.check_identity()  # missing is never gone
-        at_target, at_source = target.stat(stray.key), source.stat(stray.key)
-        if at_target is None:
-            return Seen(Verdict.NOTHING)
-        for entry in reversed(stray.entries):
-            copy = as_published(target, stray.key, entry.published_fingerprint())
-            if copy is None:
-                continue
-            # What `_list` wrote is longer than what was copied: it was grown already.
-            grown = entry.published_fingerprint().size_bytes != entry.copied_fingerprint().size_bytes
-            untouched = not grown and target.unchanged(stray.key, copy)
-            if at_source is None:
-                return self._without_source(stray, entry, copy, target, untouched=untouched)
-            copied = entry.copied_fingerprint()
-            same = source.unchanged(stray.key, copied)
-            if untouched and (same or at_source.mtime_ns > copied.mtime_ns):
-                return Seen(Verdict.TAKE_OFF, copy, stray.source)
-            return Seen(Verdict.HAND_OVER if same and not untouched else Verdict.AMBIGUOUS, copy, stray.source)
-        return Seen(Verdict.NOTHING if at_source is None else Verdict.COMPARE, at_target, stray.source)
-
-    def _without_source(
-        self, stray: Stray, entry: ManifestEntry, copy: Fingerprint, target: Driver, *, untouched: bool
-    ) -> Seen:
-        lines = [other for other in self._lines.get(stray.key, ()) if other.move_id != stray.move_id]
-        chains = Chains(self._c, {stray.key: lines})
-        original = chains.end(stray.key, stray.source, entry.copied_fingerprint())
-        if original is not None and original != target.node_id:
-            return Seen(Verdict.TAKE_OFF if untouched else Verdict.AMBIGUOUS, copy, original)
-        others = [driver.node_id for driver in self._drivers if driver.node_id != target.node_id]
-        elsewhere = any(look(self._c, node_id, stray.key) for node_id in others)
-        return Seen(Verdict.AMBIGUOUS if elsewhere else Verdict.ADOPT, copy, target.node_id)
-
     # -- mending --------------------------------------------------------------------------------------------------
     def _mend(self, stray: Stray, target: Driver) -> bool:
         """See to one copy; False when it is to be seen to later."""
         try:
             source = self._c.driver(stray.source)
-            seen = self._see(stray, source, target)
+            seen = self._looks.see(stray, source, target)
             if seen.verdict is Verdict.NOTHING:
                 return True
             size_bytes = seen.copy.size_bytes if seen.copy else 0
@@ -270,10 +188,10 @@ class Strays:
     def _mend_claimed(self, stray: Stray, source: Driver, target: Driver, claim: Claim) -> bool:
         if self._known_to_others(stray, target, claim):
             return True
-        seen = self._see(stray, source, target)
+        seen = self._looks.see(stray, source, target)
         verdict = seen.verdict
         if verdict is Verdict.COMPARE:
-            verdict, versions = _compare(source, target, stray.key)
+            verdict, versions = compare(source, target, stray.key)
             if verdict is Verdict.HAND_OVER:
                 self._list(stray, target, *versions)
         match verdict:
@@ -362,40 +280,9 @@ class Strays:
         return True
 
 
-def _compare(source: Driver, target: Driver, key: str) -> tuple[Verdict, tuple[Fingerprint, Fingerprint]]:
-    """Read what two nodes hold at a key: equal, or one is the other and what was appended to it later.
-
-    Returns:
-        The verdict, and the versions of source and target that were read.
-
-    Raises:
-        RebalanceError: one of them cannot be read.
-    """
-    with source.open_source(key) as one, target.open_source(key) as other:
-        versions = one.fingerprint, other.fingerprint
-        shorter, longer = sorted(versions, key=lambda version: version.size_bytes)
-        grown = longer.size_bytes > shorter.size_bytes
-        appended = longer.mtime_ns > shorter.mtime_ns and shorter.size_bytes > 0
-        if longer.size_bytes > COMPARED_BYTES or (grown and not appended) or not _begin_alike(one, other, shorter):
-            return Verdict.AMBIGUOUS, versions
-    return (Verdict.HAND_OVER if grown and longer == versions[1] else Verdict.TAKE_OFF), versions
-
-
-def _begin_alike(one: SourceHandle, other: SourceHandle, shorter: Fingerprint) -> bool:
-    """Whether two objects begin with the same bytes, as many as the shorter one has."""
-    first, second = memoryview(bytearray(_CHUNK_BYTES)), memoryview(bytearray(_CHUNK_BYTES))
-    left = shorter.size_bytes
-    while left:
-        want = min(left, _CHUNK_BYTES)
-        if _filled(one, first[:want]) < want or _filled(other, second[:want]) < want or first[:want] != second[:want]:
-            return False
-        left -= want
-    return True
-
-
-def _filled(handle: SourceHandle, buffer: memoryview) -> int:
-    """Read until the buffer is full or there is no more; return how many bytes."""
-    filled = 0
-    while filled < len(buffer) and (count := handle.readinto(buffer[filled:])):
-        filled += count
-    return filled
+def _holds(target: Driver, key: str) -> bool:
+    """Whether there is an object that can be looked at. Raises: NodeError."""
+    try:
+        return target.stat(key) is not None
+    except (MoveError, InvalidKey):
+        return False

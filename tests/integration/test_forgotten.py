@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from rebalance_tasks.control import cleanup as cleanups
-from rebalance_tasks.control import strays
+from rebalance_tasks.control import stray_verdicts
 from rebalance_tasks.core.ids import MoveId
 from rebalance_tasks.drivers.local import LocalDriver
 from rebalance_tasks.store.claims import ClaimStore
@@ -34,6 +34,8 @@ FREED = ("free", "settle")
 @pytest.fixture
 def fleet(fleet_config: FleetFactory, monkeypatch: pytest.MonkeyPatch) -> Fleet:
     monkeypatch.setattr(cleanups, "ORPHAN_AGE", timedelta(0))
+    # Each run would wait for the server's next fsync, up to a second: another test's matter.
+    monkeypatch.setattr(cleanups, "_durable", lambda _: True)
     nodes = {"n1": SIZES, "n2": {}, "n3": {}}
     return fleet_config(nodes, options={"throttle_bytes_per_sec": "none"}, fleet={"locator": "catalogue"})
 
@@ -238,7 +240,7 @@ def test_a_strangers_object_at_the_targets_key_is_no_copy(fleet: Fleet, engine: 
 
 
 def test_what_is_too_large_to_compare_stays(fleet: Fleet, engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(strays, "COMPARED_BYTES", 2999)
+    monkeypatch.setattr(stray_verdicts, "COMPARED_BYTES", 2999)
     forgotten_job(engine, moves_between("n1", "n2", ONE), "publish")
     assert tidy(engine).ambiguous == 1
     assert places(fleet, "a/one") == ["n1", "n2"]
