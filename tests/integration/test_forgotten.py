@@ -13,6 +13,7 @@ from rebalance_tasks.control import stray_verdicts
 from rebalance_tasks.core.ids import MoveId
 from rebalance_tasks.drivers.local import LocalDriver
 from rebalance_tasks.store.claims import ClaimStore
+from rebalance_tasks.store.connection import Connection
 from tests.support.checker import check, look, record
 from tests.support.engine import Engine, move, moves_between
 from tests.support.forgetting import forget, forgotten_job, remember
@@ -310,3 +311,23 @@ def test_what_could_not_be_mended_is_looked_for_again_when_the_search_is_through
     assert [engine.cleanup().strays for _ in range(3)] == [1, 2, 1]
     claims.give_back(claim)
     assert [engine.cleanup().strays for _ in range(2)] == [1, 0]
+
+
+def test_nothing_is_searched_where_the_server_does_not_tell_its_lives_apart(
+    fleet: Fleet, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Connection, "run_id", lambda _: "")
+    forgotten_job(engine, moves_between("n1", "n2", ONE), "flip")
+    assert tidy(engine).strays == 0
+    assert places(fleet, "a/one") == ["n1", "n2"]
+
+
+def test_a_search_comes_to_its_end_though_the_node_of_a_source_was_taken_out(fleet: Fleet, engine: Engine) -> None:
+    forgotten_job(engine, moves_between("n1", "n2", ONE), "flip")
+    text = fleet.config.read_text()
+    first, second = text.index("[[nodes]]"), text.index("[[nodes]]", text.index("[[nodes]]") + 1)
+    fleet.config.write_text(text[:first] + text[second:])
+    without = Engine()
+    assert tidy(without).strays == 0
+    assert without.context.fleet.searched("n2").split("|")[1] == "done"
+    assert (fleet.roots["n2"] / "a/one").exists()
