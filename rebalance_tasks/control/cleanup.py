@@ -103,8 +103,11 @@ def run_cleanup(context: FleetContext, *, only: Collection[str] | None = None) -
     jobs = EndedJobs(context)
     _reservations(context, jobs, report)
     drivers = reachable(context)
-    _orphans(context, jobs, drivers, report)
+    # What this run moves into the trash is not old in this run.
+    old_ms = context.connection.now_ms() - _orphan_age_ms()
+    # First, since a source in the trash can still be brought back.
     _strays(context, jobs, drivers, report)
+    _orphans(context, jobs, drivers, report, before_ns=old_ms * 1_000_000)
     for driver in drivers:
         try:
             _old_manifests(context, jobs, driver, report)
@@ -254,8 +257,9 @@ def _written(context: FleetContext) -> int:
 
 
 # -- what nobody answers for ------------------------------------------------------------------------------------------
-def _orphans(context: FleetContext, jobs: EndedJobs, drivers: Sequence[Driver], report: CleanupReport) -> None:
-    before_ns = (context.connection.now_ms() - _orphan_age_ms()) * 1_000_000
+def _orphans(
+    context: FleetContext, jobs: EndedJobs, drivers: Sequence[Driver], report: CleanupReport, *, before_ns: int
+) -> None:
     for driver in drivers:
         try:
             report.orphans += discard_staged(jobs, driver, before_ns=before_ns, limit=LIMIT)

@@ -10,6 +10,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Final
 
 from rebalance_tasks.control.custody import Chains, look
+from rebalance_tasks.core.ids import MoveId
 from rebalance_tasks.core.options import MIB
 from rebalance_tasks.migration.ways import as_published
 
@@ -33,6 +34,8 @@ class Verdict(StrEnum):
     NOTHING = "nothing"
     #: the original stands: the copy is taken off
     TAKE_OFF = "take_off"
+    #: the source is in its trash: it goes back to its key, and the copy is taken off
+    BRING_BACK = "bring_back"
     #: no manifest lists the copy: its bytes must tell
     COMPARE = "compare"
     #: the copy was written to and the source was not: the copy is the object
@@ -95,7 +98,7 @@ class Looks:
             grown = entry.published_fingerprint().size_bytes != entry.copied_fingerprint().size_bytes
             untouched = not grown and target.unchanged(stray.key, copy)
             if at_source is None:
-                return self._without_source(stray, entry, copy, target, untouched=untouched)
+                return self._without_source(stray, entry, copy, (source, target), untouched=untouched)
             copied = entry.copied_fingerprint()
             same = source.unchanged(stray.key, copied)
             if untouched and (same or at_source.mtime_ns > copied.mtime_ns):
@@ -104,8 +107,9 @@ class Looks:
         return Seen(Verdict.NOTHING if at_source is None else Verdict.COMPARE, at_target, stray.source)
 
     def _without_source(
-        self, stray: Stray, entry: ManifestEntry, copy: Fingerprint, target: Driver, *, untouched: bool
+        self, stray: Stray, entry: ManifestEntry, copy: Fingerprint, nodes: tuple[Driver, Driver], *, untouched: bool
     ) -> Seen:
+        source, target = nodes
         lines = [other for other in self.lines.get(stray.key, ()) if other.move_id != stray.move_id]
         chains = Chains(self.context, {stray.key: lines})
         original = chains.end(stray.key, stray.source, entry.copied_fingerprint())
@@ -113,7 +117,11 @@ class Looks:
             return Seen(Verdict.TAKE_OFF if untouched else Verdict.AMBIGUOUS, copy, original)
         others = [driver.node_id for driver in self.drivers if driver.node_id != target.node_id]
         elsewhere = any(look(self.context, node_id, stray.key) for node_id in others)
-        return Seen(Verdict.AMBIGUOUS if elsewhere else Verdict.ADOPT, copy, target.node_id)
+        if elsewhere:
+            return Seen(Verdict.AMBIGUOUS, copy)
+        if untouched and source.trashed(MoveId(stray.move_id)) == entry.copied_fingerprint():
+            return Seen(Verdict.BRING_BACK, copy, stray.source)
+        return Seen(Verdict.ADOPT, copy, target.node_id)
 
 
 def compare(source: Driver, target: Driver, key: str) -> tuple[Verdict, tuple[Fingerprint, Fingerprint]]:

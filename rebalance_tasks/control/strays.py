@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Self, assert_never
 
 from rebalance_tasks.control.custody import lines_of, look
 from rebalance_tasks.control.locate import Locator
-from rebalance_tasks.control.stray_verdicts import Looks, Stray, Verdict, compare
+from rebalance_tasks.control.stray_verdicts import Looks, Seen, Stray, Verdict, compare
 from rebalance_tasks.control.writing import claim_ttl_ms, needs_entry
 from rebalance_tasks.core.errors import InvalidKey, MoveError, PermanentError, RebalanceError
 from rebalance_tasks.core.ids import MoveId
@@ -189,25 +189,26 @@ class Strays:
         if self._known_to_others(stray, target, claim):
             return True
         seen = self._looks.see(stray, source, target)
-        verdict = seen.verdict
-        if verdict is Verdict.COMPARE:
+        if seen.verdict is Verdict.COMPARE:
             verdict, versions = compare(source, target, stray.key)
             if verdict is Verdict.HAND_OVER:
                 self._list(stray, target, *versions)
-        match verdict:
+            seen = replace(seen, verdict=verdict)
+        match seen.verdict:
             case Verdict.NOTHING:
                 return True
-            case Verdict.TAKE_OFF if seen.copy is not None:
-                return self._take_off(stray, target, claim, seen.copy, seen.original)
             case Verdict.HAND_OVER:
                 return self._hand_over(stray, target, claim)
             case Verdict.ADOPT:
                 self.report.adopted += 1
                 return self._place(claim, target.node_id)
-            case Verdict.AMBIGUOUS | Verdict.TAKE_OFF | Verdict.COMPARE:
+            case Verdict.AMBIGUOUS | Verdict.COMPARE:
                 return self._leave(stray, target)
+            case Verdict.TAKE_OFF | Verdict.BRING_BACK:
+                undone = seen.verdict is Verdict.TAKE_OFF or self._bring_back(stray, source)
+                return undone and self._take_off(stray, target, claim, seen)
             case _:
-                assert_never(verdict)
+                assert_never(seen.verdict)
 
     def _known_to_others(self, stray: Stray, target: Driver, claim: Claim) -> bool:
         """Whether Redis knows of the copy after all; nothing but the holder of the claim can change that by now."""
@@ -217,12 +218,19 @@ class Strays:
         doubled = (stray.source, stray.key) in pending or (target.node_id, stray.key) in pending
         return doubled or self._c.connection.hget(self._c.keys.undos, stray.move_id) is not None
 
-    def _take_off(self, stray: Stray, target: Driver, claim: Claim, copy: Fingerprint, original: str) -> bool:
+    @staticmethod
+    def _bring_back(stray: Stray, source: Driver) -> bool:
+        """Give a freed source its key again; False when there is something by now."""
+        restored = source.restore(MoveId(stray.move_id), stray.key)
+        reached(Step.STRAY_UNDONE)
+        return restored
+
+    def _take_off(self, stray: Stray, target: Driver, claim: Claim, seen: Seen) -> bool:
         """Move a copy into the trash, look at the original once more, and put the copy back where that is gone."""
-        move_id = MoveId(stray.move_id)
-        if target.trashed(move_id) is not None:
+        move_id, original = MoveId(stray.move_id), seen.original
+        if seen.copy is None or target.trashed(move_id) is not None:
             return False  # an earlier copy of the same move: the trash is tidied first
-        outcome = target.free(stray.key, move_id, copy)
+        outcome = target.free(stray.key, move_id, seen.copy)
         reached(Step.STRAY_OFF)
         if outcome is not FreeOutcome.FREED:
             return False

@@ -91,6 +91,8 @@ class Step(StrEnum):
     #: a freed source whose copy was taken off as well is back at its key
     RESTORE = "restore"
     # -- the cleanup's search for what Redis forgot
+    #: a freed source is back at its key, beside its copy
+    STRAY_UNDONE = "stray_undone"
     #: a copy is in the trash of its target …
     STRAY_OFF = "stray_off"
     #: … and back, since the original was gone

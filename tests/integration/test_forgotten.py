@@ -85,17 +85,35 @@ def test_a_copy_that_redis_forgot_is_taken_off_its_target(fleet: Fleet, engine: 
 
 
 @pytest.mark.parametrize("step", FREED)
-def test_a_source_that_redis_forgot_was_freed_goes_and_its_copy_is_adopted(
-    fleet: Fleet, engine: Engine, step: str
-) -> None:
+def test_a_source_that_redis_forgot_was_freed_is_brought_back(fleet: Fleet, engine: Engine, step: str) -> None:
     written = record(fleet.roots)
     forgotten_job(engine, moves_between("n1", "n2", SIZES), step)
-    assert tidy(engine).adopted > 0
+    assert places(fleet, "a/one") == ["n2"]
+    assert tidy(engine).strays == len(SIZES)
+    check(fleet.roots, written, engine.job(), trash=True)
+    assert {holds(engine, key) for key in SIZES} == {"n1"}
+
+
+def test_a_copy_whose_source_is_gone_for_good_is_adopted(fleet: Fleet, engine: Engine) -> None:
+    written = record(fleet.roots)
+    forgotten_job(engine, moves_between("n1", "n2", ONE), "settle")
+    engine.context.driver("n1").purge(MoveId("j1.0"), None)
+    assert tidy(engine).adopted == 1
     check(fleet.roots, written, trash=True)
-    assert [(holds(engine, key), places(fleet, key)) for key in SIZES] == [
-        (place, [place]) for place in (places(fleet, key)[0] for key in SIZES)
-    ]
-    assert holds(engine, "a/one") == "n2"
+    assert (places(fleet, "a/one"), holds(engine, "a/one")) == (["n2"], "n2")
+
+
+def test_a_copy_that_was_written_to_is_adopted_and_its_source_stays_in_the_trash_until_that_is_purged(
+    fleet: Fleet, engine: Engine
+) -> None:
+    written = record(fleet.roots)
+    forgotten_job(engine, moves_between("n1", "n2", ONE), "settle")
+    with (fleet.roots["n2"] / "a/one").open("ab") as stranger:
+        stranger.write(b"more")
+    written = written.changed("a/one", (fleet.roots["n2"] / "a/one").read_bytes())
+    assert tidy(engine).adopted == 1
+    check(fleet.roots, written, trash=True)
+    assert (places(fleet, "a/one"), holds(engine, "a/one")) == (["n2"], "n2")
 
 
 @pytest.mark.parametrize("step", ["publish", "manifest", "flip"])
@@ -162,8 +180,8 @@ def test_a_copy_is_put_back_whose_source_a_frozen_runner_frees_right_then(
     engine.cleanup()
     assert places(fleet, "a/one") == ["n2"]
     tidy(engine)
-    check(fleet.roots, written, trash=True)
-    assert (places(fleet, "a/one"), holds(engine, "a/one")) == (["n2"], "n2")
+    check(fleet.roots, written, engine.job(), trash=True)
+    assert (places(fleet, "a/one"), holds(engine, "a/one")) == (["n1"], "n1")
 
 
 def test_a_source_comes_back_that_a_frozen_runner_frees_after_its_copy_was_taken_off(

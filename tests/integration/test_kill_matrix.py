@@ -215,6 +215,11 @@ def forgotten_copies(fleet: Fleet, engine: Engine) -> None:
     forget_from(engine, "flip")
 
 
+def forgotten_sources(fleet: Fleet, engine: Engine) -> None:
+    """Redis forgot that sources were freed, and their job was cancelled."""
+    forget_from(engine, "free")
+
+
 def a_forgotten_copy_that_grew(fleet: Fleet, engine: Engine) -> None:
     """Somebody wrote to such a copy, which no manifest lists."""
     forget_from(engine, "publish")
@@ -273,6 +278,7 @@ CASES = [
         Case(step, killing.tidy, leave=forgotten_copies)
         for step in (Step.STRAY_OFF, Step.STRAY_PLACED, Step.SEARCHED, Step.ORPHAN_TRASH)
     ),
+    *(Case(step, killing.tidy, leave=forgotten_sources) for step in (Step.STRAY_UNDONE, Step.STRAY_OFF)),
     *(
         Case(step, killing.tidy, leave=a_forgotten_copy_that_grew, sizes=ONE)
         for step in (Step.STRAY_LISTED, Step.STRAY_FREE, Step.STRAY_PLACED)
@@ -343,7 +349,7 @@ def test_after_a_death_at_any_step_every_object_is_whole_counted_once_and_nothin
     for _ in range(3):
         engine.cleanup(later_ms=DAY_MS)
     # What was adopted has changed its node, and is counted as the cancel found it.
-    adopted = case.leave is a_forgotten_copy_that_grew or case.act is killing.tidy_while_the_source_is_freed
+    adopted = case.leave is a_forgotten_copy_that_grew
     checker.check(fleet.roots, written, None if adopted else job, trash=True)
     assert_nothing_is_held(engine)
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import time
-from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 from celery import Celery
-from celery.signals import worker_shutting_down
 
 from rebalance_tasks import Rebalancer, RebalanceStatus
 from rebalance_tasks.core.models import RebalancePlan
@@ -201,8 +201,10 @@ def spent_egress(context: FleetContext) -> int:
 
 
 def test_our_own_app_hears_of_a_shutdown_once_as_a_stock_app_does() -> None:
-    import_module("rebalance_tasks.tasks")
-    import_module("rebalance_tasks.celery")
-    heard = [receiver() for _, receiver in worker_shutting_down.receivers]
-    ours = [name for name in (getattr(one, "__module__", "") for one in heard) if name.startswith("rebalance_tasks")]
-    assert ours == ["rebalance_tasks.tasks"]
+    """In a process of its own, as a worker's is."""
+    program = (
+        "import rebalance_tasks.celery, rebalance_tasks.tasks; from celery.signals import worker_shutting_down as told\n"
+        "print(*(name for _, heard in told.receivers if (name := heard().__module__).startswith('rebalance_tasks')))"
+    )
+    shown = subprocess.run([sys.executable, "-c", program], capture_output=True, check=True, text=True)
+    assert shown.stdout.split() == ["rebalance_tasks.tasks"]
