@@ -128,8 +128,7 @@ def test_a_completed_object_may_be_elsewhere_only_where_somebody_wrote_to_the_co
 ) -> None:
     """Redis forgot that the second job took it back to n1, where it was written to since."""
     moves = b"0 1\n" + zlib.compress(json.dumps([[KEY, 100]]).encode())
-    cancelled = {"status": "cancelled", "completed": 0, "failed": 0, "skipped": 1}
-    world.client.hset(f"{PREFIX}job:j2", mapping=cancelled)
+    world.client.hset(f"{PREFIX}job:j2", mapping={"status": "cancelled", "completed": 0, "failed": 0, "skipped": 1})
     world.client.set(f"{PREFIX}job:j2:states", "s")
     world.client.hset(f"{PREFIX}job:j2:causes", "cancelled", 1)
     world.client.hset(f"{PREFIX}job:j2:groups", "g0", json.dumps({"source": "n2", "target": "n1"}))
