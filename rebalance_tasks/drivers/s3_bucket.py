@@ -29,7 +29,7 @@ from rebalance_tasks.drivers.s3_answers import (
     stored_of,
 )
 from rebalance_tasks.drivers.s3_http import Answer, EndpointUnreachable, child_text
-from rebalance_tasks.drivers.s3_probe import Guard, guard_header, probe_endpoint
+from rebalance_tasks.drivers.s3_probe import Guard, guard_header, probe_bucket
 from rebalance_tasks.drivers.s3_signing import query_text, quoted
 
 if TYPE_CHECKING:
@@ -69,11 +69,11 @@ class S3Bucket:
 
     @cached_property
     def _probed(self) -> tuple[Capabilities, Guard]:
-        return probe_endpoint(self.endpoint, self.name, prefix=self._prefix)
+        return probe_bucket(self.endpoint, self.name, prefix=self._prefix)
 
     @property
     def capabilities(self) -> Capabilities:
-        """What the endpoint was found to do, asked once per process."""
+        """What the bucket was found to do, asked once per process."""
         return self._probed[0]
 
     def require_usable(self) -> None:
