@@ -20,7 +20,8 @@ from rebalance_tasks.drivers.burst import NoBurst
 from rebalance_tasks.drivers.local_errors import validate_local_key
 from rebalance_tasks.drivers.sftp_files import apply, fingerprint_as, fingerprint_of, is_regular
 from rebalance_tasks.drivers.sftp_link import LinkBroken
-from rebalance_tasks.drivers.sftp_tree import aside_name, give_name
+from rebalance_tasks.drivers.sftp_tree import give_name
+from rebalance_tasks.drivers.tree import aside_name
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
