@@ -13,7 +13,16 @@ from typing import TYPE_CHECKING, Final, Self
 
 import asyncssh
 
-from rebalance_tasks.drivers.sftp_packets import Answer, Answers, Dialect, Garbled, extensions_of, hello, is_hello, request
+from rebalance_tasks.drivers.sftp_packets import (
+    Answer,
+    Answers,
+    Dialect,
+    Garbled,
+    extensions_of,
+    hello,
+    is_hello,
+    request,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -40,9 +49,10 @@ class BulkSession(asyncssh.SSHClientSession[bytes]):
     @classmethod
     async def open(cls, connection: asyncssh.SSHClientConnection, *, version: int) -> Self:
         """Open a session and agree on a version. Raises: asyncssh.ChannelOpenError, asyncssh.SFTPConnectionLost."""
-        channel, session = await connection.create_session(cls, subsystem="sftp", encoding=None)
+        session = cls()
+        channel, _ = await connection.create_session(lambda: session, subsystem="sftp", encoding=None)
         channel.write(hello(version))
-        session.dialect = await session._hello  # noqa: SLF001  its own class
+        session.dialect = await session._hello
         return session
 
     async def ask(self, requests: Sequence[tuple[int, bytes]]) -> list[Answer]:

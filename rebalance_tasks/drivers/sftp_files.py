@@ -11,6 +11,7 @@ import asyncssh
 from rebalance_tasks.core.errors import SourceChanged
 from rebalance_tasks.drivers.base import Fingerprint, ObjectMetadata
 from rebalance_tasks.drivers.sftp_errors import source_error, target_error, translated
+from rebalance_tasks.drivers.sftp_packets import attrs_of
 from rebalance_tasks.drivers.tree import Found, Kind
 from rebalance_tasks.drivers.windowed import WindowedSource
 
@@ -145,9 +146,4 @@ class SftpWriter:
 
 async def apply(file: Any, metadata: ObjectMetadata) -> None:  # noqa: ANN401  asyncssh's file of any text kind
     """Give an open file its mode and its times, by one request."""
-    attrs = asyncssh.SFTPAttrs(permissions=metadata.mode)
-    if metadata.mtime_ns is not None:
-        atime_ns = metadata.mtime_ns if metadata.atime_ns is None else metadata.atime_ns
-        attrs.atime, attrs.atime_ns = divmod(atime_ns, _NS)
-        attrs.mtime, attrs.mtime_ns = divmod(metadata.mtime_ns, _NS)
-    await file.setstat(attrs)
+    await file.setstat(attrs_of(metadata))

@@ -8,10 +8,11 @@ Source: draft-ietf-secsh-filexfer-02 (version 3) and -13 (version 6); OpenSSH's 
 from __future__ import annotations
 
 import struct
+from contextlib import suppress
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 import asyncssh
-from asyncssh.packet import SSHPacket
+from asyncssh.packet import PacketDecodeError, SSHPacket
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -72,10 +73,16 @@ class Answer(NamedTuple):
 
     def attrs(self, version: int) -> asyncssh.SFTPAttrs | None:
         """What it shows of a file."""
-        return asyncssh.SFTPAttrs.decode(SSHPacket(self.body), version) if self.kind == _ATTRS else None
+        if self.kind != _ATTRS:
+            return None
+        with suppress(PacketDecodeError, asyncssh.SFTPError):
+            return asyncssh.SFTPAttrs.decode(SSHPacket(self.body), version)
+        return None
 
 
 def _text(body: bytes) -> bytes:
+    if len(body) < _UINT32.size:
+        return b""
     (length,) = _UINT32.unpack_from(body)
     return body[4 : 4 + length]
 
