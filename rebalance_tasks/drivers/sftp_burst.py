@@ -36,7 +36,7 @@ R = TypeVar("R")
 #: One request, and one answer, must hold a whole object: the least that every server takes is 34,000 bytes.
 MOST_BYTES: Final = 32 * 1024
 #: Objects handed over together: flags are looked at before each of them is read, and those before it may be on their way.
-AT_ONCE: Final = 32
+AT_ONCE: Final = 64
 _NS: Final = 10**9
 
 

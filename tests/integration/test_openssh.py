@@ -9,6 +9,8 @@ import pytest
 
 from rebalance_tasks.core.ids import MoveId
 from rebalance_tasks.drivers.base import FreeOutcome, ObjectMetadata
+from rebalance_tasks.drivers.local import LocalDriver
+from rebalance_tasks.drivers.sftp import SftpDriver
 from tests.support.openssh import OpenSsh, openssh_server, sshd_binary
 from tests.support.sftp_harness import SftpHarness
 from tests.unit.drivers.conformance import DriverConformance, expected_at, stage
@@ -68,3 +70,18 @@ class TestOpenSsh(DriverConformance):
         self._put_a_second_apart(harness, "k", b"new")
         assert harness.driver.free("k", M1, expected) is FreeOutcome.FREED
         assert harness.get("k") == b"new"
+
+
+def test_a_server_that_grants_one_session_is_served_object_by_object(tmp_path: Path) -> None:
+    (tmp_path / "server").mkdir()
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+    with openssh_server(tmp_path / "server", "MaxSessions 1") as server:
+        source, target = LocalDriver("a", str(tmp_path / "a")), SftpDriver("b", server.link(), str(tmp_path / "b"))
+        source.adopt()
+        target.adopt()
+        (tmp_path / "a/k").write_bytes(b"one")
+        assert list(target.burst_from(source).stage([("k", M1, 3)], lambda _: None)) == [None]
+        assert stage(target, M1, b"one").size_bytes == 3
+        source.close()
+        target.close()
