@@ -16,14 +16,14 @@ import numpy as np
 from rebalance_tasks.core.errors import (
     ChecksumMismatch,
     InvalidArgument,
-    InvalidKey,
     NodeMissing,
     SourceVanished,
     TargetExists,
 )
 from rebalance_tasks.core.ids import MoveId, NodeId
-from rebalance_tasks.core.keys import RESERVED, is_reserved
+from rebalance_tasks.core.keys import RESERVED
 from rebalance_tasks.drivers.base import Fingerprint, FreeOutcome, Listing, NodeHealth
+from rebalance_tasks.drivers.listing import reason_left_out
 from rebalance_tasks.drivers.local_errors import is_name, validate_local_key, validate_name
 from rebalance_tasks.drivers.local_listing import key_filter
 from rebalance_tasks.drivers.object_hold import ObjectHold
@@ -143,14 +143,7 @@ class TreeDriver:
         return Listing(keys, np.array(sizes, dtype=np.int64), np.array(times, dtype=np.int64), dict(left_out))
 
     def _not_listed(self, key: str) -> str:
-        first = key.partition("/")[0]
-        if is_reserved(first):
-            return RESERVED if first == RESERVED else "invalid_key"
-        try:
-            validate_local_key(key)
-        except InvalidKey:
-            return "invalid_key"
-        return "excluded" if self._passes is not None and not self._passes(key) else ""
+        return reason_left_out(key, validate=validate_local_key, passes=self._passes)
 
     def hold(self, fresh: Collection[MoveId] = ()) -> ObjectHold:
         """Remember which moves are fresh."""
