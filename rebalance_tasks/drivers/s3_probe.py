@@ -47,7 +47,12 @@ def guard_header(guard: Guard, data: bytes, sha256: bytes) -> dict[str, str]:
         case Guard.SHA256:
             return {guard: base64.b64encode(sha256).decode()}
         case Guard.MD5:
-            return {guard: base64.b64encode(hashlib.md5(data, usedforsecurity=False).digest()).decode()}
+            return md5_header(hashlib.md5(data, usedforsecurity=False).digest())
+
+
+def md5_header(digest: bytes) -> dict[str, str]:
+    """Return the header that names the MD5 of a body."""
+    return {Guard.MD5: base64.b64encode(digest).decode()}
 
 
 #: What each endpoint was found to do, by its URL; only of those that honour every condition, since what is refused may be one bucket's policy.
@@ -96,7 +101,7 @@ class _Probe:
     def __init__(self, endpoint: S3Endpoint, bucket: str, base: str) -> None:
         """Write below names that begin with ``base``."""
         self._endpoint, self._bucket, self._base = endpoint, bucket, base
-        self._names = [f"{base}{ending}" for ending in ("", "~copy", "~bad", "~a\\b")]
+        self._names = [f"{base}{ending}" for ending in ("", "~copy", "~bad", "~a\\b", "~md5")]
         self._origin = {"x-amz-copy-source": f"/{bucket}/{base}"}
 
     def run(self) -> tuple[Capabilities, Guard]:
@@ -111,10 +116,12 @@ class _Probe:
                 copies = pool.submit(self._copies, etag)
                 checked = pool.submit(_guard, self._endpoint, self._bucket, self._names[2])
                 backslash = pool.submit(_keeps_backslash, self._endpoint, self._bucket, self._names[3])
+                checks_md5 = pool.submit(self._checks_md5, self._names[4])
                 puts_new = not self._ask("PUT", self._base, {"if-none-match": "*"}).ok
                 (copies_new, deletes_version), guard = copies.result(), checked.result()
                 able = Capabilities(
                     checks_writes=guard is not None,
+                    checks_md5=checks_md5.result(),
                     puts_new=puts_new,
                     copies_new=copies_new,
                     deletes_version=deletes_version,
@@ -138,6 +145,12 @@ class _Probe:
         spares = not self._ask("PUT", copy, {**self._origin, "if-none-match": "*"}).ok
         refused = not self._ask("DELETE", copy, {"if-match": '"another"'}).ok
         return copied and spares, refused and self._ask("DELETE", copy, {"if-match": etag}).ok
+
+    def _checks_md5(self, name: str) -> bool:
+        """Whether a body of another MD5 than is said leaves nothing behind, and the right one stays."""
+        wrong, right = (hashlib.md5(data, usedforsecurity=False).digest() for data in (b"something else", _BODY))
+        refused = not self._ask("PUT", name, md5_header(wrong)).ok and not self._ask("HEAD", name).ok
+        return refused and self._ask("PUT", name, md5_header(right)).ok
 
     def _clear(self, name: str) -> None:
         with suppress(EndpointUnreachable):
