@@ -1,7 +1,7 @@
 """Find out what an S3 endpoint really does, by asking it for things that it ought to refuse.
 
 Compatible servers differ most where it matters here: some ignore a condition they do not know and overwrite, some accept a
-body that is not what its hash says. Each probe is a pair: what must be refused, and what must not. They cost about fifteen
+body that is not what its hash says. Each probe is a pair: what must be refused, and what must not. They cost about twenty
 small requests below ``.rebalance/tmp/``, some of them at once, and are made once per process: of a further bucket of an endpoint
 that honours every condition only its own is asked, in two requests (may we write and delete, what is its etag).
 """
