@@ -1,6 +1,6 @@
 """Chaos until so many kills: ``CHAOS_KILLS=500 CHAOS_SEED=17 python -m tests.chaos``. Exits 1 when an invariant was broken.
 
-``CHAOS_TOPOLOGY=hosts`` plays on three hosts (`tests.chaos.hosts`). Each round has the next seed; ``CHAOS_SEED=n CHAOS_KILLS=1`` plays one round again. What a broken round left (nodes, Redis'
+``CHAOS_TOPOLOGY=hosts`` plays on three hosts (`tests.chaos.hosts`), ``CHAOS_LOCATOR`` names another locator. Each round has the next seed; ``CHAOS_SEED=n CHAOS_KILLS=1`` plays one round again. What a broken round left (nodes, Redis'
 files, logs, what was written) is kept for whoever looks into it.
 """
 
@@ -32,12 +32,13 @@ def main() -> int:
     wanted = int(os.environ.get("CHAOS_KILLS", "500"))
     seed = int(os.environ.get("CHAOS_SEED") or random.SystemRandom().randrange(10**6))
     storm = TOPOLOGIES[os.environ.get("CHAOS_TOPOLOGY", "one")]
+    locator = os.environ.get("CHAOS_LOCATOR", "union")
     kills = rounds = 0
     broken: list[int] = []
     while kills < wanted:
         folder = Path(tempfile.mkdtemp(prefix=f"chaos-{seed}-"))
         try:
-            result = storm(folder, seed, STORM_S, pace=PACE).run()
+            result = storm(folder, seed, STORM_S, pace=PACE, service={"locator": locator}).run()
         except AssertionError as error:
             broken.append(seed)
             print(f"CHAOS_SEED={seed}: {error}\n  kept: {folder}", flush=True)  # noqa: T201
