@@ -17,6 +17,7 @@ from rebalance_tasks.core.ids import MoveId
 from rebalance_tasks.core.models import NodeState
 from rebalance_tasks.drivers.base import FreeOutcome
 from rebalance_tasks.migration import manifests
+from rebalance_tasks.migration.committing import Host
 from rebalance_tasks.migration.faults import Step, reached
 from rebalance_tasks.migration.undo import undo
 from rebalance_tasks.store.claims import WRITE_PREFIX
@@ -243,6 +244,8 @@ def _undo_late(context: FleetContext, report: CleanupReport) -> None:
             record = UndoRecord.model_validate_json(raw)
             source, target = context.driver(record.source), context.driver(record.target)
             target.check_identity()
+            if _committed(context, record, move_id):
+                continue
             done = undo(source, target, record.key, MoveId(move_id), Fingerprint.from_json(record.fingerprint))
             reached(Step.UNDO_LATE)
         except RebalanceError as exc:
@@ -254,6 +257,19 @@ def _undo_late(context: FleetContext, report: CleanupReport) -> None:
             report.undone_late += 1
         else:
             log.warning("undo.left", node=record.target, object_key=record.key, move_id=move_id)
+
+
+def _committed(context: FleetContext, record: UndoRecord, move_id: str) -> bool:
+    """Whether the host's catalogue has sent readers to a copy that was to be taken back: then its source is what goes."""
+    if context.catalogue is None:
+        return False
+    host = Host(context.catalogue, record.source, record.target, context.connection.now_ms(), context.locations.marks)
+    if not host.committed(record.key):
+        return False
+    context.locations.expect_free(record.source, record.key, move_id)
+    reached(Step.EXPECTED_LATE)
+    context.connection.hdel(context.keys.undos, move_id)
+    return True
 
 
 def _reservations(context: FleetContext, jobs: _Jobs, report: CleanupReport) -> None:

@@ -11,6 +11,7 @@ from rebalance_tasks.control.accesses import AccessSampler
 from rebalance_tasks.control.browsing import Browser
 from rebalance_tasks.control.context import PlacesContext
 from rebalance_tasks.control.holders import Holders
+from rebalance_tasks.control.host_claims import claims_of
 from rebalance_tasks.control.locate import Locator
 from rebalance_tasks.control.reading import Reader
 from rebalance_tasks.control.writing import Writer
@@ -19,7 +20,6 @@ from rebalance_tasks.drivers.doors import door_of
 from rebalance_tasks.drivers.opened import Drivers
 from rebalance_tasks.settings import load_settings
 from rebalance_tasks.store.accesses import AccessStore
-from rebalance_tasks.store.claims import ClaimStore
 
 if TYPE_CHECKING:
     from rebalance_tasks.drivers.doors import Door
@@ -34,7 +34,7 @@ class OpenFleet:
         drivers = Drivers(settings)
         context = PlacesContext.reaching(settings, driver=drivers)
         locator = Locator(context)
-        claims = ClaimStore(context.connection, context.keys, context.locations)
+        claims = claims_of(context)
         self.settings = settings
         self._drivers = drivers
         self._doors: dict[str, Door] = {}

@@ -20,6 +20,7 @@ from rebalance_tasks.drivers.base import FreeOutcome
 from rebalance_tasks.drivers.lanes import each
 from rebalance_tasks.drivers.registry import burst
 from rebalance_tasks.migration import manifests
+from rebalance_tasks.migration.committing import commit
 from rebalance_tasks.migration.control import Interrupt, SliceInterrupted
 from rebalance_tasks.migration.copying import StagedCopy
 from rebalance_tasks.migration.direct import mark_direct, spend_all
@@ -337,18 +338,7 @@ class Batch:
                 manifests.lines(fresh, self._c.source.node_id, self._c.target.node_id, self._c.now()),
             )
             reached(Step.MANIFEST)
-            held = self._c.store.flip(
-                [item.move for item in fresh],
-                forwarding_ttl_ms=self._c.forwarding_ttl_ms,
-                keep_locations=self._c.keep_locations,
-            )
-            for item in fresh:
-                if item.move.index not in held:
-                    item.state = MoveState.FLIPPED
-            reached(Step.FLIP)
-            for item in fresh if held else ():
-                if item.move.index in held:
-                    self._endings.stay(item)
+            commit(self._c, fresh, self._endings)
         self._free_all([item for item in self._items if item.here and item.state is MoveState.FLIPPED])
 
     def _free_all(self, items: Sequence[Item]) -> None:

@@ -194,6 +194,8 @@ def play(locator: str, **options: Any) -> Outcome:
             outcome = Rebalance(folder, places, factory, **options).run()
         finally:
             factory.stop_all()
+            # A server of the next round would look for this file as soon as it is imported.
+            del os.environ["REBALANCE_CONFIG"]
     if outcome.problems:
         outcome.problems.append(f"kept: {folder}")
     else:
