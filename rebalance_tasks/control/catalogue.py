@@ -91,7 +91,7 @@ class Catalogue:
     def flip(self, flips: Sequence[Flip]) -> list[str | None]:
         """As `HostCatalogue.flip`. Raises: ConfigurationError, CatalogueUnreachable (it may have been made)."""
         catalogue = self.open()
-        return self._places("flip", lambda: catalogue.flip(flips), len(flips)) if flips else []
+        return self._places("flip", lambda: catalogue.flip(flips), len(flips))
 
     def entries(self) -> Iterator[tuple[str, str]]:
         """As `HostCatalogue.entries`, without keys that are none. Raises: ConfigurationError, CatalogueUnreachable."""
@@ -102,9 +102,10 @@ class Catalogue:
                 log.warning("catalogue.invalid_key", error=str(exc))
 
     def answers(self) -> bool:
-        """Whether it is there: asked for no key at all."""
+        """Whether it is there, and takes flips: asked for no key at all."""
         try:
             self.locate([])
+            self.flip([])
         except CatalogueUnreachable:
             return False
         return True

@@ -46,6 +46,8 @@ class Host:
 
     def commit(self, keys: Sequence[str]) -> Sequence[str | None]:
         """Have readers sent to the target; return where each key is then."""
+        if not keys:
+            return []
         places = self.catalogue.flip([Flip(key, self.source, self.target, self.fence) for key in keys])
         reached(Step.HOST_FLIP)
         return places

@@ -83,7 +83,9 @@ def test_after_a_death_the_host_and_the_nodes_agree_and_every_object_is_whole_an
     monkeypatch.setattr(cleanups, "ORPHAN_AGE", timedelta(0))
     for _ in range(3):
         engine.cleanup(later_ms=DAY_MS)
-    checker.check(fleet.roots, written, job, trash=True)
+    # What an operator cancelled while nobody could say whether the host had committed it is counted as skipped, and is moved.
+    counts = None if case.act is killing.tidy else job
+    checker.check(fleet.roots, written, counts, trash=True)
     test_kill_matrix.assert_nothing_is_held(engine)
     assert_agreed(fleet, engine)
 

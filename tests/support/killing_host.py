@@ -44,7 +44,10 @@ def lose_answers() -> None:
 def carry_and_lose_the_answer(engine: Engine, roots: Roots) -> None:
     """The catalogue commits, its answers are lost from then on, and an operator cancels."""
     lose_answers()
-    carry(engine, roots)
+    engine.hurry()
+    lifecycle.wake(engine.context, "j1")
+    engine.work()
+    assert engine.job().paused_reasons == (catalogues.AWAY,)
     lifecycle.cancel(engine.context, "j1", requested_by="test")
     engine.finish()
 
