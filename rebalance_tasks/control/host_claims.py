@@ -44,7 +44,8 @@ class HostClaims(ClaimStore):
         del placed  # Redis keeps no places here
         wanted = node if there else None
         try:
-            told = self._flip(claim.key, None if there else node, wanted)
+            [known] = self._catalogue.locate([claim.key])
+            told = self._flip(claim.key, known, wanted)
         except CatalogueUnreachable as exc:
             msg = f"object {claim.key!a} was changed on node {node!r}, and the host's catalogue may not know; write it again"
             raise WriteInDoubt(msg) from exc

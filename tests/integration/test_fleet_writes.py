@@ -157,23 +157,21 @@ def test_a_writer_waits_for_readers_who_go_by_what_they_knew_before_the_job(
     fleet, reader = open_fleet(), open_fleet().reader
     waits: list[float] = []
     fleet.writer._sleep = waits.append
-    now = [0.0]
-    reader._clock = lambda: now[0]
+    # Waits are skipped; what the steps themselves take is a reader's time too, however slow the machine is.
+    reader._clock = lambda: time.monotonic() + sum(waits)
     assert reader.read("a/one") == made_up("a/one", KEYS["a/one"])  # from here on it may go to n1 unasked
 
     def act() -> None:
         write(fleet, "a/one", b"written")
         # n1 still holds the old object: without the wait this is what that reader would see.
-        now[0] += waits[-1]
         assert reader.read("a/one") == b"written"
 
     owner, method, hook = MOMENTS["right after the flip"]
     hook(monkeypatch, owner, method, lambda *_, **__: act())
     engine = Engine()
     engine.start([move("a/one", "n1", "n2", KEYS["a/one"])])
-    now[0] += 0.1
     assert engine.finish().completed_moves == 1
-    assert 0 < waits[-1] <= STILL_MS / 1000
+    assert all(0 < wait <= STILL_MS / 1000 for wait in waits)
     del nodes
 
 
