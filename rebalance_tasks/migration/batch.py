@@ -32,7 +32,7 @@ from rebalance_tasks.migration.ways import (
     as_published,
     for_lanes,
     held_copy,
-    keeps_versions,
+    keeps_version,
     lanes,
 )
 from rebalance_tasks.store.moves import FREE_PENDING
@@ -109,7 +109,7 @@ class Batch:
                 item.resize()
             if item.state is MoveState.FLIPPED:
                 item.published = staged
-                if staged is not None and not keeps_versions(self._c.target):
+                if staged is not None and not keeps_version(self._c.target, staged):
                     item.published = as_published(self._c.target, item.move.key, staged) or staged
             elif staged is not None:
                 try:

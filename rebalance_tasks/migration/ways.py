@@ -53,12 +53,12 @@ def held_copy(target: Driver, move_id: MoveId, staged: Fingerprint) -> Fingerpri
 def _renamed(target: Driver, found: Fingerprint, staged: Fingerprint) -> bool:
     """Whether this is the staged copy where a copy gets a version of its own each time that it gets another name."""
     like = staged.mtime_ns != 0 and (found.size_bytes, found.mtime_ns) == (staged.size_bytes, staged.mtime_ns)
-    return like and not keeps_versions(target)
+    return like and not keeps_version(target, staged)
 
 
-def keeps_versions(target: Driver) -> bool:
-    """Whether a copy is the same version at its key as it was aside."""
-    return bool(getattr(target, "keeps_versions", True))
+def keeps_version(target: Driver, staged: Fingerprint) -> bool:
+    """Whether a copy is the same version at its key as it was aside; S3 gives one that was uploaded in parts another ETag."""
+    return bool(getattr(target, "keeps_versions", True)) and "-" not in staged.etag
 
 
 def lanes(*drivers: Driver, mean_bytes: float = 0) -> int:
