@@ -32,7 +32,7 @@ class OpenFleet:
     def __init__(self, settings: Settings, *, sample: int) -> None:
         """Wire a fleet; nothing is connected before it is used."""
         drivers = Drivers(settings)
-        context = PlacesContext.reaching(settings, driver=drivers)
+        context = PlacesContext.reaching(settings, driver=drivers.reached)
         locator = Locator(context)
         claims = claims_of(context)
         self.settings = settings
@@ -47,7 +47,7 @@ class OpenFleet:
         """The way into a node. Raises: UnknownNode, ConfigurationError."""
         door = self._doors.get(node_id)
         if door is None:
-            door = self._doors[node_id] = door_of(self._drivers(node_id))
+            door = self._doors[node_id] = door_of(self._drivers.reached(node_id))
         return door
 
     def require_writable(self) -> None:
