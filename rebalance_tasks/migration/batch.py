@@ -23,6 +23,7 @@ from rebalance_tasks.migration import manifests
 from rebalance_tasks.migration.committing import commit
 from rebalance_tasks.migration.control import Interrupt, SliceInterrupted
 from rebalance_tasks.migration.copying import StagedCopy
+from rebalance_tasks.migration.crowd import Crowd
 from rebalance_tasks.migration.direct import mark_direct, spend_all
 from rebalance_tasks.migration.endings import Endings, end
 from rebalance_tasks.migration.faults import Step, reached
@@ -57,7 +58,9 @@ class Batch:
         self._c = for_lanes(context)
         self._items = list(items)
         mean = sum(item.move.size_bytes for item in items) / max(1, len(items))
-        self._lanes = lanes(context.source, context.target, mean_bytes=mean)
+        most = lanes(context.source, context.target)
+        self._crowd = Crowd(context.source, context.target, mean_bytes=mean, most=most)
+        self._lanes = self._crowd.at_once
         self._number = number
         self._endings = Endings(self._c)
         self._stop: SliceInterrupted | None = None
@@ -94,6 +97,7 @@ class Batch:
             raise
         self._commit()
         left = self._settle()
+        self._crowd.learn()
         if self._stop is not None:
             raise self._stop
         return left
@@ -190,7 +194,10 @@ class Batch:
     def _copy_aside(self, item: Item, copied: tuple[Fingerprint, str] | None) -> None:
         if copied is None:
             self._c.control.check()
-            self._copy_alone(item)
+            if item.direct:
+                item.staged = item.whole_copy.source
+            else:
+                self._crowd.timed(lambda: self._copy_alone(item), self._c.control)
         else:
             source, digest = copied
             item.copy = StagedCopy(source, [Part(source.size_bytes, digest)])
@@ -199,9 +206,6 @@ class Batch:
 
     def _copy_alone(self, item: Item) -> None:
         move = item.move
-        if item.direct:
-            item.staged = item.whole_copy.source
-            return
         item.copy = self._c.copier.stage(
             self._c.source,
             self._c.target,
@@ -310,8 +314,9 @@ class Batch:
         except SliceInterrupted as stop:
             self._stop = stop
             return
-        target = cast("ServerSide", self._c.target)
-        item.published = target.copy_from(self._c.source, item.move.key, item.whole_copy.source)
+        copy_from = cast("ServerSide", self._c.target).copy_from
+        version = item.whole_copy.source
+        item.published = self._crowd.timed(lambda: copy_from(self._c.source, item.move.key, version), self._c.control)
         reached(Step.COPY)
 
     def _give_key(self, item: Item, done: bool) -> None:  # noqa: FBT001  what a burst answers
