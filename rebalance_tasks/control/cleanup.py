@@ -11,13 +11,13 @@ from datetime import timedelta
 from itertools import islice
 from typing import TYPE_CHECKING, Final
 
+from rebalance_tasks.control.host_claims import committed
 from rebalance_tasks.core.errors import JobNotFound, NodeError, NodeMissing, RebalanceError
 from rebalance_tasks.core.fingerprint import Fingerprint
 from rebalance_tasks.core.ids import MoveId
 from rebalance_tasks.core.models import NodeState
 from rebalance_tasks.drivers.base import FreeOutcome
 from rebalance_tasks.migration import manifests
-from rebalance_tasks.migration.committing import Host
 from rebalance_tasks.migration.faults import Step, reached
 from rebalance_tasks.migration.undo import undo
 from rebalance_tasks.store.claims import WRITE_PREFIX
@@ -244,7 +244,10 @@ def _undo_late(context: FleetContext, report: CleanupReport) -> None:
             record = UndoRecord.model_validate_json(raw)
             source, target = context.driver(record.source), context.driver(record.target)
             target.check_identity()
-            if _committed(context, record, move_id):
+            if committed(context, record.key, source=record.source, target=record.target):
+                context.locations.expect_free(record.source, record.key, move_id)
+                reached(Step.EXPECTED_LATE)
+                context.connection.hdel(context.keys.undos, move_id)
                 continue
             done = undo(source, target, record.key, MoveId(move_id), Fingerprint.from_json(record.fingerprint))
             reached(Step.UNDO_LATE)
@@ -257,19 +260,6 @@ def _undo_late(context: FleetContext, report: CleanupReport) -> None:
             report.undone_late += 1
         else:
             log.warning("undo.left", node=record.target, object_key=record.key, move_id=move_id)
-
-
-def _committed(context: FleetContext, record: UndoRecord, move_id: str) -> bool:
-    """Whether the host's catalogue has sent readers to a copy that was to be taken back: then its source is what goes."""
-    if context.catalogue is None:
-        return False
-    host = Host(context.catalogue, record.source, record.target, context.connection.now_ms(), context.locations.marks)
-    if not host.committed(record.key):
-        return False
-    context.locations.expect_free(record.source, record.key, move_id)
-    reached(Step.EXPECTED_LATE)
-    context.connection.hdel(context.keys.undos, move_id)
-    return True
 
 
 def _reservations(context: FleetContext, jobs: _Jobs, report: CleanupReport) -> None:

@@ -1,4 +1,4 @@
-"""Writes through the fleet where the host's catalogue says where objects are: the catalogue hears of each, under the claim.
+"""Where the host's catalogue says where objects are: it hears of each write through the fleet, and is asked before a copy is taken off.
 
 Keeps: what a writer changed is where the catalogue sends readers. Where the object is there already, the catalogue is told before it
 is changed, so that no move commits it elsewhere meanwhile; what is new or gone it is told after (docs/invariants.md, "Writes through
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from rebalance_tasks.core.catalogue import Flip
 from rebalance_tasks.core.errors import CatalogueUnreachable
+from rebalance_tasks.migration.committing import Host
 from rebalance_tasks.store.claims import ClaimStore, WriteInDoubt
 
 if TYPE_CHECKING:
@@ -61,3 +62,17 @@ def claims_of(context: PlacesContext) -> ClaimStore:
     """The claims of a fleet."""
     place = context.connection, context.keys, context.locations
     return ClaimStore(*place) if context.catalogue is None else HostClaims(*place, catalogue=context.catalogue)
+
+
+def committed(context: PlacesContext, key: str, *, source: str, target: str) -> bool:
+    """Whether the host's catalogue has sent readers to the copy of a move that nobody goes on with: then its source is what goes.
+
+    If not, no runner of the move will have it do so late, and the copy may be taken off the target.
+
+    Raises:
+        CatalogueUnreachable: that cannot be said now, and neither may go.
+    """
+    if context.catalogue is None:
+        return False
+    host = Host(context.catalogue, source, target, context.connection.now_ms(), context.locations.marks)
+    return host.committed(key)

@@ -30,18 +30,18 @@ if TYPE_CHECKING:
 pytestmark = [pytest.mark.integration, pytest.mark.xdist_group("kill_matrix_host")]
 
 CASES = [
-    *(Case(step) for step in (Step.PUBLISH, Step.MANIFEST, Step.HOST_FLIP, Step.FLIP, Step.FREE, Step.SETTLE)),
+    *(Case(step) for step in (Step.MANIFEST, Step.HOST_FLIP, Step.FLIP)),
     *(Case(step, killing.carry_while_a_stranger_writes) for step in (Step.HOST_BACK, Step.RETRACT, Step.UNPUBLISH)),
     Case(Step.FREE, before=((Step.HOST_FLIP, 1),)),
     # An operator cancels when the host has committed and Redis does not know yet.
-    *(Case(step, killing_host.cancel, before=((Step.HOST_FLIP, 1),)) for step in (Step.HOST_FLIP, Step.FREE)),
+    Case(Step.HOST_FLIP, killing_host.cancel, before=((Step.HOST_FLIP, 1),)),
     Case(Step.LATER, killing_host.carry_while_a_writer_claims),
     # Workers died on it again and again, before and after the host had committed it.
     *(Case(step, before=((Step.SYNC_PUBLISHED, 3),), sizes=ONE) for step in (Step.HOST_ASKED, Step.UNPUBLISH)),
-    *(Case(step, before=((Step.HOST_FLIP, 3),), sizes=ONE) for step in (Step.FLIP_LATE, Step.COUNT)),
+    Case(Step.FLIP_LATE, before=((Step.HOST_FLIP, 3),), sizes=ONE),
     *(
         Case(step, killing.tidy, prelude=(killing_host.carry_and_lose_the_answer,), sizes=ONE)
-        for step in (Step.EXPECTED_LATE, Step.FREE_LATE, Step.FREED_LATE)
+        for step in (Step.EXPECTED_LATE, Step.FREE_LATE)
     ),
 ]
 
