@@ -9,13 +9,12 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from rebalance_tasks import Flip, Rebalancer
-from rebalance_tasks.control.writing import WriteInDoubt
 from rebalance_tasks.core.errors import ObjectNotFound, RetryableError
 from rebalance_tasks.core.ids import MoveId
 from rebalance_tasks.fleetfs.opened import OpenFleet
 from rebalance_tasks.migration.batch import Batch
 from rebalance_tasks.settings import load_settings
-from rebalance_tasks.store.claims import STILL_MS
+from rebalance_tasks.store.claims import STILL_MS, WriteInDoubt
 from rebalance_tasks.store.moves import MoveStore
 from tests.support import host
 from tests.support.engine import Engine, move
