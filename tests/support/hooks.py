@@ -9,8 +9,8 @@ import pytest
 
 from rebalance_tasks.drivers.local import LocalDriver
 from rebalance_tasks.migration import batch as batches
-from rebalance_tasks.migration import control as controls
 from rebalance_tasks.migration import committing, endings, faults, undo
+from rebalance_tasks.migration import control as controls
 from rebalance_tasks.migration import slice as slices
 from rebalance_tasks.migration.batch import Batch
 
