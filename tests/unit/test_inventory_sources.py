@@ -14,7 +14,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from rebalance_tasks.control import inventories
+from rebalance_tasks.control import providers
 from rebalance_tasks.control.access_log import count_accesses, read_access_log
 from rebalance_tasks.control.inventories import inventory_from
 from rebalance_tasks.core.errors import ConfigurationError, InvalidInventory
@@ -101,10 +101,10 @@ def no_table(nodes: Sequence[NodeDescriptor]) -> list[str]:
 @pytest.fixture
 def installed(monkeypatch: pytest.MonkeyPatch) -> None:
     found = [
-        EntryPoint(name=name, value=f"{__name__}:{name}", group=inventories.PROVIDERS)
+        EntryPoint(name=name, value=f"{__name__}:{name}", group=providers.PROVIDERS)
         for name in ("catalogue", "broken", "no_table")
     ]
-    monkeypatch.setattr(inventories, "entry_points", lambda group: EntryPoints(found).select(group=group))
+    monkeypatch.setattr(providers, "entry_points", lambda group: EntryPoints(found).select(group=group))
     loaded = {"catalogue": catalogue, "broken": broken, "no_table": no_table}
     monkeypatch.setattr(EntryPoint, "load", lambda self: loaded[self.name])
 
