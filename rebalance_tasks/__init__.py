@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from rebalance_tasks.celery import app
     from rebalance_tasks.client import Rebalancer
     from rebalance_tasks.control.reindex_report import ReindexReport
+    from rebalance_tasks.core.catalogue import Flip, HostCatalogue
     from rebalance_tasks.core.crush import CompiledFleet, CrushPlacementAlgorithm
     from rebalance_tasks.core.errors import (
         ConfigurationError,
@@ -62,6 +63,8 @@ _HOMES: Final = {
     "Rebalancer": "client",
     "CompiledFleet": "core.crush",
     "CrushPlacementAlgorithm": "core.crush",
+    "Flip": "core.catalogue",
+    "HostCatalogue": "core.catalogue",
     "ConfigurationError": "core.errors",
     "EmptyClusterError": "core.errors",
     "InvalidArgument": "core.errors",
@@ -113,8 +116,10 @@ __all__ = [
     "DataGravityScore",
     "EmptyClusterError",
     "FailureGroup",
+    "Flip",
     "GravityAwarePlacementOptimizer",
     "GravityScoringWeights",
+    "HostCatalogue",
     "InvalidArgument",
     "InvalidInventory",
     "InvalidKey",

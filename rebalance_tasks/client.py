@@ -154,7 +154,7 @@ class Rebalancer:
         """What is enough to find objects; no Celery."""
         from rebalance_tasks.drivers.opened import Drivers  # noqa: PLC0415  drivers load NumPy
 
-        return PlacesContext.reaching(self.settings, driver=Drivers(self.settings))
+        return PlacesContext.reaching(self.settings, driver=Drivers(self.settings).reached)
 
     @cached_property
     def _locator(self) -> Locator:

@@ -12,6 +12,7 @@ from decimal import Decimal
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Final
 
+from rebalance_tasks.control.catalogue import AWAY
 from rebalance_tasks.control.context import FleetContext
 from rebalance_tasks.control.lifecycle import QUIET_HOURS
 from rebalance_tasks.control.start import admit
@@ -20,6 +21,7 @@ from rebalance_tasks.core.errors import UnknownFleet
 from rebalance_tasks.core.quiet_hours import in_quiet_hours
 from rebalance_tasks.drivers.opened import Drivers
 from rebalance_tasks.messages import CeleryMessenger, queue_depths
+from rebalance_tasks.migration.committing import Host
 from rebalance_tasks.migration.control import SliceControl
 from rebalance_tasks.migration.copying import Copier
 from rebalance_tasks.migration.item import BatchContext
@@ -125,8 +127,17 @@ class Runtime:
             attempts=lambda lease: AttemptStore(self.context.connection, context.keys, job_id=job_id, lease=lease),
             admit=lambda: admit(context, job_id),
             missing=context.holds.missing,
+            host=self._host,
+            catalogue_away=lambda: context.jobs.pause(job_id, reason=AWAY, by="runner"),
         )
         return Slice(world, job_id=job_id, group_id=group_id, owner=owner, extra=extra)
+
+    def _host(self, lease: Lease) -> Host | None:
+        catalogue, group = self.context.catalogue, lease.group
+        if catalogue is None or group is None:
+            return None
+        catalogue.open()
+        return Host(catalogue, group.source, group.target, lease.now_ms, self.context.locations.marks)
 
     @cached_property
     def _throttles(self) -> Throttles:
@@ -170,10 +181,11 @@ class Runtime:
             now=lambda: _from_ms(lease.now_ms + int((time.monotonic() - begun) * 1000)),
             validate=options.validate_checksums,
             forwarding_ttl_ms=_ms(options.forwarding_ttl) if options.enable_read_forwarding else 0,
-            keep_locations=self.settings.locator != "union",
+            keep_locations=self.settings.locator != "union" and self.context.catalogue is None,
             purge_delay_ms=_ms(max(options.grace, MIN_PURGE_DELAY)),
             # Epochs go back when Redis loses its tail: a name of its own keeps what an earlier run wrote.
             manifest_prefix=f"{job_id}.{group.group_id}.{lease.epoch}.{uuid.uuid4().hex[:8]}",
+            host=self._host(lease),
         )
 
     def _budgets(self, capacity: int | None) -> Budgets:

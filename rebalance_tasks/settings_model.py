@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, TypeAlias, cast
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, SecretStr, field_serializer
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, SecretStr, ValidationInfo, field_serializer
 
 from rebalance_tasks.core.crush_rules import DEFAULT_RULE, RuleName
 from rebalance_tasks.core.errors import UnknownNode
@@ -42,6 +42,8 @@ DEFAULT_REDIS_URL: Final = "redis://127.0.0.1:6379/0"
 FLEET_URLS: Final = ("redis_url", "broker_url", "result_backend")
 #: A first part of keys, or none: no separator at its end (one is put there), nothing that a pattern would read.
 _PREFIX_PATTERN: Final = r"^([A-Za-z0-9][A-Za-z0-9._-]{0,63})?$"
+#: What an installed package offers.
+_PROVIDER: Final = r"provider:[A-Za-z0-9._-]{1,128}"
 
 
 def _check_node(node: NodeDescriptor) -> NodeDescriptor:
@@ -71,15 +73,24 @@ def _check_node(node: NodeDescriptor) -> NodeDescriptor:
 
 
 def _check_inventory(source: str) -> str:
-    if (
-        source == "nodes"
-        or re.fullmatch(r"provider:[A-Za-z0-9._-]{1,128}", source)
-        or Path(source).suffix.lower() in INVENTORY_FILES
-    ):
+    if source == "nodes" or re.fullmatch(_PROVIDER, source) or Path(source).suffix.lower() in INVENTORY_FILES:
         return source
     known = ", ".join(sorted(INVENTORY_FILES))
     msg = f"should be 'nodes', 'provider:<name>' or the path of a file that ends in {known}"
     raise ValueError(msg)
+
+
+def _check_catalogue(source: str, info: ValidationInfo) -> str:
+    if source == "redis":
+        return source
+    if not re.fullmatch(_PROVIDER, source):
+        msg = "should be 'redis' or 'provider:<name>'"
+        raise ValueError(msg)
+    locator = info.data.get("locator")
+    if locator != "catalogue":
+        msg = f'a provider says where objects are only with locator = "catalogue"; locator is {locator!r}: change the one, or leave the other out'
+        raise ValueError(msg)
+    return source
 
 
 def _check_survey_dir(place: str) -> str:
@@ -158,6 +169,7 @@ class Service(Frozen):
 
     mode: Mode = "observe"
     locator: Locator = "union"
+    catalogue: Annotated[str, AfterValidator(_check_catalogue)] = "redis"
     placement_rule: RuleName = DEFAULT_RULE
     redis_url: Annotated[str, AfterValidator(check_redis_url)] = Field(default=DEFAULT_REDIS_URL, repr=False)
     broker_url: Annotated[str, AfterValidator(check_celery_url)] = Field(
@@ -218,6 +230,7 @@ class Settings(Service, Contents):
         fleet: the fleet's name, part of every Redis key.
         mode: ``observe`` plans and moves nothing; ``auto`` carries its plans out.
         locator: how readers find an object.
+        catalogue: who keeps the catalogue, where that is the locator: Redis, or the host's own by a provider.
         placement_rule: how CRUSH chooses nodes; to change it moves the computed home of nearly every object.
         redis_url: where the truth lives; ``broker_url`` and ``result_backend`` default to it.
         key_prefix: first part of every key of the state.
@@ -265,13 +278,14 @@ class Settings(Service, Contents):
     def digest(self) -> str:
         """Return 16 hex digits over what the workers of a fleet must agree on.
 
-        That is fleet, mode, locator, placement rule, inventory, surveys, what must be carried, options, gravity, nodes, prices and rules. Connection URLs,
+        That is fleet, mode, locator, catalogue, placement rule, inventory, surveys, what must be carried, options, gravity, nodes, prices and rules. Connection URLs,
         storage_options and the file's path may differ from machine to machine; the order of nodes and prices means nothing.
         """
         agreed = {
             "fleet": self.fleet,
             "mode": self.mode,
             "locator": self.locator,
+            "catalogue": self.catalogue,
             "placement_rule": self.placement_rule,
             "inventory": self.inventory,
             "surveys": self.surveys,

@@ -229,6 +229,8 @@ def reindex_page(report: ReindexReport) -> RenderableType:
     ]
     for name, value in rows:
         lines.add_row(name, value)
+    if report.catalogue_lacks:
+        lines.add_row("not in the host's catalogue", f"{report.catalogue_lacks:,}")
     parts: list[RenderableType] = [lines]
     parts += _left_alone("ambiguous (on several nodes; keep one)", report.ambiguous, report.ambiguous_keys)
     parts += _left_alone(

@@ -31,6 +31,8 @@ HINTS: Final[Mapping[str, str]] = MappingProxyType(
         "(dmesg, SMART), then " + _RETRY,
         "invalid_key": "rename the object: its name does not fit the target",
         "conflict": "source and target were both written to; compare the two by hand, nothing was removed",
+        "catalogue_refused": "the host's catalogue keeps the object elsewhere: ask the host why, then " + _RETRY,
+        "catalogue_unreachable": "see that the host's catalogue is up (`rebalance doctor`), then " + _RETRY,
         "too_large": "the target takes no file of that size: another file system, or a higher limit (ulimit -f), then "
         + _RETRY,
         "store_refused": "read what the store says of the example, then " + _RETRY,

@@ -12,6 +12,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Final
 
 from rebalance_tasks.control.custody import EndedJobs, entries_of, job_of, reachable
+from rebalance_tasks.control.host_claims import committed
 from rebalance_tasks.control.orphans import OrphanTrash, discard_staged
 from rebalance_tasks.control.strays import Progress, Strays
 from rebalance_tasks.core.errors import NodeError, NodeMissing, RebalanceError
@@ -218,6 +219,11 @@ def _undo_late(context: FleetContext, report: CleanupReport) -> None:
             record = UndoRecord.model_validate_json(raw)
             source, target = context.driver(record.source), context.driver(record.target)
             target.check_identity()
+            if committed(context, record.key, source=record.source, target=record.target):
+                context.locations.expect_free(record.source, record.key, move_id)
+                reached(Step.EXPECTED_LATE)
+                context.connection.hdel(context.keys.undos, move_id)
+                continue
             done = undo(source, target, record.key, MoveId(move_id), Fingerprint.from_json(record.fingerprint))
             reached(Step.UNDO_LATE)
         except RebalanceError as exc:

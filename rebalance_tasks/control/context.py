@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
+from rebalance_tasks.control.catalogue import Catalogue
 from rebalance_tasks.core.errors import UnknownNode
 from rebalance_tasks.lazily import module
 from rebalance_tasks.store.connection import Connection, connect
@@ -174,13 +175,18 @@ class PlacesContext(StateContext):
 
     locations: location_store.LocationStore
     driver: Callable[[str], Driver]
+    #: the host's, where Redis does not keep it
+    catalogue: Catalogue | None
 
     @classmethod
     def reaching(cls, settings: Settings, *, driver: Callable[[str], Driver]) -> Self:
         """Wire a fleet with its drivers."""
         stores = _stores(settings)
         return cls(
-            **stores, locations=location_store.LocationStore(stores["connection"], stores["keys"]), driver=driver
+            **stores,
+            locations=location_store.LocationStore(stores["connection"], stores["keys"]),
+            driver=driver,
+            catalogue=Catalogue.of(settings),
         )
 
 
@@ -201,6 +207,7 @@ class FleetContext(PlacesContext):
             locations=location_store.LocationStore(*place),
             trash=trash_store.TrashStore(*place),
             driver=driver,
+            catalogue=Catalogue.of(settings),
             messenger=messenger,
         )
 

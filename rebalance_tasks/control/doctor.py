@@ -16,6 +16,7 @@ from rebalance_tasks.control.findings import Finding, Verdict
 from rebalance_tasks.control.metrics_readings import OVERDUE_MS
 from rebalance_tasks.control.survey import reports
 from rebalance_tasks.control.sweep import STUCK_AFTER_S
+from rebalance_tasks.core.errors import CatalogueUnreachable, ConfigurationError
 from rebalance_tasks.core.masking import masked_url
 from rebalance_tasks.core.routes import every_queue, queues_reaching
 
@@ -55,6 +56,7 @@ def examine(context: FleetContext, ask_workers: Callable[[], Mapping[str, Sequen
         ("check", lambda: [examine_check(context)]),
         ("job", lambda: examine_job(context)),
         ("nodes", lambda: examine_nodes(reports(context))),
+        ("catalogue", lambda: examine_catalogue(context)),
         ("trash", lambda: [examine_trash(context)]),
         ("settings", lambda: contradictions(context.settings)),
     ]
@@ -184,6 +186,23 @@ def examine_nodes(nodes: Iterable[NodeReport]) -> list[Finding]:
     return found or [
         Finding("nodes", "fail", "none is configured", "add [[nodes]] to rebalance.toml: `rebalance init`")
     ]
+
+
+def examine_catalogue(context: FleetContext) -> list[Finding]:
+    """The host's catalogue, where it says where objects are, can be loaded and answers."""
+    if context.catalogue is None:
+        return []
+    source = context.settings.catalogue
+    try:
+        context.catalogue.locate([])
+        context.catalogue.flip([])
+    except ConfigurationError as exc:
+        return [
+            Finding("catalogue", "fail", str(exc), "install the provider beside every worker, or put [fleet] right")
+        ]
+    except CatalogueUnreachable as exc:
+        return [Finding("catalogue", "fail", str(exc), "bring it back; jobs that wait for it go on by themselves")]
+    return [Finding("catalogue", "ok", f"{source} answers")]
 
 
 def examine_trash(context: FleetContext) -> Finding:

@@ -1,17 +1,16 @@
 """Where an inventory comes from when not from the nodes themselves: a file, or a host's own catalogue.
 
 ``[fleet] inventory`` names it: ``nodes`` (the default) lists every node, a path ending in .parquet, .arrow or .csv reads a
-file anew at each check (`control.streams`), ``provider:NAME`` calls what an installed package offers under the entry point group
-`rebalance_tasks.providers`. The name comes from the process' own configuration only (invariant 13).
+file anew at each check (`control.streams`), ``provider:NAME`` calls what an installed package offers (`control.providers`).
 """
 
 from __future__ import annotations
 
-from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Final, Literal, Protocol
 
 import pyarrow as pa
 
+from rebalance_tasks.control.providers import PROVIDER_PREFIX, load_provider
 from rebalance_tasks.core.errors import ConfigurationError, InvalidInventory
 from rebalance_tasks.core.inventory import Inventory
 from rebalance_tasks.settings_model import INVENTORY_FILES
@@ -26,16 +25,13 @@ if TYPE_CHECKING:
 
 #: The word for "list the nodes".
 FROM_NODES: Final = "nodes"
-PROVIDER_PREFIX: Final = "provider:"
-#: Entry point group; an entry is a callable like `Provider`.
-PROVIDERS: Final = "rebalance_tasks.providers"
 _PARQUET: Final = {".parquet", ".pq"}
 _ARROW: Final = {".arrow", ".feather", ".ipc"}
 _CSV: Final = {".csv"}
 
 
 class Provider(Protocol):
-    """A host's catalogue."""
+    """What an entry point for ``[fleet] inventory`` names."""
 
     def __call__(self, nodes: Sequence[NodeDescriptor], /) -> pa.Table | pa.RecordBatchReader:
         """Return every object on these nodes, with the columns of `Inventory.from_arrow`: as a table, or as a stream."""
@@ -54,14 +50,9 @@ def provided(source: str, nodes: Sequence[NodeDescriptor]) -> pa.Table | pa.Reco
     """
     if not source.startswith(PROVIDER_PREFIX):
         return None
+    provider: Provider = load_provider(source, setting="[fleet] inventory")
     name = source.removeprefix(PROVIDER_PREFIX)
-    found = {entry.name: entry for entry in entry_points(group=PROVIDERS)}
-    if name not in found:
-        known = ", ".join(sorted(found)) or "none"
-        msg = f"[fleet] inventory: provider {name!r} is not installed; known are {known} (entry points {PROVIDERS!r})"
-        raise ConfigurationError(msg)
     try:
-        provider: Provider = found[name].load()
         answer = provider(nodes)
     except Exception as exc:
         msg = f"[fleet] inventory: provider {name!r} failed: {type(exc).__name__}: {exc}"

@@ -1,13 +1,14 @@
-"""Where is an object? forwarding → override or catalogue → CRUSH home → survey; a miss looks again while things move."""
+"""Where is an object? the host's catalogue → forwarding → override or catalogue → CRUSH home → survey; a miss looks again while things move."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final, NamedTuple, Self, TypeVar
 
 from rebalance_tasks.core.crush import CompiledFleet
-from rebalance_tasks.core.errors import EmptyClusterError, NodeError, ObjectNotFound
+from rebalance_tasks.core.errors import CatalogueUnreachable, EmptyClusterError, NodeError, ObjectNotFound
 from rebalance_tasks.core.keys import validate_key
 from rebalance_tasks.core.models import NodeState
+from rebalance_tasks.telemetry import get_logger
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     from rebalance_tasks.store.locations import Where
 
 T = TypeVar("T")
+
+log = get_logger(__name__)
 
 #: An object may move on while it is looked for; more often than its cooldown allows is not bad luck.
 SCANS: Final = 3
@@ -129,6 +132,9 @@ class Locator:
                 yield found
 
     def _guesses(self, key: str, where: Where) -> Iterator[Found]:
+        hosted = self._hosted(key)
+        if hosted is not None:
+            yield Found(hosted, "catalogue")
         if where.forwarded is not None:
             yield Found(where.forwarded, "forwarding")
         if where.placed is not None:
@@ -144,6 +150,16 @@ class Locator:
         for node_id in surveyed:
             if node_id not in leaving:
                 yield Found(node_id, "survey")
+
+    def _hosted(self, key: str) -> str | None:
+        """What the host's catalogue says; without it the nodes themselves are looked at, where both copies of a move are the same."""
+        if self._c.catalogue is None:
+            return None
+        try:
+            return self._c.catalogue.locate([key])[0]
+        except CatalogueUnreachable as exc:
+            log.warning("locate.catalogue_away", error=str(exc))
+            return None
 
     def cluster(self, where: Where) -> CompiledFleet:
         """The cluster map, with the states that were set at run time."""

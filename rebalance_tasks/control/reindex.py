@@ -22,6 +22,7 @@ from rebalance_tasks.control.custody import entries_of, job_of
 from rebalance_tasks.control.reindex_report import Published, ReadNode, ReindexReport
 from rebalance_tasks.control.survey import probe
 from rebalance_tasks.control.survey_round import CHECK_LOCK_MS
+from rebalance_tasks.core.catalogue import Flip
 from rebalance_tasks.core.crush import CrushPlacementAlgorithm
 from rebalance_tasks.core.errors import EmptyClusterError, JobActive, JobNotFound, NodeError, RetryableError
 from rebalance_tasks.core.inventory import Inventory
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from datetime import timedelta
 
+    from rebalance_tasks.control.catalogue import Catalogue
     from rebalance_tasks.control.context import FleetContext
     from rebalance_tasks.core.fingerprint import Fingerprint
     from rebalance_tasks.core.ids import MoveId
@@ -244,8 +246,15 @@ class _Reindex:
             return None
         if self._nodes[word.source].driver.stat(key) != word.copied:
             return None
+        if self._c.catalogue is not None and not self._committed(self._c.catalogue, key, word):
+            return None
         self._report.frees += self._c.locations.expect_free(word.source, key, word.move_id)
         return word.target
+
+    def _committed(self, catalogue: Catalogue, key: str, word: Published) -> bool:
+        """Have the host's catalogue commit what is the same on both nodes, if it has not; only it says where readers go."""
+        flip = Flip(key, word.source, word.target, self._c.connection.now_ms())
+        return catalogue.flip([flip])[0] == word.target
 
     def _ambiguous(self, key: str, nodes: Iterable[str]) -> None:
         if key in self._busy:
@@ -257,6 +266,9 @@ class _Reindex:
     def _write_locations(self, inventory: Inventory) -> None:
         locator = self._c.settings.locator
         if locator == "union":
+            return
+        if self._c.catalogue is not None:
+            self._compare(self._c.catalogue, inventory)
             return
         for start in range(0, len(inventory), PLACED_AT_ONCE):
             keys = inventory.keys.slice(start, PLACED_AT_ONCE)
@@ -273,6 +285,26 @@ class _Reindex:
                     places[key] = node
             self._report.locations += self._c.locations.place(places)
             self._c.locations.unplace(at_home)
+
+    def _compare(self, catalogue: Catalogue, inventory: Inventory) -> None:
+        """Put the host's catalogue right where it sends readers to a node that was read and holds nothing of that name.
+
+        What it does not have it may leave out on purpose, so that is told and not added.
+        """
+        fence = self._c.connection.now_ms()
+        told = dict(catalogue.entries())
+        wrong: list[Flip] = []
+        for key, row in zip(inventory.keys.to_pylist(), inventory.node_index.tolist(), strict=True):
+            node, known = inventory.node_ids[row], told.get(key)
+            if known is None:
+                self._report.catalogue_lacks += 1
+            elif known != node and known in self._nodes and key not in self._doubled:
+                wrong.append(Flip(key, known, node, fence))
+        for start in range(0, len(wrong), PLACED_AT_ONCE):
+            flips = wrong[start : start + PLACED_AT_ONCE]
+            self._report.locations += sum(
+                place == flip.target for place, flip in zip(catalogue.flip(flips), flips, strict=True)
+            )
 
     def _homes(self, keys: pa.LargeStringArray) -> list[str]:
         nodes = self._c.nodes()

@@ -22,7 +22,8 @@ class ReindexReport:
         missing: node → why it could not be read; what lies there is not indexed.
         objects: objects found, with their ``bytes``.
         manifest_entries: published objects that the manifests list.
-        locations: overrides or catalogue entries written.
+        locations: overrides or catalogue entries written; where the catalogue is the host's, those put right.
+        catalogue_lacks: objects that the host's catalogue does not have; left alone.
         forwardings: forwardings written.
         frees: sources noted as still to be freed, which cleanup does.
         trash: freed sources put on record again, which cleanup purges when their grace is over.
@@ -37,6 +38,7 @@ class ReindexReport:
     bytes: int = 0
     manifest_entries: int = 0
     locations: int = 0
+    catalogue_lacks: int = 0
     forwardings: int = 0
     frees: int = 0
     trash: int = 0

@@ -69,6 +69,8 @@ def start_job(
         raise InvalidArgument(msg)
     validate_roots(context.settings.nodes)
     require_carried(context.settings)
+    if context.catalogue is not None:
+        context.catalogue.open()
     adopt(context, only=touched_nearby(context, plan))
     context.locations.spread_frees(active=context.jobs.active())
     job = _freeze(context, plan, job_id=job_id, requested_by=requested_by)

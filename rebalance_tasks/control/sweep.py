@@ -11,6 +11,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Final
 
 from rebalance_tasks.control import lifecycle
+from rebalance_tasks.control.catalogue import AWAY
 from rebalance_tasks.control.fleetwide import GLOBAL
 from rebalance_tasks.control.reach import Routes
 from rebalance_tasks.control.start import admit
@@ -171,6 +172,8 @@ def _flags(context: FleetContext, job: RebalanceJob, report: SweepReport) -> Non
         return
     quiet = in_quiet_hours(context.settings.options, now=context.now())
     _hold(context, job, lifecycle.QUIET_HOURS, wanted=quiet)
+    if AWAY in job.paused_reasons and context.catalogue is not None:
+        _hold(context, job, AWAY, wanted=not context.catalogue.answers())
     # The fleet's own set of reasons holds its runners at once; the job's says so in its status, and wakes it when lifted.
     _hold(context, job, GLOBAL, wanted=GLOBAL in context.fleet.paused_reasons())
 

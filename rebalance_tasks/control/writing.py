@@ -23,7 +23,7 @@ from rebalance_tasks.core.errors import (
 from rebalance_tasks.core.ids import MoveId
 from rebalance_tasks.core.keys import validate_key
 from rebalance_tasks.drivers.base import FreeOutcome, ObjectMetadata
-from rebalance_tasks.store.claims import WRITE_PREFIX
+from rebalance_tasks.store.claims import WRITE_PREFIX, WriteInDoubt
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -48,12 +48,6 @@ POLL_S: Final = 0.02
 #: What a new file can be read by.
 MODE: Final = 0o644
 _CHUNK_BYTES: Final = 1 << 20
-
-
-class WriteInDoubt(RetryableError):
-    """A write took longer than its claim: nobody knows whether it stands. Read the object, and write it again."""
-
-    cause = "write_in_doubt"
 
 
 @dataclass

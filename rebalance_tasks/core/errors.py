@@ -253,10 +253,28 @@ class TargetExists(MoveError, PermanentError):
     cause = "target_exists"
 
 
+class CatalogueRefused(MoveError, PermanentError):
+    """The host's catalogue does not send readers to the copy that was made: it keeps the object where it is, or has it elsewhere."""
+
+    cause = "catalogue_refused"
+
+
 class ChecksumMismatch(MoveError, RetryableError):
     """The copy read back differs from what was read from the source."""
 
     cause = "checksum_mismatch"
+
+
+class CatalogueUnreachable(RetryableError):
+    """The host's catalogue did not answer, or not as it must; whether it did what it was asked is not known."""
+
+    cause = "catalogue_unreachable"
+
+    def __init__(self, source: str, what: str) -> None:
+        """Name the provider, and what it was asked."""
+        super().__init__(
+            f"[fleet] catalogue = {source!r} did not answer: {what}; see that it is up, jobs wait for it and go on by themselves"
+        )
 
 
 class ServerUnavailable(RetryableError):

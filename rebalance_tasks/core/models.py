@@ -280,7 +280,7 @@ class RebalanceJob(Frozen):
         throughput: bytes a second: of the last minute while it runs, 0 while it does not, over the whole run when it has
             ended; pauses do not count.
         eta: seconds to the end at that rate; ``None`` while unknown.
-        paused_reasons: who holds it (``operator``, ``quiet_hours``, ``node:<id>``, ``global``).
+        paused_reasons: who holds it (``operator``, ``quiet_hours``, ``node:<id>``, ``catalogue``, ``global``).
         held_groups: ``node:<id>`` → number of open groups that wait since this node is held; others go on.
         failures: cause → number of failed or skipped moves.
         cancelled_by: who asked for the cancel, or ``deadline: …`` when the sweep did.

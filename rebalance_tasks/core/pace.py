@@ -65,10 +65,15 @@ def step(pace: Pace, *, latency_ms: float, bytes_per_s: float) -> Pace:
         latency_ms: mean time of a call since the last step, > 0.
         bytes_per_s: how fast bytes went since then, ≥ 0.
     """
+    now = seen(pace, latency_ms=latency_ms)
+    return _held_back(now, bytes_per_s) if now.too_slow else _recovering(now)
+
+
+def seen(pace: Pace, *, latency_ms: float) -> Pace:
+    """Return what is known of latencies after one more measurement (mean time of a call, > 0)."""
     smoothed = pace.smoothed_ms + SMOOTHING * (latency_ms - pace.smoothed_ms) if pace.usual_ms else latency_ms
     usual = min(pace.usual_ms * (1 + DRIFT), smoothed) if pace.usual_ms else latency_ms
-    seen = pace._replace(usual_ms=usual, smoothed_ms=smoothed)
-    return _held_back(seen, bytes_per_s) if seen.too_slow else _recovering(seen)
+    return pace._replace(usual_ms=usual, smoothed_ms=smoothed)
 
 
 def _held_back(pace: Pace, bytes_per_s: float) -> Pace:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import threading
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from rebalance_tasks.core.errors import UnknownNode
+from rebalance_tasks.core.errors import NodeError, UnknownNode
 from rebalance_tasks.core.routes import seen_from
 from rebalance_tasks.drivers.registry import open_driver
 
@@ -26,6 +27,8 @@ class Drivers:
     settings: Settings
     #: by node, and by remote URL
     _open: dict[str, Driver] = field(default_factory=dict)
+    #: by node, of those that have a remote URL
+    _reached: dict[str, Driver] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _pid: int = field(default_factory=os.getpid)
 
@@ -33,10 +36,33 @@ class Drivers:
         """Return the node's driver. Raises: UnknownNode, ConfigurationError."""
         if self._pid != os.getpid():
             # After a fork the parent's descriptors are shared: open our own.
-            self._open, self._lock = {}, threading.Lock()
+            self._open, self._reached, self._lock = {}, {}, threading.Lock()
             self._pid = os.getpid()
         driver = self._open.get(node_id)
         return self._opened(node_id, self._node(node_id)) if driver is None else driver
+
+    def reached(self, node_id: str) -> Driver:
+        """Return the node's driver as this host reaches it: at its URL, or where the node is not there, at its remote URL.
+
+        Which of the two is found out when the node is first asked for, and again while it is at neither.
+
+        Raises:
+            UnknownNode, ConfigurationError.
+        """
+        near = self(node_id)
+        chosen = self._reached.get(node_id)
+        if chosen is not None:
+            return chosen
+        node = self._node(node_id)
+        if not node.remote_url:
+            return near
+        far = seen_from(node, "")
+        for driver in (near, self._opened(far.url, far)):
+            with suppress(NodeError):
+                driver.check_identity()
+                self._reached[node_id] = driver
+                return driver
+        return near
 
     def of_queue(self, queue: str) -> Callable[[str], Driver]:
         """Return the drivers of the hosts of a Celery queue, which may reach a node at its remote URL only."""

@@ -11,6 +11,7 @@ from rebalance_tasks.control.accesses import AccessSampler
 from rebalance_tasks.control.browsing import Browser
 from rebalance_tasks.control.context import PlacesContext
 from rebalance_tasks.control.holders import Holders
+from rebalance_tasks.control.host_claims import claims_of
 from rebalance_tasks.control.locate import Locator
 from rebalance_tasks.control.reading import Reader
 from rebalance_tasks.control.writing import Writer
@@ -19,7 +20,6 @@ from rebalance_tasks.drivers.doors import door_of
 from rebalance_tasks.drivers.opened import Drivers
 from rebalance_tasks.settings import load_settings
 from rebalance_tasks.store.accesses import AccessStore
-from rebalance_tasks.store.claims import ClaimStore
 
 if TYPE_CHECKING:
     from rebalance_tasks.drivers.doors import Door
@@ -32,9 +32,9 @@ class OpenFleet:
     def __init__(self, settings: Settings, *, sample: int) -> None:
         """Wire a fleet; nothing is connected before it is used."""
         drivers = Drivers(settings)
-        context = PlacesContext.reaching(settings, driver=drivers)
+        context = PlacesContext.reaching(settings, driver=drivers.reached)
         locator = Locator(context)
-        claims = ClaimStore(context.connection, context.keys, context.locations)
+        claims = claims_of(context)
         self.settings = settings
         self._drivers = drivers
         self._doors: dict[str, Door] = {}
@@ -47,7 +47,7 @@ class OpenFleet:
         """The way into a node. Raises: UnknownNode, ConfigurationError."""
         door = self._doors.get(node_id)
         if door is None:
-            door = self._doors[node_id] = door_of(self._drivers(node_id))
+            door = self._doors[node_id] = door_of(self._drivers.reached(node_id))
         return door
 
     def require_writable(self) -> None:

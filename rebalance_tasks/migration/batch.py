@@ -20,8 +20,10 @@ from rebalance_tasks.drivers.base import FreeOutcome
 from rebalance_tasks.drivers.lanes import each
 from rebalance_tasks.drivers.registry import burst
 from rebalance_tasks.migration import manifests
+from rebalance_tasks.migration.committing import commit
 from rebalance_tasks.migration.control import Interrupt, SliceInterrupted
 from rebalance_tasks.migration.copying import StagedCopy
+from rebalance_tasks.migration.crowd import Crowd
 from rebalance_tasks.migration.direct import mark_direct, spend_all
 from rebalance_tasks.migration.endings import Endings, end
 from rebalance_tasks.migration.faults import Step, reached
@@ -31,7 +33,7 @@ from rebalance_tasks.migration.ways import (
     as_published,
     for_lanes,
     held_copy,
-    keeps_versions,
+    keeps_version,
     lanes,
 )
 from rebalance_tasks.store.moves import FREE_PENDING
@@ -56,7 +58,9 @@ class Batch:
         self._c = for_lanes(context)
         self._items = list(items)
         mean = sum(item.move.size_bytes for item in items) / max(1, len(items))
-        self._lanes = lanes(context.source, context.target, mean_bytes=mean)
+        most = lanes(context.source, context.target)
+        self._crowd = Crowd(context.source, context.target, mean_bytes=mean, most=most)
+        self._lanes = self._crowd.at_once
         self._number = number
         self._endings = Endings(self._c)
         self._stop: SliceInterrupted | None = None
@@ -93,6 +97,7 @@ class Batch:
             raise
         self._commit()
         left = self._settle()
+        self._crowd.learn()
         if self._stop is not None:
             raise self._stop
         return left
@@ -108,7 +113,7 @@ class Batch:
                 item.resize()
             if item.state is MoveState.FLIPPED:
                 item.published = staged
-                if staged is not None and not keeps_versions(self._c.target):
+                if staged is not None and not keeps_version(self._c.target, staged):
                     item.published = as_published(self._c.target, item.move.key, staged) or staged
             elif staged is not None:
                 try:
@@ -189,7 +194,10 @@ class Batch:
     def _copy_aside(self, item: Item, copied: tuple[Fingerprint, str] | None) -> None:
         if copied is None:
             self._c.control.check()
-            self._copy_alone(item)
+            if item.direct:
+                item.staged = item.whole_copy.source
+            else:
+                self._crowd.timed(lambda: self._copy_alone(item), self._c.control)
         else:
             source, digest = copied
             item.copy = StagedCopy(source, [Part(source.size_bytes, digest)])
@@ -198,9 +206,6 @@ class Batch:
 
     def _copy_alone(self, item: Item) -> None:
         move = item.move
-        if item.direct:
-            item.staged = item.whole_copy.source
-            return
         item.copy = self._c.copier.stage(
             self._c.source,
             self._c.target,
@@ -309,8 +314,9 @@ class Batch:
         except SliceInterrupted as stop:
             self._stop = stop
             return
-        target = cast("ServerSide", self._c.target)
-        item.published = target.copy_from(self._c.source, item.move.key, item.whole_copy.source)
+        copy_from = cast("ServerSide", self._c.target).copy_from
+        version = item.whole_copy.source
+        item.published = self._crowd.timed(lambda: copy_from(self._c.source, item.move.key, version), self._c.control)
         reached(Step.COPY)
 
     def _give_key(self, item: Item, done: bool) -> None:  # noqa: FBT001  what a burst answers
@@ -337,18 +343,7 @@ class Batch:
                 manifests.lines(fresh, self._c.source.node_id, self._c.target.node_id, self._c.now()),
             )
             reached(Step.MANIFEST)
-            held = self._c.store.flip(
-                [item.move for item in fresh],
-                forwarding_ttl_ms=self._c.forwarding_ttl_ms,
-                keep_locations=self._c.keep_locations,
-            )
-            for item in fresh:
-                if item.move.index not in held:
-                    item.state = MoveState.FLIPPED
-            reached(Step.FLIP)
-            for item in fresh if held else ():
-                if item.move.index in held:
-                    self._endings.stay(item)
+            commit(self._c, fresh, self._endings)
         self._free_all([item for item in self._items if item.here and item.state is MoveState.FLIPPED])
 
     def _free_all(self, items: Sequence[Item]) -> None:

@@ -11,6 +11,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from rebalance_tasks.core.errors import (
+    CatalogueRefused,
     ChecksumMismatch,
     InvalidKey,
     MoveError,
@@ -25,6 +26,7 @@ from rebalance_tasks.migration import manifests
 from rebalance_tasks.migration.copying import StagedCopy
 from rebalance_tasks.migration.direct import same_object
 from rebalance_tasks.migration.faults import Step, reached
+from rebalance_tasks.migration.item import journal_entry
 from rebalance_tasks.migration.undo import unpublish
 from rebalance_tasks.store.moves import Settlement
 from rebalance_tasks.store.records import Freed, JournalEntry
@@ -109,10 +111,19 @@ class Endings:
 
     def take_back(self, item: Item) -> None:
         """The source is the truth again; the stale copy on the target goes, unless somebody wrote to it."""
+        kept = self._c.host is not None and self._c.host.take_back(item.move.key) == self._c.host.target
         self._c.store.retract([item.move], keep_locations=self._c.keep_locations)
         reached(Step.RETRACT)
         item.state = MoveState.PENDING
-        self._take_off(item)
+        if kept:
+            end(
+                item,
+                MoveState.FAILED,
+                "conflict",
+                f"the source was written to, and the host's catalogue keeps readers at {self._c.target.node_id}",
+            )
+        else:
+            self._take_off(item)
 
     def stay(self, item: Item) -> None:
         """A writer through the fleet holds the object to its place, and no reader was sent to the copy on the target: it goes."""
@@ -122,6 +133,23 @@ class Endings:
                 "it was written through the fleet while this job ran, and stays where it is; the next plan takes it up"
             )
             end(item, MoveState.SKIPPED, SourceChanged.cause, why)
+
+    def refused(self, item: Item, place: str | None) -> None:
+        """The host's catalogue sends nobody to the copy on the target: it goes."""
+        self._take_off(item)
+        if item.here:
+            told = "does not have it any more" if place is None else f"has it on {place}"
+            error = CatalogueRefused(item.move.key, f"the host's catalogue {told}")
+            state = MoveState.FAILED if place == self._c.source.node_id else MoveState.SKIPPED
+            end(item, state, error.cause, str(error))
+
+    def later(self, item: Item) -> None:
+        """Hand an item back as it is, published, to be committed in a later batch."""
+        item.again = True
+        item.fresh = False
+        item.entry = journal_entry(item, running=False)
+        self._c.store.write_journal({item.move.index: item.entry})
+        reached(Step.LATER)
 
     def _take_off(self, item: Item) -> None:
         published, item.published, item.staged = item.published, None, None

@@ -46,10 +46,18 @@ class Step(StrEnum):
     COPY = "copy"
     SYNC_PUBLISHED = "sync_published"
     MANIFEST = "manifest"
+    #: the host's catalogue, where it says where objects are, sends readers to the target; Redis follows
+    HOST_FLIP = "host_flip"
     FLIP = "flip"
+    #: a writer holds what the host has committed: it is journalled, to be flipped in Redis later
+    LATER = "later"
     FREE = "free"
     #: the source changed after all: the flip is taken back …
     RETRACT = "retract"
+    #: … and the host's catalogue sends readers to the source again
+    HOST_BACK = "host_back"
+    #: the host says what it has not committed, and will not do so late
+    HOST_ASKED = "host_asked"
     #: … and the copy on the target is in its trash …
     UNPUBLISH = "unpublish"
     #: … and gone from there
@@ -71,6 +79,8 @@ class Step(StrEnum):
     UNDO = "undo"
     #: a copy on a target that is out of reach is noted for the cleanup
     NOTE_UNDO = "note_undo"
+    #: what is given up, and the host had committed, is flipped in Redis as well
+    FLIP_LATE = "flip_late"
     #: what is given up or cancelled is counted
     COUNT = "count"
     # -- the end of groups and jobs
@@ -85,6 +95,8 @@ class Step(StrEnum):
     FREED_LATE = "freed_late"
     UNDO_LATE = "undo_late"
     UNDONE_LATE = "undone_late"
+    #: what the host had committed is a source to be freed
+    EXPECTED_LATE = "expected_late"
     ORPHAN_COPY = "orphan_copy"
     ORPHAN_TRASH = "orphan_trash"
     OLD_MANIFEST = "old_manifest"

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from rebalance_tasks.core.fingerprint import Fingerprint
     from rebalance_tasks.core.ids import MoveId
     from rebalance_tasks.drivers.base import Driver
+    from rebalance_tasks.migration.committing import Host
     from rebalance_tasks.migration.control import Steering
     from rebalance_tasks.migration.copying import Copier, StagedCopy
     from rebalance_tasks.store.moves import Budgets, MoveStore, Settlement
@@ -113,6 +114,8 @@ class BatchContext:
     keep_locations: bool
     purge_delay_ms: int
     manifest_prefix: str
+    #: the host's catalogue, where Redis does not say where objects are
+    host: Host | None = None
 
 
 def unbooked_bytes(item: Item) -> int:

@@ -13,7 +13,15 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Final
 
-from rebalance_tasks.core.errors import NodeError, NodeFull, RebalanceError, RetryableError, StaleLease
+from rebalance_tasks.core.errors import (
+    CatalogueUnreachable,
+    NodeError,
+    NodeFull,
+    RebalanceError,
+    RetryableError,
+    SourceChanged,
+    StaleLease,
+)
 from rebalance_tasks.core.options import MIB
 from rebalance_tasks.core.states import MoveState
 from rebalance_tasks.migration.batch import Batch
@@ -30,6 +38,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from rebalance_tasks.drivers.base import Driver
+    from rebalance_tasks.migration.committing import Host
     from rebalance_tasks.store.attempts import AttemptStore
     from rebalance_tasks.store.jobs import JobStore
     from rebalance_tasks.store.leases import Lease
@@ -87,6 +96,8 @@ class SliceWorld:
         attempts: writes under a lease what a slice that stops early leaves.
         admit: lets further groups through the gate.
         missing: holds a node that is out of reach; False when it is waited for no more.
+        host: the host's catalogue, for a lease; ``None`` where Redis says where objects are.
+        catalogue_away: pauses the job until the host's catalogue answers again.
     """
 
     jobs: JobStore
@@ -98,6 +109,8 @@ class SliceWorld:
     attempts: Callable[[Lease], AttemptStore]
     admit: Callable[[], object]
     missing: Callable[[str], bool]
+    host: Callable[[Lease], Host | None]
+    catalogue_away: Callable[[], object]
 
 
 class Slice:
@@ -176,8 +189,8 @@ class Slice:
                 driver.check_identity()
             context = self._world.context(lease, store, drivers, self._until - time.monotonic())
             left = self._carry(context, items, lease)
-        except NodeError as exc:
-            log.warning("slice.node_error", job_id=self._job_id, group_id=self._group_id, error=str(exc))
+        except (NodeError, CatalogueUnreachable) as exc:
+            log.warning("slice.out_of_reach", job_id=self._job_id, group_id=self._group_id, error=str(exc))
             if self._waits(lease, everything, exc):
                 return self._release(lease)
             left = self._give_up(lease, store, drivers, everything, exc)
@@ -190,11 +203,15 @@ class Slice:
             return self._release(lease)
         return None
 
-    def _waits(self, lease: Lease, items: Iterable[Item], error: NodeError) -> bool:
-        """Leave the stretch for when a node is back that is out of reach, as if nobody had touched it; False: fail it."""
+    def _waits(self, lease: Lease, items: Iterable[Item], error: NodeError | CatalogueUnreachable) -> bool:
+        """Leave the stretch for when what is out of reach is back, as if nobody had touched it; False: fail it."""
         passing = isinstance(error, RetryableError) and not isinstance(error, NodeFull)
         # Winding up waits for nothing.
-        if not passing or lease.code == "cancel" or not self._world.missing(error.node_id):
+        if not passing or lease.code == "cancel":
+            return False
+        if isinstance(error, CatalogueUnreachable):
+            self._world.catalogue_away()
+        elif not self._world.missing(error.node_id):
             return False
         unsettled = {item.move.index: item.entry.deaths for item in items if item.entry is not NEVER}
         self._world.attempts(lease).close(unsettled)
@@ -300,7 +317,14 @@ class Slice:
             elif item.settlement is not None:
                 endings.append(item.settlement)
             else:
-                _undo(attempts, drivers, item)
+                try:
+                    if _committed(self._world.host(lease), store, item):
+                        endings.append(Settlement(item.move, MoveState.COMPLETED, FREE_PENDING, str(error)))
+                        continue
+                except (CatalogueUnreachable, SourceChanged) as exc:
+                    _leave(attempts, item, exc)
+                else:
+                    _undo(attempts, drivers, item)
                 endings.append(Settlement(item.move, state, cause, str(error)))
         return self._settle(store, endings, left=0)
 
@@ -319,11 +343,33 @@ def _undo(attempts: AttemptStore, drivers: tuple[Driver, Driver] | None, item: I
     try:
         done = undo(*drivers, item.move.key, item.move.move_id, item.copied)
     except RebalanceError as exc:
-        log.warning("move.not_undone", move_id=item.move.move_id, object_key=item.move.key, error=str(exc))
-        done = False
-    if not done and item.copied is not None:
+        _leave(attempts, item, exc)
+        return
+    if not done:
+        _leave(attempts, item, None)
+
+
+def _leave(attempts: AttemptStore, item: Item, error: RebalanceError | None) -> None:
+    """Leave it to the cleanup to take back what is at its key, if anything is."""
+    log.warning("move.not_undone", move_id=item.move.move_id, object_key=item.move.key, error=str(error or ""))
+    if item.copied is not None:
         attempts.note_undo(item.move, item.copied)
         reached(Step.NOTE_UNDO)
+
+
+def _committed(host: Host | None, store: MoveStore, item: Item) -> bool:
+    """Whether the host has sent readers to the copy of a move that is given up now: then it is made, and Redis is told.
+
+    Raises:
+        CatalogueUnreachable, SourceChanged: that cannot be said now.
+    """
+    if host is None or item.copied is None or not host.committed(item.move.key):
+        return False
+    held = store.flip([item.move], forwarding_ttl_ms=0, keep_locations=False, hosted=True)
+    reached(Step.FLIP_LATE)
+    if held:
+        raise SourceChanged(item.move.key, "a writer through the fleet holds it")
+    return True
 
 
 def _items(lease: Lease) -> deque[Item]:

@@ -7,22 +7,22 @@ them, so that the steps of a batch need not.
 from __future__ import annotations
 
 import threading
+import time
+from contextlib import contextmanager
 from dataclasses import replace
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from rebalance_tasks.drivers.lanes import MOST_AT_ONCE
 from rebalance_tasks.migration.copying import Copier
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from rebalance_tasks.core.fingerprint import Fingerprint
     from rebalance_tasks.core.ids import MoveId
     from rebalance_tasks.drivers.base import Driver
     from rebalance_tasks.migration.control import Steering
     from rebalance_tasks.migration.item import BatchContext
-
-#: Of objects that take their time by their bytes, and not by round trips, more at once only get in each other's way.
-MOST_LARGE_AT_ONCE: Final = 4
-LARGE_BYTES: Final = 256 * 1024
 
 
 def arrives_checked(target: Driver) -> bool:
@@ -53,18 +53,16 @@ def held_copy(target: Driver, move_id: MoveId, staged: Fingerprint) -> Fingerpri
 def _renamed(target: Driver, found: Fingerprint, staged: Fingerprint) -> bool:
     """Whether this is the staged copy where a copy gets a version of its own each time that it gets another name."""
     like = staged.mtime_ns != 0 and (found.size_bytes, found.mtime_ns) == (staged.size_bytes, staged.mtime_ns)
-    return like and not keeps_versions(target)
+    return like and not keeps_version(target, staged)
 
 
-def keeps_versions(target: Driver) -> bool:
-    """Whether a copy is the same version at its key as it was aside."""
-    return bool(getattr(target, "keeps_versions", True))
+def keeps_version(target: Driver, staged: Fingerprint) -> bool:
+    """Whether a copy is the same version at its key as it was aside; S3 gives one that was uploaded in parts another ETag."""
+    return bool(getattr(target, "keeps_versions", True)) and "-" not in staged.etag
 
 
-def lanes(*drivers: Driver, mean_bytes: float = 0) -> int:
-    """How many objects of so many bytes may go through a step at once between these nodes."""
-    if mean_bytes > LARGE_BYTES:
-        return min(MOST_LARGE_AT_ONCE, lanes(*drivers))
+def lanes(*drivers: Driver) -> int:
+    """How many objects these nodes take through a step at once."""
     return min(MOST_AT_ONCE, max(int(getattr(driver, "parallel", 1)) for driver in drivers))
 
 
@@ -75,6 +73,21 @@ class SharedControl:
         """Share ``control``."""
         self._control = control
         self._lock = threading.Lock()
+        self._waits = threading.local()
+
+    @property
+    def waited_s(self) -> float:
+        """Seconds that the calling thread has waited for leave."""
+        return float(getattr(self._waits, "seconds", 0.0))
+
+    @contextmanager
+    def _turn(self) -> Iterator[None]:
+        begun = time.perf_counter()
+        try:
+            with self._lock:
+                yield
+        finally:
+            self._waits.seconds = self.waited_s + time.perf_counter() - begun
 
     @property
     def chunk_bytes(self) -> int:
@@ -95,17 +108,17 @@ class SharedControl:
 
     def check(self) -> None:
         """See `SliceControl.check`."""
-        with self._lock:
+        with self._turn():
             self._control.check()
 
     def spend(self, size_bytes: int) -> None:
         """See `SliceControl.spend`."""
-        with self._lock:
+        with self._turn():
             self._control.spend(size_bytes)
 
     def request(self) -> None:
         """See `SliceControl.request`."""
-        with self._lock:
+        with self._turn():
             self._control.request()
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from rebalance_tasks.core.errors import RetryableError
 from rebalance_tasks.store.locations import Where
 
 if TYPE_CHECKING:
@@ -20,6 +21,12 @@ if TYPE_CHECKING:
 WRITE_PREFIX: Final = "write:"
 #: Readers may go so long by what they knew while nothing moved; a writer waits so long after a job began.
 STILL_MS: Final = 1_000
+
+
+class WriteInDoubt(RetryableError):
+    """A write took longer than its claim: nobody knows whether it stands. Read the object, and write it again."""
+
+    cause = "write_in_doubt"
 
 
 @dataclass(frozen=True, slots=True)

@@ -106,6 +106,13 @@ class LocationStore:
         moving, raw = pipe.execute()
         return {key.decode(): node.decode() for key, node in raw.items()} if moving else {}
 
+    def marks(self, keys: Sequence[str]) -> list[str | None]:
+        """The only node of each key, where it was written or removed through the fleet while things moved."""
+        if not keys:
+            return []
+        found = cast("list[bytes | None]", self._redis.client.hmget(self._keys.written, list(keys)))
+        return [_text(raw) for raw in found]
+
     def last_moved(self) -> dict[str, int]:
         """Key -> when it was last moved, in ms; kept as long as the cooldown and the forwarding need it."""
         raw = cast("list[tuple[bytes, float]]", self._redis.client.zrange(self._keys.moved, 0, -1, withscores=True))

@@ -25,6 +25,8 @@ UNLIMITED: Final = -1
 #: What a script says that a newer runner has shut out, or that takes no batch as a whole.
 STALE: Final = -1
 EACH: Final = -2
+#: What a script is told where the host's catalogue, and not Redis, says where objects are.
+HOSTED: Final = 2
 #: Cause of a completed move whose source still stands because its node could not be reached; cleanup frees it.
 FREE_PENDING: Final = "free_pending"
 
@@ -199,6 +201,7 @@ class MoveStore:
         *,
         forwarding_ttl_ms: int,
         keep_locations: bool,
+        hosted: bool = False,
     ) -> set[int]:
         """Commit a batch: readers are sent to the target from here on.
 
@@ -206,6 +209,7 @@ class MoveStore:
             moves: those that are not pending any more are left as they are.
             forwarding_ttl_ms: 0 writes no forwarding.
             keep_locations: write overrides, or the catalogue.
+            hosted: the host's catalogue has sent readers to the target, so what was written there does not hold a move.
 
         Returns:
             Indices of moves that were not flipped, since somebody writes their object through the fleet, or did so while
@@ -219,7 +223,7 @@ class MoveStore:
             self._group.source,
             self._group.target,
             forwarding_ttl_ms,
-            int(keep_locations),
+            HOSTED if hosted else int(keep_locations),
             self._name,
         ]
         keys = [*self._location_keys(), self._fleet.reserved(self._group.target), self._fleet.undos]

@@ -34,6 +34,7 @@ BENCHES: Final = {
     "console": "bench_console",
     "scale": "bench_scale",
     "availability": "bench_availability",
+    "hosted": "bench_hosted",
 }
 
 

@@ -66,6 +66,8 @@ class Storm:
     objects: int = 120
     pace: float = 1.0
     weights: Mapping[str, float] = field(default_factory=lambda: WEIGHTS)
+    #: the table [fleet] besides the mode: how readers find an object
+    service: Mapping[str, object] = field(default_factory=dict)
     kills: Counter[str] = field(default_factory=Counter)
     done: Counter[str] = field(default_factory=Counter)
     seen: list[str] = field(default_factory=list)
@@ -91,7 +93,7 @@ class Storm:
             redis_url=self.proxy.url,
             nodes=self.layout(),
             options=options,
-            fleet={"mode": "observe"},
+            fleet={"mode": "observe", **self.service},
         )
         self.log = strangers.WriteLog(self.folder / "written.jsonl")
         for number in range(self.objects):

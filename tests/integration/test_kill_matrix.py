@@ -21,6 +21,7 @@ import pytest
 import rebalance_tasks
 from rebalance_tasks.control import cleanup as cleanups
 from rebalance_tasks.control import lifecycle
+from rebalance_tasks.core.catalogue import HostCatalogue
 from rebalance_tasks.core.ids import MoveId
 from rebalance_tasks.core.states import RebalanceStatus
 from rebalance_tasks.drivers import local_burst
@@ -106,6 +107,11 @@ def fault_points() -> list[str]:
     return found
 
 
+#: Steps of a fleet whose catalogue is its host's.
+HOST_STEPS = {
+    *(Step.HOST_FLIP, Step.HOST_BACK, Step.HOST_ASKED),
+    *(Step.LATER, Step.FLIP_LATE, Step.EXPECTED_LATE),
+}
 #: What only looks. Whatever else a driver or a store offers changes something, also what it will offer one day.
 READS = {
     Driver: {
@@ -114,12 +120,13 @@ READS = {
     },
     ServerSide: {"direct_bytes", "versions"},
     MoveStore: set(),
+    HostCatalogue: {"locate", "entries"},
     TrashStore: {"due", "known_ids"},
 }
 #: Not a step of an object: adopting a node.
 NO_STEPS = {"adopt"}
 #: What these are called where objects are moved, freed and purged.
-RECEIVERS = {"source", "target", "store", "driver", "trash"}
+RECEIVERS = {"source", "target", "store", "driver", "trash", "catalogue"}
 
 
 def writes() -> set[str]:
@@ -144,14 +151,14 @@ def test_every_step_is_a_fault_point_at_exactly_one_place_in_the_code() -> None:
 
 
 def test_every_step_has_a_case_in_the_matrix() -> None:
-    # Only stores copy by themselves: test_kill_matrix_stores.py.
-    assert {case.step for case in CASES} == set(Step) - {Step.COPY}
+    # Only stores copy by themselves (test_kill_matrix_stores.py), and only a host's catalogue commits (test_kill_matrix_host.py).
+    assert {case.step for case in CASES} == set(Step) - {Step.COPY, *HOST_STEPS}
 
 
 @pytest.mark.parametrize(
     "module",
     [
-        *("migration/batch.py", "migration/slice.py", "migration/undo.py"),
+        *("migration/batch.py", "migration/committing.py", "migration/slice.py", "migration/undo.py"),
         *("control/cleanup.py", "control/orphans.py", "control/strays.py"),
     ],
 )

@@ -43,10 +43,15 @@ pytestmark = [pytest.mark.integration, pytest.mark.xdist_group("kill_matrix_stor
 SMALL = {f"small/{number}": 2000 + number for number in range(6)}
 SIZES = {**SMALL, "large": 5 * PART_BYTES + 77}
 ONE = {"small/0": SIZES["small/0"]}
-REAL = {"large": 2 * killing_stores.PART_BYTES + 77, "small/0": 2000}
+LARGE = {"large": 2 * killing_stores.PART_BYTES + 77}
+REAL = {**LARGE, "small/0": 2000}
 
 CARRY, WRITING = killing.carry, killing_stores.carry_while_a_stranger_writes
 CORRUPT, IN_PARTS = killing_stores.carry_and_corrupt, killing_stores.carry_in_parts
+OTHER_PARTS, OTHER_PARTS_WRITTEN = (
+    killing_stores.carry_in_other_parts,
+    killing_stores.carry_in_other_parts_while_written,
+)
 NO_SOURCE, NO_TARGET = killing_stores.carry_and_lose_the_source, killing_stores.carry_and_lose_the_target
 CANCELLED = {killing.carry_until_cancelled, killing.carry_until_cancelled_early}
 
@@ -82,9 +87,11 @@ class Case:
     leave: Any = None
     sizes: dict[str, int] = field(default_factory=lambda: SIZES)
     pairs: tuple[str, ...] = ("local-s3", "s3-local", "s3-aside")
+    #: an operator cancels after the death
+    cancel: bool = False
 
     def __str__(self) -> str:
-        return f"{self.step}-{self.nth}-{self.act.__name__}"
+        return f"{self.step}-{self.nth}-{self.act.__name__}{'-cancelled' if self.cancel else ''}"
 
 
 def a_stray_copy(world: World, engine: Engine) -> None:
@@ -188,6 +195,12 @@ CASES = [
         Case(step, IN_PARTS, nth=nth, sizes=REAL, pairs=("local-s3",))
         for step, nth in ((Step.PART, 1), (Step.PART, 2), (Step.PUBLISH, 1))
     ),
+    # What was uploaded in parts shows another ETag at its key than aside.
+    *(
+        Case(Step.SYNC_PUBLISHED, OTHER_PARTS, sizes=REAL, pairs=("local-s3",), cancel=cancel)
+        for cancel in (False, True)
+    ),
+    Case(Step.UNPUBLISH, OTHER_PARTS_WRITTEN, sizes=LARGE, pairs=("local-s3",)),
 ]
 
 
@@ -260,7 +273,7 @@ def strike(world: World, tmp_path: Path, case: Case) -> Engine:
 def test_after_a_death_every_object_is_whole_counted_once_and_nothing_is_left(
     world: World, tmp_path: Path, case: Case, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if case.act is IN_PARTS:
+    if case.act in {IN_PARTS, OTHER_PARTS, OTHER_PARTS_WRITTEN}:
         monkeypatch.setattr(copying, "PART_BYTES", killing_stores.PART_BYTES)
         monkeypatch.setattr(object_files, "PART_BYTES", killing_stores.PART_BYTES)
     engine = strike(world, tmp_path, case)
@@ -269,14 +282,18 @@ def test_after_a_death_every_object_is_whole_counted_once_and_nothing_is_left(
     everything = {"resident": b"abc", **{key: made_up(key, size) for key, size in case.sizes.items()}}
     half_way = checker.look(world.roots()).objects
     assert everything.keys() <= half_way.keys(), "an object was nowhere where a reader looks"
+    if case.act is OTHER_PARTS_WRITTEN:
+        everything["large"] = max((place.get("large") or b"" for place in world.places.values()), key=len)
     if case.act is WRITING or Step.UNPUBLISH in dict(case.before):
         everything["small/0"] = max((place.get("small/0") or b"" for place in world.places.values()), key=len)
     lifecycle.resume(engine.context, "j1")
+    if case.cancel:
+        lifecycle.cancel(engine.context, "j1", requested_by="test")
     job = engine.finish()
     assert job.completed_moves + job.failed_moves + job.skipped_moves == len(case.sizes)
     if case.act in CANCELLED:
         assert job.status is RebalanceStatus.CANCELLED
-    if case.act in {CARRY, IN_PARTS} and not case.before:
+    if case.act in {CARRY, IN_PARTS, OTHER_PARTS} and not case.before:
         # Nobody interfered: each object has moved.
         assert (job.status, job.completed_moves, job.failures) == (
             RebalanceStatus.COMPLETED,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import tempfile
 import time
@@ -11,11 +10,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import fsspec
+import pytest
 
-from rebalance_tasks import Rebalancer, RebalanceStatus
+from rebalance_tasks import Flip, Rebalancer, RebalanceStatus
 from rebalance_tasks.control.cleanup import run_cleanup
 from rebalance_tasks.control.sweep import run_sweep
 from rebalance_tasks.embedded import start_server
+from tests.support import host
 from tests.support.arena import context_of
 from tests.support.engine import hurry
 from tests.support.fleets import NodeSpec, write_fleet
@@ -95,12 +96,17 @@ class Rebalance:
     seed: int = 0
     #: how long the crowd is at it before anything moves
     idle_s: float = 0.0
+    #: the catalogue is the host's
+    hosted: bool = False
 
     def fill(self) -> list[str]:
         """Put everything on one disk and the bucket: every kind of pair has something to move."""
         names = [f"o/{number:03d}" for number in range(self.keys)]
-        for number, key in enumerate(names):
-            self.places["disk1" if number % 2 else "bucket"].put(key, value_of(key, INITIAL))
+        homes = {key: "disk1" if number % 2 else "bucket" for number, key in enumerate(names)}
+        for key, node in homes.items():
+            self.places[node].put(key, value_of(key, INITIAL))
+        if self.hosted:
+            host.catalogue().flip([Flip(key, None, node, 0) for key, node in homes.items()])
         return names
 
     def run(self) -> Outcome:
@@ -150,6 +156,10 @@ class Rebalance:
         where = {key: [node for node, place in self.places.items() if place.get(key) is not None] for key in names}
         problems += [f"{key} is on {nodes}" for key, nodes in where.items() if len(nodes) > 1]
         fs = fsspec.filesystem("fleet")
+        if self.hosted:
+            told = dict(host.catalogue().entries())
+            places = {key: nodes[0] for key, nodes in where.items() if nodes}
+            problems += [f"the host's catalogue: {wrong}" for wrong in sorted(told.items() ^ places.items())]
         there = sorted(key for key, nodes in where.items() if nodes)
         listed = sorted(path.removeprefix("test/") for path in fs.find("test"))
         if listed != there:
@@ -174,24 +184,30 @@ def play(locator: str, **options: Any) -> Outcome:
     """Play one round with servers of its own; what a round with problems left is kept.
 
     Args:
-        locator: of the fleet.
+        locator: of the fleet; ``host`` for a catalogue of the host's.
         options: of `Rebalance`.
     """
     folder = Path(tempfile.mkdtemp(prefix=f"downtime-{locator}-"))
     for name in ("redis", "weed", "sftp"):
         (folder / name).mkdir()
     with (
+        pytest.MonkeyPatch.context() as patch,
         start_server(folder / "redis") as server,
         weed_server(folder / "weed") as weed,
         sftp_server(folder / "sftp") as sftp,
     ):
         places = places_of(folder, weed, sftp)
         nodes = specs(places, 12_500 * options["keys"])
-        made = write_fleet(folder, redis_url=server.url, nodes=nodes, options=OPTIONS, fleet={"locator": locator})
-        os.environ["REBALANCE_CONFIG"] = str(made.config)
+        hosted = locator == "host"
+        if hosted:
+            host.install(folder, patch)
+        service = host.HOSTED if hosted else {"locator": locator}
+        made = write_fleet(folder, redis_url=server.url, nodes=nodes, options=OPTIONS, fleet=service)
+        # Taken back with the round: a server of the next one would look for this file as soon as it is imported.
+        patch.setenv("REBALANCE_CONFIG", str(made.config))
         factory = ProcessFactory(folder, server.url)
         try:
-            outcome = Rebalance(folder, places, factory, **options).run()
+            outcome = Rebalance(folder, places, factory, hosted=hosted, **options).run()
         finally:
             factory.stop_all()
     if outcome.problems:

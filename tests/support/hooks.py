@@ -9,8 +9,8 @@ import pytest
 
 from rebalance_tasks.drivers.local import LocalDriver
 from rebalance_tasks.migration import batch as batches
+from rebalance_tasks.migration import committing, endings, faults, undo
 from rebalance_tasks.migration import control as controls
-from rebalance_tasks.migration import endings, faults, undo
 from rebalance_tasks.migration import slice as slices
 from rebalance_tasks.migration.batch import Batch
 
@@ -66,6 +66,7 @@ def corrupt(monkeypatch: pytest.MonkeyPatch, *, times: int) -> list[str]:
             faults.corrupt(path)
 
     monkeypatch.setattr(batches, "reached", strike)
+    monkeypatch.setattr(committing, "reached", strike)
     monkeypatch.setattr(endings, "reached", strike)
     return strikes
 
@@ -134,6 +135,7 @@ def deadly(patch: pytest.MonkeyPatch, step: str, key: str) -> None:
             raise WorkerDiedError
 
     patch.setattr(batches, "reached", strike)
+    patch.setattr(committing, "reached", strike)
     patch.setattr(endings, "reached", strike)
 
 
@@ -145,5 +147,6 @@ def die_at(patch: pytest.MonkeyPatch, *steps: str, when: Callable[[], bool] = la
             raise WorkerDiedError
 
     patch.setattr(batches, "reached", strike)
+    patch.setattr(committing, "reached", strike)
     patch.setattr(endings, "reached", strike)
     patch.setattr(undo, "reached", strike)

@@ -54,7 +54,7 @@ def killed(
     """
     ledger = tmp_path / "ledger"
     ledger.mkdir(parents=True, exist_ok=True)
-    environment = {name: value for name, value in os.environ.items() if name.startswith("REBALANCE_")}
+    environment = {name: value for name, value in os.environ.items() if name.startswith(("REBALANCE_", "ACME_"))}
     environment |= {faults.ENVIRONMENT: faults_text, faults.LEDGER: str(ledger)}
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([__name__])

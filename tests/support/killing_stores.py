@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from rebalance_tasks.drivers import object_direct, object_files
+from rebalance_tasks.drivers import object_direct, object_files, s3_bucket
 from rebalance_tasks.drivers.bucket import NoBucket
 from rebalance_tasks.drivers.object_files import LEAST_PART_BYTES
 from rebalance_tasks.drivers.object_store import ObjectStoreDriver
@@ -35,18 +35,34 @@ def carry_in_parts(engine: Engine, roots: Roots) -> None:
     carry(engine, roots)
 
 
+def carry_in_other_parts(engine: Engine, roots: Roots) -> None:
+    """Carry the job with parts that a copy on the server's side cuts otherwise: its ETag is another one, as it is on S3."""
+    s3_bucket.COPY_BYTES, s3_bucket.COPY_PART_BYTES = PART_BYTES, PART_BYTES + 1  # type: ignore[misc]
+    carry_in_parts(engine, roots)
+
+
+def carry_in_other_parts_while_written(engine: Engine, roots: Roots) -> None:
+    """As `carry_in_other_parts`, and somebody writes to the large object right before it is freed."""
+    _write_before_free(roots, "large")
+    carry_in_other_parts(engine, roots)
+
+
 def carry_while_a_stranger_writes(engine: Engine, roots: Roots) -> None:
     """Somebody writes to the first object right before it is freed."""
+    _write_before_free(roots, "small/0")
+    carry(engine, roots)
+
+
+def _write_before_free(roots: Roots, key: str) -> None:
     original = Batch._free_all
 
     def free_all(self: Batch, items: Sequence[Item]) -> None:
-        if any(item.move.key == "small/0" for item in items):
+        if any(item.move.key == key for item in items):
             Batch._free_all = original  # type: ignore[method-assign]
-            append(place_of(roots["n1"]), "small/0", b"from a stranger")
+            append(place_of(roots["n1"]), key, b"from a stranger")
         original(self, items)
 
     Batch._free_all = free_all  # type: ignore[method-assign]
-    carry(engine, roots)
 
 
 def carry_and_corrupt(engine: Engine, roots: Roots) -> None:

@@ -16,7 +16,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from pyarrow import csv, feather
 
-from rebalance_tasks.control import inventories, streams
+from rebalance_tasks.control import providers, streams
 from rebalance_tasks.control.access_log import count_accesses, read_access_log
 from rebalance_tasks.control.streams import found_in
 from rebalance_tasks.core.errors import ConfigurationError, InvalidInventory
@@ -130,10 +130,10 @@ def small_memory(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def installed(monkeypatch: pytest.MonkeyPatch) -> None:
     found = [
-        EntryPoint(name=name, value=f"{__name__}:{name}", group=inventories.PROVIDERS)
+        EntryPoint(name=name, value=f"{__name__}:{name}", group=providers.PROVIDERS)
         for name in ("catalogue", "broken", "no_table", "stream")
     ]
-    monkeypatch.setattr(inventories, "entry_points", lambda group: EntryPoints(found).select(group=group))
+    monkeypatch.setattr(providers, "entry_points", lambda group: EntryPoints(found).select(group=group))
     loaded = {"catalogue": catalogue, "broken": broken, "no_table": no_table, "stream": stream}
     monkeypatch.setattr(EntryPoint, "load", lambda self: loaded[self.name])
 

@@ -155,6 +155,7 @@ GIVEN: Final[Mapping[str, tuple[str, Any]]] = {
     "REBALANCE_FLEET": ("archive", "archive"),
     "REBALANCE_MODE": ("auto", "auto"),
     "REBALANCE_LOCATOR": ("catalogue", "catalogue"),
+    "REBALANCE_CATALOGUE": ("redis", "redis"),  # a provider needs its locator: test_host_catalogue.py
     "REBALANCE_PLACEMENT_RULE": ("tree", "tree"),
     "REBALANCE_REDIS_URL": ("redis://x:1/2", "redis://x:1/2"),
     "REBALANCE_BROKER_URL": ("amqp://mq//", "amqp://mq//"),

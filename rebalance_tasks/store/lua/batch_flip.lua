@@ -4,7 +4,7 @@
 -- WITH claims
 -- KEYS  1 lease  2 states  3 forwarding  4 moved  5 locations  6 frees  7 usage  8 reserved on the target  9 undos
 --       10 moves  11 batches moved  12 batches to be freed  13 claims  14 written
--- ARGV  1 epoch  2 source node  3 target node  4 forwarding ttl ms (0: none)  5 1 = keep locations (crush, catalogue)
+-- ARGV  1 epoch  2 source node  3 target node  4 forwarding ttl ms (0: none)  5 1 = keep locations (crush, catalogue), 2 = the host has committed
 --       6 "<job>/<group>/<stretch>"  7 ranges of move indices  8 bytes of them all  9.. object key …
 -- Returns number of moves flipped now, -1 when the lease is stale, or -2 when each must be looked at by itself (one is not
 -- pending, a writer holds one to its place, or there is a record of another batch of this stretch): nothing was written
@@ -16,7 +16,7 @@ local t = redis.call('TIME')
 local now = t[1] * 1000 + math.floor(t[2] / 1000)
 if redis.call('EXISTS', KEYS[13], KEYS[14]) > 0 then
   for i = 9, #ARGV do
-    if stays(KEYS[13], KEYS[14], ARGV[i], now) then return -2 end
+    if stays(KEYS[13], KEYS[14], ARGV[i], now, ARGV[5] == '2' and target) then return -2 end
   end
 end
 if not keep_batch(KEYS[12], name, KEYS[10], source, ranges, '') then return -2 end

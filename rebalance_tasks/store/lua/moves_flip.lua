@@ -3,7 +3,7 @@
 -- WITH claims
 -- KEYS  1 lease  2 states  3 forwarding  4 moved  5 locations  6 frees  7 usage  8 reserved on the target  9 undos
 --       10 claims  11 written
--- ARGV  1 epoch  2 source node  3 target node  4 forwarding ttl ms (0: none)  5 1 = keep locations (crush, catalogue)
+-- ARGV  1 epoch  2 source node  3 target node  4 forwarding ttl ms (0: none)  5 1 = keep locations (crush, catalogue), 2 = the host has committed
 --       6 "<job>/<group>/<stretch>"  7.. move index, object key, size, move id …
 -- Returns {number of moves flipped now, or -1 when the lease is stale, indices of moves whose object a writer through the fleet
 -- holds to its place …}. A move that is not pending is left as it is.
@@ -11,6 +11,7 @@ if redis.call('HGET', KEYS[1], 'epoch') ~= ARGV[1] then return { -1 } end
 local t = redis.call('TIME')
 local now = t[1] * 1000 + math.floor(t[2] / 1000)
 local source, target, ttl = ARGV[2], ARGV[3], tonumber(ARGV[4])
+local committed = ARGV[5] == '2' and target
 -- The bytes of all moves of the batch are read and written in one go.
 local first, last = math.huge, -1
 for i = 7, #ARGV, 4 do
@@ -25,7 +26,7 @@ local flipped, bytes, answer = 0, 0, { 0 }
 local turned, forwards, moved, locations, unfreed, frees, undone = {}, {}, {}, {}, {}, {}, {}
 for i = 7, #ARGV, 4 do
   local index, key = tonumber(ARGV[i]), ARGV[i + 1]
-  if state(index) == 'p' and not turned[index] and stays(KEYS[10], KEYS[11], key, now) then
+  if state(index) == 'p' and not turned[index] and stays(KEYS[10], KEYS[11], key, now, committed) then
     answer[#answer + 1] = index
   elseif state(index) == 'p' and not turned[index] then
     turned[index] = 'l'

@@ -1,7 +1,9 @@
 -- Writers through the fleet. While one holds a key's claim, and after it wrote while anything moved, no flip takes that key.
 -- Whether the key must stay where it is; a claim that is over is taken away, so that its holder finds out.
-local function stays(claims, written, key, now)
-  if redis.call('HEXISTS', written, key) == 1 then return true end
+-- committed   the node to which the host's catalogue has sent readers: what was written there is no reason to stay
+local function stays(claims, written, key, now, committed)
+  local mark = redis.call('HGET', written, key)
+  if mark then return mark ~= committed end
   local claim = redis.call('HGET', claims, key)
   if not claim then return false end
   if tonumber(string.match(claim, '|(%d+)$')) > now then return true end
