@@ -155,7 +155,8 @@ def _grouped(moves: MoveColumns) -> tuple[list[tuple[str, str]], NDArray[np.int6
     urgency = np.full(len(pairs), np.iinfo(np.int64).min)
     np.maximum.at(urgency, place, moves.priority)
     ranked = sorted(range(len(pairs)), key=lambda number: (-int(urgency[number]), pairs[number]))
-    rank = np.empty(len(pairs), np.int64)
+    # NumPy sorts the smallest integers without comparing them.
+    rank = np.empty(len(pairs), np.min_scalar_type(len(pairs)))
     rank[ranked] = np.arange(len(pairs))
     ends = np.cumsum(np.bincount(place, minlength=len(pairs))[ranked])
     return [pairs[number] for number in ranked], np.argsort(rank[place], kind="stable"), ends.tolist()

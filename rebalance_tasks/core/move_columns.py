@@ -102,11 +102,15 @@ class MoveColumns:
 
     def pairs(self) -> tuple[list[tuple[str, str]], NDArray[np.int64]]:
         """Return the (source, target) pairs there are, and int64 (n,): each move's place among them."""
-        width = max(1, len(self.target.values))
+        width = len(self.target.values)
         numbers = self.source.codes.astype(np.int64) * width + self.target.codes
-        found, place = np.unique(numbers, return_inverse=True)
-        pairs = [(self.source.values[number // width], self.target.values[number % width]) for number in found.tolist()]
-        return pairs, place.astype(np.int64)
+        # There are few pairs, so nothing need be sorted to find them.
+        there = np.bincount(numbers) > 0
+        pairs = [
+            (self.source.values[number // width], self.target.values[number % width])
+            for number in np.flatnonzero(there).tolist()
+        ]
+        return pairs, (np.cumsum(there) - 1)[numbers]
 
     def repeated(self) -> NDArray[np.bool_]:
         """Return bool (n,): an earlier move takes the same object."""

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 def look_at(tree: LocalTree, keys: Sequence[str]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """See `drivers.looks.LooksAtMany.look_at`."""
-    found = [(UNSEEN, 0)] * len(keys)
+    sizes, times = [UNSEEN] * len(keys), [0] * len(keys)
     by_folder: dict[str, list[tuple[int, str]]] = {}
     for place, key in enumerate(keys):
         folder, _, name = key.rpartition("/")
@@ -31,14 +31,13 @@ def look_at(tree: LocalTree, keys: Sequence[str]) -> tuple[NDArray[np.int64], ND
         except OSError:
             continue
         try:
-            _look(names, fd, found)
+            _look(names, fd, sizes, times)
         finally:
             os.close(fd)
-    columns = np.array(found, np.int64).reshape(-1, 2)
-    return columns[:, 0].copy(), columns[:, 1].copy()
+    return np.array(sizes, np.int64), np.array(times, np.int64)
 
 
-def _look(names: Iterable[tuple[int, str]], folder: int, found: list[tuple[int, int]]) -> None:
+def _look(names: Iterable[tuple[int, str]], folder: int, sizes: list[int], times: list[int]) -> None:
     stat, is_file = os.stat, st_modes.S_ISREG
     for place, name in names:
         try:
@@ -46,4 +45,4 @@ def _look(names: Iterable[tuple[int, str]], folder: int, found: list[tuple[int, 
         except OSError:
             continue
         if is_file(status.st_mode):
-            found[place] = status.st_size, status.st_mtime_ns
+            sizes[place], times[place] = status.st_size, status.st_mtime_ns

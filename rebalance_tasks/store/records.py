@@ -227,9 +227,9 @@ class CheckRecord(Stamped):
     forced: bool = False
 
 
-def pack_keys(first: int, moves: Sequence[tuple[str, int]]) -> bytes:
+def pack_keys(first: int, moves: list[tuple[str, int]]) -> bytes:
     """Pack a stretch's (key, size) pairs, all that a slice needs of a move; ``"<first> <count>"`` stands before them."""
-    packed = zlib.compress(json.dumps(moves, separators=(",", ":")).encode(), level=PACKING)
+    packed = zlib.compress(_KEYS.dump_json(moves), level=PACKING)
     return f"{first} {len(moves)}\n".encode() + packed
 
 
