@@ -18,7 +18,7 @@ from rebalance_tasks.core.states import MoveState
 from rebalance_tasks.store.versions import STAMP, require_known, upgraded
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Mapping
 
 #: How hard zlib tries: the default takes more than twice the time and saves an eighth of the room.
 PACKING: Final = 1
