@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-#: From this form on a plan keeps its moves so.
-IN_COLUMNS: Final = 3
+#: From this form on a plan keeps its moves so; before, each chunk was a list of moves.
+_IN_COLUMNS: Final = 3
 #: Moves a chunk: one does not hold up Redis, and a thousand compress as well as more.
 CHUNK_MOVES: Final = 1000
 
@@ -60,8 +60,11 @@ def pack_moves(moves: MoveColumns) -> list[bytes]:
     return [zlib.compress(_CHUNK.dump_json(_chunk(moves.take(some))), level=PACKING) for some in rows]
 
 
-def unpack_moves(chunks: Iterable[bytes]) -> MoveColumns:
-    """Read what `pack_moves` wrote. Raises: ValueError (also a ValidationError), zlib.error."""
+def unpack(chunks: Iterable[bytes], *, form: int) -> MoveColumns:
+    """Read the chunks of a plan of some form. Raises: ValueError (also a ValidationError), zlib.error, InvalidArgument."""
+    if form < _IN_COLUMNS:
+        older = [move for chunk in chunks for move in json.loads(zlib.decompress(chunk))]
+        return MoveColumns.of(_MOVES.validate_python(older))
     parts = [_CHUNK.validate_json(zlib.decompress(chunk)) for chunk in chunks]
     for part in parts:
         if len(part.keys) != len(part.size_bytes):
@@ -77,13 +80,6 @@ def unpack_moves(chunks: Iterable[bytes]) -> MoveColumns:
         gravity=np.array(gravity.values, np.float64)[gravity.codes],
         cost=_joined(parts, "cost"),
         reason=_joined(parts, "reason"),
-    )
-
-
-def moves_of_older(chunks: Iterable[bytes]) -> MoveColumns:
-    """Read chunks of forms 1 and 2, a list of moves each. Raises: as `unpack_moves`."""
-    return MoveColumns.of(
-        _MOVES.validate_python([move for chunk in chunks for move in json.loads(zlib.decompress(chunk))])
     )
 
 

@@ -11,13 +11,20 @@ from pydantic import ValidationError
 
 from rebalance_tasks.core.errors import InvalidArgument, PlanNotFound, StaleLease
 from rebalance_tasks.core.models import RebalancePlan
-from rebalance_tasks.core.move_columns import MoveColumns
-from rebalance_tasks.store.packed_moves import IN_COLUMNS, moves_of_older, pack_moves, unpack_moves
+from rebalance_tasks.lazily import module
 from rebalance_tasks.store.versions import STAMP, VERSIONS, require_known, upgraded
 
 if TYPE_CHECKING:
+    from rebalance_tasks.core import move_columns
+    from rebalance_tasks.core.move_columns import MoveColumns
+    from rebalance_tasks.store import packed_moves
     from rebalance_tasks.store.connection import Connection
     from rebalance_tasks.store.keys import FleetKeys
+else:
+    # Loaded when first used: who asks for a job's status waits for neither Arrow nor NumPy.
+    move_columns, packed_moves = map(
+        module, ("rebalance_tasks.core.move_columns", "rebalance_tasks.store.packed_moves")
+    )
 
 #: A plan is worth looking at for a week; it is re-verified before it runs.
 PLAN_TTL: Final = timedelta(days=7)
@@ -43,13 +50,13 @@ class PlanStore:
             InvalidArgument, InvalidInventory: a move holds what cannot be kept.
         """
         meta = json.dumps({STAMP: VERSIONS["plan"], **plan.model_dump(mode="json", exclude={"moves"})})
-        moves = MoveColumns.of(plan.moves)
+        moves = move_columns.MoveColumns.of(plan.moves)
         args: list[str | bytes | int | float] = [
             "" if fence is None else fence,
             plan.plan_id,
             int(PLAN_TTL.total_seconds() * 1000),
             meta,
-            *pack_moves(moves),
+            *packed_moves.pack_moves(moves),
         ]
         keys = [self._keys.plan(plan.plan_id), self._keys.plans, self._keys.check_lock]
         if self._redis.run("plan_save", keys, args) == b"stale":
@@ -72,7 +79,7 @@ class PlanStore:
             # Before the moves are looked at: a newer form may pack them in another way.
             form = require_known("plan", meta.get(STAMP))
             chunks = [raw[f"moves:{n}"] for n in range(int(raw["chunks"]))]
-            moves = unpack_moves(chunks) if form >= IN_COLUMNS else moves_of_older(chunks)
+            moves = packed_moves.unpack(chunks, form=form)
             plan = upgraded("plan", meta)
             del plan[STAMP]
             return RebalancePlan.model_validate(plan), moves
