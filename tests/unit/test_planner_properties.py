@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from rebalance_tasks.core.imbalance import least_bytes
 from rebalance_tasks.core.inventory import Inventory
 from rebalance_tasks.core.models import NodeDescriptor, NodeState, RebalancePlan, StorageClass
+from rebalance_tasks.core.move_columns import MoveColumns
 from rebalance_tasks.core.options import RebalancerOptions
 from rebalance_tasks.core.planner import plan_rebalance
 from rebalance_tasks.core.planner_fill import take_in_order
@@ -128,7 +129,7 @@ def test_every_plan_passes_the_independent_check_and_repeats(
 
     made = plan()
     verify_plan(made, nodes, inventory, options, prices=prices, reserved_bytes=reserved, excluded_keys=excluded)
-    assert broken_moves(made, nodes, inventory, options, now=now) == {}
+    assert broken_moves(made, MoveColumns.of(made.moves), nodes, inventory, options, now=now).words == []
     assert made == plan()
     assert RebalancePlan.model_validate_json(made.model_dump_json()) == made
     if not any(node.state is NodeState.DRAINING for node in nodes):
