@@ -17,7 +17,7 @@ import numpy as np
 from rebalance_tasks.core.options import GB
 from rebalance_tasks.core.planner_fill import Preferred
 from rebalance_tasks.core.planner_flow import SCALE
-from rebalance_tasks.core.planner_search import Shape, improve
+from rebalance_tasks.core.planner_search import Shape, improve, search
 from rebalance_tasks.core.planner_solver import INFINITY, Program
 
 if TYPE_CHECKING:
@@ -171,12 +171,10 @@ class _Problem:
         x = shape.x
         self._limit(program, x)
         ways, ones = self._ways, np.ones(len(spreads))
-        found = program.minimise(spreads, ones)
+        near = goal * SCALE * len(spreads) * (1 + _ROUNDING)
+        found = search(program, spreads, ones, shape=shape, least=near)
         if found is None:
             return None
-        near = goal * SCALE * len(spreads) * (1 + _ROUNDING)
-        if program.cut_off and float(found[spreads].sum()) > near:
-            found = improve(program, found, spreads, ones, shape=shape, least=near)
         program.at_most(self._widest(float(found[spreads].sum()), near, known), (spreads, ones))
         goals = [self._bytes()]
         if np.ptp(ways.prices):

@@ -34,7 +34,9 @@ _NODES: Final = 60
 _GAP: Final = 1e-4
 #: How much better a solution must be: less would go on for ever without being of use to anybody.
 _STEP: Final = 0.001
-#: Searches in all: the plan of a fleet takes seconds, not minutes.
+#: Beginnings, each with a seed of its own.
+_BEGINNINGS: Final = 4
+#: Searches in all from one beginning: the plan of a fleet takes seconds, not minutes.
 _MOST_SEARCHES: Final = 1_000
 
 
@@ -77,10 +79,36 @@ class Shape:
         program.bound_rows(self.rows, np.full(len(self.rows), -INFINITY), self.counts)
 
 
+def search(program: Program, columns: Columns, costs: Values, *, shape: Shape, least: float) -> Values | None:
+    """Return the solution of the least Σ cost · x that was found from several beginnings; None when there is none at all.
+
+    Two beginnings that end alike are taken for the best there is.
+
+    Args:
+        program: what a solution must keep to.
+        columns: variables that cost something.
+        costs: float64, one each.
+        shape: what the variables mean.
+        least: cost below which nothing is gained.
+    """
+    ends: list[tuple[float, Values]] = []
+    for seed in range(_BEGINNINGS):
+        found = program.minimise(columns, costs, seed=seed)
+        if found is None or not program.cut_off:
+            return found
+        found = improve(program, found, columns, costs, shape=shape, least=least)
+        reached = float(found[columns] @ costs)
+        alike = any(abs(reached - other) <= _STEP * other for other, _ in ends)
+        ends.append((reached, found))
+        if alike or reached <= least:
+            break
+    return min(ends, key=lambda end: end[0])[1]
+
+
 def improve(
     program: Program, found: Values, columns: Columns, costs: Values, *, shape: Shape, least: float = 0.0
 ) -> Values:
-    """Return a solution that no few nodes can better by themselves; from then on no solution may cost more.
+    """Return a solution that no few nodes can better by themselves.
 
     Args:
         program: whose search for the least Σ cost · x was cut off.
@@ -91,25 +119,27 @@ def improve(
         least: cost below which nothing is gained.
     """
     reached = float(found[columns] @ costs)
-    number = program.at_most(reached, (columns, costs))
+    limit = program.at_most(reached, (columns, costs))
     searches = 0
     for sets in _sets(shape.pools):
         unchanged, at = 0, 0
         while unchanged < len(sets) and reached > least and searches < _MOST_SEARCHES:
             shape.free(program, found, sets[at])
-            program.limit(number, max(least, reached * (1 - _STEP)))
+            program.limit(limit, max(least, reached * (1 - _STEP)))
             better = program.minimise(columns, costs, nodes=_NODES, gap=_GAP)
             if better is not None:
                 found, reached = better, float(better[columns] @ costs)
             unchanged = unchanged + 1 if better is None else 0
             at, searches = (at + 1) % len(sets), searches + 1
     shape.free_all(program)
-    program.limit(number, program.kept(reached))
+    program.limit(limit, INFINITY)
     return found
 
 
 def _sets(pools: list[list[int]]) -> Iterator[list[list[int]]]:
     """Yield the sets of nodes to ask, all of one size at a time."""
     for size in _SIZES:
-        asked = [pool for pool in pools if size < max(len(pool), _SIZES[1]) and (size == _SIZES[0] or comb(len(pool), size) <= _MOST_SETS)]
+        asked = [
+            pool for pool in pools if size == _SIZES[0] or (size < len(pool) and comb(len(pool), size) <= _MOST_SETS)
+        ]
         yield [list(nodes) for pool in asked for nodes in combinations(pool, size)]

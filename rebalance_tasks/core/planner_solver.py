@@ -54,11 +54,7 @@ class Program:
     def __init__(self) -> None:
         """Begin without variables."""
         self._solver = _Solver()  # type: ignore[no-untyped-call]
-        for name, value in (
-            ("threads", 1),
-            ("random_seed", 0),
-        ):
-            self._solver.setOptionValue(name, value)
+        self._solver.setOptionValue("threads", 1)
         self._size = 0
 
     @property
@@ -125,7 +121,7 @@ class Program:
             self._solver.changeRowBounds(number, low, high)
 
     def minimise(
-        self, columns: Columns, costs: Values, *, nodes: int | None = None, gap: float = _GAP
+        self, columns: Columns, costs: Values, *, nodes: int | None = None, gap: float = _GAP, seed: int = 0
     ) -> Values | None:
         """Return the x of least Σ cost · x, float64 (all variables,); None when there is no solution at all.
 
@@ -134,10 +130,12 @@ class Program:
             costs: float64, one each.
             nodes: of the search tree, for an integer program; by default more where there are few variables.
             gap: to the bound at which an integer solution is good enough, as a share.
+            seed: another one begins a search elsewhere.
         """
         most = max(_LEAST_NODES, _MOST_WORK // self._size) if nodes is None else nodes
         self._solver.setOptionValue("mip_max_nodes", most)
         self._solver.setOptionValue("mip_rel_gap", gap)
+        self._solver.setOptionValue("random_seed", seed)
         full = np.zeros(self._size)
         full[columns] = costs
         self._solver.changeColsCost(self._size, np.arange(self._size, dtype=np.int32), full)
@@ -154,13 +152,9 @@ class Program:
         """Like `minimise`; from then on no solution may be worse in this respect."""
         found = self.minimise(columns, costs)
         if found is not None:
-            self.at_most(self.kept(float(found[columns] @ costs)), (columns, costs))
+            reached = float(found[columns] @ costs)
+            self.at_most(reached + _KEEP * max(1.0, abs(reached)), (columns, costs))
         return found
-
-    @staticmethod
-    def kept(reached: float) -> float:
-        """Return the limit that keeps what a goal has reached."""
-        return reached + _KEEP * max(1.0, abs(reached))
 
     def start_from(self, solution: Values) -> None:
         """Give an integer program a first solution to better."""
