@@ -205,7 +205,8 @@ def test_taking_in_order_is_first_fit(sizes: list[int], quota: int, most: int) -
     assert take_in_order(np.array(sizes, np.int64), quota, most).tolist() == expected
 
 
-@pytest.mark.parametrize("seed", [1, 3, 9, 14, 16, 24, 30, 35, 44])
+# The last two have six and eight nodes and a target out of reach: one search over all of them moves several parts in a hundred more.
+@pytest.mark.parametrize("seed", [1, 3, 9, 14, 16, 24, 30, 35, 44, 541, 90, 461])
 def test_no_plan_of_a_small_fleet_is_better_by_two_parts_in_a_hundred(seed: int) -> None:
     """`make bench` tries a thousand of them."""
     fleet = small_fleet(seed)
