@@ -26,6 +26,7 @@ from rebalance_tasks.control import cleanup as cleanups
 from rebalance_tasks.control import lifecycle, notices
 from rebalance_tasks.control import start as starts
 from rebalance_tasks.control import sweep as sweeps
+from rebalance_tasks.control.parts import PlaceName
 from rebalance_tasks.control.reach import adopt_here, far_queues, within_reach
 from rebalance_tasks.control.relay import run_relay
 from rebalance_tasks.control.survey_round import survey_nodes
@@ -96,7 +97,7 @@ class TokenArguments(FleetArguments):
 class SurveyArguments(TokenArguments):
     """Arguments of survey."""
 
-    node_ids: tuple[Identifier, ...]
+    node_ids: tuple[PlaceName, ...]
 
 
 class StartArguments(FleetArguments):

@@ -14,11 +14,12 @@ import xxhash
 
 from rebalance_tasks.control import survey_round
 from rebalance_tasks.control.carrying import with_losses
+from rebalance_tasks.control.standing import basis_of, note, standing
 from rebalance_tasks.control.start import nearby
 from rebalance_tasks.control.survey import Survey, adopt, survey
 from rebalance_tasks.control.survey_merge import merged
 from rebalance_tasks.core.errors import ConfigurationError, InvalidInventory, JobActive, NodeError, StaleLease
-from rebalance_tasks.core.imbalance import imbalance, is_eligible, usage
+from rebalance_tasks.core.imbalance import imbalance, is_eligible
 from rebalance_tasks.core.models import CheckResult, NodeState
 from rebalance_tasks.core.planner import plan_rebalance
 from rebalance_tasks.core.quiet_hours import in_quiet_hours
@@ -117,6 +118,8 @@ class _Trace:
 
     seen: Survey | None = None
     plan: RebalancePlan | None = None
+    #: the plan is an earlier one, which still stands
+    again: bool = False
 
 
 @dataclass(slots=True)
@@ -187,9 +190,9 @@ class _Run:
 def _snapshot(now: datetime, result: CheckResult, trace: _Trace, spread: float | None, *, forced: bool) -> Snapshot:
     """Put down what the check saw and decided."""
     seen, plan = trace.seen, trace.plan
-    used = {} if seen is None else usage(seen.nodes, seen.inventory)
     found: dict[str, Any] = {}
     if seen is not None:
+        used = seen.used_bytes
         found["nodes"] = tuple(
             NodeSnapshot(
                 node_id=node.node_id,
@@ -200,8 +203,7 @@ def _snapshot(now: datetime, result: CheckResult, trace: _Trace, spread: float |
             )
             for node in seen.nodes
         )
-        objects = len(seen.inventory) + len(seen.inventory.unlisted)
-        found |= {"left_out": dict(seen.left_out), "objects": objects}
+        found |= {"left_out": dict(seen.left_out), "objects": seen.objects}
     if plan is not None:
         found |= {
             "imbalance_after": plan.imbalance_after,
@@ -259,18 +261,31 @@ def _checked_plan(
     """Survey, plan, verify and save; raises Skipped with the reason why there is nothing to plan."""
     try:
         seen = trace.seen = _noted(context, look())
+        spread = _worth_planning(context, seen, force=force)
+        plan = _standing_or_new(context, trace, seen, force=force)
     except (NodeError, ConfigurationError, InvalidInventory) as exc:
         raise Skipped(exc.cause, str(exc)) from exc
-    spread = _worth_planning(context, seen, force=force)
-    plan = trace.plan = _plan(context, seen, force=force)
     if not plan.moves:
         bound = f" (bound by {', '.join(plan.limits_reached)})" if plan.limits_reached else ""
         why = "; ".join(plan.cannot) or ", ".join(f"{reason} {count}" for reason, count in plan.not_moved.items())
         raise Skipped("nothing_to_move", f"imbalance {spread:.3f}, but no object may move{bound}: {why}", spread)
     try:
-        context.plans.save(plan, fence=fence)
+        if not trace.again:
+            context.plans.save(plan, fence=fence)
     except StaleLease as exc:
         raise Skipped("already_running", str(exc), spread) from exc
+    return plan
+
+
+def _standing_or_new(context: FleetContext, trace: _Trace, seen: Survey, *, force: bool) -> RebalancePlan:
+    """The plan that was made of the very same, else a new one."""
+    basis = basis_of(context, seen, force=force, left_today=left_today(context))
+    before = trace.plan = standing(context, basis)
+    if before is not None:
+        trace.again = True
+        return before
+    plan = trace.plan = _plan(context, seen, force=force)
+    note(context, basis, plan)
     return plan
 
 
@@ -293,7 +308,7 @@ def _worth_planning(context: FleetContext, seen: Survey, *, force: bool) -> floa
         raise Skipped(
             "too_few_nodes", f"{len(eligible)} eligible nodes (active, capacity above 0); balance needs {MIN_NODES}"
         )
-    spread = imbalance(seen.nodes, usage(seen.nodes, seen.inventory))
+    spread = imbalance(seen.nodes, seen.used_bytes)
     threshold = context.settings.options.imbalance_threshold
     if spread < threshold and not draining and not force:
         raise Skipped("under_threshold", f"imbalance {spread:.3f} is under the threshold {threshold:.3f}", spread)
@@ -343,7 +358,10 @@ def _summary(plan: RebalancePlan, trace: _Trace) -> str:
     without = f"; left out: {', '.join(left_out.values())}" if left_out else ""
     lost = sorted({attribute for pair in plan.not_carried.values() for attribute in pair})
     losing = f"; not carried: {', '.join(lost)}" if lost else ""
-    return f"{len(plan.moves)} moves, {plan.estimated_egress_bytes} bytes, {spread}{losing}{without}"
+    since = (
+        f"; nothing has changed since it was planned at {plan.created_utc:%Y-%m-%d %H:%M:%S} UTC" if trace.again else ""
+    )
+    return f"{len(plan.moves)} moves, {plan.estimated_egress_bytes} bytes, {spread}{losing}{without}{since}"
 
 
 def plan_only(context: FleetContext) -> RebalancePlan:

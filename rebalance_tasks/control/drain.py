@@ -57,9 +57,10 @@ def drain(
     Raises:
         UnknownNode: no such node is configured.
         NodeError: a node cannot be surveyed, so nobody can say what fits.
+        ConfigurationError: nobody can say it of so many objects (unless ``force``).
     """
     before = context.node(node_id).state
-    seen = survey(context)
+    seen = survey(context, whole=not force)
     prices = {(price.from_region, price.to_region): price.per_gb for price in context.settings.prices}
     check = check_drain(
         seen.nodes, seen.inventory, node_id, options=context.settings.options, now=context.now(), prices=prices

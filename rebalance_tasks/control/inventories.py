@@ -1,13 +1,12 @@
 """Where an inventory comes from when not from the nodes themselves: a file, or a host's own catalogue.
 
 ``[fleet] inventory`` names it: ``nodes`` (the default) lists every node, a path ending in .parquet, .arrow or .csv reads a
-file anew at each check, ``provider:NAME`` calls what an installed package offers (`control.providers`).
+file anew at each check (`control.streams`), ``provider:NAME`` calls what an installed package offers (`control.providers`).
 """
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Final, Literal, Protocol
 
 import pyarrow as pa
 
@@ -18,6 +17,9 @@ from rebalance_tasks.settings_model import INVENTORY_FILES
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
+
+    from pyarrow.csv import ConvertOptions
 
     from rebalance_tasks.core.models import NodeDescriptor
 
@@ -31,13 +33,13 @@ _CSV: Final = {".csv"}
 class Provider(Protocol):
     """What an entry point for ``[fleet] inventory`` names."""
 
-    def __call__(self, nodes: Sequence[NodeDescriptor], /) -> pa.Table:
-        """Return every object on these nodes, with the columns of `Inventory.from_arrow`."""
+    def __call__(self, nodes: Sequence[NodeDescriptor], /) -> pa.Table | pa.RecordBatchReader:
+        """Return every object on these nodes, with the columns of `Inventory.from_arrow`: as a table, or as a stream."""
         ...
 
 
-def inventory_from(source: str, nodes: Sequence[NodeDescriptor]) -> Inventory:
-    """Read the inventory from a configured source.
+def provided(source: str, nodes: Sequence[NodeDescriptor]) -> pa.Table | pa.RecordBatchReader | None:
+    """Ask the provider that a configured source names; None when it names none.
 
     Args:
         source: a path, or ``provider:`` and a name.
@@ -45,21 +47,45 @@ def inventory_from(source: str, nodes: Sequence[NodeDescriptor]) -> Inventory:
 
     Raises:
         ConfigurationError: no such provider is installed, or it cannot be loaded or does not answer.
-        InvalidInventory: the file cannot be read, or a row is wrong.
     """
     if not source.startswith(PROVIDER_PREFIX):
-        return read_inventory(Path(source))
+        return None
     provider: Provider = load_provider(source, setting="[fleet] inventory")
     name = source.removeprefix(PROVIDER_PREFIX)
     try:
-        table = provider(nodes)
+        answer = provider(nodes)
     except Exception as exc:
         msg = f"[fleet] inventory: provider {name!r} failed: {type(exc).__name__}: {exc}"
         raise ConfigurationError(msg) from exc
-    if not isinstance(table, pa.Table):
-        msg = f"[fleet] inventory: provider {name!r} returned {type(table).__name__}, not a pyarrow.Table"
+    if not isinstance(answer, pa.Table | pa.RecordBatchReader):
+        msg = (
+            f"[fleet] inventory: provider {name!r} returned {type(answer).__name__}, "
+            "not a pyarrow.Table or RecordBatchReader"
+        )
         raise ConfigurationError(msg)
-    return Inventory.from_arrow(table)
+    return answer
+
+
+def kind_of(path: Path) -> Literal["parquet", "arrow", "csv"]:
+    """Return what an inventory file is, by its ending. Raises: InvalidInventory."""
+    suffix = path.suffix.lower()
+    if suffix in _PARQUET:
+        return "parquet"
+    if suffix in _ARROW:
+        return "arrow"
+    if suffix in _CSV:
+        return "csv"
+    known = ", ".join(sorted(INVENTORY_FILES))
+    msg = f"{path}: an inventory file ends in {known}"
+    raise InvalidInventory(msg)
+
+
+def csv_options() -> ConvertOptions:
+    """How a CSV file is read: keys and node ids stay text, also where they look like numbers."""
+    from pyarrow import csv  # noqa: PLC0415
+
+    text = {"object_key": pa.large_string(), "node_id": pa.string()}
+    return csv.ConvertOptions(column_types=text, strings_can_be_null=False)
 
 
 def read_inventory(path: Path) -> Inventory:
@@ -68,27 +94,19 @@ def read_inventory(path: Path) -> Inventory:
     Raises:
         InvalidInventory: the ending is not known, the file cannot be read, or a row is wrong.
     """
-    suffix = path.suffix.lower()
+    kind = kind_of(path)
     try:
-        if suffix in _PARQUET:
+        if kind == "parquet":
             from pyarrow import parquet  # noqa: PLC0415
 
             return Inventory.from_arrow(parquet.read_table(path))
-        if suffix in _ARROW:
+        if kind == "arrow":
             from pyarrow import feather  # noqa: PLC0415
 
             return Inventory.from_arrow(feather.read_table(path))
-        if suffix in _CSV:
-            from pyarrow import csv  # noqa: PLC0415
+        from pyarrow import csv  # noqa: PLC0415
 
-            # Keys and node ids stay text, also where they look like numbers.
-            text = {"object_key": pa.large_string(), "node_id": pa.string()}
-            return Inventory.from_arrow(
-                csv.read_csv(path, convert_options=csv.ConvertOptions(column_types=text, strings_can_be_null=False))
-            )
+        return Inventory.from_arrow(csv.read_csv(path, convert_options=csv_options()))
     except (OSError, pa.ArrowInvalid) as exc:
-        msg = f"{path}: cannot be read as {suffix.removeprefix('.')}: {exc}"
+        msg = f"{path}: cannot be read as {kind}: {exc}"
         raise InvalidInventory(msg) from exc
-    known = ", ".join(sorted(INVENTORY_FILES))
-    msg = f"{path}: an inventory file ends in {known}"
-    raise InvalidInventory(msg)

@@ -11,6 +11,7 @@ import time
 from collections import defaultdict
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -20,7 +21,8 @@ import pyarrow.compute as pc
 
 from rebalance_tasks.control.access_log import read_access_log
 from rebalance_tasks.control.carrying import require_carried
-from rebalance_tasks.control.inventories import FROM_NODES, inventory_from
+from rebalance_tasks.control.inventories import FROM_NODES
+from rebalance_tasks.control.streams import found_in
 from rebalance_tasks.control.survey_memory import SurveyMemory
 from rebalance_tasks.core.errors import ConfigurationError, NodeError, NodeMissing
 from rebalance_tasks.core.inventory import UNKNOWN_TIME, Inventory
@@ -46,6 +48,9 @@ SIDE_BY_SIDE: Final = 4
 _READS: Final = 3
 #: What a node holds whose objects are listed elsewhere.
 NOTHING: Final = Remembered((text([]), np.empty(0, np.int64), np.empty(0, np.int64)), {})
+#: Rows of a whole fleet that are kept for its plan (some 60 bytes each), and of each node at least.
+FLEET_ROWS: Final = 1_000_000
+LEAST_ROWS: Final = 1_000
 #: Fewer can neither give nor take.
 LEAST_NODES: Final = 2
 
@@ -74,18 +79,34 @@ class NodeReport:
         return self.used_bytes / self.capacity_bytes if self.capacity_bytes else None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Survey:
     """All nodes and what they hold.
 
     Attributes:
+        nodes: with the bytes used and the capacity that were found.
+        rows: the inventory, or what puts it together once somebody wants it.
+        objects: how many there are, rows or not.
         left_out: node_id → why it could not be surveyed; it is not among ``nodes`` and neither gives nor takes.
+        basis: equal for two surveys whose plans are equal; empty where that cannot be told.
     """
 
     nodes: tuple[NodeDescriptor, ...]
-    inventory: Inventory
+    rows: Inventory | Callable[[], Inventory]
     reports: tuple[NodeReport, ...]
+    objects: int = 0
     left_out: Mapping[str, str] = field(default_factory=dict)
+    basis: str = ""
+
+    @cached_property
+    def inventory(self) -> Inventory:
+        """The objects. Raises: InvalidInventory."""
+        return self.rows() if callable(self.rows) else self.rows
+
+    @property
+    def used_bytes(self) -> dict[str, int]:
+        """node_id → bytes of all its objects."""
+        return {node.node_id: node.used_bytes or 0 for node in self.nodes}
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,16 +172,17 @@ def adopt(
     return fresh
 
 
-def survey(context: FleetContext, *, leave_out: bool = False) -> Survey:
+def survey(context: FleetContext, *, leave_out: bool = False, whole: bool = False) -> Survey:
     """List every node that is not in maintenance.
 
     Args:
         context: the fleet.
         leave_out: go on without nodes that cannot be surveyed, as long as two that can are left.
+        whole: every object must be a row; candidates do not tell what the caller wants to know.
 
     Raises:
         NodeError: a node is missing or not writable.
-        ConfigurationError: roots coincide, a capacity must be stated, or the inventory's source is wrong.
+        ConfigurationError: roots coincide, a capacity must be stated, the inventory's source is wrong or too large to be ``whole``.
         InvalidInventory: a row is impossible.
     """
     validate_roots(context.settings.nodes)
@@ -171,8 +193,13 @@ def survey(context: FleetContext, *, leave_out: bool = False) -> Survey:
         raise next(iter(errors.values()))
     nodes = [node for node in nodes if node.node_id not in errors]
     capacities = capacities_of(nodes, {name: one.health for name, one in seen.items()})
-    inventory = _inventory(context, seen)
-    used = inventory.used_bytes()
+    inventory, used = _inventory(context, seen)
+    if whole and len(inventory.unlisted):
+        msg = (
+            f"[fleet] inventory holds {len(inventory) + len(inventory.unlisted):,} objects, too many to be looked at one by one, which drain's "
+            "pre-check and undo want; hand in a shorter list for it, or drain with --force"
+        )
+        raise ConfigurationError(msg)
     described = tuple(
         node.model_copy(
             update={
@@ -185,7 +212,8 @@ def survey(context: FleetContext, *, leave_out: bool = False) -> Survey:
     )
     found = tuple(_report(node, seen.get(node.node_id)) for node in described)
     inventory = with_last_moved(inventory, context.locations.last_moved())
-    return Survey(described, inventory, found, {name: str(error) for name, error in errors.items()})
+    objects = len(inventory) + len(inventory.unlisted)
+    return Survey(described, inventory, found, objects, {name: str(error) for name, error in errors.items()})
 
 
 def _look_at(context: FleetContext, nodes: Sequence[NodeDescriptor]) -> tuple[dict[str, Look], dict[str, NodeError]]:
@@ -203,16 +231,39 @@ def _look_at(context: FleetContext, nodes: Sequence[NodeDescriptor]) -> tuple[di
     return seen, errors
 
 
-def look(context: FleetContext, node: NodeDescriptor, *, adopted: set[str], now: datetime) -> Look:
-    """Look at one node, and list it unless the inventory comes from elsewhere. Raises: NodeMissing, NodeNotWritable."""
+def look(
+    context: FleetContext,
+    node: NodeDescriptor,
+    *,
+    adopted: set[str],
+    now: datetime,
+    name: str = "",
+    most: int | None = None,
+) -> Look:
+    """Look at one node, and list it, or a part of it, unless the inventory comes from elsewhere.
+
+    Args:
+        context: the fleet.
+        node: where to look.
+        adopted: nodes that carried their node-id once.
+        now: aware.
+        name: of a part (`control.parts`); default the whole node.
+        most: about so many objects are read of a node that could be listed in parts.
+
+    Raises:
+        TooManyObjects: there are more.
+        NodeMissing, NodeNotWritable.
+    """
     health = probe(context, node, adopted=adopted)
     driver = context.driver(node.node_id)
     latency_ms = _latency_ms(driver) if health.adopted and node.latency_ms is None else node.latency_ms
     if context.settings.inventory != FROM_NODES:
         return Look(health, NOTHING, latency_ms)
-    memory = SurveyMemory.of(context.settings)
     now_ns = int(now.timestamp() * 1000) * 10**6
-    return Look(health, memory.list_objects(driver, node, now_ns=now_ns, require_identity=health.adopted), latency_ms)
+    found = SurveyMemory.of(context.settings).list_objects(
+        driver, node, now_ns=now_ns, require_identity=health.adopted, name=name, most=most
+    )
+    return Look(health, found, latency_ms)
 
 
 def _latency_ms(driver: Driver) -> float:
@@ -225,14 +276,21 @@ def _latency_ms(driver: Driver) -> float:
     return float(round(best * 1000))
 
 
-def _inventory(context: FleetContext, seen: Mapping[str, Look]) -> Inventory:
-    """What the nodes hold: as they were listed, or as the configured source says; with the fleet's rules."""
+def _inventory(context: FleetContext, seen: Mapping[str, Look]) -> tuple[Inventory, dict[str, int]]:
+    """What the nodes hold, as they were listed, or as the configured source says; and how many bytes each."""
     if context.settings.inventory == FROM_NODES:
         listed = {name: one.found for name, one in seen.items()}
         found = Inventory.from_listings({name: (x.keys, x.size_bytes, x.mtime_ns) for name, x in listed.items()})
-    else:
-        found = inventory_from(context.settings.inventory, context.nodes())
-    return measured(context, found)
+        return measured(context, found), found.used_bytes()
+    nodes = context.nodes()
+    return found_in(
+        context.settings, nodes, most=most_rows(len(nodes)), now=context.now(), measured=partial(measured, context)
+    )
+
+
+def most_rows(nodes: int) -> int:
+    """Return how many rows are kept of each node of so many, where not all of them are."""
+    return max(LEAST_ROWS, FLEET_ROWS // max(1, nodes))
 
 
 def measured(context: FleetContext, inventory: Inventory) -> Inventory:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final, cast
 
 import pyarrow as pa
 
+from rebalance_tasks.control.parts import part_of
 from rebalance_tasks.core.inventory_columns import text
 from rebalance_tasks.drivers.remembered import Remembered
 from rebalance_tasks.telemetry import get_logger
@@ -30,8 +31,10 @@ if TYPE_CHECKING:
 log = get_logger(__name__)
 
 #: Grows when the meaning of a file changes; older ones are not read.
-_VERSION: Final = 1
+_VERSION: Final = 2
 _PRIVATE: Final = 0o700
+#: Nobody takes so long to write a memory.
+_OLD_S: Final = 3_600
 #: Columns halve on disk, and unpack faster than a disk reads.
 _PACKED: Final = pa.ipc.IpcWriteOptions(compression="lz4")
 
@@ -52,14 +55,23 @@ class SurveyMemory:
     def of(cls, settings: Settings) -> SurveyMemory:
         """Return the memory that the settings ask for."""
         keep = settings.options.full_survey_interval
-        folder = _folder(settings) if keep else None
+        folder = memory_folder(settings) if keep else None
         return cls(folder, keep)
 
     def serves(self, driver: Driver) -> bool:
         """Whether a node with this driver may be listed from what is remembered."""
         return self.folder is not None and hasattr(driver, "list_changed")
 
-    def list_objects(self, driver: Driver, node: NodeDescriptor, *, now_ns: int, require_identity: bool) -> Remembered:
+    def list_objects(
+        self,
+        driver: Driver,
+        node: NodeDescriptor,
+        *,
+        now_ns: int,
+        require_identity: bool,
+        name: str = "",
+        most: int | None = None,
+    ) -> Remembered:
         """List a node: only what has changed where its driver can tell, else everything.
 
         Args:
@@ -67,53 +79,67 @@ class SurveyMemory:
             node: its patterns and its place must be those of the memory.
             now_ns: nanoseconds since 1970.
             require_identity: as `Driver.list_objects`.
+            name: of a part of it (`control.parts`); default the whole node.
+            most: as `Remembers.list_changed`; drivers that cannot list a part list everything.
 
         Raises:
+            TooManyObjects: there are more, and the node can be listed in parts.
             NodeMissing.
         """
-        if not self.serves(driver):
+        if not hasattr(driver, "list_changed"):
             return _plain(driver.list_objects(require_identity=require_identity))
-        before, listed_ns = self._load(node, now_ns=now_ns)
-        found = cast("Remembers", driver).list_changed(before, require_identity=require_identity)
+        name = name or node.node_id
+        before, listed_ns = self._load(node, name, now_ns=now_ns)
+        found = cast("Remembers", driver).list_changed(
+            before, require_identity=require_identity, part=part_of(name), most=most
+        )
         if found is not before:
-            self._save(node, found, listed_ns=now_ns if before is None else listed_ns)
+            self._save(node, name, found, listed_ns=now_ns if before is None else listed_ns)
         return found
 
-    def _about(self, node: NodeDescriptor) -> dict[str, Any]:
-        place = {"node": node.node_id, "url": node.url}
+    def tidy(self, *, now_ns: int) -> None:
+        """Remove what nobody reads any more: what a writer left when it died, memories of nodes and parts that are no more."""
+        old_ns = now_ns - int(max(self.keep.total_seconds(), _OLD_S) * 10**9)
+        with suppress(OSError):
+            for path in self.folder.iterdir() if self.folder is not None else ():
+                if path.lstat().st_mtime_ns < old_ns:
+                    path.unlink()
+
+    def _about(self, node: NodeDescriptor, name: str) -> dict[str, Any]:
+        place = {"name": name, "url": node.url}
         return {"version": _VERSION, **place, "include": list(node.include), "exclude": list(node.exclude)}
 
-    def _load(self, node: NodeDescriptor, *, now_ns: int) -> tuple[Remembered | None, int]:
+    def _load(self, node: NodeDescriptor, name: str, *, now_ns: int) -> tuple[Remembered | None, int]:
         """Return what is remembered and when all of it was listed; nothing when that is too long ago."""
         if self.folder is None:
             return None, now_ns
         try:
-            _require_private(self.folder)
+            require_private(self.folder)
             # The map outlives a newer file of that name, and its columns are unpacked when they are wanted.
-            file = pa.ipc.open_file(pa.memory_map(str(self.folder / f"{node.node_id}.arrow")))
+            file = pa.ipc.open_file(pa.memory_map(str(self.folder / f"{name}.arrow")))
             found, about = Remembered.read(file.schema, file.read_all)
             listed_ns = int(about.pop("listed_ns"))
         except (OSError, pa.ArrowException, KeyError, TypeError, ValueError) as exc:
             if not isinstance(exc, FileNotFoundError):
-                log.warning("survey.memory_unread", node=node.node_id, error=str(exc))
+                log.warning("survey.memory_unread", node=name, error=str(exc))
             return None, now_ns
         young = 0 <= now_ns - listed_ns < self.keep.total_seconds() * 10**9
-        return (found, listed_ns) if young and about == self._about(node) else (None, now_ns)
+        return (found, listed_ns) if young and about == self._about(node, name) else (None, now_ns)
 
-    def _save(self, node: NodeDescriptor, found: Remembered, *, listed_ns: int) -> None:
+    def _save(self, node: NodeDescriptor, name: str, found: Remembered, *, listed_ns: int) -> None:
         if self.folder is None:
             return
-        target = self.folder / f"{node.node_id}.arrow"
+        target = self.folder / f"{name}.arrow"
         aside = target.with_suffix(f".{os.getpid()}.{os.urandom(4).hex()}")
         try:
-            _require_private(self.folder)
-            table = found.to_arrow({**self._about(node), "listed_ns": listed_ns})
+            require_private(self.folder)
+            table = found.to_arrow({**self._about(node, name), "listed_ns": listed_ns})
             with pa.ipc.new_file(str(aside), table.schema, options=_PACKED) as file:
                 file.write_table(table)
             aside.replace(target)
         except OSError as exc:
             # Not worth failing for: the node will be listed in full.
-            log.warning("survey.memory_unwritten", node=node.node_id, error=str(exc))
+            log.warning("survey.memory_unwritten", node=name, error=str(exc))
             with suppress(OSError):
                 aside.unlink()
 
@@ -123,7 +149,8 @@ def _plain(listing: Listing) -> Remembered:
     return Remembered((text(listing.keys), listing.size_bytes, listing.mtime_ns), listing.left_out)
 
 
-def _folder(settings: Settings) -> Path | None:
+def memory_folder(settings: Settings) -> Path | None:
+    """Return the directory in which this host may keep what it saw of a fleet, None for none."""
     if settings.survey_dir == "none":
         return None
     if settings.survey_dir != "auto":
@@ -135,7 +162,7 @@ def _folder(settings: Settings) -> Path | None:
     return Path(cache, "rebalance-tasks", settings.fleet)
 
 
-def _require_private(folder: Path) -> None:
+def require_private(folder: Path) -> None:
     """Make the folder, or refuse one that others may write to. Raises: OSError."""
     folder.mkdir(mode=_PRIVATE, parents=True, exist_ok=True)
     status = folder.stat()

@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import zlib
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
+import xxhash
 
+from rebalance_tasks.control.parts import joined, node_of
 from rebalance_tasks.control.survey import LEAST_NODES, NodeReport, Survey, capacities_of, with_last_moved
 from rebalance_tasks.core.errors import NodeError
 from rebalance_tasks.core.hashing import hash_keys
 from rebalance_tasks.core.inventory import Inventory, Unlisted
+from rebalance_tasks.core.keeper import without_ambiguous
 from rebalance_tasks.core.models import NodeState
 from rebalance_tasks.drivers.base import NodeHealth
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from rebalance_tasks.control.context import FleetContext
     from rebalance_tasks.core.models import NodeDescriptor
@@ -27,11 +31,14 @@ if TYPE_CHECKING:
 def merged(context: FleetContext) -> Survey:
     """Return what the tasks found: every node that could be surveyed, its candidates, and exact sums of the rest.
 
+    The candidates are read when they are asked for: a balanced fleet, or one whose plan still stands, does without.
+
     Raises:
         NodeError: fewer than two nodes could be surveyed.
         ConfigurationError: a capacity must be stated.
     """
-    findings = {finding.node_id: finding for finding in context.surveys.findings()}
+    parts = context.surveys.findings()
+    findings = {finding.node_id: finding for finding in joined(parts)}
     good = {name: finding for name, finding in findings.items() if not finding.error}
     left_out = {name: finding.error for name, finding in findings.items() if finding.error}
     if left_out and len(good) < LEAST_NODES:
@@ -39,10 +46,23 @@ def merged(context: FleetContext) -> Survey:
     nodes = [node for node in context.nodes() if node.node_id in good or node.state is NodeState.MAINTENANCE]
     capacities = capacities_of(nodes, {name: _health(finding) for name, finding in good.items()})
     described = tuple(_described(node, good.get(node.node_id), capacities) for node in nodes)
-    inventory = with_last_moved(_inventory(context, list(good)), context.locations.last_moved())
-    reports = tuple(_report(node, good.get(node.node_id)) for node in described)
-    unlisted = sum((Unlisted(f.unlisted, f.unlisted_movable_bytes) for f in good.values()), inventory.unlisted)
-    return Survey(described, replace(inventory, unlisted=unlisted), reports, left_out)
+    return Survey(
+        described,
+        partial(_inventory, context, [part for part in parts if node_of(part.node_id) in good]),
+        tuple(_report(node, good.get(node.node_id)) for node in described),
+        sum(finding.objects for finding in good.values()),
+        left_out,
+        _basis(described, good),
+    )
+
+
+def _basis(nodes: Sequence[NodeDescriptor], good: Mapping[str, Finding]) -> str:
+    """Of the nodes and of all that lies on them; a finding's digest says with which settings it was made."""
+    if not all(finding.lasting for finding in good.values()):
+        return ""
+    parts = [node.model_dump_json() for node in nodes]
+    parts += [f"{name} {finding.digest}" for name, finding in sorted(good.items())]
+    return xxhash.xxh3_128_hexdigest("\n".join(parts).encode())
 
 
 def _error(finding: Finding) -> NodeError:
@@ -77,27 +97,31 @@ def _report(node: NodeDescriptor, found: Finding | None) -> NodeReport:
     )
 
 
-def _inventory(context: FleetContext, node_ids: Sequence[str]) -> Inventory:
+def _inventory(context: FleetContext, good: Sequence[Finding]) -> Inventory:
+    """The candidates of all nodes, and how many other objects there are."""
+    names = [found.node_id for found in good]
+    inventory = with_last_moved(_candidates(context, names), context.locations.last_moved())
+    unlisted = sum((Unlisted(f.unlisted, f.unlisted_movable_bytes) for f in good), inventory.unlisted)
+    return replace(inventory, unlisted=unlisted)
+
+
+def _candidates(context: FleetContext, names: Sequence[str]) -> Inventory:
     """The candidates of all nodes, without those whose key another node holds as well; these are counted."""
-    tables = [pa.ipc.open_stream(packed).read_all() for packed in context.surveys.rows(node_ids) if packed]
+    tables = [pa.ipc.open_stream(packed).read_all() for packed in context.surveys.rows(names) if packed]
     if not tables:
         return Inventory.from_listings({})
     inventory = Inventory.from_arrow(pa.concat_tables(tables, promote_options="permissive"))
-    doubled = _doubled(context, inventory, node_ids)
-    if not doubled.any():
-        return inventory
-    kept = inventory.take(np.flatnonzero(~doubled))
-    return replace(kept, unlisted=Unlisted({"ambiguous": int(np.count_nonzero(doubled))}))
+    return without_ambiguous(inventory, _doubled(context, inventory, names))
 
 
 def _doubled(
-    context: FleetContext, inventory: Inventory, node_ids: Sequence[str]
+    context: FleetContext, inventory: Inventory, names: Sequence[str]
 ) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
     """Bool (n,): the key lies also on a node where it is no candidate (two candidates show by themselves)."""
     hashes = hash_keys(inventory.keys)
     ordered = np.sort(hashes)
     met = [np.empty(0, np.uint64)]
-    for packed in context.surveys.others(node_ids):
+    for packed in context.surveys.others(names):
         others = np.frombuffer(packed or b"", np.uint64)
         at = np.minimum(np.searchsorted(ordered, others), len(ordered) - 1)
         met.append(others[ordered[at] == others])

@@ -21,7 +21,9 @@ import numpy as np
 import pyarrow as pa
 
 from rebalance_tasks.control.inventories import FROM_NODES
-from rebalance_tasks.control.survey import look, measured
+from rebalance_tasks.control.parts import FIRST_PARTS, MOST_OBJECTS, joined, names_of, node_of, part_of, parts_for
+from rebalance_tasks.control.survey import look, measured, most_rows
+from rebalance_tasks.control.survey_memory import SurveyMemory
 from rebalance_tasks.core.candidates import thinned
 from rebalance_tasks.core.errors import RebalanceError
 from rebalance_tasks.core.hashing import hash_keys
@@ -29,17 +31,18 @@ from rebalance_tasks.core.inventory import Inventory
 from rebalance_tasks.core.models import NodeState
 from rebalance_tasks.core.routes import first_served, queues_reaching
 from rebalance_tasks.drivers.registry import validate_roots
+from rebalance_tasks.drivers.remembered import TooManyObjects
 from rebalance_tasks.migration.heartbeat import Heart
 from rebalance_tasks.store.surveys import Asked, Finding, Found
 from rebalance_tasks.telemetry import get_logger
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
-    from datetime import datetime
 
     from rebalance_tasks.control.context import FleetContext
     from rebalance_tasks.control.survey import Look
     from rebalance_tasks.core.models import NodeDescriptor
+    from rebalance_tasks.drivers.remembered import Part
     from rebalance_tasks.store.surveys import OpenSurvey
 
 log = get_logger(__name__)
@@ -48,9 +51,6 @@ log = get_logger(__name__)
 CHECK_LOCK_MS: Final = 600_000
 #: Up to so many nodes a check lists itself: messages would take longer.
 HERE_NODES: Final = 16
-#: Rows of a whole fleet that are kept for its plan (some 60 bytes each), and of each node at least.
-FLEET_ROWS: Final = 1_000_000
-LEAST_ROWS: Final = 1_000
 #: Nodes named by one message: at most so many, and fewer where that leaves fewer messages than a queue may have processes.
 _BUNDLE: Final = 16
 _MESSAGES: Final = 64
@@ -62,8 +62,10 @@ LONGEST_S: Final = 580.0
 IDLE_MS: Final = 30_000
 #: Then nodes that are not in are left out.
 LATEST_MS: Final = 600_000
-#: Reasons to leave an object alone that pass by themselves.
-_PASSING: Final = frozenset({"too_young"})
+#: Of so many checks one throws away what nobody reads any more of the hosts' memories.
+TIDY_EVERY: Final = 16
+#: A busy machine answers a small read so much later; in gravity it is a fortieth of one dimension of five.
+LATENCY_NOISE_MS: Final = 5.0
 #: Measures of access that follow from the listing; counts of a log do not.
 _STEADY: Final = frozenset({"none", "times"})
 _PACKED: Final = pa.ipc.IpcWriteOptions(compression="lz4")
@@ -95,22 +97,26 @@ def begin(context: FleetContext, token: int, *, force: bool, by: str) -> tuple[i
     """
     validate_roots(context.settings.nodes)
     nodes, asked = _looked_at(context), Asked(force=force, by=by, digest=context.settings.digest())
-    if not context.surveys.open(token, [node.node_id for node in nodes], asked, lock_ms=CHECK_LOCK_MS):
+    sizes = {finding.node_id: finding.objects for finding in joined(context.surveys.findings())}
+    names = [name for node in nodes for name in names_of(node.node_id, parts_for(sizes.get(node.node_id, 0)))]
+    if not context.surveys.open(token, names, asked, lock_ms=CHECK_LOCK_MS):
         return 0, 0
-    return len(nodes), _publish(context, token, nodes)
+    return len(nodes), _publish(context, token, names)
 
 
-def survey_nodes(context: FleetContext, token: int, node_ids: Sequence[str]) -> int:
-    """Look at some nodes for a check, one after the other; return how many were handed in.
+def survey_nodes(context: FleetContext, token: int, names: Sequence[str]) -> int:
+    """Look at some nodes, or parts of nodes, for a check, one after the other; return how many were handed in.
 
     What is left after about 20 s goes on in a message of its own.
     """
-    begun, runner, handed_in = time.monotonic(), _Runner(context, token), 0
-    for at, node_id in enumerate(node_ids):
+    begun, runner, handed_in = time.monotonic(), _Runner(context, token, names), 0
+    if token % TIDY_EVERY == 0:
+        SurveyMemory.of(context.settings).tidy(now_ns=time.time_ns())
+    for at, name in enumerate(names):
         if at and time.monotonic() - begun > SLICE_S:
-            _publish(context, token, [runner.nodes[name] for name in node_ids[at:] if name in runner.nodes])
+            _publish(context, token, names[at:])
             break
-        left = runner.run(node_id)
+        left = runner.run(name)
         handed_in += left >= 0
         if left == 0:
             context.messenger.publish_conclude(token)
@@ -135,7 +141,7 @@ def redrive(context: FleetContext) -> int:
     if now_ms - survey.moved_ms < IDLE_MS:
         return 0
     log.warning("survey.redriven", token=survey.token, awaited=len(survey.awaited))
-    return _publish(context, survey.token, [node for node in _looked_at(context) if node.node_id in survey.awaited])
+    return _publish(context, survey.token, sorted(survey.awaited))
 
 
 def keep_ms(context: FleetContext) -> int:
@@ -147,67 +153,85 @@ def _looked_at(context: FleetContext) -> list[NodeDescriptor]:
     return [node for node in context.nodes() if node.state is not NodeState.MAINTENANCE]
 
 
-def _publish(context: FleetContext, token: int, nodes: Iterable[NodeDescriptor]) -> int:
+def _publish(context: FleetContext, token: int, names: Iterable[str]) -> int:
+    """Ask for nodes and parts of nodes; of a node that is not configured here nobody is asked."""
+    nodes = {node.node_id: node for node in context.nodes()}
     by_queue: defaultdict[str, list[str]] = defaultdict(list)
     served = context.presence.served(now_ms=context.connection.now_ms())
-    for node in nodes:
-        reaching = queues_reaching(node)
-        by_queue[first_served(reaching, served) or reaching[0]].append(node.node_id)
+    for name in names:
+        if (node := nodes.get(node_of(name))) is not None:
+            reaching = queues_reaching(node)
+            by_queue[first_served(reaching, served) or reaching[0]].append(name)
     messages = 0
-    for queue, names in sorted(by_queue.items()):
-        size = max(1, min(_BUNDLE, len(names) // _MESSAGES))
-        for first in range(0, len(names), size):
-            context.messenger.publish_survey(token, names[first : first + size], queue=queue)
+    for queue, some in sorted(by_queue.items()):
+        size = max(1, min(_BUNDLE, len(some) // _MESSAGES))
+        for first in range(0, len(some), size):
+            context.messenger.publish_survey(token, some[first : first + size], queue=queue)
             messages += 1
     return messages
 
 
 class _Runner:
-    """Looks at nodes for one check, one at a time."""
+    """Looks at nodes and parts of nodes for one check, one at a time."""
 
-    def __init__(self, context: FleetContext, token: int) -> None:
+    def __init__(self, context: FleetContext, token: int, names: Sequence[str]) -> None:
         self._context = context
         self._token = token
+        # For all of its nodes at once. A moment that is past makes objects rather too young than too old.
+        self._now = context.now()
+        self._last = context.surveys.last(names)
         self._owner = uuid.uuid4().hex
         self._adopted = context.fleet.adopted()
         self._asked = context.surveys.asked()
-        self.nodes = {node.node_id: node for node in context.nodes()}
+        self._nodes = {node.node_id: node for node in context.nodes()}
 
-    def run(self, node_id: str) -> int:
-        """Look at a node and hand in what was found; return how many are awaited still, −1 when this one was not."""
-        if self._claim(node_id) != "go":
+    def run(self, name: str) -> int:
+        """Look at a node or a part and hand in what was found; return how many are awaited still, −1 when this one was not."""
+        if self._claim(name) != "go":
             return -1
-        with _heart.keeping(partial(self._claim, node_id)):
-            finding, found = self._look(node_id)
+        try:
+            with _heart.keeping(partial(self._claim, name)):
+                finding, found = self._look(name)
+        except TooManyObjects:
+            return self._cut(name)
         return self._context.surveys.report(self._token, finding, found, lock_ms=CHECK_LOCK_MS)
 
-    def _claim(self, node_id: str) -> str:
-        return self._context.surveys.claim(self._token, node_id, owner=self._owner, lock_ms=CHECK_LOCK_MS)
+    def _claim(self, name: str) -> str:
+        return self._context.surveys.claim(self._token, name, owner=self._owner, lock_ms=CHECK_LOCK_MS)
 
-    def _look(self, node_id: str) -> tuple[Finding, Found | None]:
-        """Return what was found, and the objects unless they are those of the node's last finding."""
-        node = self.nodes.get(node_id)
+    def _cut(self, node_id: str) -> int:
+        """Have a node listed in parts instead; nothing of it is in yet."""
+        names = names_of(node_id, FIRST_PARTS)
+        if self._context.surveys.cut(self._token, node_id, names, lock_ms=CHECK_LOCK_MS) > 0:
+            log.info("survey.cut", node=node_id, parts=len(names))
+            _publish(self._context, self._token, names)
+        return -1
+
+    def _look(self, name: str) -> tuple[Finding, Found | None]:
+        """Return what was found, and the objects unless they are those of the last finding."""
+        node, part = self._nodes.get(node_of(name)), part_of(name)
         if node is None:
-            return Finding(node_id=node_id, error="it is not configured here", cause="unknown_node"), Found()
-        now = self._context.now()
+            return Finding(node_id=name, error="it is not configured here", cause="unknown_node"), Found()
+        most = self._most(part)
         try:
-            seen = look(self._context, node, adopted=self._adopted, now=now)
-            digest = self._digest(seen)
-            last = self._context.surveys.last(node_id) if digest else None
-            if last is not None and last.digest == digest and not last.unlisted.keys() & _PASSING:
-                return last.model_copy(update=_health(seen)), None
-            return self._found(node, seen, digest, now)
+            limit = MOST_OBJECTS if part is None else None
+            seen = look(self._context, node, adopted=self._adopted, now=self._now, name=name, most=limit)
+            digest = self._digest(seen, most)
+            last = self._last.get(name)
+            if last is not None and last.digest == digest and last.lasting:
+                return last.model_copy(update=_health(seen, last)), None
+            return self._found(name, node, seen, digest, most)
         except RebalanceError as exc:
-            log.warning("survey.node_left_out", node=node_id, error=str(exc))
-            return Finding(node_id=node_id, error=str(exc), cause=exc.cause), Found()
+            log.warning("survey.node_left_out", node=name, error=str(exc))
+            return Finding(node_id=name, error=str(exc), cause=exc.cause), Found()
 
-    def _found(self, node: NodeDescriptor, seen: Look, digest: str, now: datetime) -> tuple[Finding, Found]:
+    def _found(self, name: str, node: NodeDescriptor, seen: Look, digest: str, most: int) -> tuple[Finding, Found]:
         listed = seen.found
         columns = (listed.keys, listed.size_bytes, listed.mtime_ns)
         whole = measured(self._context, Inventory.from_listings({node.node_id: columns}))
-        kept, rest = thinned(node, whole, most=self._most(), options=self._context.settings.options, now=now)
+        kept, rest = thinned(node, whole, most=most, options=self._context.settings.options, now=self._now)
         finding = Finding(
-            node_id=node.node_id,
+            node_id=name,
             digest=digest,
             used_bytes=int(whole.size_bytes.sum()),
             objects=len(whole),
@@ -218,24 +242,34 @@ class _Runner:
         )
         return finding, Found(_packed(kept.to_arrow()) if len(kept) else b"", _hashes(whole, rest))
 
-    def _most(self) -> int:
-        return max(LEAST_ROWS, FLEET_ROWS // len(self.nodes))
+    def _most(self, part: Part | None) -> int:
+        """Rows to keep; the parts of a node share its own."""
+        whole = most_rows(len(self._nodes))
+        return whole if part is None else max(1, whole // part.count)
 
-    def _digest(self, seen: Look) -> str:
+    def _digest(self, seen: Look, most: int) -> str:
         """Of all that a node's candidates follow from; empty where that may change without showing."""
         listing = seen.found.digest()
         steady = self._context.settings.gravity.access in _STEADY
-        return f"{listing}-{self._asked.digest}-{self._most()}" if listing and steady and self._asked.digest else ""
+        return f"{listing}-{self._asked.digest}-{most}" if listing and steady and self._asked.digest else ""
 
 
-def _health(seen: Look) -> dict[str, Any]:
-    """What is to be known of a node besides its objects, as fields of a finding."""
+def _like(before: float | None, now: float | None) -> bool:
+    """Whether two measured latencies are one and the same but for noise, which must not change a plan."""
+    return before is not None and now is not None and abs(now - before) <= max(LATENCY_NOISE_MS, before / 2)
+
+
+def _health(seen: Look, last: Finding | None = None) -> dict[str, Any]:
+    """What is to be known of a node besides its objects, as fields of a finding; noise leaves the last one's latency."""
+    latency_ms = seen.latency_ms
+    if last is not None and _like(last.latency_ms, latency_ms):
+        latency_ms = last.latency_ms
     return {
         "adopted": seen.health.adopted,
         "total_bytes": seen.health.total_bytes,
         "free_bytes": seen.health.free_bytes,
         "device": f"{socket.gethostname()}:{seen.health.device}" if seen.health.device else "",
-        "latency_ms": seen.latency_ms,
+        "latency_ms": latency_ms,
     }
 
 
@@ -257,12 +291,12 @@ def _hashes(whole: Inventory, rows: np.ndarray[tuple[int], np.dtype[np.int64]]) 
 def _give_up(context: FleetContext, survey: OpenSurvey) -> int:
     """Leave out the nodes that did not answer in time."""
     minutes = LATEST_MS // 60_000
-    for node_id in sorted(survey.awaited):
+    for name in sorted(survey.awaited):
         error = (
-            f"{node_id}: nobody surveyed it within {minutes} minutes; does a worker serve its queue (`rebalance doctor`)? "
+            f"{name}: nobody surveyed it within {minutes} minutes; does a worker serve its queue (`rebalance doctor`)? "
             "A store with too many objects to list wants an inventory file ([fleet] inventory)"
         )
-        finding = Finding(node_id=node_id, error=error, cause="retryable")
+        finding = Finding(node_id=name, error=error, cause="retryable")
         if context.surveys.report(survey.token, finding, Found(), lock_ms=CHECK_LOCK_MS) == 0:
             context.messenger.publish_conclude(survey.token)
     return len(survey.awaited)

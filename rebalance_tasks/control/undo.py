@@ -53,7 +53,7 @@ def plan_undo(context: FleetContext, job_id: str) -> WayBack:
     if not made:
         msg = f"job {job_id!r} completed no move; there is nothing to take back"
         raise InvalidArgument(msg)
-    seen = survey(context)
+    seen = survey(context, whole=True)
     context.fleet.set_usage(seen.inventory.used_bytes())
     settings, now = context.settings, context.now()
     prices = {(price.from_region, price.to_region): price.per_gb for price in settings.prices}

@@ -39,8 +39,9 @@ class Costs(Frozen):
         byte_s: a worker, for each byte: copied, synced, read back.
         stretch_s: a worker, for each stretch: lease, batch, two syncs, manifest.
         group_s: a worker, for each group: messages, permit, monitor.
-        start_object_s: the process that starts a job, for each move, before the first byte.
-        redis_object_s, redis_stretch_s, redis_group_s: Redis.
+        start_object_s, start_job_s: the process that starts a job, for each move and once, before the first byte.
+        control_group_s: the control plane, for each group while the job runs.
+        redis_object_s, redis_stretch_s, redis_group_s, redis_job_s: Redis.
         redis_object_bytes: memory of Redis for each move of a running job.
         fixed_s: seconds by the clock between a start and its last status in which nothing is copied.
     """
@@ -50,9 +51,12 @@ class Costs(Frozen):
     stretch_s: Seconds = 0.9e-3
     group_s: Seconds = 5.5e-3
     start_object_s: Seconds = 20e-6
+    start_job_s: Seconds = 0.0
+    control_group_s: Seconds = 0.0
     redis_object_s: Seconds = 11e-6
     redis_stretch_s: Seconds = 0.0
     redis_group_s: Seconds = 2.4e-3
+    redis_job_s: Seconds = 0.0
     redis_object_bytes: Seconds = 220.0
     fixed_s: Seconds = 0.5
 
@@ -91,7 +95,7 @@ class Forecast(Frozen):
 
     Attributes:
         seconds: from the start to the last status.
-        worker_s, start_s, redis_s: processor time.
+        worker_s, start_s, control_s, redis_s: processor time; the start is a part of the control plane's.
         redis_load: share of one core that Redis uses while the job runs.
         redis_bytes: of the running job.
         bound_by: what kept the job from being faster: ``start`` (one process looks at every move before the first byte),
@@ -103,6 +107,7 @@ class Forecast(Frozen):
     bytes_per_s: float
     worker_s: float
     start_s: float
+    control_s: float
     redis_s: float
     redis_load: float
     redis_bytes: NonNegativeInt
@@ -190,13 +195,13 @@ def forecast(work: Work, farm: Farm, costs: Costs | None = None) -> Forecast:
     sizes, stretch, bundle = _cut(work, costs)
     groups = deque(_Group(number, count, count) for number, count in enumerate(sizes))
     model = _Model(farm, stretch, groups, [0.0] * max(2, work.nodes), [0] * farm.hosts)
-    start_s = work.objects * costs.start_object_s
+    start_s = costs.start_job_s + work.objects * costs.start_object_s
     seconds, idle = _play(model, begin=start_s)
     seconds += costs.fixed_s
     stretches = sum(sizes) * bundle
     worker_s = stretches * costs.stretch_s + work.groups * costs.group_s
     worker_s += work.objects * (costs.object_s + work.mean_bytes * costs.byte_s)
-    redis_s = work.objects * costs.redis_object_s + stretches * costs.redis_stretch_s
+    redis_s = costs.redis_job_s + work.objects * costs.redis_object_s + stretches * costs.redis_stretch_s
     redis_s += work.groups * costs.redis_group_s
     bound = model.bound
     if start_s > seconds / 2:
@@ -209,6 +214,7 @@ def forecast(work: Work, farm: Farm, costs: Costs | None = None) -> Forecast:
         bytes_per_s=work.objects * work.mean_bytes / seconds,
         worker_s=worker_s,
         start_s=start_s,
+        control_s=start_s + work.groups * costs.control_group_s,
         redis_s=redis_s,
         redis_load=redis_s / seconds,
         redis_bytes=round(work.objects * costs.redis_object_bytes),

@@ -49,7 +49,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from rebalance_tasks.drivers.remembered import Remembered
+    from rebalance_tasks.drivers.remembered import Part, Remembered
 
 #: Folders may vanish between a look and an act; a third time is not bad luck.
 _ATTEMPTS: Final = 3
@@ -142,10 +142,17 @@ class LocalDriver:
         self._tree.check(required=require_identity)
         return LocalLister(self._tree, self._passes).run()
 
-    def list_changed(self, before: Remembered | None, *, require_identity: bool = True) -> Remembered:
-        """List, and read only the folders that have changed since an earlier listing. Raises: as `list_objects`."""
+    def list_changed(
+        self,
+        before: Remembered | None,
+        *,
+        require_identity: bool = True,
+        part: Part | None = None,
+        most: int | None = None,
+    ) -> Remembered:
+        """List, and read only the folders that have changed since; see `drivers.remembered.Remembers`."""
         self._tree.check(required=require_identity)
-        return LocalLister(self._tree, self._passes, before).remember()
+        return LocalLister(self._tree, self._passes, before, part=part, most=most).remember()
 
     # -- reading --------------------------------------------------------------------------------------------------
     def stat(self, key: str) -> Fingerprint | None:

@@ -22,12 +22,13 @@ from rebalance_tasks.core.errors import NodeMissing
 from rebalance_tasks.core.keys import MAX_KEY_BYTES, RESERVED, is_reserved
 from rebalance_tasks.drivers.base import Listing
 from rebalance_tasks.drivers.linux import DIR_READ_FLAGS
-from rebalance_tasks.drivers.remembered import Columns, Remembered
+from rebalance_tasks.drivers.remembered import PART_DEPTH, Columns, Remembered, TooManyObjects
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from rebalance_tasks.drivers.local_tree import LocalTree
+    from rebalance_tasks.drivers.remembered import Part
 
 #: A folder that we may not enter: what it holds is unknown, but the node is there.
 _CLOSED: Final = frozenset({errno.EACCES, errno.EPERM})
@@ -92,10 +93,16 @@ class LocalLister:
         tree: LocalTree,
         passes: Callable[[str], bool] | None,
         before: Remembered | None = None,
+        *,
+        part: Part | None = None,
+        most: int | None = None,
     ) -> None:
-        """List what ``tree`` holds and ``passes`` lets through."""
+        """List what ``tree`` holds and ``passes`` lets through: a part of it, or up to about so many objects."""
         self._tree = tree
         self._passes = passes
+        self._part = part
+        self._most = most
+        self._read = 0
         self._keys: list[str] = []
         self._sizes = array("q")
         self._mtimes = array("q")
@@ -144,7 +151,9 @@ class LocalLister:
             except OSError as exc:
                 self._note_closed(path, exc)
                 self._seen.append(Folder(path, 0, 0, 0, 0, {}))
-            self._left_out.update(left_out)
+            if self._holds("" if path == "." else f"{path}/"):
+                left_out.update(self._left_out)
+            self._left_out = left_out
 
     def _visit(self, path: str, prefix_bytes: int) -> None:
         """Read a folder, or take it as it was."""
@@ -164,6 +173,9 @@ class LocalLister:
             self._read_folder(fd, "" if path == "." else f"{path}/", prefix_bytes)
         finally:
             os.close(fd)
+        self._read += len(self._keys) - first
+        if self._most is not None and self._read > self._most:
+            raise TooManyObjects
         settled = changed_ns < now_ns - SETTLED_NS
         row, count = self._columns.rows + first, len(self._keys) - first
         self._seen.append(Folder(path, status.st_ino, changed_ns if settled else 0, row, count, dict(self._left_out)))
@@ -178,6 +190,14 @@ class LocalLister:
         # The last one pushed is visited first, as when they were read.
         self._pending += reversed(self._children[known.path])
 
+    def _holds(self, prefix: str) -> bool:
+        """Whether the objects directly in a folder are in this part; below `PART_DEPTH` only such folders are entered."""
+        return self._part is None or prefix.count("/") >= PART_DEPTH or self._part.owns(prefix.rstrip("/") or ".")
+
+    def _enters(self, path: str) -> bool:
+        """Whether something in this part may lie below a folder."""
+        return self._part is None or path.count("/") != PART_DEPTH - 1 or self._part.owns(path)
+
     def _note_closed(self, path: str, exc: OSError) -> None:
         if exc.errno == errno.EXDEV:
             self._left_out["other_file_system"] += 1
@@ -189,9 +209,10 @@ class LocalLister:
             )
             raise NodeMissing(self._tree.node_id, message) from exc
 
-    def _read_folder(self, fd: int, prefix: str, prefix_bytes: int) -> None:  # noqa: C901  one pass, inlined for speed
+    def _read_folder(self, fd: int, prefix: str, prefix_bytes: int) -> None:  # noqa: C901, PLR0912  one pass, inlined for speed
         keys, sizes, mtimes = self._keys.append, self._sizes.append, self._mtimes.append
         left_out, passes, device, at_root = self._left_out, self._passes, self._device, not prefix
+        ours = self._holds(prefix)
         room = MAX_KEY_BYTES - prefix_bytes
         with os.scandir(fd) as entries:
             for entry in entries:
@@ -204,7 +225,10 @@ class LocalLister:
                     left_out["invalid_key"] += 1
                     continue
                 if entry.is_dir(follow_symlinks=False):
-                    self._pending.append((prefix + name, prefix_bytes + length + 1))
+                    if self._enters(prefix + name):
+                        self._pending.append((prefix + name, prefix_bytes + length + 1))
+                    continue
+                if not ours:
                     continue
                 try:
                     status = entry.stat(follow_symlinks=False)

@@ -8,6 +8,7 @@ an object looks at it again, and now and then everything is listed anew.
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Final, Protocol, Self, TypeAlias
 
@@ -44,9 +45,11 @@ class Remembered:
         folders: tuple[tuple[Any, ...], ...] = (),
         *,
         settled: bool = False,
+        content: str = "",
     ) -> None:
-        """Take (keys, sizes, times of change), or what reads them once somebody wants them."""
+        """Take (keys, sizes, times of change), or what reads them once somebody wants them, and their `content`."""
         self._given = rows
+        self._content = content
         self.left_out = left_out
         self.folders = folders
         self.settled = settled
@@ -70,15 +73,27 @@ class Remembered:
     def _rows(self) -> Rows:
         return self._given() if callable(self._given) else self._given
 
+    @cached_property
+    def content(self) -> str:
+        """Of all sizes and times of change: what was written to in place shows in no folder."""
+        if self._content:
+            return self._content
+        found = xxhash.xxh3_64(np.ascontiguousarray(self.size_bytes).data)
+        found.update(np.ascontiguousarray(self.mtime_ns).data)
+        return found.hexdigest()
+
     def digest(self) -> str:
-        """Equal for two listings of a node between which no folder has changed; empty where that cannot be told."""
-        return xxhash.xxh3_64_hexdigest(json.dumps(self.folders).encode()) if self.settled else ""
+        """Equal for two listings of a node that found the same; empty where that cannot be told."""
+        if not self.settled:
+            return ""
+        return xxhash.xxh3_64_hexdigest(f"{self.content} {json.dumps(self.folders)}".encode())
 
     def to_arrow(self, about: Mapping[str, Any]) -> pa.Table:
         """Return a table that `read` reads back, with more that is to be known about it (plain JSON)."""
         table = pa.table({"key": self.keys, "size_bytes": self.size_bytes, "mtime_ns": self.mtime_ns})
         left_out = dict(self.left_out)
         beside = {"about": dict(about), "left_out": left_out, "folders": self.folders, "settled": self.settled}
+        beside["content"] = self.content
         return table.replace_schema_metadata({_BESIDE: json.dumps(beside).encode()})
 
     @classmethod
@@ -101,16 +116,56 @@ class Remembered:
 
         left_out = {str(word): int(count) for word, count in beside["left_out"].items()}
         folders = tuple(tuple(folder) for folder in beside["folders"])
-        return cls(rows, left_out, folders, settled=bool(beside["settled"])), dict(beside["about"])
+        found = cls(rows, left_out, folders, settled=bool(beside["settled"]), content=str(beside["content"]))
+        return found, dict(beside["about"])
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One of the parts that a node is listed in: every object is in exactly one of them, by the folder it lies in.
+
+    Which one follows from the folder's first two names and from nothing else, so that parts need not be agreed upon, and a folder that
+    is made while they are listed belongs to one as well. The objects of one folder are never parted.
+    """
+
+    number: int
+    count: int
+
+    def owns(self, folder: str) -> bool:
+        """Whether a folder (its path below the root, of at most `PART_DEPTH` names; ``.`` for the root) is in this part."""
+        return xxhash.xxh3_64_intdigest(folder.encode()) % self.count == self.number
+
+
+#: Names of a folder's path by which it belongs to a part: two, since many trees have but one folder in their root.
+PART_DEPTH: Final = 2
+
+
+class TooManyObjects(Exception):
+    """A listing was broken off, since there are more objects than it was to read."""
 
 
 class Remembers(Protocol):
     """A driver that can tell what has changed since an earlier listing; asked for by name, others list everything anew."""
 
-    def list_changed(self, before: Remembered | None, *, require_identity: bool = True) -> Remembered:
+    def list_changed(
+        self,
+        before: Remembered | None,
+        *,
+        require_identity: bool = True,
+        part: Part | None = None,
+        most: int | None = None,
+    ) -> Remembered:
         """List as `Driver.list_objects` does, reading only what has changed; ``before`` itself when nothing has.
 
-        Raises: as `Driver.list_objects`.
+        Args:
+            before: an earlier listing of the same part.
+            require_identity: as `Driver.list_objects`.
+            part: only what lies in it; None: everything.
+            most: objects to read, about; None: all.
+
+        Raises:
+            TooManyObjects: there are more.
+            NodeMissing: as `Driver.list_objects`.
         """
         ...
 

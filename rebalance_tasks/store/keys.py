@@ -105,6 +105,11 @@ class FleetKeys:
     def survey_others(self) -> str:  # noqa: D102
         return self.key("survey:others")
 
+    #: hash: of what the last plan was made, that plan without its moves (JSON), and how many there are (expires)
+    @property
+    def survey_planned(self) -> str:  # noqa: D102
+        return self.key("survey:planned")
+
     #: list of JSON records, newest first
     @property
     def checks(self) -> str:  # noqa: D102

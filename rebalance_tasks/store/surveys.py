@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import uuid
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, cast
 
 from pydantic import Field, NonNegativeInt
 
-from rebalance_tasks.core.models import Frozen
+from rebalance_tasks.core.models import Frozen, RebalancePlan
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -24,12 +24,15 @@ if TYPE_CHECKING:
 CLAIM_MS: Final = 15_000
 #: Whoever goes on with the check has so long to plan.
 CONCLUDE_MS: Final = 120_000
+#: Reasons to leave an object alone that pass by themselves.
+PASSING: Final = frozenset({"too_young"})
 
 
 class Finding(Frozen):
-    """What was found on one node.
+    """What was found on one node, or on a part of one.
 
     Attributes:
+        node_id: the node, or the name of the part (`control.parts`).
         digest: of the listing it follows from, with what was asked of it; empty where another listing may be equal to none.
         error: why it could not be surveyed; everything else is empty then.
         cause: the error's stable word.
@@ -52,6 +55,11 @@ class Finding(Frozen):
     left_out: dict[str, int] = Field(default_factory=dict)
     unlisted: dict[str, int] = Field(default_factory=dict)
     unlisted_movable_bytes: NonNegativeInt = 0
+
+    @property
+    def lasting(self) -> bool:
+        """Whether an equal digest means equal candidates, however much later."""
+        return bool(self.digest) and not self.unlisted.keys() & PASSING
 
 
 class Asked(Frozen):
@@ -156,15 +164,21 @@ class SurveyStore:
         args += ["1", b"", b""] if found is None else ["", found.rows, found.others]
         return int(self._redis.run("survey_report", [self._keys.check_lock, *self._all], args))
 
+    def cut(self, token: int, node_id: str, names: Sequence[str], *, lock_ms: int) -> int:
+        """Await the parts of a node instead of the node; return how many are awaited then, −1 when this one was not."""
+        keys = [self._keys.check_lock, *self._all]
+        return int(self._redis.run("survey_cut", keys, [token, node_id, lock_ms, *names]))
+
     def conclude(self, token: int, *, lock_ms: int) -> bool:
         """Become the one who goes on with the check, once all nodes are in."""
         keys = [self._keys.check_lock, *self._all[:2]]
         return bool(self._redis.run("survey_conclude", keys, [token, uuid.uuid4().hex, CONCLUDE_MS, lock_ms]))
 
-    def last(self, node_id: str) -> Finding | None:
-        """What was found on a node last, in this survey or an earlier one."""
-        raw = self._redis.hget(self._keys.survey_findings, node_id)
-        return None if raw is None else Finding.model_validate_json(raw)
+    def last(self, node_ids: Sequence[str]) -> dict[str, Finding]:
+        """What was found last on those of some nodes that were surveyed, in this survey or an earlier one."""
+        raw = cast("list[bytes | None]", self._redis.client.hmget(self._keys.survey_findings, list(node_ids)))
+        found = zip(node_ids, raw, strict=True)
+        return {node_id: Finding.model_validate_json(one) for node_id, one in found if one is not None}
 
     def findings(self) -> list[Finding]:
         """What was found on all nodes, by node id."""
@@ -182,6 +196,25 @@ class SurveyStore:
     def close(self, token: int, *, keep_ms: int) -> None:
         """End the survey; what was found stays for so long, for nodes that do not change until the next one."""
         self._redis.run("survey_close", self._all, [token, max(1, keep_ms)])
+
+    def note_planned(self, basis: str, plan: RebalancePlan, *, keep_ms: int) -> None:
+        """Note which plan was made of what; the moves are with the plan itself."""
+        pipe = self._redis.client.pipeline(transaction=True)
+        found = {
+            "basis": basis,
+            "plan": plan.model_copy(update={"moves": ()}).model_dump_json(),
+            "moves": len(plan.moves),
+        }
+        pipe.hset(self._keys.survey_planned, mapping=cast("Any", found))
+        pipe.pexpire(self._keys.survey_planned, max(1, keep_ms))
+        pipe.execute()
+
+    def planned(self, basis: str) -> tuple[RebalancePlan, int] | None:
+        """Return the plan that was last made of this, without its moves, and how many there are."""
+        raw = self._redis.hgetall(self._keys.survey_planned)
+        if not basis or raw.get("basis") != basis.encode():
+            return None
+        return RebalancePlan.model_validate_json(raw["plan"]), int(raw["moves"])
 
     def _values(self, key: str, node_ids: Sequence[str], at_once: int) -> Iterator[bytes | None]:
         for first in range(0, len(node_ids), at_once):

@@ -2,11 +2,16 @@
 
 Costs are processor time of the workers and of Redis, which a busy machine changes little; seconds by the clock are predicted as well,
 and judged where the machine is quiet. Besides: the share of the control plane in a job of 100,000 moves, and what a second worker brings.
+
+``python -m tests.bench.bench_scale --fit`` measures the costs alone (some minutes), prints how far each job is off by them, and writes them
+into `core/scale.py` as the defaults: on a quiet machine, whenever what a job costs has changed.
 """
 
 from __future__ import annotations
 
+import argparse
 import os
+import re
 import shutil
 import statistics
 import sys
@@ -19,8 +24,11 @@ from typing import TYPE_CHECKING, Final, Self
 import numpy as np
 import psutil
 import redis
+from rich.console import Console
+from rich.table import Table
 
 from rebalance_tasks.client import Rebalancer
+from rebalance_tasks.core import scale
 from rebalance_tasks.core.models import RebalanceMove, RebalancePlan
 from rebalance_tasks.core.options import MIB
 from rebalance_tasks.core.scale import Costs, Farm, Work, forecast, stretches_of
@@ -41,7 +49,7 @@ PAIRS: Final = 16
 #: Jobs from which the costs are taken: (objects, bytes of each, groups). None is of a size that is then predicted.
 CALIBRATION: Final = (
     *((512, 4096, 1), (6_144, 4096, 2), (16_384, 4096, 8), (64, 4096, 16)),
-    *((96, MIB, 1), (2_048, 32_768, 4)),
+    *((96, MIB, 1), (2_048, 32_768, 4), (24_576, 8_192, 4)),
 )
 #: Jobs that are predicted.
 SIZES: Final = (1_000, 10_000, 100_000)
@@ -57,6 +65,8 @@ QUIET_LOAD: Final = 0.7
 TIMEOUT_S: Final = 600
 #: How long idleness is measured.
 IDLE_S: Final = 6.0
+#: How often it is asked whether a job is over.
+POLL_S: Final = 0.01
 
 
 @dataclass(frozen=True)
@@ -74,14 +84,9 @@ def run(report: Report) -> None:
     """Calibrate, predict, compare."""
     quiet = os.getloadavg()[0] < QUIET_LOAD
     with Crew() as crew:
-        crew.job(Work(objects=256, mean_bytes=4096, groups=2, nodes=4))  # warms up
-        crew.rest()
-        calibration = [
-            crew.median(Work(objects=n, mean_bytes=size, groups=g, nodes=2 * g)) for n, size, g in CALIBRATION
-        ]
-        costs = costs_of(calibration)
+        costs = costs_of(_calibrated(crew))
         report.console.print(f"costs: {costs!r}")
-        farm = Farm(processes=2, cores=os.cpu_count() or 1, shares_cores=True, limit=PAIRS)
+        farm = _here()
         for objects in SIZES:
             found = crew.median(Work(objects=objects, mean_bytes=OBJECT_BYTES, groups=GROUPS, nodes=2 * GROUPS))
             _compare(report, found, forecast(found.work, farm, costs), quiet=quiet)
@@ -98,6 +103,54 @@ def run(report: Report) -> None:
             )
         )
         _second_worker(report, crew)
+
+
+def fit(console: Console, *, write: bool) -> None:
+    """Measure the costs, say how well they tell the jobs they were taken from, and make them the defaults."""
+    load = os.getloadavg()[0]
+    if load >= QUIET_LOAD:
+        console.print(f"[yellow]a load of {load:.1f}: these costs are rather too high; fit again on a quiet machine")
+    with Crew() as crew:
+        runs = _calibrated(crew)
+    costs = costs_of(runs)
+    table = Table(
+        "objects", "bytes", "groups", "worker s", "error", "Redis s", "error", "control s", "error", "s", "error"
+    )
+    for found in runs:
+        told = forecast(found.work, _here(), costs)
+        cells = [f"{found.work.objects:,}", f"{found.work.mean_bytes:,.0f}", str(found.work.groups)]
+        pairs = [(told.worker_s, found.data_s), (told.redis_s, found.redis_s), (told.control_s, found.control_s)]
+        for predicted, measured in (*pairs, (told.seconds, found.seconds)):
+            cells += [f"{measured:.3f}", f"{predicted / measured - 1:+.0%}" if measured else "–"]
+        table.add_row(*cells)
+    console.print(table)
+    console.print(costs.model_dump_json(indent=2))
+    if write:
+        source = Path(scale.__file__)
+        source.write_text(with_costs(source.read_text(encoding="utf-8"), costs), encoding="utf-8")
+        console.print(f"written to {source}")
+
+
+def with_costs(source: str, costs: Costs) -> str:
+    """Return the source of `core.scale` with other defaults, to three digits. Raises: ValueError when one is not found."""
+    for name, value in costs.model_dump().items():
+        line = re.compile(rf"^    {name}: Seconds = \S+$", re.MULTILINE)
+        source, found = line.subn(f"    {name}: Seconds = {float(f'{value:.3g}')!r}", source)
+        if found != 1:
+            msg = f"core/scale.py has no default of {name} to replace"
+            raise ValueError(msg)
+    return source
+
+
+def _calibrated(crew: Crew) -> list[Run]:
+    crew.job(Work(objects=256, mean_bytes=4096, groups=2, nodes=4))  # warms up
+    crew.rest()
+    return [crew.median(Work(objects=n, mean_bytes=size, groups=g, nodes=2 * g)) for n, size, g in CALIBRATION]
+
+
+def _here() -> Farm:
+    """This machine, as the crew uses it."""
+    return Farm(processes=2, cores=os.cpu_count() or 1, shares_cores=True, limit=PAIRS)
 
 
 def _compare(report: Report, found: Run, told: object, *, quiet: bool) -> None:
@@ -141,26 +194,28 @@ def _second_worker(report: Report, crew: Crew) -> None:
 def costs_of(runs: list[Run]) -> Costs:
     """Fit the costs to some runs, by least squares of the relative errors; what comes out below zero is zero."""
     rows = np.array(
-        [[r.work.objects, r.work.objects * r.work.mean_bytes, stretches_of(r.work), r.work.groups] for r in runs]
+        [[r.work.objects, r.work.objects * r.work.mean_bytes, stretches_of(r.work), r.work.groups, 1] for r in runs]
     )
-    worker = _fitted(rows, np.array([r.data_s for r in runs]))
+    worker = _fitted(rows[:, :4], np.array([r.data_s for r in runs]))
     # What a large object costs Redis is the looks at its flags, by the time it takes.
     small = [at for at, r in enumerate(runs) if r.work.mean_bytes < MIB]
-    server = _fitted(rows[small][:, [0, 2, 3]], np.array([runs[at].redis_s for at in small]))
-    start = statistics.median(r.control_s / r.work.objects for r in runs if r.work.objects > 2_000)
+    server = _fitted(rows[small][:, [0, 2, 3, 4]], np.array([runs[at].redis_s for at in small]))
+    control = _fitted(rows[:, [0, 3, 4]], np.array([r.control_s for r in runs]))
     costs = Costs(
         object_s=worker[0],
         byte_s=worker[1],
         stretch_s=worker[2],
         group_s=worker[3],
-        start_object_s=start,
+        start_object_s=control[0],
+        control_group_s=control[1],
+        start_job_s=control[2],
         redis_object_s=server[0],
         redis_stretch_s=server[1],
         redis_group_s=server[2],
+        redis_job_s=server[3],
         fixed_s=0,
     )
-    farm = Farm(processes=2, cores=os.cpu_count() or 1, shares_cores=True, limit=PAIRS)
-    rest = statistics.median(r.seconds - forecast(r.work, farm, costs).seconds for r in runs)
+    rest = statistics.median(r.seconds - forecast(r.work, _here(), costs).seconds for r in runs)
     return costs.model_copy(update={"fixed_s": max(0.0, rest)})
 
 
@@ -223,7 +278,10 @@ class Crew:
     def rest(self) -> None:
         """Measure what everybody spends on nothing, in a second."""
         before, begun = self._spent(), time.perf_counter()
-        time.sleep(IDLE_S)
+        # Waiting for a job asks Redis as often.
+        while time.perf_counter() - begun < IDLE_S:
+            self._over("no-job")
+            time.sleep(POLL_S)
         whole = time.perf_counter() - begun
         self.idle = tuple((after - was) / whole for after, was in zip(self._spent(), before, strict=True))
 
@@ -247,7 +305,7 @@ class Crew:
         while not self._over(f"job-{name}"):
             if time.perf_counter() - begun > TIMEOUT_S:
                 sys.exit(f"not done after {TIMEOUT_S:.0f} s: {work!r}")
-            time.sleep(0.01)
+            time.sleep(POLL_S)
         seconds = time.perf_counter() - begun
         job = self.rebalancer.status(f"job-{name}")
         if job.status is not RebalanceStatus.COMPLETED or job.completed_moves != work.objects:
@@ -318,3 +376,17 @@ def _of(pid: int) -> float:
     except (OSError, ValueError):
         times = psutil.Process(pid).cpu_times()
         return float(times.user + times.system)
+
+
+def main() -> None:
+    """Fit the costs."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "--fit", action="store_true", required=True, help="measure the costs and make them the defaults"
+    )
+    parser.add_argument("--dry-run", action="store_true", help="print them only")
+    fit(Console(), write=not parser.parse_args().dry_run)
+
+
+if __name__ == "__main__":
+    main()

@@ -2,6 +2,7 @@
 
 A real worker with two processes surveys real directories, whose files are holes of lognormal sizes: a survey reads no contents.
 ``SURVEY_OBJECTS=5000000 SURVEY_PLACE=/some/disk`` measures the fleet that the limits are for; memory file systems have too few inodes.
+``SURVEY_ROWS=100000000`` streams a list of so many rows (10 bytes each on the disk).
 """
 
 from __future__ import annotations
@@ -11,16 +12,22 @@ import shutil
 import statistics
 import tempfile
 import time
+from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import psutil
+import pyarrow as pa
+import pyarrow.compute as pc
 import redis
+from pyarrow import parquet
 
 from rebalance_tasks.client import Rebalancer
 from rebalance_tasks.control import survey_round
+from rebalance_tasks.control.streams import BATCH_ROWS, IN_MEMORY_ROWS, found_in
+from rebalance_tasks.control.survey import most_rows
 from rebalance_tasks.control.survey_merge import merged
 from rebalance_tasks.core.inventory import Inventory
 from rebalance_tasks.core.models import NodeDescriptor
@@ -29,6 +36,7 @@ from rebalance_tasks.core.planner import plan_rebalance
 from rebalance_tasks.core.verify import verify_plan
 from rebalance_tasks.demo.processes import CeleryWorker
 from rebalance_tasks.embedded import start_server
+from rebalance_tasks.settings_model import Settings
 from rebalance_tasks.store.surveys import Finding
 from tests.bench.bench_plan import peak_mb
 from tests.bench.report import Figure
@@ -51,7 +59,9 @@ UNCHANGED_S: Final = 5.0
 REDIS_MB: Final = 200.0
 PLAN_MB: Final = 2_000.0
 #: Rows that a fleet of 1,000 nodes keeps of each.
-ROWS: Final = survey_round.FLEET_ROWS // NODES
+ROWS: Final = most_rows(NODES)
+#: Rows of the list that is streamed: more than are held in memory.
+ROWS_STREAMED: Final = IN_MEMORY_ROWS + IN_MEMORY_ROWS // 5
 RUNS: Final = 3
 #: Nodes of which one folder changes, in a thousand.
 CHANGED: Final = 10
@@ -65,6 +75,7 @@ def run(report: Report, *, objects: int | None = None, nodes: int = NODES) -> No
     count = objects or int(os.environ.get("SURVEY_OBJECTS", OBJECTS))
     place = Path(tempfile.mkdtemp(prefix="rebalance-survey-", dir=os.environ.get("SURVEY_PLACE") or scratch_base()))
     try:
+        _streamed(report, place, rows=int(os.environ.get("SURVEY_ROWS", ROWS_STREAMED)))
         roots = _make(place, nodes, count // nodes)
         (place / "redis").mkdir()
         with start_server(place / "redis") as server:
@@ -119,6 +130,59 @@ def _billion(report: Report, *, nodes: int = NODES, objects: int = 1_000_000) ->
     name = f"plan of {nodes:,} nodes × {objects:,} objects from candidates: memory"
     detail = f"{len(plan.moves)} moves, {cpu:.0f} s of processor time with making the findings up"
     report.add(Figure(name, memory, "MB", PLAN_MB, COMMAND, {"cpu_s": [cpu]}, detail))
+
+
+# -- a list that does not fit into memory -----------------------------------------------------------------------------
+def _streamed(report: Report, place: Path, *, rows: int, nodes: int = NODES) -> None:
+    """Plan from a Parquet file of so many rows; the file is made up a batch at a time, and the machine decides how fast it is read."""
+    path = place / "list.parquet"
+    _write_list(path, rows, nodes)
+    described = [NodeDescriptor(node_id=f"n{at:04}", capacity_bytes=10**13, zone="abc"[at % 3]) for at in range(nodes)]
+    settings = Settings(inventory=str(path), survey_dir="none")
+    now, most = datetime.now(tz=UTC), most_rows(nodes)
+    base, ticks, begun = peak_mb(begin=True), time.process_time(), time.perf_counter()
+    inventory, used = found_in(settings, described, most=most, now=now, measured=lambda found: found)
+    cpu, seconds, memory = time.process_time() - ticks, time.perf_counter() - begun, peak_mb() - base
+    path.unlink()
+    full = [node.model_copy(update={"used_bytes": used[node.node_id]}) for node in described]
+    # Capacities by which the nodes are from 25 to 75 % full.
+    shares = np.linspace(0.25, 0.75, nodes).tolist()
+    full = [
+        node.model_copy(update={"capacity_bytes": int((node.used_bytes or 0) / share)})
+        for node, share in zip(full, shares, strict=True)
+    ]
+    plan = plan_rebalance(full, inventory, options=RebalancerOptions(), now=now)
+    verify_plan(plan, full, inventory, RebalancerOptions(), now=now)
+    whole = peak_mb() - base
+    name = f"a list of {rows:,} objects on {nodes:,} nodes, streamed and planned: memory"
+    detail = (
+        f"{memory:.0f} MB while it is read; {cpu / rows * 1e6:.2f} µs of processor time a row, {seconds:.0f} s; "
+        f"{len(plan.moves)} moves, {len(inventory):,} rows kept"
+    )
+    report.add(
+        Figure(name, whole, "MB", PLAN_MB, COMMAND, {"cpu_s": [cpu], "s": [seconds], "mb": [memory, whole]}, detail)
+    )
+
+
+def _write_list(path: Path, rows: int, nodes: int) -> None:
+    """Lognormal sizes, keys in order as an S3 inventory has them, nodes as they fall."""
+    rng = np.random.default_rng(1)
+    ids = pa.array([f"n{at:04}" for at in range(nodes)])
+    writer = None
+    for first in range(0, rows, BATCH_ROWS):
+        count = min(BATCH_ROWS, rows - first)
+        numbers = pc.utf8_lpad(pa.array(np.arange(first, first + count)).cast(pa.string()), 12, "0")
+        table = pa.table(
+            {
+                "object_key": pc.binary_join_element_wise("data/2026/", numbers, ".bin", ""),
+                "size_bytes": np.maximum(1, rng.lognormal(15.0, 2.0, count)).astype(np.int64),
+                "node_id": pa.DictionaryArray.from_arrays(pa.array(rng.integers(0, nodes, count, np.int32)), ids),
+            }
+        )
+        writer = writer or parquet.ParquetWriter(path, table.schema, compression="zstd")
+        writer.write_table(table)
+    if writer is not None:
+        writer.close()
 
 
 def _make(place: Path, nodes: int, objects: int) -> list[Path]:

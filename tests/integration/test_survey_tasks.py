@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import shutil
+from collections import Counter
 from itertools import count
 from typing import TYPE_CHECKING, Any
 
+import pyarrow as pa
 import pytest
+from pyarrow import parquet
 
 from rebalance_tasks import NodeState, RebalancePlan
+from rebalance_tasks.control import check, parts, streams, survey_round
 from rebalance_tasks.control import survey as surveys
-from rebalance_tasks.control import survey_round
 from rebalance_tasks.control.check import conclude_check, run_check
+from rebalance_tasks.control.drain import drain
 from rebalance_tasks.control.survey_round import CHECK_LOCK_MS, redrive, survey_nodes
+from rebalance_tasks.core.errors import ConfigurationError, NodeMissing
 from rebalance_tasks.drivers import local_listing
 from rebalance_tasks.store.surveys import Finding, Found
 from tests.support.arena import context_of, objects, rebalancer_of, wait_for
@@ -20,6 +26,8 @@ from tests.support.fleets import NodeSpec
 from tests.support.wait import wait_until
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from rebalance_tasks.control.context import FleetContext
     from rebalance_tasks.core.models import CheckResult
     from tests.conftest import FleetFactory
@@ -268,8 +276,8 @@ def test_a_task_that_lists_for_long_hands_the_rest_on(engine: Engine, monkeypatc
 # -- more objects than are kept apart ---------------------------------------------------------------------------------
 @pytest.fixture
 def few_rows(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(survey_round, "LEAST_ROWS", 12)
-    monkeypatch.setattr(survey_round, "FLEET_ROWS", 12)
+    monkeypatch.setattr(surveys, "LEAST_ROWS", 12)
+    monkeypatch.setattr(surveys, "FLEET_ROWS", 12)
 
 
 def test_of_a_node_that_holds_many_a_plan_is_made_of_its_candidates(engine: Engine, few_rows: None) -> None:
@@ -294,6 +302,92 @@ def test_an_object_that_another_node_holds_as_well_is_not_planned(fleet_config: 
     assert plan.moves
     assert {move.object_key for move in plan.moves} & twice.keys() == set()
     assert plan.not_moved["ambiguous"] > 0
+
+
+def test_what_wants_every_object_refuses_a_list_of_which_candidates_are_kept(
+    fleet_config: FleetFactory, few_rows: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    rows = {"object_key": [f"k{n}" for n in range(40)], "size_bytes": [1000] * 40, "node_id": ["a"] * 40}
+    parquet.write_table(pa.table(rows), tmp_path / "list.parquet")
+    monkeypatch.setattr(streams, "IN_MEMORY_ROWS", 39)
+    fleet_config(NODES, fleet={"mode": "observe", "inventory": str(tmp_path / "list.parquet")})
+    context = Engine().context
+    assert run_check(context).verdict == "planned"
+    assert context.fleet.usage() == {"a": 40_000}
+    assert context.snapshots.newest(1)[0].objects == 40
+    with pytest.raises(ConfigurationError, match="40 objects, too many"):
+        drain(context, "c")
+    assert drain(context, "c", force=True).state is NodeState.DRAINING
+
+
+# -- a node that is too large for one task ----------------------------------------------------------------------------
+FOLDERS = {f"{folder}/{number:04d}.bin": 1000 for folder in "abcdefgh" for number in range(5)}
+
+
+@pytest.fixture
+def large(fleet_config: FleetFactory, monkeypatch: pytest.MonkeyPatch) -> Fleet:
+    """Node a holds more than one task lists."""
+    monkeypatch.setattr(survey_round, "MOST_OBJECTS", 20)
+    monkeypatch.setattr(survey_round, "FIRST_PARTS", 4)
+    monkeypatch.setattr(parts, "PART_OBJECTS", 10)
+    return fleet_config({**NODES, "a": NodeSpec(FOLDERS, CAPACITY)}, fleet=BY_TASKS)
+
+
+def test_a_node_that_is_too_large_for_one_task_is_listed_in_parts(large: Fleet) -> None:
+    engine = Engine()
+    here = run_check(engine.context)
+    begun(engine)
+    surveyed(engine)
+    there = concluded(engine)
+    found = engine.context.connection.hgetall(engine.context.keys.survey_findings)
+    assert sorted(found) == ["a#0of4", "a#1of4", "a#2of4", "a#3of4", "b", "c"]
+    plans = [engine.context.plans.load(result.plan_id or "") for result in (here, there)]
+    pairs = [Counter((move.source_node, move.target_node) for move in plan.moves) for plan in plans]
+    assert pairs[0] == pairs[1], "objects of one size are as good as each other"
+    assert plans[0].not_moved == plans[1].not_moved
+    assert engine.context.fleet.usage() == {"a": 40_000, "b": 5_000}
+    assert engine.context.snapshots.newest(1)[0].objects == 45
+
+    run_check(engine.context, by_tasks=True)
+    asked = [name for _, names, _ in engine.messages.surveys for name in names]
+    assert asked == ["a#0of4", "a#1of4", "a#2of4", "a#3of4", "b", "c"], "now it is known how large it is"
+
+
+def test_a_node_of_which_a_part_fails_is_left_out_whole(large: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = Engine()
+    checked(engine)
+
+    def failing(*args: Any, name: str, **more: Any) -> Any:
+        if name == "a#2of4":
+            raise NodeMissing(name, "the disk went away")
+        return surveys.look(*args, name=name, **more)
+
+    monkeypatch.setattr(survey_round, "look", failing)
+    result = checked(engine)
+    left_out = engine.context.snapshots.newest(1)[0].left_out
+    assert left_out == {"a": "a, part 2of4: node 'a#2of4': the disk went away"}
+    assert result.verdict == "skipped", "b and c are balanced"
+
+
+def test_parts_whose_messages_are_lost_are_asked_for_again(large: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = Engine()
+    begun(engine)
+    with monkeypatch.context() as dying:
+        dying.setattr(survey_round, "_publish", lambda *_: 0)
+        surveyed(engine)
+    monkeypatch.setattr(survey_round, "IDLE_MS", -1)
+    assert redrive(engine.context) == 4
+    surveyed(engine)
+    assert concluded(engine).verdict == "planned"
+
+
+def test_a_node_is_cut_once_and_only_for_the_check_that_asked(large: Fleet) -> None:
+    engine = Engine()
+    token, surveys = begun(engine), engine.context.surveys
+    assert surveys.cut(token + 1, "a", ["a#0of2", "a#1of2"], lock_ms=CHECK_LOCK_MS) == -1
+    assert surveys.cut(token, "a", ["a#0of2", "a#1of2"], lock_ms=CHECK_LOCK_MS) == 4
+    assert surveys.cut(token, "a", ["a#0of2", "a#1of2"], lock_ms=CHECK_LOCK_MS) == -1
+    assert surveys.report(token, Finding(node_id="a"), Found(), lock_ms=CHECK_LOCK_MS) == -1, "only its parts count now"
 
 
 # -- what is remembered -----------------------------------------------------------------------------------------------
@@ -322,6 +416,92 @@ def test_a_node_that_did_not_change_is_not_listed_again(
         (tmp_path / "seen" / "test" / "b.arrow").write_bytes(b"not Arrow")
     assert folders == ["", "p/"], "b's file was damaged, so b was listed in full; the others were not"
     assert moves(plans[0]) == moves(plans[1])
+
+
+@pytest.fixture
+def settled(fleet_config: FleetFactory, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Fleet:
+    """A fleet whose folders are believed at once."""
+    monkeypatch.setattr(local_listing, "SETTLED_NS", -(10**19))
+    return fleet_config(NODES, fleet={**BY_TASKS, "survey_dir": str(tmp_path / "seen")})
+
+
+def checked(engine: Engine, *, force: bool = False) -> CheckResult:
+    """One check from its beginning to its end."""
+    run_check(engine.context, by="test", by_tasks=True, force=force)
+    surveyed(engine)
+    result = concluded(engine)
+    engine.messages.concludes.clear()
+    return result
+
+
+def test_what_was_written_in_place_shows_when_everything_is_listed_anew(settled: Fleet, tmp_path: Path) -> None:
+    engine = Engine()
+    checked(engine)
+    with (settled.roots["b"] / next(iter(NODES["b"].files))).open("ab") as file:
+        file.write(b"x" * 500)
+    checked(engine)
+    assert engine.context.fleet.usage()["b"] == 5_000, "no folder has changed"
+    shutil.rmtree(tmp_path / "seen")
+    checked(engine)
+    assert engine.context.fleet.usage()["b"] == 5_500
+
+
+def test_a_fleet_in_which_nothing_changed_keeps_its_plan(settled: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = Engine()
+    first = checked(engine)
+    with monkeypatch.context() as patched:
+        patched.setattr(check, "plan_rebalance", None)
+        again = checked(engine)
+    assert (again.verdict, again.plan_id) == ("planned", first.plan_id)
+    assert "nothing has changed since" in again.reason
+    before, now = reversed(engine.context.snapshots.newest(2))
+    assert now.model_copy(update={"at": before.at, "reason": before.reason}) == before, "the audit is as full as ever"
+
+
+@pytest.mark.parametrize("what", ["object", "state", "force", "job", "plan", "moved"])
+def test_a_fleet_in_which_anything_changed_gets_a_new_plan(settled: Fleet, what: str) -> None:
+    engine = Engine()
+    context, first = engine.context, checked(engine)
+    assert first.plan_id is not None
+    match what:
+        case "object":
+            (settled.roots["b"] / "new").write_bytes(b"x")
+        case "state":
+            context.fleet.set_node_state("c", NodeState.DRAINING)
+        case "job":
+            engine.finish(engine.start([], job_id=f"rebal-{first.plan_id}"))
+        case "plan":
+            context.connection.client.delete(context.keys.plan(first.plan_id))
+        case "moved":
+            context.connection.client.zadd(context.keys.moved, {"o/0001.bin": context.connection.now_ms()})
+        case _:
+            assert what == "force"
+    again = checked(engine, force=what == "force")
+    assert (again.verdict, again.plan_id != first.plan_id) == ("planned", True)
+    assert "nothing has changed" not in again.reason
+
+
+def test_where_nothing_may_move_the_reason_stands_until_something_changes(
+    fleet_config: FleetFactory, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(local_listing, "SETTLED_NS", -(10**19))
+    fleet_config(NODES, fleet={**BY_TASKS, "survey_dir": str(tmp_path / "seen")}, options={"min_object_size": "1GB"})
+    engine = Engine()
+    first = checked(engine)
+    assert first.reason.startswith("nothing_to_move")
+    monkeypatch.setattr(check, "plan_rebalance", None)
+    assert checked(engine) == first
+    before, now = reversed(engine.context.snapshots.newest(2))
+    assert now.not_moved == before.not_moved != {}
+
+
+def test_a_balanced_fleet_is_known_by_its_numbers_alone(settled: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
+    for root in settled.roots.values():
+        (root / "much").write_bytes(bytes(60_000 - sum(f.stat().st_size for f in root.rglob("*") if f.is_file())))
+    engine = Engine()
+    monkeypatch.setattr(engine.context.surveys.__class__, "rows", None)
+    assert checked(engine).reason.startswith("under_threshold")
+    assert engine.context.snapshots.newest(1)[0].objects == 48
 
 
 def test_latency_is_measured_where_it_is_not_configured(

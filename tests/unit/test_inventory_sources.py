@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
+import os
 from datetime import UTC, datetime
 from importlib.metadata import EntryPoint, EntryPoints
 from typing import TYPE_CHECKING, Any
@@ -13,12 +14,14 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
+from pyarrow import csv, feather
 
-from rebalance_tasks.control import providers
+from rebalance_tasks.control import providers, streams
 from rebalance_tasks.control.access_log import count_accesses, read_access_log
-from rebalance_tasks.control.inventories import inventory_from
+from rebalance_tasks.control.streams import found_in
 from rebalance_tasks.core.errors import ConfigurationError, InvalidInventory
 from rebalance_tasks.core.inventory import Inventory
+from rebalance_tasks.core.keeper import Keeper
 from rebalance_tasks.core.measures import with_access_counts, with_access_from_times, with_neighbours
 from rebalance_tasks.core.models import NodeDescriptor, StorageClass
 from rebalance_tasks.core.options import RebalancerOptions
@@ -27,6 +30,7 @@ from rebalance_tasks.core.planner import plan_rebalance
 from rebalance_tasks.core.rule import Rule
 from rebalance_tasks.core.rules import with_rules
 from rebalance_tasks.core.verify import verify_plan
+from rebalance_tasks.settings_model import Settings
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -34,6 +38,7 @@ if TYPE_CHECKING:
 
 HOUR_NS = 3600 * 10**9
 NODES = [NodeDescriptor(node_id="n1")]
+TWO = [NodeDescriptor(node_id=name, capacity_bytes=1_000) for name in ("n1", "n2")]
 
 
 def holding(*keys: str, node: str = "n1", **columns: Any) -> Inventory:
@@ -98,39 +103,148 @@ def no_table(nodes: Sequence[NodeDescriptor]) -> list[str]:
     return []
 
 
+def stream(nodes: Sequence[NodeDescriptor]) -> pa.RecordBatchReader:
+    return many().to_reader(max_chunksize=3)
+
+
+def many() -> pa.Table:
+    """Ten objects on n1, of rising sizes; n2 holds the last of them as well."""
+    keys = [f"{number:02}" for number in range(10)]
+    columns = {"object_key": [*keys, "09"], "size_bytes": [*range(10, 20), 19], "node_id": ["n1"] * 10 + ["n2"]}
+    return pa.table(columns)
+
+
+def found(source: object, tmp_path: Path | None = None, *, most: int = 4) -> tuple[Inventory, dict[str, int]]:
+    """What a configured source gives; measures add nothing."""
+    settings = Settings(inventory=str(source), survey_dir=str(tmp_path / "seen") if tmp_path else "none")
+    return found_in(settings, TWO, most=most, now=datetime(2026, 1, 1, tzinfo=UTC), measured=lambda rows: rows)
+
+
+@pytest.fixture
+def small_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """More than five rows are streamed, a few at a time."""
+    monkeypatch.setattr(streams, "IN_MEMORY_ROWS", 5)
+    monkeypatch.setattr(streams, "BATCH_ROWS", 3)
+
+
 @pytest.fixture
 def installed(monkeypatch: pytest.MonkeyPatch) -> None:
     found = [
         EntryPoint(name=name, value=f"{__name__}:{name}", group=providers.PROVIDERS)
-        for name in ("catalogue", "broken", "no_table")
+        for name in ("catalogue", "broken", "no_table", "stream")
     ]
     monkeypatch.setattr(providers, "entry_points", lambda group: EntryPoints(found).select(group=group))
-    loaded = {"catalogue": catalogue, "broken": broken, "no_table": no_table}
+    loaded = {"catalogue": catalogue, "broken": broken, "no_table": no_table, "stream": stream}
     monkeypatch.setattr(EntryPoint, "load", lambda self: loaded[self.name])
 
 
 def test_a_provider_is_found_by_its_entry_point(installed: None) -> None:
-    assert inventory_from("provider:catalogue", NODES).used_bytes() == {"n1": 1}
+    assert found("provider:catalogue")[1] == {"n1": 1}
 
 
 @pytest.mark.parametrize(
     ("name", "told"),
     [
-        ("nobody", "'nobody' is not installed; known are broken, catalogue, no_table"),
+        ("nobody", "'nobody' is not installed; known are broken, catalogue, no_table, stream"),
         ("broken", "KeyError"),
         ("no_table", "returned list, not a pyarrow.Table"),
     ],
 )
 def test_a_provider_that_cannot_answer_is_refused(installed: None, name: str, told: str) -> None:
     with pytest.raises(ConfigurationError, match=told):
-        inventory_from(f"provider:{name}", NODES)
+        found(f"provider:{name}")
 
 
 def test_a_file_is_read_and_one_that_is_gone_is_named(tmp_path: Path) -> None:
     pq.write_table(catalogue(NODES), tmp_path / "list.parquet")
-    assert len(inventory_from(str(tmp_path / "list.parquet"), NODES)) == 1
+    assert len(found(tmp_path / "list.parquet")[0]) == 1
     with pytest.raises(InvalidInventory, match=r"gone\.csv"):
-        inventory_from(str(tmp_path / "gone.csv"), NODES)
+        found(tmp_path / "gone.csv")
+
+
+# -- more rows than fit into memory -----------------------------------------------------------------------------------
+def written(folder: Path, kind: str, rows: pa.Table) -> Path:
+    """Write a file of a kind; ``folder``: a directory of Parquet files, as S3 Inventory leaves."""
+    path = folder / f"list.{kind}"
+    match kind:
+        case "csv":
+            csv.write_csv(rows, path)
+        case "arrow":
+            feather.write_feather(rows, path)
+        case "parts.parquet":
+            path.mkdir()
+            pq.write_table(rows.slice(0, 4), path / "1.parquet")
+            pq.write_table(rows.slice(4), path / "2.parquet")
+        case _:
+            pq.write_table(rows, path)
+    return path
+
+
+@pytest.mark.parametrize("kind", ["parquet", "arrow", "csv", "parts.parquet"])
+def test_a_file_that_does_not_fit_into_memory_is_kept_as_candidates(
+    small_memory: None, tmp_path: Path, kind: str
+) -> None:
+    inventory, used = found(written(tmp_path, kind, many()))
+    assert used == {"n1": sum(range(10, 20)), "n2": 19}
+    assert len(inventory) == 3
+    assert {"07", "08"} <= set(inventory.keys.to_pylist()), "the largest are kept, but 09, which lies on both"
+    assert dict(inventory.unlisted.objects) == {"not_a_candidate": 6, "ambiguous": 2}
+
+
+def test_what_a_provider_streams_is_spilled_and_the_file_removed(
+    installed: None, small_memory: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[list[str]] = []
+    rows = streams._rows
+
+    def noted(path: Path) -> int:
+        seen.append([file.name for file in (tmp_path / "seen" / "default").iterdir()])
+        return rows(path)
+
+    monkeypatch.setattr(streams, "_rows", noted)
+    inventory, used = found("provider:stream", tmp_path)
+    assert (len(inventory), used["n1"]) == (3, 145)
+    [[spilled]] = seen
+    assert (spilled.startswith("spill-"), spilled.endswith(".parquet")) == (True, True)
+    assert list((tmp_path / "seen" / "default").iterdir()) == []
+    monkeypatch.setattr(streams, "IN_MEMORY_ROWS", 100)
+    assert len(found("provider:stream")[0]) == 11, "all rows, where they fit; also without a directory of its own"
+
+
+def test_a_table_of_a_provider_that_is_too_large_is_kept_as_candidates_too(
+    installed: None, small_memory: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(streams, "provided", lambda *_: many())
+    assert len(found("provider:catalogue")[0]) == 3
+
+
+def test_a_wrong_row_of_a_stream_is_named_with_where_to_look(small_memory: None, tmp_path: Path) -> None:
+    rows = many().set_column(1, "size_bytes", pa.array([*range(6), -1, *range(4)]))
+    with pytest.raises(InvalidInventory, match=r"row 0 \('06'\): size_bytes -1 is negative \(counted from row 6"):
+        found(written(tmp_path, "arrow", rows))
+
+
+def test_a_file_that_changes_between_its_readings_is_refused(
+    small_memory: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = written(tmp_path, "parquet", many())
+    kept = Keeper.kept
+
+    def meanwhile(keeper: Keeper) -> Any:
+        os.utime(path, ns=(1, 1))
+        return kept(keeper)
+
+    monkeypatch.setattr(Keeper, "kept", meanwhile)
+    with pytest.raises(InvalidInventory, match=r"list\.parquet: it has changed while it was read"):
+        found(path)
+
+
+@pytest.mark.parametrize("kind", ["parquet", "arrow", "csv"])
+def test_a_damaged_file_is_refused_by_its_name(small_memory: None, tmp_path: Path, kind: str) -> None:
+    path = written(tmp_path, kind, many())
+    path.write_bytes(b"\x00nothing" * 3)
+    with pytest.raises(InvalidInventory, match=kind):
+        found(path)
 
 
 def test_some_rows_are_an_inventory_of_their_own() -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import json
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -11,6 +13,7 @@ from hypothesis import strategies as st
 from rebalance_tasks.cli.app import run
 from rebalance_tasks.control.start import LEAST_OBJECTS
 from rebalance_tasks.control.start import SHARES as CUT_INTO
+from rebalance_tasks.core import scale
 from rebalance_tasks.core.scale import (
     SHARES,
     STRETCH_BYTES,
@@ -22,6 +25,7 @@ from rebalance_tasks.core.scale import (
     stretches_of,
 )
 from rebalance_tasks.migration.slice import BATCH_BYTES, BATCH_OBJECTS
+from tests.bench import bench_scale
 
 NOTHING = Costs(**dict.fromkeys(Costs.model_fields, 0.0))
 WORKS = st.builds(
@@ -145,6 +149,35 @@ def test_a_thousand_million_objects_are_forecast_in_bundles_that_cost_the_same()
         + stretches_of(work) * Costs().stretch_s
         + 999 * Costs().group_s
     )
+
+
+# -- fitting ----------------------------------------------------------------------------------------------------------
+@settings(max_examples=30, deadline=None)
+@given(st.lists(st.floats(1e-6, 1e-2), min_size=11, max_size=11))
+def test_costs_are_found_again_from_runs_that_they_made(values: list[float]) -> None:
+    names = [name for name in Costs.model_fields if name not in {"fixed_s", "redis_object_bytes"}]
+    known = NOTHING.model_copy(update=dict(zip(names, values, strict=True)))
+    runs = []
+    for objects, size, groups in bench_scale.CALIBRATION:
+        work = Work(objects=objects, mean_bytes=size, groups=groups, nodes=2 * groups)
+        told = forecast(work, Farm(), known)
+        runs.append(bench_scale.Run(work, told.seconds, told.worker_s, told.control_s, told.redis_s))
+    found = bench_scale.costs_of(runs)
+    for name in names:
+        assert getattr(found, name) == pytest.approx(getattr(known, name), rel=1e-3), name
+
+
+def test_fitted_costs_become_the_defaults(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source, fitted = (
+        Path(scale.__file__).read_text(encoding="utf-8"),
+        NOTHING.model_copy(update={"object_s": 12.345e-6}),
+    )
+    (tmp_path / "fitted.py").write_text(bench_scale.with_costs(source, fitted), encoding="utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    found = importlib.import_module("fitted").Costs().model_dump()
+    assert found == NOTHING.model_dump() | {"object_s": 12.3e-6}
+    with pytest.raises(ValueError, match="byte_s"):
+        bench_scale.with_costs(source.replace("byte_s: Seconds", "byte_seconds: Seconds"), NOTHING)
 
 
 # -- the command ------------------------------------------------------------------------------------------------------
