@@ -70,7 +70,7 @@ class SftpSource(WindowedSource):
         async def read(client: asyncssh.SFTPClient) -> tuple[bytes, asyncssh.SFTPAttrs]:
             async with client.open(self._path, "rb") as file:
                 data: bytes
-                data, attrs = await asyncio.gather(file.read(length, offset), file.stat())  # type: ignore[assignment]
+                data, attrs = await asyncio.gather(file.read(length, offset), file.stat())
                 return data, attrs
 
         with translated(lambda exc: source_error(self._node_id, self._key, exc, "read")):
