@@ -10,7 +10,7 @@ import gc
 from typing import TYPE_CHECKING, Any, Final
 
 from celery import Celery
-from celery.signals import worker_init, worker_process_init, worker_shutting_down
+from celery.signals import worker_init, worker_process_init
 from kombu.entity import Queue
 from kombu.utils.objects import cached_property
 
@@ -114,12 +114,6 @@ def _settle_memory(**_: object) -> None:
 def _begin(**_: object) -> None:
     """A worker begins; one that is embedded in a test or a program may not be the first of its process."""
     SHUTTING_DOWN.clear()
-
-
-@worker_shutting_down.connect
-def _hand_back(**_: object) -> None:
-    """Tell the slices in all processes of this worker; sent in the main process, from a signal handler."""
-    SHUTTING_DOWN.set()
 
 
 app: Celery = make_app(load_settings())

@@ -50,7 +50,7 @@ log = get_logger(__name__)
 
 @worker_shutting_down.connect
 def _hand_back(**_: object) -> None:
-    """Slices look at this flag: a worker that is to end hands its work back at once, in a stock app too."""
+    """Slices in all processes of this worker look at this flag, which its main process raises: in a stock app too, so here."""
     SHUTTING_DOWN.set()
 
 

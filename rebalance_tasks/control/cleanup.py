@@ -6,27 +6,27 @@ disk, and a trash that still is the version that was copied. Each run is bounded
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field, replace
-from datetime import timedelta
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime, timedelta
 from itertools import islice
 from typing import TYPE_CHECKING, Final
 
+from rebalance_tasks.control.custody import EndedJobs, entries_of, job_of, reachable
 from rebalance_tasks.control.host_claims import committed
-from rebalance_tasks.core.errors import JobNotFound, NodeError, NodeMissing, RebalanceError
+from rebalance_tasks.control.orphans import OrphanTrash, discard_staged
+from rebalance_tasks.control.strays import Progress, Strays
+from rebalance_tasks.core.errors import NodeError, NodeMissing, RebalanceError
 from rebalance_tasks.core.fingerprint import Fingerprint
 from rebalance_tasks.core.ids import MoveId
-from rebalance_tasks.core.models import NodeState
 from rebalance_tasks.drivers.base import FreeOutcome
 from rebalance_tasks.migration import manifests
 from rebalance_tasks.migration.faults import Step, reached
 from rebalance_tasks.migration.undo import undo
-from rebalance_tasks.store.claims import WRITE_PREFIX
 from rebalance_tasks.store.records import TrashRecord, UndoRecord
-from rebalance_tasks.store.versions import NewerVersion
 from rebalance_tasks.telemetry import get_logger
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection
+    from collections.abc import Callable, Collection, Sequence
 
     from rebalance_tasks.control.context import FleetContext
     from rebalance_tasks.drivers.base import Driver
@@ -35,8 +35,12 @@ log = get_logger(__name__)
 
 #: Work per run is bounded: the next run goes on.
 LIMIT: Final = 5_000
+#: Moves looked for per run that Redis may have forgotten: of a store each is a request.
+LOOKS: Final = 2_000
 #: Trash and temp files that Redis knows nothing of are left alone at least so long.
 ORPHAN_AGE: Final = timedelta(hours=24)
+#: A server that comes back may have lost the end of jobs that ended so long before.
+LIFE_OVERLAP: Final = timedelta(hours=1)
 #: Manifests are looked through once an hour: nothing depends on their going early.
 MANIFESTS_EVERY_S: Final = 3600
 #: appendfsync everysec is done within two seconds; a disk that takes longer is left to the next run.
@@ -59,6 +63,10 @@ class CleanupReport:
         freed_late: sources freed whose node was away when their move was committed.
         undone_late: copies taken off targets that were away when their move was given up.
         reservations: room on targets that was promised to jobs which are over.
+        restored: freed sources put back at their keys, whose copies were taken off as well.
+        strays: copies taken off that stood beside their originals, since Redis forgot their moves.
+        adopted: copies of forgotten moves that are the object from now on.
+        ambiguous: keys on two nodes after a forgotten move of which nothing says which is the object.
         released: keys written through the fleet while a job ran that no copy of any job can be taken for any more.
     """
 
@@ -69,6 +77,10 @@ class CleanupReport:
     freed_late: int = 0
     undone_late: int = 0
     reservations: int = 0
+    restored: int = 0
+    strays: int = 0
+    adopted: int = 0
+    ambiguous: int = 0
     released: int = 0
 
 
@@ -89,12 +101,16 @@ def run_cleanup(context: FleetContext, *, only: Collection[str] | None = None) -
     report.forgotten = context.locations.expire(keep_ms=int(keep.total_seconds() * 1000), limit=LIMIT)
     _free_late(context, near.nodes, report)
     _undo_late(context, report)
-    jobs = _Jobs(context)
+    jobs = EndedJobs(context)
     _reservations(context, jobs, report)
-    for driver in _reachable(context):
+    drivers = reachable(context)
+    # What this run moves into the trash is not old in this run.
+    old_ms = context.connection.now_ms() - _orphan_age_ms()
+    # First, since a source in the trash can still be brought back.
+    _strays(context, jobs, drivers, report)
+    _orphans(context, jobs, drivers, report, before_ns=old_ms * 1_000_000)
+    for driver in drivers:
         try:
-            _staged_orphans(context, jobs, driver, report)
-            _trash_orphans(context, jobs, driver, report)
             _old_manifests(context, jobs, driver, report)
         except NodeError as exc:
             log.debug("cleanup.node_left_out", node=driver.node_id, error=str(exc))
@@ -117,47 +133,6 @@ class _Near:
         if node_id not in self.nodes:
             raise NodeMissing(node_id, "is reached by other hosts only; the cleanup of their queue sees to it")
         return self.open(node_id)
-
-
-@dataclass(slots=True)
-class _Jobs:
-    """Asks once per run whether a job has ended: a node may hold thousands of files of one job."""
-
-    context: FleetContext
-    _over: dict[str, bool | None] = field(default_factory=dict)
-
-    def over(self, move_id: str) -> bool | None:
-        """Whether the job of a move has ended; ``None`` when Redis does not know the job."""
-        job_id = job_of(move_id)
-        if job_id not in self._over:
-            try:
-                self._over[job_id] = self.context.jobs.load(job_id).status.terminal
-            except JobNotFound:
-                self._over[job_id] = None
-            except NewerVersion:  # theirs to say
-                self._over[job_id] = False
-        return self._over[job_id]
-
-
-def job_of(move_id: str) -> str:
-    """The job of a move."""
-    return move_id.rpartition(".")[0]
-
-
-def _reachable(context: FleetContext) -> list[Driver]:
-    """Drivers of the nodes that are there and are themselves."""
-    found: list[Driver] = []
-    for node in context.nodes():
-        if node.state is NodeState.MAINTENANCE:
-            continue
-        try:
-            driver = context.driver(node.node_id)
-            driver.check_identity()
-        except NodeError as exc:
-            log.debug("cleanup.node_left_out", node=node.node_id, error=str(exc))
-        else:
-            found.append(driver)
-    return found
 
 
 def _durable(context: FleetContext) -> bool:
@@ -262,7 +237,7 @@ def _undo_late(context: FleetContext, report: CleanupReport) -> None:
             log.warning("undo.left", node=record.target, object_key=record.key, move_id=move_id)
 
 
-def _reservations(context: FleetContext, jobs: _Jobs, report: CleanupReport) -> None:
+def _reservations(context: FleetContext, jobs: EndedJobs, report: CleanupReport) -> None:
     """Give back room that was promised to groups of jobs that are over, or that Redis does not know."""
     for node in context.nodes():
         key = context.keys.reserved(node.node_id)
@@ -270,7 +245,7 @@ def _reservations(context: FleetContext, jobs: _Jobs, report: CleanupReport) -> 
         report.reservations += context.connection.hdel(key, *dead)
 
 
-def _holder_over(jobs: _Jobs, reservation: str) -> bool:
+def _holder_over(jobs: EndedJobs, reservation: str) -> bool:
     """Whether the job of a reservation "<job>/…" is over."""
     return jobs.over(f"{reservation.partition('/')[0]}.") is not False
 
@@ -287,63 +262,54 @@ def _written(context: FleetContext) -> int:
     )
 
 
-# -- orphans ----------------------------------------------------------------------------------------------------------
-def _staged_orphans(context: FleetContext, jobs: _Jobs, driver: Driver, report: CleanupReport) -> None:
-    """Remove staged copies that no running move needs."""
-    old_ns = _orphan_before_ns(context)
-    for move_id, staged in islice(driver.list_staged(), LIMIT):
-        over = jobs.over(move_id)
-        if over or (over is None and staged.mtime_ns < old_ns):
-            driver.discard(move_id)
-            reached(Step.ORPHAN_COPY)
-            report.orphans += 1
+# -- what nobody answers for ------------------------------------------------------------------------------------------
+def _orphans(
+    context: FleetContext, jobs: EndedJobs, drivers: Sequence[Driver], report: CleanupReport, *, before_ns: int
+) -> None:
+    for driver in drivers:
+        try:
+            report.orphans += discard_staged(jobs, driver, before_ns=before_ns, limit=LIMIT)
+        except NodeError as exc:
+            log.debug("cleanup.node_left_out", node=driver.node_id, error=str(exc))
+    trash = OrphanTrash(context, jobs, drivers)
+    trash.tidy(before_ns=before_ns, limit=LIMIT)
+    report.orphans += trash.purged
+    report.restored += trash.restored
 
 
-def _trash_orphans(context: FleetContext, jobs: _Jobs, driver: Driver, report: CleanupReport) -> None:
-    """Remove trash that is not on record, if what it held stands at the place that a manifest names."""
-    old_ns = _orphan_before_ns(context)
-    known = context.trash.known_ids()
-    unknown = {
-        move_id: held
-        for move_id, held, trashed_at_ns in driver.list_trash()
-        if move_id not in known and trashed_at_ns < old_ns and jobs.over(move_id) is not False
-    }
-    unknown = dict(islice(unknown.items(), LIMIT))
-    entries = entries_of(context, unknown)
-    for move_id, held in unknown.items():
-        entry = entries.get(move_id)
-        # What somebody removed through the fleet, and died before it was purged, has no manifest.
-        removed = move_id.startswith(WRITE_PREFIX)
-        if removed or (entry is not None and entry.copied_fingerprint() == held and _stands(context, entry)):
-            driver.purge(move_id, held)
-            reached(Step.ORPHAN_TRASH)
-            report.orphans += 1
+def _strays(context: FleetContext, jobs: EndedJobs, drivers: Sequence[Driver], report: CleanupReport) -> None:
+    """Search for what Redis forgot: once in each of its lives, when that is a day old and no older job runs any more."""
+    run_id, now_ms = context.connection.run_id(), context.connection.now_ms()
+    if not run_id:
+        return
+    since_ms = context.fleet.note_life(run_id, now_ms=now_ms)
+    active = context.jobs.active()
+    if now_ms - since_ms < _orphan_age_ms() or (active and _began_ms(context, active) < since_ms + _orphan_age_ms()):
+        return
+    strays = Strays(context, jobs, drivers, ended_since=datetime.fromtimestamp(since_ms / 1000, tz=UTC) - LIFE_OVERLAP)
+    for driver in drivers:
+        try:
+            progress = Progress.read(context.fleet.searched(driver.node_id), life=run_id)
+            if not progress.done and strays.looks < LOOKS:
+                progress = strays.search(driver, progress, looks=LOOKS - strays.looks)
+                context.fleet.note_searched(driver.node_id, progress.text())
+        except NodeError as exc:
+            log.debug("cleanup.node_left_out", node=driver.node_id, error=str(exc))
+    report.strays, report.adopted = strays.report.taken_off, strays.report.adopted
+    report.ambiguous = strays.report.ambiguous
 
 
-def _orphan_before_ns(context: FleetContext) -> int:
-    return (context.connection.now_ms() - int(ORPHAN_AGE.total_seconds() * 1000)) * 1_000_000
+def _began_ms(context: FleetContext, job_id: str) -> int:
+    """When a job began; that of one that Redis knows only in part never did."""
+    return int(context.connection.hget(context.keys.job(job_id).base, "created_ms") or 0)
 
 
-def _stands(context: FleetContext, entry: manifests.ManifestEntry) -> bool:
-    """Whether what a manifest lists stands there whole."""
-    found = context.driver(entry.target).stat(entry.key)
-    return found is not None and found.same_file(entry.published_fingerprint())
-
-
-def entries_of(context: FleetContext, wanted: Collection[str]) -> dict[str, manifests.ManifestEntry]:
-    """Manifest entries of these moves, read in one pass over the nodes that can be reached."""
-    found: dict[str, manifests.ManifestEntry] = {}
-    if not wanted:
-        return found
-    for driver in _reachable(context):
-        for _, entry in manifests.entries(driver):
-            if entry.move_id in wanted:
-                found[entry.move_id] = entry
-    return found
+def _orphan_age_ms() -> int:
+    return int(ORPHAN_AGE.total_seconds() * 1000)
 
 
 # -- manifests --------------------------------------------------------------------------------------------------------
-def _old_manifests(context: FleetContext, jobs: _Jobs, driver: Driver, report: CleanupReport) -> None:
+def _old_manifests(context: FleetContext, jobs: EndedJobs, driver: Driver, report: CleanupReport) -> None:
     """Remove manifests that nothing can need any more.
 
     A manifest is needed by a job that is taken up again (until that job is over), by a pending free or trash of one of its

@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 import pyarrow as pa
 
-from rebalance_tasks.control.cleanup import MIN_PURGE_DELAY, entries_of, job_of, purge_delay_ms
+from rebalance_tasks.control.cleanup import MIN_PURGE_DELAY, purge_delay_ms
+from rebalance_tasks.control.custody import entries_of, job_of
 from rebalance_tasks.control.reindex_report import Published, ReadNode, ReindexReport
 from rebalance_tasks.control.survey import probe
 from rebalance_tasks.control.survey_round import CHECK_LOCK_MS

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from rebalance_tasks.control.carrying import with_losses
 from rebalance_tasks.control.check import left_today
-from rebalance_tasks.control.cleanup import entries_of
+from rebalance_tasks.control.custody import entries_of
 from rebalance_tasks.control.survey import survey
 from rebalance_tasks.core.errors import InvalidArgument, JobActive
 from rebalance_tasks.core.states import MoveState

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from rebalance_tasks.control.locate import Locator
     from rebalance_tasks.drivers.base import StagedWriter
     from rebalance_tasks.drivers.doors import Door
+    from rebalance_tasks.settings import Settings
     from rebalance_tasks.store.claims import Claim, ClaimStore
 
 #: A claim lasts so long, and longer for what takes a store long to copy (10 MB/s).
@@ -211,7 +212,7 @@ class Writer:
 
     def _claim(self, key: str, token: str, size_bytes: int, until: float) -> Claim:
         while True:
-            claim = self._claims.take(key, token, ttl_ms=_ttl_ms(size_bytes))
+            claim = self._claims.take(key, token, ttl_ms=claim_ttl_ms(size_bytes))
             if not isinstance(claim, int):
                 return claim
             if time.monotonic() > until:
@@ -223,20 +224,26 @@ class Writer:
         """Wait out readers, then say where the key is changed."""
         if claim.wait_ms:
             self._sleep(claim.wait_ms / 1000)
-        return self._claims.mark(claim, node_id, ttl_ms=_ttl_ms(size_bytes))
+        return self._claims.mark(claim, node_id, ttl_ms=claim_ttl_ms(size_bytes))
 
     def _end(self, claim: Claim, node_id: str, *, there: bool, grown_bytes: int) -> None:
-        match self._c.settings.locator:
-            case "union":
-                placed = False
-            case "crush":
-                placed = node_id != self._locator.home(claim.key, claim.where)
-            case _:
-                placed = True
+        placed = needs_entry(self._c.settings, self._locator, claim, node_id)
         if not self._claims.end(claim, node_id, there=there, placed=placed, grown_bytes=grown_bytes):
             msg = f"object {claim.key!a} was changed on node {node_id!r} later than its claim allowed; read it, and write it again"
             raise WriteInDoubt(msg)
 
 
-def _ttl_ms(size_bytes: int) -> int:
+def needs_entry(settings: Settings, locator: Locator, claim: Claim, node_id: str) -> bool:
+    """Whether readers of a claimed key find a node only by an override, or because a catalogue keeps all."""
+    match settings.locator:
+        case "union":
+            return False
+        case "crush":
+            return node_id != locator.home(claim.key, claim.where)
+        case _:
+            return True
+
+
+def claim_ttl_ms(size_bytes: int) -> int:
+    """How long a claim lasts under which so many bytes are written or read."""
     return CLAIM_MS + size_bytes // _BYTES_PER_MS

@@ -12,7 +12,12 @@ domains run out::
     fresh hosts   round r = 1, 2, …: every rack with more than r hosts  → its next host, in it one node
     fresh nodes   round r = 1, 2, …: every host with more than r nodes  → its next node
 
-Sources: Weil et al., "CRUSH" (SC 2006), §3; the straw2 bucket of Ceph.
+**Zones after a key's first** are drawn with weights of their own, w · (1 + share of all weight). Drawn in proportion to
+weight, a heavy zone would hold too little in the end: where it came first, it is not there to come second. The first pick
+stays in exact proportion. `flat` cannot do the like: there no weight may depend on another's (docs/adr/0029).
+
+Sources: Weil et al., "CRUSH" (SC 2006), §3; the straw2 bucket of Ceph; for the shares of draws without replacement Rosén
+1997, "On sampling with probability proportional to size".
 """
 
 from __future__ import annotations
@@ -26,9 +31,9 @@ import numpy as np
 import numpy.typing as npt
 
 from rebalance_tasks.core.crush_domains import Indices, Level, canonical, runs
-from rebalance_tasks.core.fixedlog import draw, draws, exact_weights, log_table, normalize_weights
+from rebalance_tasks.core.fixedlog import divide, draw, exact_weights, log_draws, log_table, normalize_weights
 from rebalance_tasks.core.hashing import U64, fold, hash_path, round_hashes
-from rebalance_tasks.core.minima import smallest_rows
+from rebalance_tasks.core.minima import TAKEN, row_of_minimum, smallest_rows
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -52,7 +57,8 @@ class Bucket:
     Attributes:
         children: their positions in their level.
         hashes: their 64-bit hashes (round not added).
-        weights: integers from `normalize_weights`.
+        weights: integers from `normalize_weights`, for the key's first child.
+        further: the same for the children after it.
         scores: how many preferences each fulfils; None when there are none. A higher score beats any draw.
         round_number: makes the draws of one round independent of another's.
     """
@@ -60,6 +66,7 @@ class Bucket:
     children: tuple[int, ...]
     hashes: tuple[int, ...]
     weights: tuple[int, ...]
+    further: tuple[int, ...]
     scores: tuple[int, ...] | None = None
     round_number: int = 0
 
@@ -69,8 +76,9 @@ class Bucket:
         return round_hashes(self.hashes, self.round_number)
 
     @cached_property
-    def _weight_array(self) -> U64 | None:
-        return None if set(self.weights) == {1} else np.array(self.weights, dtype=np.uint64)
+    def _divisors(self) -> tuple[U64 | None, U64 | None]:
+        """Weights of the first and of further children, uint64 (m,); None where all are alike."""
+        return _divisors(self.weights), _divisors(self.further)
 
     @cached_property
     def _child_array(self) -> Indices:
@@ -80,24 +88,21 @@ class Bucket:
         """Return the key's first `count` children, best first."""
         if len(self.children) == 1:
             return [self.children[0]]
+        scores = self.scores or (0,) * len(self.children)
+        logs = self._logs(key_hash)
+        first = min(range(len(logs)), key=lambda i: (-scores[i], logs[i] // self.weights[i]))
+        if count == 1:
+            return [self.children[first]]
+        order = sorted(range(len(logs)), key=lambda i: (-scores[i], logs[i] // self.further[i]))
+        order.remove(first)
+        return [self.children[i] for i in (first, *order[: count - 1])]
+
+    def _logs(self, key_hash: int) -> list[int]:
         if len(self.children) < _SCALAR_CHILDREN:
-            values = [
-                draw(key_hash, item, weight, self.round_number)
-                for item, weight in zip(self.hashes, self.weights, strict=True)
-            ]
-        else:
-            column = np.empty((len(self.children), 1), dtype=np.uint64)
-            work = np.empty((2, *column.shape), dtype=np.uint64)
-            draws(np.array([key_hash], dtype=np.uint64), self.round_hashes, self._weight_array, column, work)
-            values = column[:, 0].tolist()
-        if self.scores is not None:
-            scored = list(zip((-score for score in self.scores), values, strict=True))
-            order = sorted(range(len(values)), key=scored.__getitem__)
-        elif count == 1:
-            order = [values.index(min(values))]
-        else:
-            order = sorted(range(len(values)), key=values.__getitem__)
-        return [self.children[i] for i in order[:count]]
+            return [draw(key_hash, item, 1, self.round_number) for item in self.hashes]
+        logs = np.empty((len(self.children), 1), dtype=np.uint64)
+        self._log(np.array([key_hash], dtype=np.uint64), logs, np.empty((2, *logs.shape), dtype=np.uint64))
+        return [int(log) for log in logs[:, 0]]
 
     def rank_many(self, key_hashes: U64, count: int) -> Indices:
         """Return the first `count` children of every key: int32 (n, count)."""
@@ -110,21 +115,37 @@ class Bucket:
         block = min(n, max(_BLOCK_KEYS, _BLOCK_ELEMENTS // m))
         rows = max(1, min(m, _BLOCK_ELEMENTS // block))
         values = np.empty((m, block), dtype=np.uint64)
+        first_values = np.empty_like(values) if count > 1 else values
         work = np.empty((2, rows, block), dtype=np.uint64)
         for start in range(0, n, block):
             keys = key_hashes[start : start + block]
-            self._draw(keys, values[:, : len(keys)], work[:, :, : len(keys)])
-            smallest = smallest_rows(values[:, : len(keys)], count)
+            drawn = values[:, : len(keys)]
+            self._log(keys, drawn, work[:, :, : len(keys)])
+            smallest = self._smallest(drawn, first_values[:, : len(keys)], count)
             np.take(self._child_array, smallest, out=chosen[start : start + block], mode="clip")
         return chosen
 
-    def _draw(self, keys: U64, values: U64, work: U64) -> None:
-        """Fill `values` (m, n), as many rows at a time as `work` has: those stay in the cache."""
+    def _smallest(self, logs: U64, first_draws: U64, count: int) -> npt.NDArray[np.int64]:
+        """Return the rows of the first `count` children of every column: int64 (n, count). Overwrites both arrays."""
+        weights, further = self._divisors
+        divide(logs, weights, first_draws)
+        if count == 1:
+            return smallest_rows(first_draws, 1)
+        first = row_of_minimum(first_draws)
+        divide(logs, further, logs)
+        logs[first, np.arange(len(first))] = TAKEN
+        return np.column_stack([first, smallest_rows(logs, count - 1)])
+
+    def _log(self, keys: U64, out: U64, work: U64) -> None:
+        """Fill `out` (m, n) with the draws' logarithms, as many rows at a time as `work` has: those stay in the cache."""
         rows = work.shape[1]
-        for first in range(0, len(values), rows):
-            part = slice(first, min(first + rows, len(values)))
-            weights = None if self._weight_array is None else self._weight_array[part]
-            draws(keys, self.round_hashes[part], weights, values[part], work[:, : part.stop - first])
+        for first in range(0, len(out), rows):
+            part = slice(first, min(first + rows, len(out)))
+            log_draws(keys, self.round_hashes[part], out[part], work[:, : part.stop - first])
+
+
+def _divisors(weights: tuple[int, ...]) -> U64 | None:
+    return None if set(weights) == {1} else np.array(weights, dtype=np.uint64)
 
 
 @dataclass(frozen=True)
@@ -135,11 +156,14 @@ class _Items:
     exact_weights: tuple[int, ...]
     scores: tuple[int, ...] | None
 
-    def bucket(self, members: Sequence[int], round_number: int = 0) -> Bucket:
+    def bucket(self, members: Sequence[int], round_number: int = 0, *, evened: bool = False) -> Bucket:
+        exact = [*map(self.exact_weights.__getitem__, members)]
+        total, weights = sum(exact), normalize_weights(exact)
         return Bucket(
             children=tuple(members),
             hashes=tuple(map(self.hashes.__getitem__, members)),
-            weights=normalize_weights([*map(self.exact_weights.__getitem__, members)]),
+            weights=weights,
+            further=normalize_weights([weight * (total + weight) for weight in exact]) if evened else weights,
             scores=None if self.scores is None else tuple(map(self.scores.__getitem__, members)),
             round_number=round_number,
         )
@@ -248,7 +272,9 @@ class Tree:
             ranks=np.array([turn.bucket.round_number for turn in turns]),
             members=np.array([base[turn.level] + child for turn in turns for child in turn.bucket.children]),
             member_hashes=fold(np.concatenate([turn.bucket.round_hashes for turn in turns])),
-            member_weights=np.array([one for turn in turns for one in turn.bucket.weights], dtype=np.uint64),
+            member_weights=np.hstack(
+                [np.array((turn.bucket.weights, turn.bucket.further), np.uint64) for turn in turns]
+            ),
         )
 
     def _rounds(self, count: int) -> Iterator[_Round]:
@@ -269,7 +295,10 @@ class Tree:
         wanted = (level, round_number)
         if wanted not in self._round_buckets:
             having = [i for i, children in enumerate(self._members[level]) if len(children) > round_number]
-            self._round_buckets[wanted] = self._items[level].bucket(having, round_number) if having else None
+            first = wanted == (Level.ZONE, 0)
+            self._round_buckets[wanted] = (
+                self._items[level].bucket(having, round_number, evened=first) if having else None
+            )
         return self._round_buckets[wanted]
 
     def _descend(self, level: Level, places: Indices, keys: U64, rank: int) -> Indices:
@@ -302,7 +331,8 @@ class _Program(NamedTuple):
         leaves: int32 (nodes,), positions in the cluster map.
         starts: int64 (turns + 1,): where each turn's members begin.
         picks/ranks: int64 (turns,).
-        members: int64, their numbers; member_hashes/member_weights: uint64, folded, for the turn's round.
+        members: int64, their numbers; member_hashes: uint64, folded, for the turn's round.
+        member_weights: uint64 (2, members), for the turn's first pick and for further ones.
     """
 
     top: U64

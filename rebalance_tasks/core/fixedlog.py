@@ -100,13 +100,12 @@ def draw(key_hash: int, item_hash: int, weight: int, round_number: int = 0) -> i
     return negative_log(mix(key_hash, item_hash, round_number)) // weight
 
 
-def draws(key_hashes: U64, item_hashes: U64, weights: U64 | None, out: U64, work: U64) -> None:
-    """Return the draws of all children for all keys, as `draw` does.
+def log_draws(key_hashes: U64, item_hashes: U64, out: U64, work: U64) -> None:
+    """Return −ln(u) · 2⁶⁰ of all children for all keys; `divide` makes draws of it, as `draw` does.
 
     Args:
         key_hashes: uint64 (n,).
         item_hashes: uint64 (m,), from `hashing.round_hashes`.
-        weights: uint64 (m,), > 0; None stands for all 1.
         out: uint64 (m, n), overwritten with the result: a row a child.
         work: uint64 (2, m, n), overwritten; a loop that keeps it spares fresh pages each time (2–3 × faster).
     """
@@ -122,9 +121,20 @@ def draws(key_hashes: U64, item_hashes: U64, weights: U64 | None, out: U64, work
     np.multiply(out, mixed, out=mixed)
     np.take(table.top_array, cell, out=out, mode="clip")
     np.subtract(out, mixed, out=out)
+
+
+def divide(logs: U64, weights: U64 | None, out: U64) -> None:
+    """Make draws of logarithms: a divisor a row, so NumPy divides by an invariant integer (multiply and shift).
+
+    Args:
+        logs: uint64 (m, n).
+        weights: uint64 (m,), > 0; None stands for all 1.
+        out: uint64 (m, n), overwritten; may be `logs`.
+    """
     if weights is not None:
-        # One divisor a row, so NumPy divides by an invariant integer (multiply and shift).
-        np.floor_divide(out, weights[:, None], out=out)
+        np.floor_divide(logs, weights[:, None], out=out)
+    elif out is not logs:
+        np.copyto(out, logs)
 
 
 def normalize_weights(exact: Sequence[int]) -> tuple[int, ...]:

@@ -73,6 +73,44 @@ def _child(  # noqa: PLR0913, PLR0917
     return chosen
 
 
+@inlined
+def _rank(  # noqa: PLR0913, PLR0917
+    key: np.uint64,
+    count: int,
+    top: npt.NDArray[np.uint64],
+    slope: npt.NDArray[np.uint64],
+    hashes: npt.NDArray[np.uint64],
+    weights: npt.NDArray[np.uint64],
+    best: npt.NDArray[np.uint64],
+    order: npt.NDArray[np.int64],
+) -> None:
+    """Write the first `count` children into `order`: the smallest draw, then the smallest further draws of the others."""
+    least, first, found = TAKEN, 0, 0
+    for i in range(hashes.shape[0]):
+        log = _negative_log(_mix(key, hashes[i]), top, slope)
+        draw = log // weights[0, i]
+        if draw < least:
+            least, first = draw, i
+        draw = log // weights[1, i]
+        if found == count and draw >= best[found - 1]:
+            continue
+        found = min(found + 1, count)
+        j = found - 1
+        while j > 0 and best[j - 1] > draw:  # of equals the first stays ahead
+            best[j] = best[j - 1]
+            order[j] = order[j - 1]
+            j -= 1
+        best[j] = draw
+        order[j] = i
+    j = 0
+    while j < count - 1 and order[j] != first:
+        j += 1
+    while j > 0:
+        order[j] = order[j - 1]
+        j -= 1
+    order[0] = first
+
+
 def _place_tree(  # noqa: PLR0913, PLR0917  the arrays of `crush_tree._Program`
     hashes: npt.NDArray[np.uint64],
     out: npt.NDArray[np.int32],
@@ -91,26 +129,16 @@ def _place_tree(  # noqa: PLR0913, PLR0917  the arrays of `crush_tree._Program`
 ) -> None:
     first_node = first_child.shape[0] - 1
     best = np.empty(out.shape[1], np.uint64)
-    place = np.empty(out.shape[1], np.int64)
+    order = np.empty(out.shape[1], np.int64)
     for k in range(hashes.shape[0]):
         key = hashes[k] ^ (hashes[k] >> MIX_SHIFT_1)
         column = 0
         for turn in range(picks.shape[0]):
-            found = 0  # the best so far, sorted; of equals the first stays ahead
-            for i in range(starts[turn], starts[turn + 1]):
-                draw = _negative_log(_mix(key, member_hashes[i]), top, slope) // member_weights[i]
-                if found == picks[turn] and draw >= best[found - 1]:
-                    continue
-                found = min(found + 1, picks[turn])
-                j = found - 1
-                while j > 0 and best[j - 1] > draw:
-                    best[j] = best[j - 1]
-                    place[j] = place[j - 1]
-                    j -= 1
-                best[j] = draw
-                place[j] = members[i]
-            for pick in range(found):
-                item = _child(key, place[pick], ranks[turn], top, slope, item_hashes, item_weights, first_child)
+            window = slice(starts[turn], starts[turn + 1])
+            _rank(key, picks[turn], top, slope, member_hashes[window], member_weights[:, window], best, order)
+            for pick in range(picks[turn]):
+                place = members[starts[turn] + order[pick]]
+                item = _child(key, place, ranks[turn], top, slope, item_hashes, item_weights, first_child)
                 while item < first_node:
                     item = _child(key, item, 0, top, slope, item_hashes, item_weights, first_child)
                 out[k, column] = leaves[item - first_node]

@@ -60,6 +60,7 @@ class Capabilities:
 
     Attributes:
         checks_writes: it refuses a body that is not what its checksum says, so what was written need not be read back.
+        checks_md5: it refuses a body that has not the MD5 that `Bucket.put` names, and keeps nothing of it.
         puts_new: a put can be made to fail when the name is taken.
         copies_new: so can a copy on the server's side.
         deletes_version: a delete can be made to fail unless the object is still one version.
@@ -71,6 +72,7 @@ class Capabilities:
     """
 
     checks_writes: bool = False
+    checks_md5: bool = False
     puts_new: bool = True
     copies_new: bool = True
     deletes_version: bool = False
@@ -134,12 +136,37 @@ class Bucket(Protocol):
         """Look at one object."""
         ...
 
-    def get(self, name: str, offset: int, length: int | None, *, etag: str | None = None) -> tuple[Stored, bytes]:
-        """Read a stretch (fewer bytes at the end of the object), or all from there on (``None``). Raises: NotThere, ConditionFailed (another version), BadBytes."""
+    def get(
+        self, name: str, offset: int, length: int | None, *, etag: str | None = None, compare: bool = True
+    ) -> tuple[Stored, bytes]:
+        """Read a stretch (fewer bytes at the end of the object), or all from there on (``None``).
+
+        Args:
+            name: which object.
+            offset: where to begin.
+            length: how many bytes.
+            etag: the version that is meant.
+            compare: compare what arrives with what the store says of it; False: somebody else will.
+
+        Raises:
+            NotThere, ConditionFailed (another version), BadBytes.
+        """
         ...
 
-    def put(self, name: str, data: bytes, attributes: Mapping[str, str], *, new: bool) -> str:
-        """Write an object in one step; return its etag. Raises: ConditionFailed when ``new`` and the name is taken."""
+    def put(self, name: str, data: bytes, attributes: Mapping[str, str], *, new: bool, md5: str | None = None) -> str:
+        """Write an object in one step; return its etag.
+
+        Args:
+            name: which object.
+            data: all of it.
+            attributes: what belongs to it.
+            new: fail when the name is taken.
+            md5: what the bytes were at their origin, in hex, where `Capabilities.checks_md5`; else they are taken as they are.
+
+        Raises:
+            ConditionFailed: the name is taken, and it was to be ``new``.
+            BadBytes: what arrived is not what was sent, or has another MD5.
+        """
         ...
 
     def copy(

@@ -14,7 +14,6 @@ from functools import cache
 from typing import TYPE_CHECKING, Final, Protocol
 
 from rebalance_tasks.core.errors import NodeNotWritable, ObjectUnreadable, TargetExists
-from rebalance_tasks.core.keys import RESERVED
 from rebalance_tasks.drivers.bucket import BucketError
 from rebalance_tasks.drivers.linux import DIR_READ_FLAGS, fsync
 from rebalance_tasks.drivers.local import LocalDriver
@@ -26,6 +25,7 @@ from rebalance_tasks.drivers.object_errors import target_error as store_target_e
 from rebalance_tasks.drivers.object_files import WINDOW_BYTES, ObjectSource
 from rebalance_tasks.drivers.object_files import fingerprint_of as fingerprint_of_stored
 from rebalance_tasks.drivers.object_store import ObjectStoreDriver
+from rebalance_tasks.drivers.tree import TMP, Kind
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator
@@ -254,20 +254,20 @@ class SftpDoor:
             if there is None:
                 driver.tree.forget_folders()
             driver.tree.make_folder(key)
-            driver.tree.replace(f"{RESERVED}/tmp/{move_id}", key)  # noqa: S108  below our own folder
+            driver.tree.replace(f"{TMP}/{move_id}", key)
 
     def browse(self, folder: str) -> Iterator[tuple[str, Fingerprint | None]]:
         """Scan one folder."""
-        from rebalance_tasks.drivers import sftp_errors, sftp_files, sftp_tree  # noqa: PLC0415  an extra
+        from rebalance_tasks.drivers import sftp_errors  # noqa: PLC0415  an extra
 
         driver = self._driver
         with sftp_errors.translated(lambda exc: sftp_errors.node_error(driver.node_id, exc, f"look into {folder!a}")):
             found = driver.tree.entries(folder)
-        for name, attrs in found:
-            if sftp_tree.is_folder(attrs):
+        for name, one in found:
+            if one.kind is Kind.FOLDER:
                 yield name, None
-            elif sftp_files.is_regular(attrs):
-                yield name, sftp_files.fingerprint_of(attrs)
+            elif one.is_file:
+                yield name, one.fingerprint
 
 
 @cache

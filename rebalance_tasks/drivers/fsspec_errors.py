@@ -7,8 +7,7 @@ that tell what is wrong with one name are told apart; all others are taken for a
 from __future__ import annotations
 
 import errno
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from rebalance_tasks.core.errors import (
     NodeFull,
@@ -20,9 +19,7 @@ from rebalance_tasks.core.errors import (
     TargetExists,
 )
 from rebalance_tasks.core.masking import masked_text
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+from rebalance_tasks.drivers.tree import Words, translating
 
 GONE: Final = (FileNotFoundError, NotADirectoryError)
 TAKEN: Final = (FileExistsError, IsADirectoryError)
@@ -57,12 +54,5 @@ def target_error(node_id: str, key: str, exc: Exception, doing: str) -> Rebalanc
     return node_error(node_id, exc, doing)
 
 
-@contextmanager
-def translated(say: Callable[[Exception], RebalanceError]) -> Iterator[None]:
-    """Raise what ``say`` makes of any error that is not ours."""
-    try:
-        yield
-    except RebalanceError:
-        raise
-    except Exception as exc:
-        raise say(exc) from exc
+translated: Final = translating(Exception)
+WORDS: Final = Words(GONE, TAKEN, translated, node_error, source_error, target_error)

@@ -5,13 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from rebalance_tasks.core.errors import SourceChanged
-from rebalance_tasks.drivers.base import ObjectMetadata, ObjectTooLarge
+from rebalance_tasks.drivers.base import ObjectTooLarge
 from rebalance_tasks.drivers.fsspec_errors import source_error, target_error, translated
 from rebalance_tasks.drivers.windowed import WindowedSource
 
 if TYPE_CHECKING:
-    from rebalance_tasks.core.fingerprint import Fingerprint
+    from rebalance_tasks.drivers.base import ObjectMetadata
     from rebalance_tasks.drivers.fsspec_tree import FsspecTree
+    from rebalance_tasks.drivers.tree import Found
 
 #: Bytes asked for, or sent, at once.
 WINDOW_BYTES: Final = 8 * 1024**2
@@ -22,16 +23,11 @@ WHOLE_BYTES: Final = 128 * 1024**2
 class FsspecSource(WindowedSource):
     """A file being read; `SourceHandle`."""
 
-    def __init__(self, tree: FsspecTree, node_id: str, name: str, key: str, version: Fingerprint) -> None:
+    def __init__(self, tree: FsspecTree, node_id: str, name: str, key: str, found: Found) -> None:
         """Read ``name``, called ``key`` in errors, which was just looked at."""
         super().__init__()
         self._tree, self._node_id, self._name, self._key = tree, node_id, name, key
-        self.fingerprint = version
-
-    @property
-    def metadata(self) -> ObjectMetadata:
-        """The modification time: nothing else is told of all file systems alike."""
-        return ObjectMetadata(mtime_ns=self.fingerprint.mtime_ns or None)
+        self.fingerprint, self.metadata = found.fingerprint, found.metadata
 
     def _fetch(self, offset: int) -> bytes:
         length = min(WINDOW_BYTES, self.fingerprint.size_bytes - offset)

@@ -6,10 +6,10 @@ import hashlib
 import re
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
-from enum import StrEnum
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final
 
 from rebalance_tasks.core.fingerprint import Fingerprint
+from rebalance_tasks.drivers.tree import Found, Kind
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -32,23 +32,6 @@ _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _US: Final = timedelta(microseconds=1)
 #: As FTP writes a time (RFC 3659 §2.3).
 _FTP_TIME: Final = re.compile(r"\d{14}(\.\d+)?")
-
-
-class Kind(StrEnum):
-    """What is at a name."""
-
-    FILE = "file"
-    FOLDER = "folder"
-    LINK = "symlink"
-    SPECIAL = "special_file"
-    HARD_LINK = "hard_link"
-
-
-class Found(NamedTuple):
-    """What a look at a name shows."""
-
-    kind: Kind
-    fingerprint: Fingerprint
 
 
 def found_of(info: Mapping[str, Any]) -> Found:

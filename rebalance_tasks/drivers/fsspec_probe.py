@@ -13,12 +13,11 @@ import unicodedata
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from rebalance_tasks.core.keys import RESERVED
+from rebalance_tasks.drivers.tree import TMP
 
 if TYPE_CHECKING:
     from rebalance_tasks.drivers.fsspec_tree import FsspecTree
 
-TMP: Final = f"{RESERVED}/tmp"  # noqa: S108  below our own folder
 _PLAIN: Final = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-")
 _BODY: Final = b"probe"
 

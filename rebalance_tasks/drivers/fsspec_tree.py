@@ -11,14 +11,18 @@ import os
 import posixpath
 import threading
 from contextlib import suppress
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import fsspec
 from fsspec.spec import AbstractFileSystem
 
 from rebalance_tasks.core.errors import ObjectUnreadable, TargetExists
-from rebalance_tasks.drivers.fsspec_errors import OF_A_NAME
-from rebalance_tasks.drivers.fsspec_info import Found, Kind, found_of
+from rebalance_tasks.drivers.fsspec_errors import OF_A_NAME, TAKEN
+from rebalance_tasks.drivers.fsspec_files import FsspecSource, FsspecWriter
+from rebalance_tasks.drivers.fsspec_info import found_of
+from rebalance_tasks.drivers.fsspec_probe import Abilities, probe
+from rebalance_tasks.drivers.tree import Found, Kind, walked
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -47,6 +51,11 @@ class FsspecTree:
         self._local = threading.local()
         self._folders: set[str] = set()
 
+    @property
+    def label(self) -> str:
+        """Its URL, without secrets."""
+        return repr(self._place)
+
     def path(self, name: str) -> str:
         """Whole path of a name below the root."""
         return f"{self.root}/{name}" if name else self.root or "/"
@@ -58,7 +67,7 @@ class FsspecTree:
             self._local.fs, self._local.pid = fsspec.filesystem(self._place.protocol, **options), os.getpid()
         return self._local.fs
 
-    def forget(self) -> None:
+    def close(self) -> None:
         """Let go of this thread's instance."""
         self._local.__dict__.clear()
 
@@ -69,10 +78,20 @@ class FsspecTree:
             except OF_A_NAME:
                 raise
             except Exception:
-                self.forget()
+                self.close()
                 if not left:
                     raise
         raise AssertionError
+
+    @cached_property
+    def abilities(self) -> Abilities:
+        """What the file system was seen to do, tried once."""
+        return probe(self)
+
+    @staticmethod
+    def space() -> tuple[int | None, int | None]:
+        """Unknown: fsspec has no call for it."""
+        return None, None
 
     # -- looking --------------------------------------------------------------------------------------------------
     def look(self, name: str) -> Found | None:
@@ -114,15 +133,7 @@ class FsspecTree:
 
     def walk(self) -> Iterator[tuple[str, Found]]:
         """Yield (path below the root, what it is) of everything but folders."""
-        folders = [""]
-        while folders:
-            folder = folders.pop()
-            for name, found in self.entries(folder):
-                path = f"{folder}/{name}" if folder else name
-                if found.kind is Kind.FOLDER:
-                    folders.append(path)
-                else:
-                    yield path, found
+        return walked(self.entries)
 
     def require_real_folder(self, key: str) -> None:
         """Make sure that no folder of a key is a symbolic link, where the file system tells. Raises: ObjectUnreadable."""
@@ -148,12 +159,29 @@ class FsspecTree:
         """Look at folders anew: one of them may be gone."""
         self._folders.clear()
 
+    def reader(self, node_id: str, name: str, label: str, found: Found) -> FsspecSource:
+        """Read a file that was just looked at."""
+        return FsspecSource(self, node_id, name, label, found)
+
+    def writer(self, node_id: str, name: str, label: str, offset: int) -> FsspecWriter:
+        """Write a file of ours after ``offset`` bytes."""
+        return FsspecWriter(self, node_id, name, label, offset=offset, appends=self.abilities.appends)
+
     # -- bytes ----------------------------------------------------------------------------------------------------
     def read(self, name: str, start: int, length: int) -> bytes:
         """Read a stretch of a file (fewer bytes at its end)."""
         path = self.path(name)
         data: bytes = self._do(lambda fs: fs.cat_file(path, start=start, end=start + length), tries=TRIES)
         return data
+
+    def read_whole(self, name: str, *, size_bytes: int | None = None) -> bytes:
+        """Read a small file. Raises: FileNotFoundError."""
+        if size_bytes is None:
+            found = self.regular(name)
+            if found is None:
+                raise FileNotFoundError(name)
+            size_bytes = found.fingerprint.size_bytes
+        return self.read(name, 0, size_bytes)
 
     def write(self, name: str, data: bytes) -> None:
         """Write a file anew, in one piece."""
@@ -250,6 +278,24 @@ class FsspecTree:
             if self.look(target) is not None:
                 raise FileExistsError(new) from exc
             raise
+
+    move_aside = rename
+
+    def give_name(self, source: str, target: str) -> None:
+        """Rename to a name at which nothing is. Raises: FileExistsError, TargetExists."""
+        self.forget_folders()
+        self.make_folder(target)
+        if self.look(target) is not None:
+            raise FileExistsError(target)
+        self.rename(source, target)
+
+    def replace(self, source: str, target: str) -> None:
+        """Rename over a file of ours; where a rename does not replace, a death in between leaves only the new one, aside."""
+        try:
+            self.rename(source, target)
+        except TAKEN:
+            self.remove(target)
+            self.rename(source, target)
 
     def remove(self, name: str) -> None:
         """Remove a file if it is there."""

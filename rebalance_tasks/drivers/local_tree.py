@@ -16,7 +16,6 @@ import threading
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final, Literal
 
-from rebalance_tasks.core.errors import NodeMissing
 from rebalance_tasks.core.keys import RESERVED
 from rebalance_tasks.drivers.linux import DIR_PATH_FLAGS, DIR_READ_FLAGS, Syscalls, fsync
 from rebalance_tasks.drivers.local_entries import entries, look
@@ -24,6 +23,7 @@ from rebalance_tasks.drivers.local_errors import UNFIT_NAME, node_error, source_
 from rebalance_tasks.drivers.local_files import fingerprint_of
 from rebalance_tasks.drivers.local_folders import make_folder, make_folder_like_parent
 from rebalance_tasks.drivers.local_hold import LocalHold
+from rebalance_tasks.drivers.local_identity import verify_identity, write_identity
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator
@@ -33,14 +33,10 @@ if TYPE_CHECKING:
 
 WorkFolder = Literal["tmp", "manifests", "trash", "kept"]
 WORK_FOLDERS: Final[tuple[WorkFolder, ...]] = ("tmp", "manifests", "trash", "kept")
-NODE_ID: Final = "node-id"
 #: Copies and freed objects are for our eyes: folders that hid them from others no longer do so there.
 _WORK_MODE: Final = 0o700
-#: The node id is public, so that `rebalance nodes` works for every user.
+#: The node id in it is public, so that `rebalance nodes` works for every user.
 _RESERVED_MODE: Final = 0o755
-_NODE_ID_MODE: Final = 0o644
-#: An identifier has at most 128 characters; more is not ours.
-_NODE_ID_READ_BYTES: Final = 512
 #: No object at a key: nothing, a file or a link for a folder, a mount, a name that cannot be.
 _NOT_THERE: Final = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP}) | UNFIT_NAME
 #: A folder may be removed by a stranger between its making and its use; three times in a row is not bad luck.
@@ -77,47 +73,9 @@ class LocalTree:
         except OSError as exc:
             raise node_error(self.node_id, self.root, exc, "open the root") from exc
 
-    def read_identity(self, root_fd: int) -> str | None:
-        """Return what ``.rebalance/node-id`` says, None when there is none. Raises: NodeMissing."""
-        try:
-            folder_fd = os.open(RESERVED, DIR_PATH_FLAGS, dir_fd=root_fd)
-        except FileNotFoundError:
-            return None
-        except OSError as exc:
-            message = (
-                f"{self.root}/{RESERVED} is not a folder of its own ({exc.strerror}); it may not be a symbolic link"
-            )
-            raise NodeMissing(self.node_id, message) from exc
-        try:
-            fd = os.open(NODE_ID, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=folder_fd)
-            try:
-                text = os.read(fd, _NODE_ID_READ_BYTES)
-            finally:
-                os.close(fd)
-        except FileNotFoundError:
-            return None
-        except OSError as exc:
-            raise NodeMissing(self.node_id, f"{self.root}/{RESERVED}/{NODE_ID} cannot be read: {exc.strerror}") from exc
-        finally:
-            os.close(folder_fd)
-        return text.decode("utf-8", "replace").removesuffix("\n")
-
     def verify(self, root_fd: int, *, required: bool) -> bool:
         """Tell whether the root is adopted by this node. Raises: NodeMissing when it is another's, or ``required`` and not."""
-        found = self.read_identity(root_fd)
-        if found is None and required:
-            message = (
-                f"{self.root} has no {RESERVED}/{NODE_ID}: its disk is not mounted, or the root was never adopted; "
-                "mount it, or adopt the new root first (a missing disk is never an empty node)"
-            )
-            raise NodeMissing(self.node_id, message)
-        if found is not None and found != self.node_id:
-            message = (
-                f"{self.root} belongs to node {found!a} ({RESERVED}/{NODE_ID} says so); mount the right disk there "
-                "or correct the url of this node"
-            )
-            raise NodeMissing(self.node_id, message)
-        return found is not None
+        return verify_identity(root_fd, self.node_id, self.root, required=required)
 
     def check(self, *, required: bool = True) -> None:
         """Open the root by its path, verify it and keep that descriptor if it is another folder than before."""
@@ -314,7 +272,7 @@ class LocalTree:
         try:
             if not self.verify(fd, required=False):
                 self._make_work_folders(fd)
-                self._write_identity(fd)
+                write_identity(fd, self.node_id, self.root, self.calls)
             self._make_work_folders(fd)
         except OSError as exc:
             raise node_error(self.node_id, self.root, exc, "adopt the root") from exc
@@ -335,31 +293,6 @@ class LocalTree:
             fsync(root_fd)
         except OSError as exc:
             raise node_error(self.node_id, self.root, exc, "make the working folders") from exc
-
-    def _write_identity(self, root_fd: int) -> None:
-        reserved_fd = os.open(RESERVED, DIR_READ_FLAGS, dir_fd=root_fd)
-        temporary = f".{NODE_ID}.{os.getpid()}.{threading.get_ident()}"
-        try:
-            fd = os.open(
-                temporary,
-                os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC,
-                _NODE_ID_MODE,
-                dir_fd=reserved_fd,
-            )
-            try:
-                os.write(fd, f"{self.node_id}\n".encode())
-                fsync(fd)
-            finally:
-                os.close(fd)
-            # Two workers may adopt at once: the second finds the first's id and must agree with it.
-            with suppress(FileExistsError):
-                self.calls.rename_noreplace(temporary, NODE_ID, reserved_fd, reserved_fd)
-            fsync(reserved_fd)
-            self.verify(root_fd, required=True)
-        finally:
-            with suppress(FileNotFoundError):
-                os.unlink(temporary, dir_fd=reserved_fd)
-            os.close(reserved_fd)
 
     # -- durability -----------------------------------------------------------------------------------------------
     def touched(self, folder: str) -> None:

@@ -7,10 +7,11 @@ original's is. So there is nothing aside, nothing to read back, and a successor 
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from rebalance_tasks.core.errors import ChecksumMismatch, SourceChanged, SourceVanished, TargetExists
-from rebalance_tasks.drivers.bucket import BucketError, ConditionFailed, NotThere
+from rebalance_tasks.drivers.bucket import BadBytes, BucketError, ConditionFailed, NotThere
 from rebalance_tasks.drivers.object_errors import patiently, source_error, target_error
 from rebalance_tasks.drivers.object_files import WINDOW_BYTES, attributes_of, fingerprint_of, metadata_of
 
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
 COPIED_BYTES: Final = 1024**3
 #: What is read in one request and put in one more; the threads of a process hold one such object each.
 SENT_BYTES: Final = WINDOW_BYTES
+
+
+_MD5: Final = re.compile(r"[0-9a-f]{32}")
 
 
 class End(NamedTuple):
@@ -74,14 +78,30 @@ def _copied(source: End, target: End, _key: str, version: Fingerprint) -> str:
 
 
 def _sent(source: End, target: End, key: str, version: Fingerprint) -> str:
-    """Read the version whole, and put it with what belongs to it; the store refuses bytes that are not what was sent."""
+    """Read the version whole, and put it with what belongs to it.
+
+    The store refuses bytes that have not the MD5 of the original; where it looks at no MD5 they are compared here, and it refuses
+    what is not what was sent.
+    """
+    md5 = version.etag if target.bucket.capabilities.checks_md5 and _MD5.fullmatch(version.etag) else None
+
+    def carry(*, compare: bool) -> str:
+        found, data = _read(source, key, version, compare=compare)
+        return target.bucket.put(target.name, data, attributes_of(metadata_of(found)), new=True, md5=md5)
+
+    try:
+        return carry(compare=md5 is None)
+    except BadBytes:
+        # On which of the two ways: told apart when it is done again.
+        return patiently(lambda: carry(compare=True))
+
+
+def _read(source: End, key: str, version: Fingerprint, *, compare: bool) -> tuple[Stored, bytes]:
     try:
         # The version says how large it is, and a request for a stretch takes some servers three times as long.
-        found, data = patiently(lambda: source.bucket.get(source.name, 0, None, etag=version.etag))
+        return patiently(lambda: source.bucket.get(source.name, 0, None, etag=version.etag, compare=compare))
     except BucketError as exc:
         raise source_error(source.node_id, key, exc, "read") from exc
-    attributes = attributes_of(metadata_of(found))
-    return patiently(lambda: target.bucket.put(target.name, data, attributes, new=True))
 
 
 def _same(source: End, key: str, version: Fingerprint) -> bool:

@@ -23,15 +23,17 @@ from rebalance_tasks.core.errors import (
     TargetExists,
 )
 from rebalance_tasks.core.ids import MoveId, NodeId
-from rebalance_tasks.core.keys import MAX_KEY_BYTES, RESERVED, is_reserved, validate_key
+from rebalance_tasks.core.keys import MAX_KEY_BYTES, RESERVED, validate_key
 from rebalance_tasks.drivers.base import Fingerprint, FreeOutcome, Listing, NodeHealth
 from rebalance_tasks.drivers.bucket import BucketError, ConditionFailed, NotThere
+from rebalance_tasks.drivers.listing import reason_left_out
 from rebalance_tasks.drivers.local_errors import validate_name
 from rebalance_tasks.drivers.local_listing import key_filter
 from rebalance_tasks.drivers.object_direct import End, copy_version, direct_bytes, same_version
 from rebalance_tasks.drivers.object_errors import node_error, source_error, target_error
 from rebalance_tasks.drivers.object_files import ObjectSource, ObjectWriter, fingerprint_of
 from rebalance_tasks.drivers.object_hold import ObjectHold
+from rebalance_tasks.drivers.object_manifests import ObjectManifests
 from rebalance_tasks.drivers.object_staging import ObjectStaging
 from rebalance_tasks.drivers.object_trash import ObjectTrash
 from rebalance_tasks.drivers.object_versions import versions_of
@@ -83,6 +85,7 @@ class ObjectStoreDriver:
         self._work = f"{self._root}{RESERVED}/"
         self._staging = ObjectStaging(bucket, node_id, f"{self._work}tmp/")
         self._trash = ObjectTrash(bucket, node_id, f"{self._work}trash/", keeps=trash)
+        self._manifests = ObjectManifests(bucket, node_id, f"{self._work}manifests/")
         self._passes = key_filter(include, exclude)
         #: moves that are freed for the first time, counted by the holds that say so
         self._fresh: Counter[MoveId] = Counter()
@@ -190,16 +193,8 @@ class ObjectStoreDriver:
 
     def _not_listed(self, key: str, storage_class: str) -> str:
         """Why a name is no object of this node; empty when it is one."""
-        first = key.partition("/")[0]
-        if is_reserved(first):
-            return RESERVED if first == RESERVED else "invalid_key"
-        try:
-            validate_key(key)
-        except InvalidKey:
-            return "invalid_key"
-        if storage_class in _ARCHIVED:
-            return "archived"
-        return "excluded" if self._passes is not None and not self._passes(key) else ""
+        reason = reason_left_out(key, validate=validate_key, passes=self._passes)
+        return "archived" if storage_class in _ARCHIVED and reason in {"", "excluded"} else reason
 
     def name_of(self, key: str) -> str:
         """Name of an object in the bucket. Raises: InvalidKey."""
@@ -376,34 +371,15 @@ class ObjectStoreDriver:
     # -- manifests ------------------------------------------------------------------------------------------------
     def write_manifest(self, name: str, lines: Iterable[str]) -> None:
         """Write a manifest in one step; the same name again replaces it. Raises: NodeMissing, NodeNotWritable."""
-        validate_name(name, "manifest name")
-        data = "".join(f"{line}\n" for line in lines).encode("utf-8", "surrogatepass")
-        try:
-            self.bucket.put(f"{self._work}manifests/{name}", data, {}, new=False)
-        except BucketError as exc:
-            raise node_error(self.node_id, exc, "write a manifest") from exc
+        self._manifests.write(name, lines)
 
     def read_manifests(self) -> Iterator[tuple[str, list[str]]]:
         """Yield (name, lines) of every manifest."""
-        folder = f"{self._work}manifests/"
-        try:
-            for page in self.bucket.pages(folder):
-                for found in page:
-                    try:
-                        _, data = self.bucket.get(found.name, 0, max(found.size_bytes, 1))
-                    except NotThere:  # removed meanwhile
-                        continue
-                    yield found.name.removeprefix(folder), data.decode("utf-8", "replace").split("\n")[:-1]
-        except BucketError as exc:
-            raise node_error(self.node_id, exc, "read manifests") from exc
+        return self._manifests.read_all()
 
     def remove_manifest(self, name: str) -> None:
         """Remove a manifest if it is there."""
-        validate_name(name, "manifest name")
-        try:
-            self.bucket.delete(f"{self._work}manifests/{name}")
-        except BucketError as exc:
-            raise node_error(self.node_id, exc, "remove a manifest") from exc
+        self._manifests.remove(name)
 
     def close(self) -> None:
         """Let go of connections."""

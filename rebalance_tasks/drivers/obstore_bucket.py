@@ -76,7 +76,15 @@ class ObstoreBucket:
             return None
         return _stored(found.meta, found.attributes)
 
-    def get(self, name: str, offset: int, length: int | None, *, etag: str | None = None) -> tuple[Stored, bytes]:
+    def get(
+        self,
+        name: str,
+        offset: int,
+        length: int | None,
+        *,
+        etag: str | None = None,
+        compare: bool = True,  # noqa: ARG002  nothing is told that could be compared
+    ) -> tuple[Stored, bytes]:
         """Read a stretch, or all from there on."""
         options: dict[str, Any] = {}
         if length is not None:
@@ -96,7 +104,15 @@ class ObstoreBucket:
                 raise
             return stored, b""
 
-    def put(self, name: str, data: bytes, attributes: Mapping[str, str], *, new: bool) -> str:
+    def put(
+        self,
+        name: str,
+        data: bytes,
+        attributes: Mapping[str, str],
+        *,
+        new: bool,
+        md5: str | None = None,  # noqa: ARG002  no store behind obstore is said to look at it
+    ) -> str:
         """Write an object in one step."""
         with self._translated(f"write {name!r}"):
             written = obstore.put(

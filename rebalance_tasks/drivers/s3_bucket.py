@@ -29,7 +29,7 @@ from rebalance_tasks.drivers.s3_answers import (
     stored_of,
 )
 from rebalance_tasks.drivers.s3_http import Answer, EndpointUnreachable, child_text
-from rebalance_tasks.drivers.s3_probe import Guard, guard_header, probe_endpoint
+from rebalance_tasks.drivers.s3_probe import Guard, guard_header, md5_header, probe_bucket
 from rebalance_tasks.drivers.s3_signing import query_text, quoted
 
 if TYPE_CHECKING:
@@ -69,11 +69,11 @@ class S3Bucket:
 
     @cached_property
     def _probed(self) -> tuple[Capabilities, Guard]:
-        return probe_endpoint(self.endpoint, self.name, prefix=self._prefix)
+        return probe_bucket(self.endpoint, self.name, prefix=self._prefix)
 
     @property
     def capabilities(self) -> Capabilities:
-        """What the endpoint was found to do, asked once per process."""
+        """What the bucket was found to do, asked once per process."""
         return self._probed[0]
 
     def require_usable(self) -> None:
@@ -98,7 +98,9 @@ class S3Bucket:
         self._require(answer, f"look at {name!r}")
         return stored_of(name, answer.headers, int(answer.headers["content-length"]))
 
-    def get(self, name: str, offset: int, length: int | None, *, etag: str | None = None) -> tuple[Stored, bytes]:
+    def get(
+        self, name: str, offset: int, length: int | None, *, etag: str | None = None, compare: bool = True
+    ) -> tuple[Stored, bytes]:
         """Read a stretch, or all from there on; the bytes of a whole object are compared with its MD5 where the ETag is one."""
         headers: dict[str, str] = {}
         if offset or length is not None:
@@ -115,8 +117,9 @@ class S3Bucket:
         total = answer.headers.get("content-range", "").rpartition("/")[2]
         found = stored_of(name, answer.headers, int(total) if total.isdigit() else len(answer.body))
         # TLS would have noticed a flipped bit; a plain line does not.
-        tells = not self.endpoint.secure and len(answer.body) == found.size_bytes and is_md5(found.etag, answer.headers)
-        if tells and hashlib.md5(answer.body, usedforsecurity=False).hexdigest() != found.etag:
+        tells = len(answer.body) == found.size_bytes and is_md5(found.etag, answer.headers)
+        plain = compare and not self.endpoint.secure
+        if plain and tells and hashlib.md5(answer.body, usedforsecurity=False).hexdigest() != found.etag:
             msg = f"{self.url}: {name!r} arrived with other bytes than its ETag says"
             raise buckets.BadBytes(msg)
         if offset == 0 and answer.headers.get("x-amz-tagging-count"):
@@ -129,12 +132,12 @@ class S3Bucket:
         self._require(answer, f"read the tags of {name!r}")
         return query_text({child_text(tag, "Key"): child_text(tag, "Value") for tag in answer.xml().iter("Tag")})
 
-    def put(self, name: str, data: bytes, attributes: Mapping[str, str], *, new: bool) -> str:
-        """Write an object in one step; its hash is signed, and so checked."""
+    def put(self, name: str, data: bytes, attributes: Mapping[str, str], *, new: bool, md5: str | None = None) -> str:
+        """Write an object in one step, checked by the MD5 that it had at its origin, else by what the endpoint was found to check."""
         headers = headers_of(attributes)
         if new:
             headers["if-none-match"] = "*"
-        answer = self._send(name, data, headers=headers)
+        answer = self._send(name, data, headers=headers, md5=md5)
         if new and answer.retried and answer.status in _PRECONDITION:
             # The try whose answer was lost may have written it.
             found = self.head(name)
@@ -343,10 +346,12 @@ class S3Bucket:
         *,
         query: Mapping[str, str] | None = None,
         headers: Mapping[str, str] | None = None,
+        md5: str | None = None,
     ) -> Answer:
-        """Put bytes, with their hash where the endpoint looks at it."""
+        """Put bytes, with the hash that is given, else with their own where the endpoint looks at it."""
         sha256 = hashlib.sha256(data)
-        guarded = {**(headers or {}), **guard_header(self._probed[1], data, sha256.digest())}
+        guard = md5_header(bytes.fromhex(md5)) if md5 else guard_header(self._probed[1], data, sha256.digest())
+        guarded = {**(headers or {}), **guard}
         try:
             return self.endpoint.request(
                 "PUT", self.name, name, query=query, headers=guarded, body=data, payload_sha256=sha256.hexdigest()

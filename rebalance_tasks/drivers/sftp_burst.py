@@ -1,16 +1,14 @@
-"""Small files from a disk to a folder behind SFTP, many in flight on one line: `SftpDriver`'s own steps, without waiting for each.
+"""Small files from a disk to a folder behind SFTP, the requests of many in one piece: `SftpDriver`'s own steps, without waiting for each.
 
 Alone, an object hands each of its requests from the engine's thread to the line's loop and back. A burst (`drivers.burst`) reads a few
-files, hands them over together, and has each copy written, synced and read back through one open file. It declines what is larger,
-what fails and what is not what was sent; the drivers then go their own way and say what is wrong.
+files, and has each copy written, synced, dated, read back and closed by requests that go out together (`drivers.sftp_bulk`). It declines
+what is larger, what fails and what is not what was sent; the drivers then go their own way and say what is wrong.
 """
 
 from __future__ import annotations
 
-import asyncio
-from contextlib import suppress
 from itertools import islice
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Final, NamedTuple, TypeVar
 
 import asyncssh
 import xxhash
@@ -18,9 +16,9 @@ import xxhash
 from rebalance_tasks.core.errors import RebalanceError
 from rebalance_tasks.drivers.burst import NoBurst
 from rebalance_tasks.drivers.local_errors import validate_local_key
-from rebalance_tasks.drivers.sftp_files import apply, fingerprint_as, fingerprint_of, is_regular
+from rebalance_tasks.drivers.sftp_files import fingerprint_as, fingerprint_of, is_regular
 from rebalance_tasks.drivers.sftp_link import LinkBroken
-from rebalance_tasks.drivers.sftp_tree import aside_name, give_name
+from rebalance_tasks.drivers.tree import aside_name
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
@@ -28,15 +26,17 @@ if TYPE_CHECKING:
     from rebalance_tasks.core.fingerprint import Fingerprint
     from rebalance_tasks.core.ids import MoveId
     from rebalance_tasks.drivers.base import Driver, ObjectMetadata
+    from rebalance_tasks.drivers.sftp_bulk import BulkSession
+    from rebalance_tasks.drivers.sftp_packets import Answer, Dialect
     from rebalance_tasks.drivers.sftp_tree import SftpTree
 
 T = TypeVar("T")
 R = TypeVar("R")
 
-#: Larger objects gain nothing here.
-MOST_BYTES: Final = 64 * 1024
+#: One request, and one answer, must hold a whole object: the least that every server takes is 34,000 bytes.
+MOST_BYTES: Final = 32 * 1024
 #: Objects handed over together: flags are looked at before each of them is read, and those before it may be on their way.
-AT_ONCE: Final = 32
+AT_ONCE: Final = 64
 _NS: Final = 10**9
 
 
@@ -44,7 +44,7 @@ class _Copy(NamedTuple):
     """One small file, read."""
 
     move_id: MoveId
-    path: str
+    path: bytes
     data: bytes
     source: Fingerprint
     metadata: ObjectMetadata
@@ -53,8 +53,8 @@ class _Copy(NamedTuple):
 class _Name(NamedTuple):
     """One copy aside, and the name it is to have."""
 
-    aside: str
-    path: str
+    aside: bytes
+    path: bytes
     expected: Fingerprint
 
 
@@ -84,29 +84,43 @@ class SftpBurst(NoBurst):
                 self._proven[copy.move_id] = proven
                 yield copy.source, xxhash.xxh3_128_hexdigest(copy.data)
 
-    async def _put(self, client: asyncssh.SFTPClient, copy: _Copy) -> Fingerprint | None:
-        """Write a copy, sync it, read it back; its fingerprint if it is what was sent."""
-        async with client.open(copy.path, "w+b", block_size=0) as file:
-            await file.write(copy.data, 0)
-            with suppress(asyncssh.SFTPOpUnsupported):
-                await file.fsync()
-            await apply(file, copy.metadata)
-            back: str | bytes = await file.read(len(copy.data) + 1, 0)
-            found = await self._shown(file, copy)
-        if back == copy.data:
-            return found
-        await client.remove(copy.path)
-        return None
+    async def _put(self, session: BulkSession, copies: Sequence[_Copy]) -> list[Fingerprint | None]:
+        """Write copies, sync them, read them back; the fingerprints of those that are what was sent, and nothing of the others."""
+        say = session.dialect
+        opened = await session.ask([say.open_new(copy.path) for copy in copies])
+        shows = not self._grain_ns
+        wanted: list[tuple[int, bytes]] = []
+        spans: list[slice] = []
+        for copy, handle in zip(copies, [answer.handle for answer in opened], strict=True):
+            begin = len(wanted)
+            wanted += [] if handle is None else _requests(say, handle, copy, shows=shows)
+            spans.append(slice(begin, len(wanted)))
+        answers = await session.ask(wanted)
+        proven = [self._proof(say, copy, answers[span], shows=shows) for copy, span in zip(copies, spans, strict=True)]
+        made = [
+            copy for copy, found, span in zip(copies, proven, spans, strict=True) if found is None and answers[span]
+        ]
+        await session.ask([say.remove(copy.path) for copy in made])
+        return proven
 
-    async def _shown(self, file: Any, copy: _Copy) -> Fingerprint:  # noqa: ANN401  asyncssh's file of any text kind
-        """The fingerprint that the server shows of a copy: asked for until it is known how it keeps times, then foretold.
+    def _proof(self, say: Dialect, copy: _Copy, answers: Sequence[Answer], *, shows: bool) -> Fingerprint | None:
+        """The fingerprint of a copy that is what was sent: as the server shows it until it is known how it keeps times, then foretold.
 
         What is foretold wrongly is found out before the copy gets its key.
         """
+        if not answers:
+            return None
+        *done, back = answers[: -2 if shows else -1]
+        closed = answers[-1]
+        if back.data != copy.data or not all(answer.ok for answer in (*done, closed)):
+            return None
         mtime_ns = copy.metadata.mtime_ns
-        if self._grain_ns and mtime_ns is not None:
+        if not shows and mtime_ns is not None:
             return fingerprint_as(len(copy.data), mtime_ns - mtime_ns % self._grain_ns)
-        found = fingerprint_of(await file.stat())
+        attrs = answers[-2].attrs(say.version) if shows else None
+        if attrs is None:
+            return None
+        found = fingerprint_of(attrs)
         if mtime_ns is not None and mtime_ns % _NS:
             self._grain_ns = {mtime_ns: 1, mtime_ns - mtime_ns % _NS: _NS}.get(found.mtime_ns, 0)
         return found
@@ -122,7 +136,7 @@ class SftpBurst(NoBurst):
                 if reader.readinto(buffer) != size_bytes or reader.fingerprint.size_bytes != size_bytes:
                     return None
                 data = bytes(buffer[:size_bytes])
-                return _Copy(move_id, self._target.path(aside_name(move_id)), data, reader.fingerprint, reader.metadata)
+                return _Copy(move_id, self._path(aside_name(move_id)), data, reader.fingerprint, reader.metadata)
         except RebalanceError:
             return None
 
@@ -138,12 +152,21 @@ class SftpBurst(NoBurst):
             for done in self._all(self._publish, names):
                 yield bool(done)
 
-    async def _publish(self, client: asyncssh.SFTPClient, name: _Name) -> bool:
-        found = await client.lstat(name.aside)
-        if not is_regular(found) or fingerprint_of(found) != name.expected:
-            return False
-        await give_name(client, name.aside, name.path, in_one=self._target.link.renames_once)
-        return True
+    async def _publish(self, session: BulkSession, names: Sequence[_Name]) -> list[bool]:
+        """Give names as `sftp_tree.give_name` does, where a copy is what was verified; a server that does neither is declined."""
+        say = session.dialect
+        in_one = self._target.link.renames_once
+        if not (in_one or say.links):
+            return [False] * len(names)
+        looks = await session.ask([say.look(name.aside) for name in names])
+        same = [_is(answer.attrs(say.version), name.expected) for answer, name in zip(looks, names, strict=True)]
+        ready = [name for name, is_same in zip(names, same, strict=True) if is_same]
+        given = await session.ask([(say.rename if in_one else say.link)(name.aside, name.path) for name in ready])
+        published = {name.path for name, answer in zip(ready, given, strict=True) if answer.ok}
+        if not in_one:
+            # What stays aside all the same is cleanup's: the object has its key.
+            await session.ask([say.remove(name.aside) for name in ready if name.path in published])
+        return [name.path in published for name in names]
 
     def _ready(self, key: str, move_id: MoveId, source: Fingerprint, expected: Fingerprint) -> _Name | None:
         try:
@@ -153,32 +176,38 @@ class SftpBurst(NoBurst):
                 return None
         except (RebalanceError, asyncssh.SFTPError, LinkBroken):
             return None
-        return _Name(self._target.path(aside_name(move_id)), self._target.path(key), expected)
+        return _Name(self._path(aside_name(move_id)), self._path(key), expected)
+
+    def _path(self, name: str) -> bytes:
+        return self._target.path(name).encode("utf-8", "surrogateescape")
 
     def _all(
-        self, act: Callable[[asyncssh.SFTPClient, T], Awaitable[R]], things: Sequence[T | None]
+        self, act: Callable[[BulkSession, Sequence[T]], Awaitable[Sequence[R]]], things: Sequence[T | None]
     ) -> Sequence[R | None]:
-        """Act on all of them at once; ``None`` where there was nothing to do or the server has refused."""
-
-        async def asked(client: asyncssh.SFTPClient) -> list[R | None]:
-            async def one(thing: T | None) -> R | None:
-                with suppress(asyncssh.SFTPError):
-                    return None if thing is None else await act(client, thing)
-                return None
-
-            found = await asyncio.gather(*map(one, things), return_exceptions=True)
-            return [_or_raise(result) for result in found]
-
+        """Act on all of them at once; ``None`` where there was nothing to do, or nobody who does it."""
         try:
-            return self._target.link.run(asked)
+            done = iter(
+                self._target.link.run_bulk(lambda session: act(session, [one for one in things if one is not None]))
+            )
         except LinkBroken:
             return [None] * len(things)
+        return [None if one is None else next(done) for one in things]
 
 
-def _or_raise(result: R | BaseException) -> R:
-    if isinstance(result, BaseException):
-        raise result
-    return result
+def _requests(say: Dialect, handle: bytes, copy: _Copy, *, shows: bool) -> list[tuple[int, bytes]]:
+    """All that is asked about an open copy: to write, sync and date it, to read it back, to show it, and to close it."""
+    return [
+        say.write(handle, copy.data),
+        *([say.sync(handle)] if say.syncs else []),
+        say.set_attrs(handle, copy.metadata),
+        say.read(handle, len(copy.data) + 1),
+        *([say.show(handle)] if shows else []),
+        say.close(handle),
+    ]
+
+
+def _is(attrs: asyncssh.SFTPAttrs | None, expected: Fingerprint) -> bool:
+    return attrs is not None and is_regular(attrs) and fingerprint_of(attrs) == expected
 
 
 def _some(things: Iterable[T]) -> Iterator[list[T]]:

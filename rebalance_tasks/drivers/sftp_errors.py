@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import Final
 
 import asyncssh
 
@@ -18,9 +17,7 @@ from rebalance_tasks.core.errors import (
     TargetExists,
 )
 from rebalance_tasks.drivers.sftp_link import LinkBroken
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+from rebalance_tasks.drivers.tree import Words, translating
 
 _FULL = (asyncssh.SFTPNoSpaceOnFilesystem, asyncssh.SFTPQuotaExceeded)
 _REFUSED = (asyncssh.SFTPPermissionDenied, asyncssh.SFTPWriteProtect)
@@ -55,10 +52,5 @@ def target_error(node_id: str, key: str, exc: Exception, doing: str) -> Rebalanc
     return node_error(node_id, exc, doing)
 
 
-@contextmanager
-def translated(say: Callable[[Exception], RebalanceError]) -> Iterator[None]:
-    """Raise what ``say`` makes of the server's errors."""
-    try:
-        yield
-    except (asyncssh.SFTPError, LinkBroken) as exc:
-        raise say(exc) from exc
+translated: Final = translating(asyncssh.SFTPError, LinkBroken)
+WORDS: Final = Words(GONE, _TAKEN, translated, node_error, source_error, target_error)

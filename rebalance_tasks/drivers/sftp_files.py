@@ -12,6 +12,8 @@ import asyncssh
 from rebalance_tasks.core.errors import SourceChanged
 from rebalance_tasks.drivers.base import Fingerprint, ObjectMetadata
 from rebalance_tasks.drivers.sftp_errors import source_error, target_error, translated
+from rebalance_tasks.drivers.sftp_packets import attrs_of
+from rebalance_tasks.drivers.tree import Found, Kind
 from rebalance_tasks.drivers.windowed import WindowedSource
 
 if TYPE_CHECKING:
@@ -47,21 +49,38 @@ def fingerprint_as(size_bytes: int, mtime_ns: int) -> Fingerprint:
     return Fingerprint(size_bytes, mtime_ns=mtime_ns, etag=f"{size_bytes}-{mtime_ns}")
 
 
+def found_of(attrs: asyncssh.SFTPAttrs) -> Found:
+    """Read what the server says of a name."""
+    mtime_ns, atime_ns = times_of(attrs)
+    return Found(
+        _kind_of(attrs),
+        fingerprint_as(attrs.size or 0, mtime_ns),
+        changed_ns=0 if attrs.ctime is None else attrs.ctime * _NS + (attrs.ctime_ns or 0),
+        mode=None if attrs.permissions is None else st_modes.S_IMODE(attrs.permissions),
+        atime_ns=atime_ns,
+    )
+
+
+def _kind_of(attrs: asyncssh.SFTPAttrs) -> Kind:
+    match attrs.type:
+        case asyncssh.FILEXFER_TYPE_DIRECTORY:
+            return Kind.FOLDER
+        case asyncssh.FILEXFER_TYPE_SYMLINK:
+            return Kind.LINK
+        case _ if is_regular(attrs):
+            return Kind.HARD_LINK if (attrs.nlink or 1) > 1 else Kind.FILE
+        case _:
+            return Kind.SPECIAL
+
+
 class SftpSource(WindowedSource):
     """An open file being read, a window at a time; `SourceHandle`."""
 
-    def __init__(self, link: SftpLink, node_id: str, path: str, key: str, attrs: asyncssh.SFTPAttrs) -> None:
-        """Read the file at ``path``, whose attributes were just looked at."""
+    def __init__(self, link: SftpLink, node_id: str, path: str, key: str, found: Found) -> None:
+        """Read the file at ``path``, which was just looked at."""
         super().__init__()
-        self._link, self._node_id, self._path, self._key, self._attrs = link, node_id, path, key, attrs
-        self.fingerprint = fingerprint_of(attrs)
-
-    @property
-    def metadata(self) -> ObjectMetadata:
-        """What travels with the bytes."""
-        mtime_ns, atime_ns = times_of(self._attrs)
-        mode = None if self._attrs.permissions is None else st_modes.S_IMODE(self._attrs.permissions)
-        return ObjectMetadata(mode=mode, mtime_ns=mtime_ns, atime_ns=atime_ns)
+        self._link, self._node_id, self._path, self._key = link, node_id, path, key
+        self.fingerprint, self.metadata = found.fingerprint, found.metadata
 
     def _fetch(self, offset: int) -> bytes:
         # A longer read is cut into requests that would all find the end.
@@ -132,9 +151,4 @@ class SftpWriter:
 
 async def apply(file: Any, metadata: ObjectMetadata) -> None:  # noqa: ANN401  asyncssh's file of any text kind
     """Give an open file its mode and its times, by one request."""
-    attrs = asyncssh.SFTPAttrs(permissions=metadata.mode)
-    if metadata.mtime_ns is not None:
-        atime_ns = metadata.mtime_ns if metadata.atime_ns is None else metadata.atime_ns
-        attrs.atime, attrs.atime_ns = divmod(atime_ns, _NS)
-        attrs.mtime, attrs.mtime_ns = divmod(metadata.mtime_ns, _NS)
-    await file.setstat(attrs)
+    await file.setstat(attrs_of(metadata))

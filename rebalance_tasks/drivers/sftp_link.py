@@ -14,9 +14,12 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import asyncssh
 
+from rebalance_tasks.drivers.sftp_bulk import BulkSession
+
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
+S = TypeVar("S")
 T = TypeVar("T")
 
 #: Tries of what a broken connection cut off; each makes a new connection.
@@ -70,6 +73,8 @@ class SftpLink:
         self._lock = threading.Lock()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._client: asyncssh.SFTPClient | None = None
+        self._bulk: BulkSession | None = None
+        self._grants_bulk = True
         self._connecting: asyncio.Lock | None = None
         #: connections to be closed at the end
         self._open: list[asyncssh.SSHClientConnection] = []
@@ -83,15 +88,23 @@ class SftpLink:
             LinkBroken: no try got an answer.
             asyncssh.SFTPError: the server's answer.
         """
-        return asyncio.run_coroutine_threadsafe(self._asked(ask), self._started()).result()
+        return asyncio.run_coroutine_threadsafe(self._asked(self._connected, ask), self._started()).result()
 
-    async def _asked(self, ask: Callable[[asyncssh.SFTPClient], Awaitable[T]]) -> T:
+    def run_bulk(self, ask: Callable[[BulkSession], Awaitable[T]]) -> T:
+        """Run a coroutine over the session for many requests at once, and wait for it.
+
+        Raises:
+            LinkBroken: no try got an answer, or the server grants no second session.
+        """
+        return asyncio.run_coroutine_threadsafe(self._asked(self._bulk_session, ask), self._started()).result()
+
+    async def _asked(self, session: Callable[[], Awaitable[S]], ask: Callable[[S], Awaitable[T]]) -> T:
         last = ""
         for _ in range(TRIES):
             try:
-                client = await self._connected()
+                ready = await session()
                 async with asyncio.timeout(TIMEOUT_S):
-                    return await ask(client)
+                    return await ask(ready)
             except asyncssh.PermissionDenied as exc:
                 msg = f"{self.address!r} does not let us in: {exc.reason}"
                 raise LinkBroken(msg) from exc
@@ -103,7 +116,7 @@ class SftpLink:
                 raise LinkBroken(msg) from exc
             except BROKEN as exc:
                 last = str(exc) or type(exc).__name__
-                self._client = None
+                self._client = self._bulk = None
         msg = f"{self.address!r} does not answer: {last} ({TRIES} tries)"
         raise LinkBroken(msg)
 
@@ -123,6 +136,22 @@ class SftpLink:
                 self._client = await connection.start_sftp_client(sftp_version=VERSION)
             return self._client
 
+    async def _bulk_session(self) -> BulkSession:
+        await self._connected()
+        if self._bulk is None:
+            connection = self._open[-1]
+            try:
+                if self._grants_bulk:
+                    self._bulk = await BulkSession.open(connection, version=VERSION)
+            except asyncssh.ChannelOpenError:
+                if connection.is_closed():
+                    raise
+                self._grants_bulk = False
+        if self._bulk is None:
+            msg = f"{self.address!r} grants one session only"
+            raise LinkBroken(msg)
+        return self._bulk
+
     def _started(self) -> asyncio.AbstractEventLoop:
         with self._lock:
             if self._loop is None:
@@ -136,7 +165,7 @@ class SftpLink:
         """Close the connection and end the loop; a later call begins anew."""
         with self._lock:
             self._end()
-            self._loop = self._client = self._connecting = None
+            self._loop = self._client = self._bulk = self._connecting = None
             self._open = []
 
 

@@ -9,27 +9,17 @@ from typing import TYPE_CHECKING, Final
 import asyncssh
 
 from rebalance_tasks.core.errors import ObjectUnreadable, TargetExists
-from rebalance_tasks.core.keys import RESERVED
-from rebalance_tasks.drivers.local_errors import validate_name
 from rebalance_tasks.drivers.sftp_errors import GONE
-from rebalance_tasks.drivers.sftp_files import is_regular
+from rebalance_tasks.drivers.sftp_files import SftpSource, SftpWriter, found_of
+from rebalance_tasks.drivers.tree import Found, Kind, walked
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from rebalance_tasks.core.ids import MoveId
     from rebalance_tasks.drivers.sftp_link import SftpLink
 
 #: Folders known to be real ones below the root; forgotten all at once when there are so many.
 _MOST_FOLDERS: Final = 4096
-TMP: Final = f"{RESERVED}/tmp"  # noqa: S108  below our own folder
-_FOLDER: Final = 2
-_LINK: Final = 3
-
-
-def aside_name(move_id: MoveId) -> str:
-    """Name of a move's copy aside. Raises: InvalidArgument."""
-    return f"{TMP}/{validate_name(move_id, 'move id')}"
 
 
 class SftpTree:
@@ -42,26 +32,51 @@ class SftpTree:
         self._real: str | None = None
         self._folders: set[str] = set()
 
+    @property
+    def label(self) -> str:
+        """Its path on the server."""
+        return repr(self.root)
+
     def path(self, name: str) -> str:
         """Absolute path of a name below the root."""
         return posixpath.join(self.root, name)
 
-    def look(self, name: str) -> asyncssh.SFTPAttrs | None:
-        """Attributes of what is at a name, links not followed; None when nothing is."""
+    def space(self) -> tuple[int | None, int | None]:
+        """(all, free) bytes, where the server tells."""
+
+        async def ask(client: asyncssh.SFTPClient) -> tuple[int | None, int | None]:
+            try:
+                space = await client.statvfs(self.root)
+            except asyncssh.SFTPOpUnsupported:
+                return None, None
+            return space.blocks * space.frsize, space.bavail * space.frsize
+
+        return self.link.run(ask)
+
+    def reader(self, node_id: str, name: str, label: str, found: Found) -> SftpSource:
+        """Read a file that was just looked at."""
+        return SftpSource(self.link, node_id, self.path(name), label, found)
+
+    def writer(self, node_id: str, name: str, label: str, offset: int) -> SftpWriter:
+        """Write a file of ours from ``offset``."""
+        return SftpWriter(self.link, node_id, self.path(name), label, offset)
+
+    def look(self, name: str) -> Found | None:
+        """What is at a name, links not followed; None when nothing is."""
         path = self.path(name)
 
-        async def lstat(client: asyncssh.SFTPClient) -> asyncssh.SFTPAttrs | None:
+        async def lstat(client: asyncssh.SFTPClient) -> Found | None:
             try:
-                return await client.lstat(path)
+                return found_of(await client.lstat(path))
             except GONE:
                 return None
 
         return self.link.run(lstat)
 
-    def regular(self, name: str) -> asyncssh.SFTPAttrs | None:
-        """Attributes of the regular file at a name, else None."""
+    def regular(self, name: str) -> Found | None:
+        """What is at a name, if it is a regular file; one that is being given its second name has two."""
         found = self.look(name)
-        return found if found is not None and is_regular(found) else None
+        return found if found is not None and found.is_file else None
 
     def require_real_folder(self, key: str) -> None:
         """Make sure that no folder of a key is a symbolic link. Raises: ObjectUnreadable."""
@@ -98,7 +113,7 @@ class SftpTree:
                 with suppress(asyncssh.SFTPFileAlreadyExists, asyncssh.SFTPFailure):
                     await client.mkdir(self.path(so_far))
                 found = await client.lstat(self.path(so_far))
-                if found.type != _FOLDER:
+                if found_of(found).kind is not Kind.FOLDER:
                     raise TargetExists(key, "a folder of this key is a file or a symbolic link on the target")
 
         self.link.run(make)
@@ -121,9 +136,15 @@ class SftpTree:
         self.link.run(act)
 
     def give_name(self, source: str, target: str) -> None:
-        """Rename a file of ours without overwriting; see the function."""
+        """Rename a file of ours without overwriting, making its folders; see the function."""
         old, new = self.path(source), self.path(target)
-        self.link.run(lambda client: give_name(client, old, new, in_one=self.link.renames_once))
+        self.make_folder(target)
+        try:
+            self.link.run(lambda client: give_name(client, old, new, in_one=self.link.renames_once))
+        except GONE:  # its folder was removed meanwhile
+            self.forget_folders()
+            self.make_folder(target)
+            self.link.run(lambda client: give_name(client, old, new, in_one=self.link.renames_once))
 
     def replace(self, source: str, target: str) -> None:
         """Rename over what is there."""
@@ -140,7 +161,12 @@ class SftpTree:
 
         self.link.run(act)
 
-    def read(self, name: str) -> bytes:
+    def cut(self, name: str, size_bytes: int) -> None:
+        """Shorten a file."""
+        path = self.path(name)
+        self.link.run(lambda client: client.truncate(path, size_bytes))
+
+    def read_whole(self, name: str, *, size_bytes: int | None = None) -> bytes:  # noqa: ARG002  it is read to its end
         """Read a small file."""
         path = self.path(name)
 
@@ -163,38 +189,29 @@ class SftpTree:
 
         self.link.run(act)
 
-    def entries(self, folder: str) -> list[tuple[str, asyncssh.SFTPAttrs]]:
-        """(name, attributes) of what is in a folder; nothing where there is none."""
+    def entries(self, folder: str) -> list[tuple[str, Found]]:
+        """(name, what it is) of what is in a folder; nothing where there is none."""
         path = self.path(folder) if folder else self.root
 
-        async def act(client: asyncssh.SFTPClient) -> list[tuple[str, asyncssh.SFTPAttrs]]:
+        async def act(client: asyncssh.SFTPClient) -> list[tuple[str, Found]]:
             found = []
             with suppress(*GONE):
                 async for entry in client.scandir(path):
                     name = entry.filename
                     text = name if isinstance(name, str) else name.decode("utf-8", "surrogateescape")
                     if text not in {".", ".."}:
-                        found.append((text, entry.attrs))
+                        found.append((text, found_of(entry.attrs)))
             return found
 
         return self.link.run(act)
 
-    def walk(self) -> Iterator[tuple[str, asyncssh.SFTPAttrs]]:
-        """Yield (path below the root, attributes) of everything but folders and what lies in our own."""
-        folders = [""]
-        while folders:
-            folder = folders.pop()
-            for name, attrs in self.entries(folder):
-                path = f"{folder}/{name}" if folder else name
-                if attrs.type == _FOLDER:
-                    folders.append(path)
-                else:
-                    yield path, attrs
+    def walk(self) -> Iterator[tuple[str, Found]]:
+        """Yield (path below the root, what it is) of everything but folders."""
+        return walked(self.entries)
 
-
-def is_folder(attrs: asyncssh.SFTPAttrs) -> bool:
-    """Tell whether these are a folder's."""
-    return bool(attrs.type == _FOLDER)
+    def close(self) -> None:
+        """Close the connection."""
+        self.link.close()
 
 
 async def give_name(client: asyncssh.SFTPClient, old: str, new: str, *, in_one: bool) -> None:
@@ -219,12 +236,3 @@ async def give_name(client: asyncssh.SFTPClient, old: str, new: str, *, in_one: 
 async def _said_better(client: asyncssh.SFTPClient, path: str, exc: asyncssh.SFTPFailure) -> asyncssh.SFTPError:
     """Protocol 3 has one word for most of what goes wrong: look whether the name was taken."""
     return asyncssh.SFTPFileAlreadyExists(str(exc)) if await client.lexists(path) else exc
-
-
-def reason_left_out(attrs: asyncssh.SFTPAttrs) -> str:
-    """Why this is no object; empty for a regular file with one name."""
-    if attrs.type == _LINK:
-        return "symlink"
-    if not is_regular(attrs):
-        return "special_file"
-    return "hard_link" if (attrs.nlink or 1) > 1 else ""

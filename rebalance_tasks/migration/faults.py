@@ -100,6 +100,22 @@ class Step(StrEnum):
     ORPHAN_COPY = "orphan_copy"
     ORPHAN_TRASH = "orphan_trash"
     OLD_MANIFEST = "old_manifest"
+    #: a freed source whose copy was taken off as well is back at its key
+    RESTORE = "restore"
+    # -- the cleanup's search for what Redis forgot
+    #: a freed source is back at its key, beside its copy
+    STRAY_UNDONE = "stray_undone"
+    #: a copy is in the trash of its target …
+    STRAY_OFF = "stray_off"
+    #: … and back, since the original was gone
+    STRAY_BACK = "stray_back"
+    #: the manifest is written that a copy lacks which is the object now
+    STRAY_LISTED = "stray_listed"
+    #: the source of a copy that is the object now is to be freed
+    STRAY_FREE = "stray_free"
+    #: readers are sent to the one that is the object
+    STRAY_PLACED = "stray_placed"
+    SEARCHED = "searched"
 
 
 ENVIRONMENT: Final = "REBALANCE_FAULTS"

@@ -2,7 +2,7 @@
 
 Only the main process of a worker hears of its shutdown. The flag is a byte of memory that it shares with the processes
 which it forks, so that a look at it costs no system call and a slice may look before each write. It is raised by
-Celery's ``worker_shutting_down`` (`rebalance_tasks.celery`), and a slice that sees it hands back at once.
+Celery's ``worker_shutting_down`` (`rebalance_tasks.tasks`), and a slice that sees it hands back at once.
 """
 
 from __future__ import annotations

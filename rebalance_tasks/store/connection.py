@@ -293,6 +293,13 @@ class Connection:
             )
         return found
 
+    def run_id(self) -> str:
+        """Names this life of the server: another one after a restart or a failover; '' when it will not say."""
+        try:
+            return str(self.client.info("server").get("run_id", ""))
+        except StateForbidden:
+            return ""
+
     def now_ms(self) -> int:
         """Redis' clock: the one clock that leases go by."""
         seconds, micros = self.client.time()

@@ -199,6 +199,27 @@ class FleetStore:
         else:
             self._redis.client.set(self._keys.throttle, rate_bytes_per_s)
 
+    # -- lives of the server --------------------------------------------------------------------------------------
+    def note_life(self, run_id: str, *, now_ms: int) -> int:
+        """Note which life of the server this is; return since when it is known, in ms.
+
+        What the end of the last life has lost takes its note along, so that a loss is always noticed as a new life.
+        """
+        raw = self._redis.hget(self._keys.info, "life")
+        known, _, since = (raw or b"").decode().rpartition("|")
+        if known == run_id:
+            return int(since)
+        self._redis.hset(self._keys.info, {"life": f"{run_id}|{now_ms}"})
+        return now_ms
+
+    def searched(self, node_id: str) -> str:
+        """How far a node was searched for what Redis forgot; '' for never."""
+        return (self._redis.hget(self._keys.info, f"searched:{node_id}") or b"").decode()
+
+    def note_searched(self, node_id: str, progress: str) -> None:
+        """Note how far a node was searched."""
+        self._redis.hset(self._keys.info, {f"searched:{node_id}": progress})
+
     # -- chores ---------------------------------------------------------------------------------------------------
     def record_chore(self, name: str, report: Mapping[str, int], *, now_ms: int) -> None:
         """Keep what the last run of a chore (``sweep``, ``cleanup``) did."""

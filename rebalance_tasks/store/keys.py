@@ -33,7 +33,7 @@ class FleetKeys:
         """Return the fleet's key of that name."""
         return self.prefix + name
 
-    #: hash: epoch, map_digest
+    #: hash: epoch, map_digest, life of the server (run id, since when), nodes searched in it
     @property
     def info(self) -> str:  # noqa: D102
         return self.key("info")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final, cast
 
 from rebalance_tasks.store.batches import journal_of_batches
 from rebalance_tasks.store.records import GroupRecord, JournalEntry, unfinished_moves
+from rebalance_tasks.store.versions import VERSIONS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -30,7 +31,8 @@ class Lease:
     """What taking (or not getting) a lease in a group came to, with all that its runner needs.
 
     Attributes:
-        code: ok, cancel (run only to wind up), terminal, gone, waiting, busy, paused or held (by a node).
+        code: ok, cancel (run only to wind up), terminal, gone, waiting, busy, paused, held (by a node)
+            or newer (a newer release's job).
         epoch: fences every write of the runner.
         now_ms: Redis' clock.
         stretch: number of the stretch that the lease is for.
@@ -95,7 +97,10 @@ class LeaseStore:
             keys.held,
         ]
         most = UNLIMITED_GROUPS if limit is None else limit
-        args: list[Value] = [f"{job_id}/{group_id}", owner, LEASE_MS, group_id, most, int(extra), REDRIVE_MS]
+        args: list[Value] = [
+            *(f"{job_id}/{group_id}", owner, LEASE_MS, group_id, most, int(extra), REDRIVE_MS),
+            VERSIONS["job"],
+        ]
         code, epoch, now, *rest = self._redis.run("lease_acquire", script_keys, args)
         if not rest:
             return Lease(code.decode(), int(epoch), int(now))

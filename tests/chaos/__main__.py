@@ -1,6 +1,8 @@
 """Chaos until so many kills: ``CHAOS_KILLS=500 CHAOS_SEED=17 python -m tests.chaos``. Exits 1 when an invariant was broken.
 
-``CHAOS_TOPOLOGY=hosts`` plays on three hosts (`tests.chaos.hosts`), ``hosted`` with a host's catalogue, ``CHAOS_LOCATOR`` names another locator. Each round has the next seed; ``CHAOS_SEED=n CHAOS_KILLS=1`` plays one round again. What a broken round left (nodes, Redis'
+``CHAOS_TOPOLOGY=hosts`` plays on three hosts (`tests.chaos.hosts`), ``forgetful`` with a Redis that loses its last seconds again and
+again (`tests.chaos.forgetful`), ``clocks`` with the clocks of workers and beat set wrong (`tests.chaos.clocks`), ``hosted`` with a
+host's catalogue; ``CHAOS_LOCATOR`` names another locator. Each round has the next seed; ``CHAOS_SEED=n CHAOS_KILLS=1`` plays one round again. What a broken round left (nodes, Redis'
 files, logs, what was written) is kept for whoever looks into it.
 """
 
@@ -13,6 +15,8 @@ import sys
 import tempfile
 from pathlib import Path
 
+from tests.chaos.clocks import ClocksStorm
+from tests.chaos.forgetful import ForgetfulStorm
 from tests.chaos.hosted import HostedStorm
 from tests.chaos.hosts import HostsStorm
 from tests.chaos.storm import Storm
@@ -21,8 +25,14 @@ from tests.support.downtime import play
 #: How long faults rain in one round, and how much faster than usual.
 STORM_S = float(os.environ.get("CHAOS_STORM_S", "45"))
 PACE = 1.5
-#: One host, or three with disks and lines of their own, or one with a catalogue of its own.
-TOPOLOGIES = {"one": Storm, "hosts": HostsStorm, "hosted": HostedStorm}
+#: One host, or three with disks and lines of their own; one host and a forgetful Redis, or wrong clocks, or a catalogue of its own.
+TOPOLOGIES = {
+    "one": Storm,
+    "hosts": HostsStorm,
+    "forgetful": ForgetfulStorm,
+    "clocks": ClocksStorm,
+    "hosted": HostedStorm,
+}
 #: From so many kills on, readers and writers have rounds of their own, one for each locator.
 LONG = 50
 LOCATORS = ("union", "crush", "catalogue", "host")

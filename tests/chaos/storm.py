@@ -394,10 +394,10 @@ class Storm:
         self.proxy.calm()
 
     def clean(self) -> None:
-        """Clean up as if a day had passed, until nothing is due: what was freed late is trash first."""
+        """Clean up as if days had passed, until nothing is due: what is found is freed late, what was freed late is trash first."""
         age, cleanups.ORPHAN_AGE = cleanups.ORPHAN_AGE, type(cleanups.ORPHAN_AGE)(0)  # type: ignore[misc]
         try:
-            for _ in range(3):
+            for _ in range(4):
                 client = self.server.client
                 for move_id in cast("list[str]", client.zrange(f"{self.prefix}trash:due", 0, -1)):
                     client.zincrby(f"{self.prefix}trash:due", -DAY_MS, move_id)

@@ -54,8 +54,9 @@ class World:
                 file.write(objects.token(number))
         self.log.note(strangers.Event(0, "append", self.log.oids[key], "n1", key, token=number, stood=stood))
 
-    def problems(self) -> list[str]:
-        return audit.audit(self.roots, self.log, self.client, PREFIX, job_ids=["j1"], answers=self.answers)
+    def problems(self, job_ids: list[str] | None = None) -> list[str]:
+        job_ids = job_ids or ["j1"]
+        return audit.audit(self.roots, self.log, self.client, PREFIX, job_ids=job_ids, answers=self.answers)
 
 
 @pytest.fixture
@@ -119,6 +120,23 @@ def test_two_copies_to_which_strangers_wrote_are_both_right(world: World) -> Non
     for node in (1, 2):
         world.append(world.at(node, KEY), KEY)
     assert not any(problem.startswith("on several nodes") for problem in world.problems())
+
+
+@pytest.mark.parametrize("written", [True, False])
+def test_a_completed_object_may_be_elsewhere_only_where_somebody_wrote_to_the_copy_of_a_later_move(
+    world: World, written: bool
+) -> None:
+    """Redis forgot that the second job took it back to n1, where it was written to since."""
+    moves = b"0 1\n" + zlib.compress(json.dumps([[KEY, 100]]).encode())
+    world.client.hset(f"{PREFIX}job:j2", mapping={"status": "cancelled", "completed": 0, "failed": 0, "skipped": 1})
+    world.client.set(f"{PREFIX}job:j2:states", "s")
+    world.client.hset(f"{PREFIX}job:j2:causes", "cancelled", 1)
+    world.client.hset(f"{PREFIX}job:j2:groups", "g0", json.dumps({"source": "n2", "target": "n1"}))
+    world.client.hset(f"{PREFIX}job:j2:moves", "g0:0", moves)
+    world.at(2, KEY).rename(world.at(1, KEY))
+    world.append(world.at(1, KEY), KEY, stood=written)
+    shown = world.problems(job_ids=["j1", "j2"])
+    assert any("completed to n2" in problem for problem in shown) is not written
 
 
 def test_what_a_stranger_deleted_is_not_missed(world: World) -> None:

@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import os
 import random
+import subprocess
+import sys
+import time
 from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.chaos.__main__ import LOCATORS
+from tests.chaos.clocks import CLOCK_WEIGHTS, ClocksStorm
+from tests.chaos.forgetful import FORGETFUL_WEIGHTS
 from tests.chaos.hosted import HostedStorm
 from tests.chaos.hosts import HOST_WEIGHTS, HostsStorm
 from tests.chaos.schedule import WEIGHTS, schedule
 from tests.chaos.storm import Storm
+from tests.support import clocks
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -59,6 +65,21 @@ def test_a_seed_is_a_schedule() -> None:
 
 def test_every_kind_of_fault_has_its_turn() -> None:
     seen = {act.name for seed in range(20) for act in schedule(seed, 60.0, weights=HOST_WEIGHTS)}
-    assert seen == set(HOST_WEIGHTS) > set(WEIGHTS)
+    assert seen == set(HOST_WEIGHTS) > set(WEIGHTS) == set(FORGETFUL_WEIGHTS)
     assert all(callable(getattr(Storm, name)) for name in WEIGHTS)
     assert all(callable(getattr(HostsStorm, name)) for name in HOST_WEIGHTS)
+    assert all(callable(getattr(ClocksStorm, name)) for name in CLOCK_WEIGHTS)
+
+
+def test_a_process_has_the_clock_that_its_file_says_and_so_have_its_children(tmp_path: Path) -> None:
+    clocks.set_offset(tmp_path / "clock", 86_400)
+    program = "import os, time; os.fork() == 0 or os.wait(); print(time.time(), flush=True)"
+    told = subprocess.run(
+        [sys.executable, "-c", program],
+        env={**os.environ, **clocks.environment(tmp_path / "clock")},
+        capture_output=True,
+        check=True,
+        text=True,
+    )
+    shown = [float(line) - time.time() for line in told.stdout.split()]
+    assert [round(ahead_s / 3600) for ahead_s in shown] == [24, 24]

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from rebalance_tasks.drivers import s3_probe
 from tests.support.engine import Engine
 from tests.support.hooks import SIZES
 
@@ -23,3 +24,9 @@ def fleet(fleet_config: FleetFactory) -> Fleet:
 @pytest.fixture
 def engine(fleet: Fleet) -> Engine:
     return Engine()
+
+
+@pytest.fixture(autouse=True)
+def _endpoints_are_strangers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No test believes of a server what another one has found out over another line."""
+    monkeypatch.setattr(s3_probe, "_known", {})

@@ -18,9 +18,9 @@ from rebalance_tasks.control.undo import plan_undo
 from rebalance_tasks.core.errors import CatalogueUnreachable, ConfigurationError
 from rebalance_tasks.core.states import RebalanceStatus
 from rebalance_tasks.migration.committing import Host
-from tests.integration.test_kill_matrix import dump_of, restore
 from tests.support import checker, host
 from tests.support.engine import Engine, moves_between
+from tests.support.forgetting import forget, remember
 from tests.support.hooks import DAY_MS, SIZES, before
 
 if TYPE_CHECKING:
@@ -154,11 +154,11 @@ def agreed_places() -> dict[str, str]:
 def test_a_job_that_redis_forgot_after_the_host_had_committed_is_made_once_more_without_a_second_copy(
     fleet: Fleet, engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    forgotten, written = dump_of(engine), checker.record(fleet.roots)
+    forgotten, written = remember(engine), checker.record(fleet.roots)
     trouble = Trouble(monkeypatch, made=True)
     engine.work()
     trouble.down = False
-    restore(engine, forgotten)
+    forget(engine, forgotten)
     engine = Engine()
     job = engine.finish()
     assert (job.completed_moves, job.failures) == (len(SIZES), {})

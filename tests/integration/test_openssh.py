@@ -9,10 +9,11 @@ import pytest
 
 from rebalance_tasks.core.ids import MoveId
 from rebalance_tasks.drivers.base import FreeOutcome, ObjectMetadata
+from rebalance_tasks.drivers.local import LocalDriver
 from rebalance_tasks.drivers.sftp import SftpDriver
 from tests.support.openssh import OpenSsh, openssh_server, sshd_binary
+from tests.support.sftp_harness import SftpHarness
 from tests.unit.drivers.conformance import DriverConformance, expected_at, stage
-from tests.unit.drivers.local_harness import LocalHarness
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -28,19 +29,6 @@ M1: Final = MoveId("job-1.0")
 NS: Final = 10**9
 
 
-class OpenSshHarness(LocalHarness):
-    """The server's files lie on this machine, so the back door is the local one."""
-
-    def __init__(self, root: Path, server: OpenSsh) -> None:
-        self._server = server
-        super().__init__(root)
-
-    def another(self, node_id: str) -> SftpDriver:  # type: ignore[override]
-        driver = SftpDriver(node_id, self._server.link(), str(self.root))
-        self._drivers.append(driver)  # type: ignore[arg-type]
-        return driver
-
-
 @pytest.fixture(scope="module")
 def openssh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OpenSsh]:
     with openssh_server(tmp_path_factory.mktemp("openssh")) as server:
@@ -48,8 +36,8 @@ def openssh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OpenSsh]:
 
 
 @pytest.fixture
-def harness(tmp_path: Path, openssh: OpenSsh) -> Iterator[OpenSshHarness]:
-    made = OpenSshHarness(tmp_path / "root", openssh)
+def harness(tmp_path: Path, openssh: OpenSsh) -> Iterator[SftpHarness]:
+    made = SftpHarness(tmp_path / "root", openssh)
     yield made
     made.close()
 
@@ -82,3 +70,18 @@ class TestOpenSsh(DriverConformance):
         self._put_a_second_apart(harness, "k", b"new")
         assert harness.driver.free("k", M1, expected) is FreeOutcome.FREED
         assert harness.get("k") == b"new"
+
+
+def test_a_server_that_grants_one_session_is_served_object_by_object(tmp_path: Path) -> None:
+    (tmp_path / "server").mkdir()
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+    with openssh_server(tmp_path / "server", "MaxSessions 1") as server:
+        source, target = LocalDriver("a", str(tmp_path / "a")), SftpDriver("b", server.link(), str(tmp_path / "b"))
+        source.adopt()
+        target.adopt()
+        (tmp_path / "a/k").write_bytes(b"one")
+        assert list(target.burst_from(source).stage([("k", M1, 3)], lambda _: None)) == [None]
+        assert stage(target, M1, b"one").size_bytes == 3
+        source.close()
+        target.close()

@@ -9,6 +9,7 @@ import pytest
 
 from rebalance_tasks.core.errors import RebalanceError
 from rebalance_tasks.core.models import RebalancePlan
+from rebalance_tasks.migration.slice import SliceOutcome
 from rebalance_tasks.store.connection import Connection, connect
 from rebalance_tasks.store.keys import FleetKeys
 from rebalance_tasks.store.plans import PlanStore
@@ -16,9 +17,12 @@ from rebalance_tasks.store.records import CheckRecord, Stamped, TrashRecord, Und
 from rebalance_tasks.store.snapshots import Snapshot
 from rebalance_tasks.store.versions import UPGRADES, VERSIONS, NewerVersion, require_known, upgraded
 from tests.support import stored
+from tests.support.engine import Engine, moves_between
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
+
+    from tests.conftest import FleetFactory
 
 pytestmark = pytest.mark.integration
 
@@ -129,3 +133,15 @@ def test_every_kind_of_record_is_written_in_the_form_that_is_declared() -> None:
     for kind, model in RECORDS.items():
         assert model.model_fields["v"].default == VERSIONS[kind]
     assert set(RECORDS) | {"plan", "job", "batch"} == set(VERSIONS)
+
+
+@pytest.mark.parametrize("stamp", ["2", "later"])
+def test_no_runner_takes_up_a_job_of_a_newer_release(fleet_config: FleetFactory, stamp: str) -> None:
+    """Its moves and journals may be of another form; the newer workers carry it."""
+    fleet_config({"n1": {"a": 10}, "n2": {}})
+    engine = Engine()
+    engine.start(moves_between("n1", "n2", {"a": 10}))
+    engine.context.connection.hset(engine.context.keys.job("j1").base, {"version": stamp})
+    assert engine.slice() is SliceOutcome.DROPPED
+    engine.context.connection.hset(engine.context.keys.job("j1").base, {"version": "1"})
+    assert engine.finish().completed_moves == 1

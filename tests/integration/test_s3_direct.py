@@ -21,6 +21,7 @@ from rebalance_tasks.drivers.object_burst import ObjectBurst
 from rebalance_tasks.drivers.object_direct import COPIED_BYTES, SENT_BYTES
 from rebalance_tasks.drivers.object_store import ObjectStoreDriver
 from rebalance_tasks.drivers.s3_bucket import DELETED_AT_ONCE, S3Bucket
+from rebalance_tasks.drivers.s3_probe import Guard
 from rebalance_tasks.drivers.s3_signing import Credentials
 from rebalance_tasks.migration.control import SliceControl
 from tests.support.bad_line import BadLine
@@ -127,6 +128,20 @@ def test_a_bit_that_flips_on_either_way_is_noticed_before_anything_is_at_the_key
     with pytest.raises(ChecksumMismatch):
         target.driver.copy_from(source.driver, "k", version)
     assert target.driver.stat("k") is None
+
+
+def test_what_is_put_is_held_against_the_originals_hash_by_the_server_or_by_us(source: Node, target: Node) -> None:
+    """A read that nobody compared is refused by the server; where it would not look, we do."""
+    version, able = source.version("k"), target.bucket.capabilities
+    assert able.checks_md5
+    for checks in (True, False):
+        target.bucket.__dict__["_probed"] = (replace(able, checks_md5=checks), Guard.SHA256)
+        target.endpoint.asked.clear()
+        source.endpoint.line.flips.append(("GET", "received"))
+        assert target.driver.copy_from(source.driver, "k", version) == version
+        assert kept(target, "k")[1] == DATA
+        assert target.endpoint.asked["PUT"] == (2 if checks else 1)
+        target.bucket.delete("k")
 
 
 def test_a_put_whose_answer_is_lost_is_recognised_as_ours(source: Node, target: Node) -> None:

@@ -15,6 +15,7 @@ from rebalance_tasks.drivers.local import LocalDriver
 from rebalance_tasks.drivers.sftp import SftpDriver
 from rebalance_tasks.drivers.sftp_burst import AT_ONCE, MOST_BYTES, SftpBurst
 from rebalance_tasks.drivers.sftp_link import SftpAddress, SftpLink
+from rebalance_tasks.drivers.sftp_packets import Dialect
 from rebalance_tasks.embedded import HOST
 from tests.support import checker
 from tests.support.engine import Engine, moves_between
@@ -172,7 +173,8 @@ def test_a_job_whose_line_breaks_in_the_middle_of_a_burst_moves_everything_once(
     def all_of(self: SftpBurst, act: Any, things: Any) -> Any:
         if act.__name__ not in broken:
             broken.append(act.__name__)
-            self._target.link._client.exit()  # type: ignore[union-attr]
+            link = self._target.link
+            link._loop.call_soon_threadsafe(link._open[-1].abort)  # type: ignore[union-attr]
         return original(self, act, things)
 
     monkeypatch.setattr(SftpBurst, "_all", all_of)
@@ -183,16 +185,16 @@ def test_a_job_whose_line_breaks_in_the_middle_of_a_burst_moves_everything_once(
 def test_an_object_that_the_server_garbles_is_noticed_in_a_burst_and_sent_again(
     engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    original = asyncssh.SFTPClientFile.write
+    original = Dialect.write
     garbled: list[str] = []
 
-    async def write(self: Any, data: bytes, offset: int | None = None) -> int:
+    def write(handle: bytes, data: bytes) -> tuple[int, bytes]:
         if len(data) == SIZES["o/03"] and not garbled:
             garbled.append("o/03")
             data = bytes([data[0] ^ 1]) + data[1:]
-        return await original(self, data, offset)
+        return original(handle, data)
 
-    monkeypatch.setattr(asyncssh.SFTPClientFile, "write", write)
+    monkeypatch.setattr(Dialect, "write", staticmethod(write))
     carried(engine, tmp_path)
     assert garbled
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -196,3 +198,13 @@ def completed(rebalancer: Rebalancer) -> RebalanceJob:
 
 def spent_egress(context: FleetContext) -> int:
     return int(context.connection.hget(context.keys.job("j1").base, "egress_bytes") or 0)
+
+
+def test_our_own_app_hears_of_a_shutdown_once_as_a_stock_app_does() -> None:
+    """In a process of its own, as a worker's is."""
+    program = (
+        "import rebalance_tasks.celery, rebalance_tasks.tasks; from celery.signals import worker_shutting_down as told\n"
+        "print(*(name for _, heard in told.receivers if (name := heard().__module__).startswith('rebalance_tasks')))"
+    )
+    shown = subprocess.run([sys.executable, "-c", program], capture_output=True, check=True, text=True)
+    assert shown.stdout.split() == ["rebalance_tasks.tasks"]

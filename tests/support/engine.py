@@ -201,7 +201,9 @@ class Engine:
             self.context.connection.hset(outages, {node_id: b"1 " + times.split()[1]})
 
     def cleanup(self, *, later_ms: int = 0) -> CleanupReport:
-        """Clean up as if ``later_ms`` had passed since the objects were freed."""
+        """Clean up as if ``later_ms`` had passed since the objects were freed, and since claims were taken."""
+        if later_ms:
+            self.context.connection.client.delete(self.context.keys.claims)
         trash_due = self.context.keys.trash_due
         for move_id in list(self.context.connection.zrange_due(trash_due, 2**52, 10_000)):
             self.context.connection.client.zincrby(trash_due, -later_ms, move_id)

@@ -26,6 +26,10 @@ from tests.support.hooks import DAY_MS, unmount
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from rebalance_tasks.core.fingerprint import Fingerprint
+    from rebalance_tasks.core.ids import MoveId
+    from rebalance_tasks.drivers.base import FreeOutcome
+
 #: A large object has parts; 64 MiB each would take the matrix minutes.
 PART_BYTES: Final = 64 << 10
 Roots = dict[str, str]
@@ -165,3 +169,19 @@ def tidy(engine: Engine, roots: Roots) -> None:
     cleanups.ORPHAN_AGE = timedelta(0)  # type: ignore[misc]
     for _ in range(2):
         engine.cleanup(later_ms=DAY_MS)
+
+
+def tidy_while_the_source_is_freed(engine: Engine, roots: Roots) -> None:
+    """A frozen runner, whose flip Redis forgot, frees the source in the very instant in which its copy is taken off."""
+    original = LocalDriver.free
+
+    def free(self: LocalDriver, key: str, move_id: MoveId, expected: Fingerprint) -> FreeOutcome:
+        outcome = original(self, key, move_id, expected)
+        source = engine.context.driver("n1")
+        version = source.stat(key)
+        if self.node_id == "n2" and version is not None:
+            source.free(key, move_id, version)
+        return outcome
+
+    LocalDriver.free = free  # type: ignore[method-assign]
+    tidy(engine, roots)

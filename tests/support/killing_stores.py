@@ -114,7 +114,7 @@ def _cut_before(engine: Engine, roots: Roots, node: str, name: str) -> None:
         if self.node_id == node:
             setattr(kind, name, original)
             if isinstance(self, ObjectStoreDriver):
-                self.bucket = self._trash._bucket = Unreachable()  # type: ignore[assignment]
+                self.bucket = self._trash._bucket = self._manifests._bucket = Unreachable()  # type: ignore[assignment]
             else:
                 self.close()
                 place_of(roots[node]).lose()

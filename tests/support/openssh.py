@@ -48,7 +48,7 @@ def sshd_binary() -> str | None:
 class OpenSsh:
     """A running server."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, *more: str) -> None:
         binary = sshd_binary()
         assert binary is not None
         if os.geteuid() == 0:
@@ -62,7 +62,7 @@ class OpenSsh:
             (directory / name).chmod(0o600)
             key.write_public_key(directory / f"{name}.pub")
         config = directory / "sshd_config"
-        config.write_text(CONFIG.format(host=HOST, port=self.port, directory=directory))
+        config.write_text("\n".join([CONFIG.format(host=HOST, port=self.port, directory=directory), *more, ""]))
         with (directory / "sshd.log").open("wb") as log:
             self._process = subprocess.Popen(
                 die_with_parent([binary, "-D", "-e", "-f", str(config)], sig=signal.SIGTERM),
@@ -98,9 +98,9 @@ class OpenSsh:
 
 
 @contextlib.contextmanager
-def openssh_server(directory: Path) -> Iterator[OpenSsh]:
-    """A server that ends with the context."""
-    server = OpenSsh(directory)
+def openssh_server(directory: Path, *more: str) -> Iterator[OpenSsh]:
+    """A server that ends with the context; ``more`` are lines of its configuration."""
+    server = OpenSsh(directory, *more)
     try:
         yield server
     finally:

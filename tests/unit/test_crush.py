@@ -114,6 +114,20 @@ def test_second_replicas_are_spread_evenly_over_equal_nodes(crush: CrushPlacemen
     assert float(((off_diagonal - 500) ** 2 / 500).sum()) < 379 + 3 * math.sqrt(2 * 379)
 
 
+@pytest.mark.parametrize("replicas", [2, 3, 4])
+def test_all_replicas_of_the_tree_follow_the_weights_of_zones_closer_than_the_flat_rules(replicas: int) -> None:
+    nodes = [
+        NodeDescriptor(node_id=f"n{i}", zone=f"z{i}", weight=weight) for i, weight in enumerate((3, 4, 4, 5, 5, 6))
+    ]
+    keys = [f"object-{i}" for i in range(100_000)]
+    off = {}
+    for rule in ("flat", "tree"):
+        rows = CrushPlacementAlgorithm(rule=rule).compute_placements(keys, replicas, nodes)
+        load = np.bincount(rows.ravel(), minlength=6) / [node.weight for node in nodes]
+        off[rule] = float(load.std() / load.mean())
+    assert off["tree"] < off["flat"] * 0.9
+
+
 @pytest.mark.parametrize("heavy", [10.0, 1e4, 1e6])
 def test_strongly_mixed_weights_keep_their_proportion(crush: CrushPlacementAlgorithm, heavy: float) -> None:
     nodes = flat([heavy, 1.0])

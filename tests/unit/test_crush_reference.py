@@ -87,16 +87,13 @@ class TreeReference:
 
     def order(self, key: str, level: int, names: set[tuple[str, ...]], round_number: int) -> list[tuple[str, ...]]:
         weight = {name: self.weight[level][name] for name in names}
-        heaviest = max(weight.values())
-        scaled = {name: max(1, int(weight[name] / heaviest * 2**28 + Fraction(1, 2))) for name in names}
-        if len(set(weight.values())) == 1:
-            scaled = dict.fromkeys(names, 1)
+        total = sum(weight.values())
+        evened = (level, round_number) == (0, 0)
+        further = {name: own * (1 + own / total) if evened else own for name, own in weight.items()}
         key_hash = xxhash.xxh3_64(key.encode()).intdigest()
-        draw = {
-            name: ref_log(ref_mix(key_hash, ref_hash(LEVELS[level], *name), round_number)) // scaled[name]
-            for name in names
-        }
-        return sorted(names, key=lambda name: (draw[name], name))
+        log = {name: ref_log(ref_mix(key_hash, ref_hash(LEVELS[level], *name), round_number)) for name in names}
+        first = min(names, key=lambda name: (log[name] // scaled(weight)[name], name))
+        return [first, *sorted(names - {first}, key=lambda name: (log[name] // scaled(further)[name], name))]
 
     def place(self, key: str, count: int) -> list[str]:
         chosen: list[str] = []
@@ -111,6 +108,13 @@ class TreeReference:
                         place = self.order(key, below + 1, self.children[below][place], 0)[0]
                     chosen.append(place[0])
         return chosen[:count]
+
+
+def scaled(weight: dict[tuple[str, ...], Fraction]) -> dict[tuple[str, ...], int]:
+    heaviest = max(weight.values())
+    if len(set(weight.values())) == 1:
+        return dict.fromkeys(weight, 1)
+    return {name: max(1, int(own / heaviest * 2**28 + Fraction(1, 2))) for name, own in weight.items()}
 
 
 class FlatReference:
@@ -313,7 +317,8 @@ def test_vector_draws_equal_scalar_draws(keys: list[int], items: list[tuple[int,
     hashes = hashing.round_hashes([item for item, _ in items], round_number)
     out = np.empty((len(items), len(keys)), dtype=np.uint64)
     divisors = np.array([weight for _, weight in items], dtype=np.uint64)
-    fixedlog.draws(np.array(keys, dtype=np.uint64), hashes, divisors, out, np.empty((2, *out.shape), dtype=np.uint64))
+    fixedlog.log_draws(np.array(keys, dtype=np.uint64), hashes, out, np.empty((2, *out.shape), dtype=np.uint64))
+    fixedlog.divide(out, divisors, out)
     assert out.tolist() == [[fixedlog.draw(key, item, weight, round_number) for key in keys] for item, weight in items]
 
 

@@ -2,8 +2,9 @@
 -- KEYS  1 job  2 group (a stretch's lease is <group>:l:<n>)  3 job's pause reasons  4 fleet's pause reasons  5 permits
 --       6 groups  7 states  8 moves  9 journal  10 queue  11 fleet info  12 waiting  13 held nodes  14 held groups
 -- ARGV  1 "<job>/<group>"  2 owner  3 lease ms  4 group id  5 limit of the gate  6 1 = called by an extra slice
---       7 ms within which an extra slice's message should have been picked up
+--       7 ms within which an extra slice's message should have been picked up  8 form of jobs that the caller knows
 -- Returns {code, epoch, now ms}; code: ok | cancel (run only to wind up) | terminal | gone | waiting | busy | paused
+--         | newer (a newer release's job: its workers carry it)
 --         | held (one of its nodes is: the permit was given back).
 --         With ok and cancel also all that the slice needs, so that it costs one round trip:
 --         {…, group JSON, capacities JSON, stretch number, its first index, states of its moves, its packed keys,
@@ -14,6 +15,7 @@ local now = t[1] * 1000 + math.floor(t[2] / 1000)
 if ARGV[6] == '1' then redis.call('HDEL', KEYS[2], 'extra_until') end
 local status = redis.call('HGET', KEYS[1], 'status')
 if not status or status == 'completed' or status == 'failed' or status == 'cancelled' then return {'gone', 0, now} end
+if (tonumber(redis.call('HGET', KEYS[1], 'version') or '1') or math.huge) > tonumber(ARGV[8]) then return {'newer', 0, now} end
 local g = redis.call('HMGET', KEYS[2], 'status', 'open', 'next', 'stretches', 'extra_until')
 if not g[1] then return {'gone', 0, now} end
 if g[1] == 'completed' or g[1] == 'failed' or g[1] == 'cancelled' then return {'terminal', 0, now} end

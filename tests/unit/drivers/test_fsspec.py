@@ -17,11 +17,12 @@ from rebalance_tasks.core.models import NodeDescriptor
 from rebalance_tasks.drivers import fsspec_files
 from rebalance_tasks.drivers.base import ObjectMetadata, ObjectTooLarge
 from rebalance_tasks.drivers.fsspec_driver import FsspecDriver
-from rebalance_tasks.drivers.fsspec_info import Kind, found_of, time_ns
+from rebalance_tasks.drivers.fsspec_info import found_of, time_ns
 from rebalance_tasks.drivers.fsspec_options import fsspec_place
 from rebalance_tasks.drivers.fsspec_probe import Abilities, OddNames, features, probe
 from rebalance_tasks.drivers.fsspec_tree import FsspecTree
 from rebalance_tasks.drivers.registry import open_driver, validate_roots
+from rebalance_tasks.drivers.tree import Kind
 from rebalance_tasks.migration.copying import Copier, StagedCopy
 from tests.unit.drivers.conformance import stage
 
@@ -264,7 +265,7 @@ def test_without_appending_an_object_is_written_at_once_and_a_larger_one_is_refu
 ) -> None:
     made = driver(tmp_path / "root")
     made.adopt()
-    made._abilities = Abilities(tells_versions=True, keeps_versions=True, appends=False)
+    made._tree.abilities = Abilities(tells_versions=True, keeps_versions=True, appends=False)
     monkeypatch.setattr(fsspec_files, "WHOLE_BYTES", 10)
     assert stage(made, M1, b"0123456789").size_bytes == 10
     with pytest.raises(ObjectTooLarge, match="cannot append"):
