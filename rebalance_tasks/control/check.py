@@ -15,7 +15,7 @@ import xxhash
 from rebalance_tasks.control import survey_round
 from rebalance_tasks.control.carrying import with_losses
 from rebalance_tasks.control.standing import basis_of, note, standing
-from rebalance_tasks.control.start import touched_nearby
+from rebalance_tasks.control.start import nearby
 from rebalance_tasks.control.survey import Survey, adopt, survey
 from rebalance_tasks.control.survey_merge import merged
 from rebalance_tasks.core.errors import ConfigurationError, InvalidInventory, JobActive, NodeError, StaleLease
@@ -227,7 +227,8 @@ def _snapshot(now: datetime, result: CheckResult, trace: _Trace, spread: float |
 
 def _adopt(context: FleetContext, plan: RebalancePlan) -> None:
     try:
-        adopt(context, only=touched_nearby(context, plan))
+        touched = {name for move in plan.moves for name in (move.source_node, move.target_node)}
+        adopt(context, only=nearby(context, touched))
     except NodeError as exc:
         raise Skipped(exc.cause, str(exc)) from exc
 

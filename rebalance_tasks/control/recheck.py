@@ -9,41 +9,49 @@ listing is remembered (`control.survey_memory`): a file that is being written to
 
 from __future__ import annotations
 
-from collections import defaultdict
 from typing import TYPE_CHECKING, Final
 
+import numpy as np
 import pyarrow as pa
 
 from rebalance_tasks.control.survey import with_last_moved
 from rebalance_tasks.control.survey_memory import SurveyMemory
-from rebalance_tasks.core.errors import RebalanceError
-from rebalance_tasks.core.fingerprint import Fingerprint
-from rebalance_tasks.core.inventory import Inventory
-from rebalance_tasks.core.keys import validate_key
+from rebalance_tasks.core.errors import InvalidKey
+from rebalance_tasks.core.inventory import Coded, Inventory
+from rebalance_tasks.core.key_columns import are_valid
 from rebalance_tasks.core.models import NodeState
 from rebalance_tasks.core.rules import with_rules
 from rebalance_tasks.core.verify import broken_moves, require_no_wider_spread
+from rebalance_tasks.drivers.looks import UNSEEN, look_at
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping
+
+    from numpy.typing import NDArray
 
     from rebalance_tasks.control.context import FleetContext
-    from rebalance_tasks.core.models import NodeDescriptor, RebalanceMove, RebalancePlan
+    from rebalance_tasks.core.models import NodeDescriptor, RebalancePlan
+    from rebalance_tasks.core.move_columns import MoveColumns
 
 #: The rule of which the look at the object itself knows more.
 _GONE: Final = "source_gone"
+#: A later move of an object that an earlier one takes.
+_DUPLICATE: Final = "duplicate"
 
 
-def stale_moves(context: FleetContext, plan: RebalancePlan, *, capacities: Mapping[str, int]) -> dict[int, str]:
+def stale_moves(
+    context: FleetContext, plan: RebalancePlan, moves: MoveColumns, *, capacities: Mapping[str, int]
+) -> Coded[str]:
     """Say which moves of a plan can no longer be made.
 
     Args:
         context: the fleet.
-        plan: what is about to start.
+        plan: what is about to start; its own moves are not looked at.
+        moves: of the plan.
         capacities: of the nodes, in bytes.
 
     Returns:
-        Position of a move → why, one of the words of `control.causes`.
+        Why each move can no longer be made, one of the words of `control.causes`; code −1 where it can.
 
     Raises:
         PlanInvariantError: the plan was to lower the spread, and what is left of it would widen it.
@@ -56,74 +64,72 @@ def stale_moves(context: FleetContext, plan: RebalancePlan, *, capacities: Mappi
         for node in context.nodes()
     ]
     fresh = plan.epoch == context.fleet.epoch()
-    looks = _Looks(context, nodes, plan, fresh=fresh)
-    broken = broken_moves(plan, nodes, looks.inventory(), context.settings.options, now=context.now())
-    stale = {at: looks.why.get(at, exc.word) if exc.word == _GONE else exc.word for at, exc in broken.items()}
-    stale = {**dict.fromkeys(looks.again, "duplicate"), **stale}
+    looks = _Looks(context, nodes, moves, fresh=fresh)
+    broken = broken_moves(plan, moves, nodes, looks.inventory(), context.settings.options, now=context.now())
+    stale = _joined(broken.codes, broken.words, looks)
     # A plan that was made by hand, or of what another one left over, promises nothing of the spread.
     promised = plan.imbalance_after < plan.imbalance_before
-    if promised and used and (stale or not fresh):
-        rest = tuple(move for at, move in enumerate(plan.moves) if at not in stale)
-        require_no_wider_spread(
-            plan.model_copy(update={"moves": rest}), nodes, Inventory.from_listings({}), context.settings.options
-        )
+    holds = stale.codes < 0
+    if promised and used and not (fresh and holds.all()):
+        rest = moves.take(np.flatnonzero(holds))
+        require_no_wider_spread(plan, rest, nodes, Inventory.from_listings({}), context.settings.options)
     return stale
+
+
+def _joined(broken: NDArray[np.int32], words: list[str], looks: _Looks) -> Coded[str]:
+    """Put together what rules say and what the looks at the objects found: the former goes first, but for objects that are gone."""
+    named = [*words, _DUPLICATE, *sorted(set(looks.why.values()))]
+    codes = np.where((broken < 0) & looks.repeated, len(words), broken).astype(np.int32)
+    for at, why in looks.why.items():
+        if codes[at] >= 0 and named[codes[at]] == _GONE:
+            codes[at] = named.index(why, len(words))
+    return Coded(codes, tuple(named))
 
 
 class _Looks:
     """The objects of a plan as they are now.
 
     Attributes:
-        why: position of a move → why its object cannot be had.
-        again: positions of moves whose object an earlier move takes already.
+        why: place of a move → why its object cannot be had.
+        repeated: bool (n,): an earlier move takes the object already.
     """
 
-    def __init__(self, context: FleetContext, nodes: list[NodeDescriptor], plan: RebalancePlan, *, fresh: bool) -> None:
-        self._context = context
-        self.why: dict[int, str] = {}
-        self.again: list[int] = []
-        self._rows: list[tuple[str, int, str, int | None]] = []
-        giving = {node.node_id for node in nodes if node.state is not NodeState.MAINTENANCE}
-        seen: set[str] = set()
-        by_source: defaultdict[str, list[tuple[int, RebalanceMove]]] = defaultdict(list)
-        for at, move in enumerate(plan.moves):
-            if move.object_key in seen:
-                self.again.append(at)
-            elif move.source_node in giving:
-                by_source[move.source_node].append((at, move))
-            seen.add(move.object_key)
+    def __init__(self, context: FleetContext, nodes: list[NodeDescriptor], moves: MoveColumns, *, fresh: bool) -> None:
+        self._context, self._moves = context, moves
+        self.repeated = moves.repeated()
+        valid = are_valid(moves.keys)
+        self.why = dict.fromkeys(np.flatnonzero(~valid).tolist(), InvalidKey.cause)
+        self._sizes, self._times = moves.size_bytes.copy(), np.zeros(len(moves), np.int64)
+        self._there = np.zeros(len(moves), np.bool_)
         memory = SurveyMemory.of(context.settings)
-        # What only other hosts reach is looked at by the runner: a source that is gone or has changed is nothing new to it.
-        far = {node.node_id for node in nodes if node.queues}
-        for source, moves in by_source.items():
-            driver = context.driver(source)
-            if source in far or (fresh and not memory.serves(driver)):
-                self._look(moves, lambda move: Fingerprint(move.size_bytes))
-            else:
-                with driver.hold():
-                    self._look(moves, lambda move, driver=driver: driver.stat(move.object_key))  # type: ignore[misc]
+        giving = {node.node_id: node for node in nodes if node.state is not NodeState.MAINTENANCE}
+        for code, source in enumerate(moves.source.values):
+            if (node := giving.get(source)) is None:
+                continue
+            rows = np.flatnonzero((moves.source.codes == code) & valid & ~self.repeated)
+            self._there[rows] = True
+            # What only other hosts reach is looked at by the runner: a source that is gone or has changed is nothing new to it.
+            if not node.queues and not (fresh and not memory.serves(context.driver(source))):
+                self._look(source, rows)
 
     def inventory(self) -> Inventory:
         """What was found, with the rules of the fleet and when each was moved last."""
-        keys, sizes, holders, times = zip(*self._rows, strict=True) if self._rows else ((), (), (), ())
+        rows, source = np.flatnonzero(self._there), self._moves.source
+        holders = pa.DictionaryArray.from_arrays(pa.array(source.codes[rows]), pa.array(source.values, pa.string()))
+        times = self._times[rows]
         columns = {
-            "object_key": pa.array(keys, pa.large_string()),
-            "size_bytes": pa.array(sizes, pa.int64()),
-            "node_id": pa.array(holders, pa.string()),
-            "mtime_ns": pa.array(times, pa.int64()),
+            "object_key": self._moves.keys.take(pa.array(rows)),
+            "size_bytes": self._sizes[rows],
+            "node_id": holders,
+            "mtime_ns": pa.array(times, mask=times == 0),
         }
         found = with_rules(Inventory.from_arrow(pa.table(columns)), self._context.settings.rules)
         return with_last_moved(found, self._context.locations.last_moved())
 
-    def _look(
-        self, moves: list[tuple[int, RebalanceMove]], found_at: Callable[[RebalanceMove], Fingerprint | None]
-    ) -> None:
-        for at, move in moves:
-            try:
-                validate_key(move.object_key)
-                found = found_at(move)
-            except RebalanceError as exc:
-                self.why[at] = exc.cause
-                continue
-            if found is not None:
-                self._rows.append((move.object_key, found.size_bytes, move.source_node, found.mtime_ns or None))
+    def _look(self, source: str, rows: NDArray[np.int64]) -> None:
+        """Look at the objects of some moves, all on one node."""
+        keys = self._moves.keys.take(pa.array(rows)).to_pylist()
+        sizes, self._times[rows], why = look_at(self._context.driver(source), keys)
+        self._there[rows] = sizes != UNSEEN
+        self._sizes[rows] = sizes
+        self.why.update((int(rows[place]), cause) for place, cause in why.items())

@@ -6,9 +6,11 @@ nothing. `start` twice with one job id is one job (invariant 3).
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import Counter
+from decimal import Decimal
 from typing import TYPE_CHECKING, Final
 
+import numpy as np
 from pydantic import TypeAdapter, ValidationError
 
 from rebalance_tasks.control.carrying import require_carried
@@ -25,10 +27,11 @@ from rebalance_tasks.store.records import GroupRecord
 from rebalance_tasks.telemetry import get_logger
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from numpy.typing import NDArray
 
     from rebalance_tasks.control.context import FleetContext
-    from rebalance_tasks.core.models import NodeDescriptor, RebalanceJob, RebalanceMove
+    from rebalance_tasks.core.models import RebalanceJob
+    from rebalance_tasks.core.move_columns import MoveColumns
 
 log = get_logger(__name__)
 
@@ -61,9 +64,9 @@ def start_job(
     if context.jobs.exists(job_id):
         return context.jobs.load(job_id)
     if isinstance(plan, RebalancePlan):
-        context.plans.save(plan, fence=None)
+        moves = context.plans.save(plan, fence=None)
     else:
-        plan = context.plans.load(plan_id)
+        plan, moves = context.plans.load_columns(plan_id)
     if plan.fleet != context.settings.fleet:
         msg = f"plan {plan_id} was made for fleet {plan.fleet!r}, this is fleet {context.settings.fleet!r}"
         raise InvalidArgument(msg)
@@ -71,9 +74,9 @@ def start_job(
     require_carried(context.settings)
     if context.catalogue is not None:
         context.catalogue.open()
-    adopt(context, only=touched_nearby(context, plan))
+    adopt(context, only=nearby(context, moves.nodes()))
     context.locations.spread_frees(active=context.jobs.active())
-    job = _freeze(context, plan, job_id=job_id, requested_by=requested_by)
+    job = _freeze(context, plan, moves, job_id=job_id, requested_by=requested_by)
     if context.jobs.create(job):
         log.info("job.created", job_id=job_id, plan_id=plan_id, moves=len(job.states), groups=len(job.groups))
         context.messenger.open_chord(job_id, len(job.groups))
@@ -84,10 +87,9 @@ def start_job(
     return context.jobs.load(job_id)
 
 
-def touched_nearby(context: FleetContext, plan: RebalancePlan) -> set[str]:
-    """Nodes of a plan that every host reaches, this one too; the others are adopted by the first runner that comes there."""
-    near = {node.node_id for node in context.settings.nodes if not node.queues}
-    return near & {name for move in plan.moves for name in (move.source_node, move.target_node)}
+def nearby(context: FleetContext, node_ids: set[str]) -> set[str]:
+    """Those nodes that every host reaches, this one too; the others are adopted by the first runner that comes there."""
+    return node_ids & {node.node_id for node in context.settings.nodes if not node.queues}
 
 
 def _identifier(job_id: str) -> str:
@@ -110,79 +112,94 @@ def admit(context: FleetContext, job_id: str) -> int:
     return len(admitted)
 
 
-def _freeze(context: FleetContext, plan: RebalancePlan, *, job_id: str, requested_by: str) -> NewJob:
+def _freeze(
+    context: FleetContext, plan: RebalancePlan, moves: MoveColumns, *, job_id: str, requested_by: str
+) -> NewJob:
     """Order the moves by group, mark the stale ones, and number them: from here on a move is its index."""
     nodes = {node.node_id: node for node in context.nodes()}
     capacities = _capacities(context)
-    stale = stale_moves(context, plan, capacities=capacities)
-    by_pair: defaultdict[tuple[str, str], list[int]] = defaultdict(list)
-    for at, move in enumerate(plan.moves):
-        by_pair[move.source_node, move.target_node].append(at)
-    pairs = sorted(by_pair, key=lambda pair: (-max(plan.moves[at].priority for at in by_pair[pair]), pair))
-    states: list[str] = []
-    total_bytes = 0
+    stale = stale_moves(context, plan, moves, capacities=capacities)
+    pairs, order, ends = _grouped(moves)
+    moves, why = moves.take(order), stale.codes[order]
+    holds = why < 0
     groups: list[NewGroup] = []
-    skipped: Counter[str] = Counter()
-    for number, pair in enumerate(pairs):
-        moves = [plan.moves[at] for at in by_pair[pair]]
-        offset = len(states)
-        for at, move in zip(by_pair[pair], moves, strict=True):
-            states.append(MoveState.SKIPPED if at in stale else MoveState.PENDING)
-            if at in stale:
-                skipped[f"{STALE}_{stale[at]}"] += 1
-            else:
-                total_bytes += move.size_bytes
-        left = states[offset:].count(MoveState.PENDING)
+    begin = 0
+    for number, (pair, end) in enumerate(zip(pairs, ends, strict=True)):
+        rows = slice(begin, end)
+        left = int(holds[rows].sum())
         if left:
-            record = _record(nodes, f"g{number:04d}", moves, offset=offset)
-            stretches = _stretches(moves, states[offset:], first=offset)
+            queue = shared_queues(nodes[pair[0]], nodes[pair[1]])[0]
+            record = _record(f"g{number:04d}", pair, moves, rows, queue=queue)
+            stretches = _stretches(moves, holds, rows)
             groups.append(NewGroup(record, score=float(number), left=left, stretches=stretches))
+        begin = end
+    counts = np.bincount(why + 1, minlength=len(stale.values) + 1)[1:].tolist()
+    skipped: Counter[str] = Counter()
+    for word, count in zip(stale.values, counts, strict=True):
+        skipped[f"{STALE}_{word}"] += count
+    states = np.where(holds, *(np.uint8(ord(state)) for state in (MoveState.PENDING, MoveState.SKIPPED)))
     return NewJob(
         job_id=job_id,
         plan_id=plan.plan_id,
         requested_by=requested_by,
         imbalance_before=plan.imbalance_before,
-        states="".join(states),
-        total_bytes=total_bytes,
+        states=states.tobytes().decode(),
+        total_bytes=int(moves.size_bytes[holds].sum()),
         groups=groups,
-        skipped=dict(skipped),
+        skipped=+skipped,
         capacities=capacities,
     )
 
 
-def _stretches(moves: Sequence[RebalanceMove], states: Sequence[str], *, first: int) -> list[Stretch]:
-    """Cut a group's moves into what one runner takes at a time: a batch's worth, so that several runners share a group."""
+def _grouped(moves: MoveColumns) -> tuple[list[tuple[str, str]], NDArray[np.int64], list[int]]:
+    """Return the pairs of nodes, the most urgent one first, the moves in that order, and where each pair's moves end."""
+    pairs, place = moves.pairs()
+    urgency = np.full(len(pairs), np.iinfo(np.int64).min)
+    np.maximum.at(urgency, place, moves.priority)
+    ranked = sorted(range(len(pairs)), key=lambda number: (-int(urgency[number]), pairs[number]))
+    # NumPy sorts the smallest integers without comparing them.
+    rank = np.empty(len(pairs), np.min_scalar_type(len(pairs)))
+    rank[ranked] = np.arange(len(pairs))
+    ends = np.cumsum(np.bincount(place, minlength=len(pairs))[ranked])
+    return [pairs[number] for number in ranked], np.argsort(rank[place], kind="stable"), ends.tolist()
+
+
+def _stretches(moves: MoveColumns, holds: NDArray[np.bool_], rows: slice) -> list[Stretch]:
+    """Cut a group's moves into what one runner takes at a time: a batch's worth, so that several runners share a group.
+
+    Args:
+        moves: of the job, in its order.
+        holds: bool (n,): moves to be done; a stretch without any is left out.
+        rows: of the group.
+    """
     cut: list[Stretch] = []
-    begin = size = 0
-    most = min(max(len(moves) // SHARES, LEAST_OBJECTS), BATCH_OBJECTS)
-    for place, move in enumerate(moves):
-        size += move.size_bytes
-        if place > begin and (place - begin == most or size > BATCH_BYTES):
-            cut.append(_stretch(moves, first, begin, place))
-            begin, size = place, move.size_bytes
-    cut.append(_stretch(moves, first, begin, len(moves)))
-    return [s for s in cut if MoveState.PENDING in states[s.first - first : s.first - first + len(s.keys)]]
+    most = min(max((rows.stop - rows.start) // SHARES, LEAST_OBJECTS), BATCH_OBJECTS)
+    keys, sizes = moves.keys[rows].to_pylist(), moves.size_bytes[rows].tolist()
+    before = np.cumsum(moves.size_bytes[rows])
+    begin = 0
+    while begin < len(keys):
+        full = int(before[begin]) - sizes[begin] + BATCH_BYTES
+        end = min(begin + most, max(begin + 1, int(np.searchsorted(before, full, side="right"))), len(keys))
+        first = rows.start + begin
+        if holds[first : rows.start + end].any():
+            cut.append(Stretch(first, list(zip(keys[begin:end], sizes[begin:end], strict=True))))
+        begin = end
+    return cut
 
 
-def _stretch(moves: Sequence[RebalanceMove], first: int, begin: int, end: int) -> Stretch:
-    return Stretch(first + begin, [(move.object_key, move.size_bytes) for move in moves[begin:end]])
-
-
-def _record(
-    nodes: Mapping[str, NodeDescriptor], group_id: str, moves: Sequence[RebalanceMove], *, offset: int
-) -> GroupRecord:
-    source, target = moves[0].source_node, moves[0].target_node
-    size = sum(move.size_bytes for move in moves)
-    cost = sum(move.cost for move in moves)
+def _record(group_id: str, pair: tuple[str, str], moves: MoveColumns, rows: slice, *, queue: str) -> GroupRecord:
+    size = int(moves.size_bytes[rows].sum())
+    times = np.bincount(moves.cost.codes[rows], minlength=len(moves.cost.values)).tolist()
+    cost = sum((value * count for value, count in zip(moves.cost.values, times, strict=True) if count), Decimal(0))
     per_gb = cost * 10**9 / size if size else cost
     return GroupRecord(
         group_id=group_id,
-        source=source,
-        target=target,
-        offset=offset,
-        size=len(moves),
+        source=pair[0],
+        target=pair[1],
+        offset=rows.start,
+        size=rows.stop - rows.start,
         total_bytes=size,
-        queue=shared_queues(nodes[source], nodes[target])[0],
+        queue=queue,
         cost_per_gb=str(per_gb),
     )
 

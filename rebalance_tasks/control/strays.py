@@ -13,6 +13,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Self, assert_never
 
 from rebalance_tasks.control.custody import lines_of, look
+from rebalance_tasks.control.host_claims import claims_of, committed
 from rebalance_tasks.control.locate import Locator
 from rebalance_tasks.control.stray_verdicts import Looks, Seen, Stray, Verdict, compare
 from rebalance_tasks.control.writing import claim_ttl_ms, needs_entry
@@ -22,7 +23,6 @@ from rebalance_tasks.core.routes import share_a_host
 from rebalance_tasks.drivers.base import FreeOutcome
 from rebalance_tasks.migration import manifests
 from rebalance_tasks.migration.faults import Step, reached
-from rebalance_tasks.store.claims import ClaimStore
 from rebalance_tasks.store.unmoved import unmoved
 from rebalance_tasks.telemetry import get_logger
 
@@ -99,7 +99,7 @@ class Strays:
             ended_since: jobs that ended earlier lost nothing.
         """
         self._c, self._jobs, self._ended_since = context, jobs, ended_since
-        self._claims = ClaimStore(context.connection, context.keys, context.locations)
+        self._claims = claims_of(context)
         self._locator = Locator(context)
         self._looks = Looks(context, drivers, {})
         self.report = StrayReport()
@@ -189,6 +189,9 @@ class Strays:
         if self._known_to_others(stray, target, claim):
             return True
         seen = self._looks.see(stray, source, target)
+        if committed(self._c, stray.key, source=stray.source, target=target.node_id):
+            # The host's catalogue sends readers to the copy: it is the object, whatever Redis knows.
+            seen = replace(seen, verdict=Verdict.HAND_OVER)
         if seen.verdict is Verdict.COMPARE:
             verdict, versions = compare(source, target, stray.key)
             if verdict is Verdict.HAND_OVER:

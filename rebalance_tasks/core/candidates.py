@@ -3,10 +3,14 @@
 node's listing ─▶ **thinned** ─▶ rows of candidates, counts and bytes of the rest ─▶ (all nodes) ─▶ planner
 
 A fleet of 10⁹ objects does not fit into one process, and a plan moves a thousand of them. Where a node holds no more movable
-objects than are kept, the plan is the one that everything would give. Where it holds more, three kinds are kept, each a
-share of the number: those that gravity per byte lets go first, the largest (they do the most when the number of moves
-binds), and of each size class those of lowest gravity (they close gaps that the others leave). A plan moves no more than that
-many objects off a node; what is left waits for the next check.
+objects than are kept, the plan is the one that everything would give. Where it holds more, three kinds are kept: the largest that the
+budgets of a cycle let go (`could_leave`; up to half of the number), of each size class those of lowest gravity (they close gaps
+that the others leave), and for the rest those that gravity per byte lets go first. A plan moves no more than that many objects off a
+node; what is left waits for the next check.
+
+The bound: no plan of M moves and E bytes takes more bytes off a node with k objects than its k largest hold, up to E. As long as
+these are all kept, the best that cut-up objects could do under both budgets, which bounds every plan, is the same for candidates
+as for everything (docs/how-to/large-fleets.md).
 
 Bytes stay exact: a node's usage is that of all its objects. Counts stay exact: each object that is no row is counted with its reason.
 """
@@ -32,8 +36,8 @@ if TYPE_CHECKING:
     from rebalance_tasks.core.models import NodeDescriptor
     from rebalance_tasks.core.options import RebalancerOptions
 
-#: Shares of what is kept: by gravity per byte, the largest, and by size class.
-_BY_GRAVITY, _LARGEST, _BY_CLASS = 0.5, 0.25, 0.25
+#: Shares of what is kept: the largest at most, and by size class; the rest goes by gravity per byte.
+_LARGEST, _BY_CLASS = 0.5, 0.25
 #: Size classes within a factor of two: how finely gaps can be closed.
 _CLASSES: Final = 2.0
 
@@ -61,7 +65,7 @@ def thinned(
     open_options = options.model_copy(update={"gravity_protection_threshold": 1.0})
     why = screen(inventory, alone, unprotected, options=open_options, now=now, excluded_keys=())
     movable = np.flatnonzero(why == MOVABLE)
-    kept = movable[_chosen(inventory.size_bytes[movable], gravity[movable], most)]
+    kept = movable[_chosen(inventory.size_bytes[movable], gravity[movable], most, options)]
     others = np.ones(len(inventory), np.bool_)
     others[kept] = False
     counts = Counter({REASONS[code]: n for code, n in enumerate(np.bincount(why[others]).tolist()) if n})
@@ -72,20 +76,36 @@ def thinned(
     return replace(inventory.take(kept), unlisted=Unlisted(dict(counts), movable_bytes)), rest
 
 
-def _chosen(sizes: NDArray[np.int64], gravity: NDArray[np.float64], most: int) -> NDArray[np.int64]:
+def could_leave(sizes: NDArray[np.int64], options: RebalancerOptions) -> NDArray[np.int64]:
+    """Return positions of a node's largest objects as far as a cycle's budgets of moves and bytes go, the largest first.
+
+    What is larger than the whole budget of bytes never leaves. Those that follow the last one here could only take its place, for
+    fewer bytes a move.
+
+    Args:
+        sizes: int64 (n,), of what may leave.
+        options: the budgets.
+    """
+    order = np.argsort(-sizes, kind="stable")
+    order = order[sizes[order] <= options.max_egress_bytes_per_cycle][: options.max_moves_per_cycle]
+    filled = int(np.searchsorted(np.cumsum(sizes[order]), options.max_egress_bytes_per_cycle)) + 1
+    return order[:filled]
+
+
+def _chosen(
+    sizes: NDArray[np.int64], gravity: NDArray[np.float64], most: int, options: RebalancerOptions
+) -> NDArray[np.int64]:
     """Return positions of the objects to keep, in rising order, at most ``most``."""
     if len(sizes) <= most:
         return np.arange(len(sizes))
     weight = 4 * float(sizes.mean())
     order = np.argsort(gravity + weight / np.maximum(sizes, 1), kind="stable")
-    largest = np.argsort(-sizes, kind="stable")[: int(most * _LARGEST)]
+    leaving = could_leave(sizes, options)[: int(most * _LARGEST)]
     keep = np.zeros(len(sizes), np.bool_)
-    keep[order[: int(most * _BY_GRAVITY)]] = True
-    keep[largest] = True
+    keep[leaving] = True
     keep[_of_each_class(sizes, gravity, int(most * _BY_CLASS))] = True
-    # The kinds overlap: what is left over goes to the first.
-    spare = order[~keep[order]][: most - int(np.count_nonzero(keep))]
-    keep[spare] = True
+    # The kinds overlap: what is left over goes by gravity per byte.
+    keep[order[~keep[order]][: most - int(np.count_nonzero(keep))]] = True
     return np.flatnonzero(keep)
 
 

@@ -95,6 +95,8 @@ def _by_flows(work: Work, eligibility: Eligibility, pools: list[list[int]], *, g
         Repair(work, eligibility, pools[at], goal=goals[at]).run()
     reached, size_bytes, _ = _result(work, pools, before, goal=max(goals))
     near = reached <= max(goals) + (0 if max(goals) == goal else _AS_GOOD * (wide - max(goals)))
+    # Water that leaves out the largest objects is no bound to what exchanging them would reach.
+    near = near and (reached <= goal or not demand.too_large)
     return by_size, near and size_bytes <= solution.size_bytes * (1 + _AS_GOOD) + 1
 
 
@@ -105,10 +107,13 @@ class _Demand:
         self._work = work
         self._eligibility = eligibility
         self._useful: dict[int, NDArray[np.int64]] = {}
+        #: Objects that no node could take and be less full than their own is now.
+        self.too_large = 0
         for members in pools:
             for i, limit in size_limits(work, members).items():
                 rows = work.candidates.get(i, np.empty(0, np.int64))
                 self._useful[i] = rows[work.inventory.size_bytes[rows] <= limit]
+                self.too_large += len(rows) - len(self._useful[i])
         hubs = Hubs(work.fleet, [i for members in pools for i in members])
         supplies = [supply for i, rows in self._useful.items() for supply in self._supplies(i, rows, hubs)]
         self._network = Network(work, pools, supplies, hubs)

@@ -17,6 +17,7 @@ import numpy as np
 from rebalance_tasks.core.options import GB
 from rebalance_tasks.core.planner_fill import Preferred
 from rebalance_tasks.core.planner_flow import SCALE
+from rebalance_tasks.core.planner_search import Shape, improve, search
 from rebalance_tasks.core.planner_solver import INFINITY, Program
 
 if TYPE_CHECKING:
@@ -166,15 +167,14 @@ class _Problem:
 
     def solve(self, goal: float, known: float) -> NDArray[np.int64] | None:
         """Return int64 (ways,): how many objects go each way; None without a solution."""
-        program, x, spreads = self._program(goal)
+        program, shape, spreads = self._program(goal)
+        x = shape.x
         self._limit(program, x)
         ways, ones = self._ways, np.ones(len(spreads))
-        found = program.minimise(spreads, ones)
+        near = goal * SCALE * len(spreads) * (1 + _ROUNDING)
+        found = search(program, spreads, ones, shape=shape, least=near)
         if found is None:
             return None
-        near = goal * SCALE * len(spreads) * (1 + _ROUNDING)
-        if program.cut_off and float(found[spreads].sum()) > near:
-            found = program.improve(found, spreads, ones, least=near)
         program.at_most(self._widest(float(found[spreads].sum()), near, known), (spreads, ones))
         goals = [self._bytes()]
         if np.ptp(ways.prices):
@@ -184,9 +184,9 @@ class _Problem:
             scaled = costs / costs.max()
             program.start_from(found)
             better = program.minimise(x, scaled)
-            if better is None:
-                break
-            found = program.improve(better, x, scaled) if program.cut_off else better
+            cut_off, found = program.cut_off, found if better is None else better
+            if cut_off:
+                found = improve(program, found, x, scaled, shape=shape)
             program.at_most(float(found[x] @ scaled) * (1 + _TIE) + _ROUNDING, (x, scaled))
         return np.rint(found[x]).astype(np.int64)
 
@@ -210,7 +210,7 @@ class _Problem:
         costs: Values = ways.sizes * (1 + _TIE * (ways.gravity + ways.distances / 2)) + _TIE * ways.sizes.mean()
         return costs
 
-    def _program(self, goal: float) -> tuple[Program, Columns, Columns]:
+    def _program(self, goal: float) -> tuple[Program, Shape, Columns]:
         fleet, members, ways, unit = self._work.fleet, self._members, self._ways, self._unit
         n, pools = len(members), len(self._pools)
         sizes = ways.sizes / unit
@@ -230,10 +230,13 @@ class _Problem:
         program.rows(np.full(n, -INFINITY), room, [(target, x, sizes)])
         lowest = np.full(pools, goal * SCALE)
         program.rows(lowest, np.full(pools, INFINITY), [(np.arange(pools), spreads, np.ones(pools))])
-        program.rows(np.full(len(ways.counts), -INFINITY), ways.counts, [(ways.kind, x, np.ones(len(x)))])
+        kinds = program.rows(np.full(len(ways.counts), -INFINITY), ways.counts, [(ways.kind, x, np.ones(len(x)))])
         for apart in self._apart():
             program.at_most(1.0, (x[apart], np.ones(len(apart))))
-        return program, x, spreads
+        home = np.zeros(len(ways.counts), np.int64)
+        home[ways.kind] = source
+        together = [self._place[nodes].tolist() for nodes in self._pools]
+        return program, Shape(x, ways.kind, target, home, ways.counts, kinds, together), spreads
 
     def _apart(self) -> list[NDArray[np.int64]]:
         """Ways of which at most one may be taken: those of one replica group to one host."""

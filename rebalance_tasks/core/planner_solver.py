@@ -24,18 +24,12 @@ Values: TypeAlias = "NDArray[np.float64]"
 INFINITY: Final = float(highspy.kHighsInf)
 #: Variables × nodes of the search tree in which an integer program must be solved, and nodes at least; the best solution
 #: that was seen counts then.
-_MOST_WORK: Final = 120_000
-_LEAST_NODES: Final = 400
-_MORE_NODES: Final = 3_000
+_MOST_WORK: Final = 20_000
+_LEAST_NODES: Final = 100
 #: An integer solution this near to the bound is good enough.
 _GAP: Final = 0.003
 #: How far a goal may be given up for the next one, relative to its value: the solver's own rounding.
 _KEEP: Final = 1e-9
-#: How much better a solution must be for `improve`, and how often it asks.
-_STEP: Final = 0.012
-_MOST_STEPS: Final = 15
-#: Searches, each with a seed of its own, before nothing better is taken for granted.
-_SEARCHES: Final = 2
 _SOLVED: Final = frozenset(
     {
         highspy.HighsModelStatus.kOptimal,
@@ -60,12 +54,7 @@ class Program:
     def __init__(self) -> None:
         """Begin without variables."""
         self._solver = _Solver()  # type: ignore[no-untyped-call]
-        for name, value in (
-            ("threads", 1),
-            ("random_seed", 0),
-            ("mip_rel_gap", _GAP),
-        ):
-            self._solver.setOptionValue(name, value)
+        self._solver.setOptionValue("threads", 1)
         self._size = 0
 
     @property
@@ -91,16 +80,18 @@ class Program:
         lower: Values,
         upper: Values,
         entries: Sequence[tuple[NDArray[np.integer], Columns, Values]],
-    ) -> None:
-        """Add constraints.
+    ) -> Columns:
+        """Add constraints; return their numbers.
 
         Args:
             lower: float64 (m,), −∞ for none; upper likewise.
             upper: see lower.
             entries: blocks of (row in 0 … m−1, variable, coefficient), each of equal length.
         """
+        first = int(self._solver.getNumRow())
+        numbers = np.arange(first, first + len(lower), dtype=np.int32)
         if not len(lower):
-            return
+            return numbers
         row = np.concatenate([np.asarray(block[0], np.int64) for block in entries])
         column = np.concatenate([block[1] for block in entries])
         value = np.concatenate([block[2] for block in entries]).astype(np.float64)
@@ -108,6 +99,7 @@ class Program:
         row, column, value = row[order], column[order], value[order]
         starts = np.searchsorted(row, np.arange(len(lower))).astype(np.int32)
         self._solver.addRows(len(lower), lower, upper, len(value), starts, column.astype(np.int32), value)
+        return numbers
 
     def at_most(self, limit: float, costs: tuple[Columns, Values]) -> int:
         """Add one constraint, Σ cost · x ≤ limit; return its number for `limit`."""
@@ -119,15 +111,31 @@ class Program:
         """Change the limit of a constraint of `at_most`."""
         self._solver.changeRowBounds(number, -INFINITY, limit)
 
-    def minimise(self, columns: Columns, costs: Values, *, nodes: int = _LEAST_NODES) -> Values | None:
+    def bound(self, columns: Columns, lower: Values, upper: Values) -> None:
+        """Change the least and the most of some variables."""
+        self._solver.changeColsBounds(len(columns), columns, lower, upper)
+
+    def bound_rows(self, numbers: Columns, lower: Values, upper: Values) -> None:
+        """Change the limits of constraints of `rows`."""
+        for number, low, high in zip(numbers.tolist(), lower.tolist(), upper.tolist(), strict=True):
+            self._solver.changeRowBounds(number, low, high)
+
+    def minimise(
+        self, columns: Columns, costs: Values, *, nodes: int | None = None, gap: float = _GAP, seed: int = 0
+    ) -> Values | None:
         """Return the x of least Σ cost · x, float64 (all variables,); None when there is no solution at all.
 
         Args:
             columns: variables that cost something.
             costs: float64, one each.
-            nodes: of the search tree, for an integer program; more where there are few variables.
+            nodes: of the search tree, for an integer program; by default more where there are few variables.
+            gap: to the bound at which an integer solution is good enough, as a share.
+            seed: another one begins a search elsewhere.
         """
-        self._solver.setOptionValue("mip_max_nodes", max(nodes, _MOST_WORK // self._size))
+        most = max(_LEAST_NODES, _MOST_WORK // self._size) if nodes is None else nodes
+        self._solver.setOptionValue("mip_max_nodes", most)
+        self._solver.setOptionValue("mip_rel_gap", gap)
+        self._solver.setOptionValue("random_seed", seed)
         full = np.zeros(self._size)
         full[columns] = costs
         self._solver.changeColsCost(self._size, np.arange(self._size, dtype=np.int32), full)
@@ -139,35 +147,6 @@ class Program:
         ):
             return None
         return np.array(self._solver.getSolution().col_value)
-
-    def improve(self, found: Values, columns: Columns, costs: Values, *, least: float = 0.0) -> Values:
-        """Return a solution that costs less than one found, as long as any that costs clearly less turns up; keep its cost.
-
-        To an integer program whose search was cut off. Asking whether there is anything better by a step finds what
-        minimising did not, and "there is nothing" is soon proved. Less than ``least`` is not asked for.
-        """
-        reached = float(found[columns] @ costs)
-        number = self.at_most(reached, (columns, costs))
-        for _ in range(_MOST_STEPS):
-            if reached <= least:
-                break
-            self.limit(number, max(least, reached * (1 - _STEP)))
-            if (better := self._any(columns)) is None:
-                break
-            found, reached = better, float(better[columns] @ costs)
-        self.limit(number, reached * (1 + _KEEP) + _KEEP)
-        return found
-
-    def _any(self, columns: Columns) -> Values | None:
-        """Return any solution; what one search does not find in its time another may that begins elsewhere."""
-        found = None
-        for seed in range(_SEARCHES):
-            self._solver.setOptionValue("random_seed", seed)
-            found = self.minimise(columns, np.zeros(len(columns)), nodes=_MORE_NODES)
-            if found is not None or self._solver.getModelStatus() == highspy.HighsModelStatus.kInfeasible:
-                break
-        self._solver.setOptionValue("random_seed", 0)
-        return found
 
     def minimise_and_keep(self, columns: Columns, costs: Values) -> Values | None:
         """Like `minimise`; from then on no solution may be worse in this respect."""

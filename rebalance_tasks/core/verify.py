@@ -8,8 +8,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
-from rebalance_tasks.core.errors import PlanInvariantError
+import pyarrow as pa
+import pyarrow.compute as pc
+
 from rebalance_tasks.core.inventory import UNKNOWN_TIME
+from rebalance_tasks.core.move_columns import MoveColumns
+from rebalance_tasks.core.verify_moves import MoveRules
 from rebalance_tasks.core.verify_rules import PlanRules, broken
 
 if TYPE_CHECKING:
@@ -20,6 +24,7 @@ if TYPE_CHECKING:
     from rebalance_tasks.core.inventory import Inventory
     from rebalance_tasks.core.models import NodeDescriptor, RebalancePlan
     from rebalance_tasks.core.options import RebalancerOptions
+    from rebalance_tasks.core.verify_moves import Broken
 
 
 class HasNodes(Protocol):
@@ -60,19 +65,18 @@ def verify_plan(  # noqa: PLR0913  as many facts as the plan was made of
     Raises:
         PlanInvariantError: names the first broken rule, and the move that breaks it.
     """
-    check = PlanRules(plan, _nodes(cluster_map), inventory, options, prices or {}, reserved_bytes or {})
-    check.moment_ns = _moment_ns(plan, inventory, now)
-    excluded = frozenset(excluded_keys)
-    seen: set[str] = set()
-    for move in plan.moves:
-        if move.object_key in seen:
-            broken(move, "is moved twice")
-        seen.add(move.object_key)
-        if move.object_key in excluded:
-            broken(move, "is excluded (pending in a job or forwarded)")
-        check.each(move)
-    check.replicas_apart()
-    check.room()
+    nodes, moves = _nodes(cluster_map), MoveColumns.of(plan.moves)
+    rules = MoveRules(plan, moves, nodes, inventory, options)
+    rules.moment_ns = _moment_ns(plan, inventory, now)
+    rules.broken.note(moves.repeated(), "is moved twice")
+    left_alone = pc.is_in(moves.keys, value_set=pa.array(list(excluded_keys), pa.large_string()))
+    rules.broken.note(left_alone.to_numpy(zero_copy_only=False), "is excluded (pending in a job or forwarded)")
+    rules.each()
+    rules.broken.require_none()
+    check = PlanRules(plan, moves, nodes, inventory, options)
+    check.replicas_apart(rules.rows)
+    check.room(reserved_bytes or {})
+    check.costs(prices or {})
     check.sums()
     check.budgets()
     check.spread()
@@ -80,45 +84,44 @@ def verify_plan(  # noqa: PLR0913  as many facts as the plan was made of
 
 def broken_moves(
     plan: RebalancePlan,
+    moves: MoveColumns,
     cluster_map: ClusterLike,
     inventory: Inventory,
     options: RebalancerOptions,
     *,
     now: datetime | None = None,
-) -> dict[int, PlanInvariantError]:
+) -> Broken:
     """Look at a plan again, some time after it was made: which of its moves can no longer be made?
 
     Asks what each move keeps by itself. Budgets, room and replicas concern all of them together: fewer moves break none
     that held, and whoever carries them out counts again.
 
     Args:
-        plan: passed `verify_plan` when it was made.
+        plan: passed `verify_plan` when it was made; its own moves are not looked at.
+        moves: of the plan.
         cluster_map: the nodes as they are now.
         inventory: the moved objects as they are now, and no others need be in it.
         options: the rules of the fleet as they are now.
         now: when ages are measured.
-
-    Returns:
-        Position of a move in the plan → the rule it breaks, for those that break one.
     """
-    check = PlanRules(plan, _nodes(cluster_map), inventory, options, {}, {})
-    check.moment_ns = _moment_ns(plan, inventory, now)
-    found: dict[int, PlanInvariantError] = {}
-    for at, move in enumerate(plan.moves):
-        try:
-            check.each(move)
-        except PlanInvariantError as exc:
-            found[at] = exc
-    return found
+    rules = MoveRules(plan, moves, _nodes(cluster_map), inventory, options)
+    rules.moment_ns = _moment_ns(plan, inventory, now)
+    rules.each()
+    return rules.broken
 
 
 def require_no_wider_spread(
-    plan: RebalancePlan, cluster_map: ClusterLike, inventory: Inventory, options: RebalancerOptions
+    plan: RebalancePlan,
+    moves: MoveColumns,
+    cluster_map: ClusterLike,
+    inventory: Inventory,
+    options: RebalancerOptions,
 ) -> None:
-    """Check alone that a plan, or what is left of it, widens no pool's spread (drains and undos may).
+    """Check alone that some moves of a plan widen no pool's spread (those of drains and undos may).
 
     Args:
-        plan: what is to be done.
+        plan: whose moves they are.
+        moves: what is to be done.
         cluster_map: the nodes, with the bytes that each holds (``used_bytes``).
         inventory: adds to those of a node only where it lists more.
         options: the rules of the fleet.
@@ -126,7 +129,7 @@ def require_no_wider_spread(
     Raises:
         PlanInvariantError: names the pool.
     """
-    PlanRules(plan, _nodes(cluster_map), inventory, options, {}, {}).no_wider()
+    PlanRules(plan, moves, _nodes(cluster_map), inventory, options).no_wider()
 
 
 def _nodes(cluster_map: ClusterLike) -> dict[str, NodeDescriptor]:
@@ -134,7 +137,7 @@ def _nodes(cluster_map: ClusterLike) -> dict[str, NodeDescriptor]:
     listed: list[NodeDescriptor] = list(found.values() if hasattr(found, "values") else found)
     nodes = {node.node_id: node for node in listed}
     if len(nodes) != len(listed):
-        broken(None, "the fleet has two nodes with one node_id")
+        broken("the fleet has two nodes with one node_id")
     return nodes
 
 

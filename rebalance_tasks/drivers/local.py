@@ -39,11 +39,15 @@ from rebalance_tasks.drivers.local_files import LocalSource, LocalWriter, finger
 from rebalance_tasks.drivers.local_folders import probe_writable, require_writable_parent
 from rebalance_tasks.drivers.local_hold import LocalHold, Renamed
 from rebalance_tasks.drivers.local_listing import LocalLister, key_filter
+from rebalance_tasks.drivers.local_look import look_at
 from rebalance_tasks.drivers.local_trash import LocalTrash
 from rebalance_tasks.drivers.local_tree import LocalTree
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Iterator
+    from collections.abc import Collection, Iterable, Iterator, Sequence
+
+    import numpy as np
+    from numpy.typing import NDArray
 
     from rebalance_tasks.drivers.remembered import Part, Remembered
 
@@ -154,6 +158,10 @@ class LocalDriver:
     def stat(self, key: str) -> Fingerprint | None:
         """Fingerprint of the regular file at ``key``, else None. Raises: InvalidKey, ObjectUnreadable."""
         return self._tree.find(validate_local_key(key))
+
+    def look_at(self, keys: Sequence[str]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """See `drivers.looks.LooksAtMany`."""
+        return look_at(self._tree, keys)
 
     def unchanged(self, key: str, version: Fingerprint) -> bool:
         """Tell whether the object at ``key`` is still that version. Raises: InvalidKey, ObjectUnreadable."""

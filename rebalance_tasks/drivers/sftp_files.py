@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import stat as st_modes
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
@@ -85,13 +86,17 @@ class SftpSource(WindowedSource):
         # A longer read is cut into requests that would all find the end.
         length = min(WINDOW_BYTES, self.fingerprint.size_bytes - offset)
 
-        async def read(client: asyncssh.SFTPClient) -> bytes:
+        async def read(client: asyncssh.SFTPClient) -> tuple[bytes, asyncssh.SFTPAttrs]:
             async with client.open(self._path, "rb") as file:
-                data: bytes = await file.read(length, offset)
-                return data
+                data: bytes
+                data, attrs = await asyncio.gather(file.read(length, offset), file.stat())
+                return data, attrs
 
         with translated(lambda exc: source_error(self._node_id, self._key, exc, "read")):
-            window = self._link.run(read)
+            window, attrs = self._link.run(read)
+        # Each window opens the path anew, which may lead to another file by now.
+        if fingerprint_of(attrs) != self.fingerprint:
+            raise SourceChanged(self._key, "it was replaced or written to while it was read")
         if not window:
             raise SourceChanged(self._key, "the source shrank while it was read")
         return window

@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from rebalance_tasks.core.ids import MoveId
     from rebalance_tasks.drivers.base import ServerSide
     from rebalance_tasks.migration.item import BatchContext, Item
+    from rebalance_tasks.store.batches import JournalRow
 
 T = TypeVar("T")
 
@@ -263,7 +264,7 @@ class Batch:
             reached(Step.PART)
 
     def _journal_staged(self) -> None:
-        rows: list[str] = []
+        rows: list[JournalRow] = []
         entries: dict[int, JournalEntry] = {}
         together = self._c.store.one_journal
         for item in self._items:

@@ -184,10 +184,12 @@ class SliceControl:
             StaleLease: another runner has taken over.
         """
         self.check()
-        if self.overdue:
+        now = self._clock()
+        if now >= self._deadline:
             raise SliceInterrupted(Interrupt.DEADLINE)
         for tap in self._taps:
-            self._take(tap, size_bytes)
+            if not tap.is_free(now):
+                self._take(tap, size_bytes)
 
     def request(self) -> None:
         """Ask for leave to have a server copy one object. Raises: SliceInterrupted, StaleLease."""

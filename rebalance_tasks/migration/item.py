@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 from rebalance_tasks.core.states import MoveState
 from rebalance_tasks.drivers.base import RESERVED
-from rebalance_tasks.store import batches
+from rebalance_tasks.store.batches import JournalRow
 from rebalance_tasks.store.moves import Attempt
 from rebalance_tasks.store.records import JournalEntry
 
@@ -166,7 +166,7 @@ def attempt(item: Item, cost_nano: Callable[[int], int]) -> Attempt:
     return Attempt(item.move, item.entry, egress, cost_nano(egress))
 
 
-def journal_row(item: Item) -> str | None:
+def journal_row(item: Item) -> JournalRow | None:
     """What the journal of its batch is to say of a staged copy; ``None`` when the item needs an entry of its own.
 
     A row is for a first attempt that went straight through: one part, as long as the source.
@@ -177,7 +177,7 @@ def journal_row(item: Item) -> str | None:
     part = copy.parts[0]
     if part.length != copy.source.size_bytes:
         return None
-    return batches.journal_row(item.move.index, copy.source, staged, digest=part.digest, verified=copy.verified)
+    return JournalRow(item.move.index, part.digest, copy.verified, copy.source, staged)
 
 
 def staged_path(target: Driver, move_id: str) -> Path | None:

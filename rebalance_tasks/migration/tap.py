@@ -29,7 +29,7 @@ class Tap:
         #: leased, and when the last of it was
         self._tokens = 0
         self._leased_at: float | None = None
-        if clock() - bucket.free_at <= RATE_EVERY_S:
+        if self.is_free(clock()):
             # Another slice of this process has been told a moment ago.
             self._leased_at = bucket.free_at
 
@@ -40,6 +40,10 @@ class Tap:
             # What is in force is known with the first lease; a chunk of another rate's size might have to wait for ever.
             self._lease()
         return self._bucket.lease_bytes
+
+    def is_free(self, now: float) -> bool:
+        """Whether nothing limits it, as the bucket has said a moment before ``now`` (monotonic seconds)."""
+        return now - self._bucket.free_at <= RATE_EVERY_S
 
     def spend(self, size: int, *, wait: Callable[[float], None]) -> bool:
         """Spend so much of what is leased; lease more until it is enough.

@@ -39,7 +39,7 @@ class Stretch:
     """
 
     first: int
-    keys: Sequence[tuple[str, int]]
+    keys: list[tuple[str, int]]
 
 
 @dataclass(frozen=True, slots=True)

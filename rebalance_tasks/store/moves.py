@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Any, Final, cast
 
 from rebalance_tasks.core.errors import StaleLease
 from rebalance_tasks.core.states import MoveState
-from rebalance_tasks.store.batches import JOURNAL_FIELD, pack_journal, ranges_of, version_row
+from rebalance_tasks.store.batches import JOURNAL_FIELD, pack_journal, pack_versions, ranges_of
 from rebalance_tasks.store.records import Freed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
+    from rebalance_tasks.store.batches import JournalRow
     from rebalance_tasks.store.connection import Call, Connection, Value
     from rebalance_tasks.store.keys import FleetKeys, JobKeys
     from rebalance_tasks.store.leases import Lease
@@ -174,12 +175,12 @@ class MoveStore:
             raise self._stale()
         return [code.decode() for code in codes]
 
-    def write_journal(self, entries: Mapping[int, JournalEntry], rows: Sequence[str] = ()) -> None:
+    def write_journal(self, entries: Mapping[int, JournalEntry], rows: Sequence[JournalRow] = ()) -> None:
         """Keep the progress of moves in flight.
 
         Args:
             entries: by index; they win over what the batch's journal says.
-            rows: of the batch begun last, which has one journal: a `batches.journal_row` for each copy that is staged.
+            rows: of the batch begun last, which has one journal: one for each copy that is staged.
 
         Raises:
             StaleLease: another runner has taken over.
@@ -283,7 +284,7 @@ class MoveStore:
         self, together: Sequence[Settlement], each: Sequence[Settlement], purge_delay_ms: int
     ) -> list[Value]:
         lease = self._lease
-        rows = [version_row(item.trash.version) for item in together if isinstance(item.trash, Freed)]
+        versions = [item.trash.version for item in together if isinstance(item.trash, Freed)]
         args: list[Value] = [
             lease.epoch,
             self._name,
@@ -294,7 +295,7 @@ class MoveStore:
             lease.first + lease.size - 1,
             ranges_of([item.move.index for item in together]),
             sum([item.move.size_bytes for item in together]),
-            f"[{','.join(rows)}]",
+            pack_versions(versions),
         ]
         for item in each:
             move = item.move

@@ -9,14 +9,22 @@ from typing import TYPE_CHECKING, Final, cast
 
 from pydantic import ValidationError
 
-from rebalance_tasks.core.errors import PlanNotFound, StaleLease
+from rebalance_tasks.core.errors import InvalidArgument, PlanNotFound, StaleLease
 from rebalance_tasks.core.models import RebalancePlan
-from rebalance_tasks.store.records import pack_moves, unpack_moves
+from rebalance_tasks.lazily import module
 from rebalance_tasks.store.versions import STAMP, VERSIONS, require_known, upgraded
 
 if TYPE_CHECKING:
+    from rebalance_tasks.core import move_columns
+    from rebalance_tasks.core.move_columns import MoveColumns
+    from rebalance_tasks.store import packed_moves
     from rebalance_tasks.store.connection import Connection
     from rebalance_tasks.store.keys import FleetKeys
+else:
+    # Loaded when first used: who asks for a job's status waits for neither Arrow nor NumPy.
+    move_columns, packed_moves = map(
+        module, ("rebalance_tasks.core.move_columns", "rebalance_tasks.store.packed_moves")
+    )
 
 #: A plan is worth looking at for a week; it is re-verified before it runs.
 PLAN_TTL: Final = timedelta(days=7)
@@ -30,8 +38,8 @@ class PlanStore:
         self._redis = connection
         self._keys = keys
 
-    def save(self, plan: RebalancePlan, *, fence: int | None) -> None:
-        """Keep a plan.
+    def save(self, plan: RebalancePlan, *, fence: int | None) -> MoveColumns:
+        """Keep a plan; return its moves as they are kept.
 
         Args:
             plan: whose ``plan_id`` names it; saving it again replaces it.
@@ -39,37 +47,43 @@ class PlanStore:
 
         Raises:
             StaleLease: another check has taken over.
+            InvalidArgument, InvalidInventory: a move holds what cannot be kept.
         """
         meta = json.dumps({STAMP: VERSIONS["plan"], **plan.model_dump(mode="json", exclude={"moves"})})
+        moves = move_columns.MoveColumns.of(plan.moves)
         args: list[str | bytes | int | float] = [
             "" if fence is None else fence,
             plan.plan_id,
             int(PLAN_TTL.total_seconds() * 1000),
             meta,
-            *pack_moves(plan.moves),
+            *packed_moves.pack_moves(moves),
         ]
         keys = [self._keys.plan(plan.plan_id), self._keys.plans, self._keys.check_lock]
         if self._redis.run("plan_save", keys, args) == b"stale":
             msg = f"plan {plan.plan_id} was not saved: another check has taken over; run `rebalance check` again"
             raise StaleLease(msg)
+        return moves
 
     def load(self, plan_id: str) -> RebalancePlan:
         """Read a plan back. Raises: NewerVersion; PlanNotFound (also when what is stored is no plan)."""
+        plan, moves = self.load_columns(plan_id)
+        return plan.model_copy(update={"moves": moves.to_moves()})
+
+    def load_columns(self, plan_id: str) -> tuple[RebalancePlan, MoveColumns]:
+        """Read a plan without moves, and its moves as columns. Raises: as `load`."""
         raw = self._redis.hgetall(self._keys.plan(plan_id))
         if "meta" not in raw:
             raise PlanNotFound(plan_id)
         try:
             meta = json.loads(raw["meta"])
             # Before the moves are looked at: a newer form may pack them in another way.
-            current = require_known("plan", meta.get(STAMP)) == VERSIONS["plan"]
+            form = require_known("plan", meta.get(STAMP))
             chunks = [raw[f"moves:{n}"] for n in range(int(raw["chunks"]))]
-            moves = (
-                unpack_moves(chunks) if current else [m for chunk in chunks for m in json.loads(zlib.decompress(chunk))]
-            )
-            plan = upgraded("plan", {**meta, "moves": moves})
+            moves = packed_moves.unpack(chunks, form=form)
+            plan = upgraded("plan", meta)
             del plan[STAMP]
-            return RebalancePlan.model_validate(plan)
-        except (KeyError, ValueError, AttributeError, ValidationError, zlib.error) as exc:
+            return RebalancePlan.model_validate(plan), moves
+        except (KeyError, ValueError, AttributeError, ValidationError, InvalidArgument, zlib.error) as exc:
             raise PlanNotFound(plan_id) from exc
 
     def exists(self, plan_id: str) -> bool:

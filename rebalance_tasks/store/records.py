@@ -13,20 +13,16 @@ from pydantic import AwareDatetime, Field, NonNegativeInt, TypeAdapter, model_se
 
 from rebalance_tasks.core.fingerprint import Fingerprint
 from rebalance_tasks.core.ids import MoveId
-from rebalance_tasks.core.models import LATER, Frozen, Identifier, KeyText, RebalanceMove
+from rebalance_tasks.core.models import LATER, Frozen, Identifier, KeyText
 from rebalance_tasks.core.states import MoveState
 from rebalance_tasks.store.versions import STAMP, require_known, upgraded
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
-
-#: Moves per compressed chunk: small enough to load for one slice, large enough to compress well (~20 bytes a move).
-CHUNK_MOVES: Final = 500
+    from collections.abc import Mapping
 
 #: How hard zlib tries: the default takes more than twice the time and saves an eighth of the room.
 PACKING: Final = 1
 
-_MOVES: Final = TypeAdapter(tuple[RebalanceMove, ...], config=LATER)
 _KEYS: Final = TypeAdapter(list[tuple[str, NonNegativeInt]], config=LATER)
 
 
@@ -231,22 +227,9 @@ class CheckRecord(Stamped):
     forced: bool = False
 
 
-def pack_moves(moves: Sequence[RebalanceMove]) -> list[bytes]:
-    """Pack moves into compressed chunks of `CHUNK_MOVES`."""
-    return [
-        zlib.compress(_MOVES.dump_json(tuple(moves[start : start + CHUNK_MOVES])), level=PACKING)
-        for start in range(0, len(moves), CHUNK_MOVES)
-    ]
-
-
-def unpack_moves(chunks: Iterable[bytes]) -> tuple[RebalanceMove, ...]:
-    """Read what `pack_moves` wrote."""
-    return tuple(move for chunk in chunks for move in _MOVES.validate_json(zlib.decompress(chunk)))
-
-
-def pack_keys(first: int, moves: Sequence[tuple[str, int]]) -> bytes:
+def pack_keys(first: int, moves: list[tuple[str, int]]) -> bytes:
     """Pack a stretch's (key, size) pairs, all that a slice needs of a move; ``"<first> <count>"`` stands before them."""
-    packed = zlib.compress(json.dumps(moves, separators=(",", ":")).encode(), level=PACKING)
+    packed = zlib.compress(_KEYS.dump_json(moves), level=PACKING)
     return f"{first} {len(moves)}\n".encode() + packed
 
 

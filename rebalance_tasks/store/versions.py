@@ -24,7 +24,7 @@ Upgrade: TypeAlias = "Callable[[Mapping[str, Any]], Mapping[str, Any]]"
 STAMP: Final = "v"
 #: Kind of record -> the form this release writes.
 VERSIONS: Final[Mapping[str, int]] = {
-    "plan": 2,
+    "plan": 3,
     "job": 1,
     "trash": 1,
     "batch": 1,
@@ -35,8 +35,8 @@ VERSIONS: Final[Mapping[str, int]] = {
 #: Kind of record -> form -> how to take that form to the next.
 UPGRADES: Final[Mapping[str, Mapping[int, Upgrade]]] = {
     **{kind: {} for kind in VERSIONS},
-    # Form 2 says in `cannot` why a target is out of reach.
-    "plan": {1: lambda record: {**record, "cannot": []}},
+    # Form 2 says in `cannot` why a target is out of reach; form 3 packs the moves as columns (`packed_moves`), the rest is the same.
+    "plan": {1: lambda record: {**record, "cannot": []}, 2: dict},
 }
 
 

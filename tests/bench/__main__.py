@@ -21,6 +21,7 @@ BENCHES: Final = {
     "retention": "bench_retention",
     "survey": "bench_survey",
     "store": "bench_store",
+    "start": "bench_start",
     "copy": "bench_copy",
     "durable": "bench_durable",
     "stores": "bench_stores",

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from rebalance_tasks.core.errors import RebalanceError
-from rebalance_tasks.core.models import RebalancePlan
+from rebalance_tasks.core.models import RebalanceMove, RebalancePlan
 from rebalance_tasks.migration.slice import SliceOutcome
 from rebalance_tasks.store.connection import Connection, connect
 from rebalance_tasks.store.keys import FleetKeys
@@ -46,12 +47,27 @@ def put(plans: PlanStore, sample: Mapping[str, Any]) -> None:
 
 
 # -- stored samples ---------------------------------------------------------------------------------------------------
-@pytest.mark.parametrize("sample", [stored.PLAN_1, stored.PLAN_1_STAMPED], ids=["unstamped", "stamped"])
-def test_a_plan_of_form_1_is_read(plans: PlanStore, sample: Mapping[str, Any]) -> None:
+@pytest.mark.parametrize(
+    "sample",
+    [stored.PLAN_1, stored.PLAN_1_STAMPED, stored.PLAN_2, stored.PLAN_3],
+    ids=["1, unstamped", "1", "2", "3"],
+)
+def test_a_plan_of_any_form_is_read(plans: PlanStore, sample: Mapping[str, Any]) -> None:
     put(plans, sample)
     plan = plans.load("plan-1")
     assert (plan.plan_id, plan.epoch, plan.not_moved) == ("plan-1", 3, {"balanced": 4})
-    assert [(move.object_key, str(move.cost)) for move in plan.moves] == [("photos/cat.jpg", "0.02")]
+    assert plan.moves == (
+        RebalanceMove(
+            object_key="photos/cat.jpg",
+            source_node="disk1",
+            target_node="disk2",
+            size_bytes=1000,
+            priority=5,
+            gravity=0.1,
+            cost=Decimal("0.02"),
+            reason="levels disk1",
+        ),
+    )
 
 
 def test_a_plan_is_stored_with_its_stamp_and_comes_back_the_same(plans: PlanStore) -> None:

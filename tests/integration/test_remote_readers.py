@@ -8,6 +8,7 @@ import fsspec
 import pytest
 
 from rebalance_tasks import Rebalancer
+from rebalance_tasks.core.errors import SourceChanged
 from rebalance_tasks.drivers.local import LocalDriver
 from rebalance_tasks.drivers.opened import Drivers
 from rebalance_tasks.drivers.sftp import SftpDriver
@@ -59,6 +60,16 @@ def test_what_another_node_has_at_the_path_here_is_not_taken_for_it(fleet: Fleet
     drivers = Drivers(load_settings())
     assert isinstance(drivers.reached("b"), SftpDriver)
     assert isinstance(drivers.reached("a"), LocalDriver)
+
+
+def test_bytes_of_what_replaced_an_object_are_not_taken_for_its_own(fleet: Fleet, tmp_path: Path) -> None:
+    """Found by the crowd: SFTP opens by path again for each window, and an object replaced in between was read as a mixture."""
+    path, aside = tmp_path / "h2" / "b" / "o" / "there", tmp_path / "h2" / "aside"
+    with Drivers(load_settings()).reached("b").open_source("o/there") as source:
+        aside.write_bytes(b"something much longer")
+        aside.rename(path)
+        with pytest.raises(SourceChanged, match="replaced"):
+            source.readinto(memoryview(bytearray(100)))
 
 
 def test_a_host_that_has_the_disk_goes_there_itself(fleet: Fleet, tmp_path: Path) -> None:

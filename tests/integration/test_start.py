@@ -21,7 +21,8 @@ from rebalance_tasks import (
     RebalanceStatus,
 )
 from rebalance_tasks.control.sweep import run_sweep
-from rebalance_tasks.store.records import pack_moves
+from rebalance_tasks.core.move_columns import MoveColumns
+from rebalance_tasks.store.packed_moves import pack_moves
 from tests.support.arena import Arena, arena_of, assert_counts_add_up, context_of, objects, rebalancer_of
 
 if TYPE_CHECKING:
@@ -286,7 +287,9 @@ def test_a_tampered_plan_does_no_harm(arena: Arena) -> None:
         good,
         good,
     ]
-    arena.context.connection.hset(arena.context.keys.plan(plan.plan_id), {"moves:0": pack_moves(moves)[0]})
+    arena.context.connection.hset(
+        arena.context.keys.plan(plan.plan_id), {"moves:0": pack_moves(MoveColumns.of(moves))[0]}
+    )
     before = outside.stat()
     job = arena.wait(arena.rebalancer.start(plan.plan_id).job_id)
     assert (job.status, job.completed_moves, job.total_moves) == (RebalanceStatus.COMPLETED, 1, len(moves))
@@ -307,6 +310,12 @@ def test_a_tampered_plan_does_no_harm(arena: Arena) -> None:
     arena.assert_whole()
 
 
+def in_columns(*, sizes: str = "[1]", source: str = '[["a"],[]]') -> bytes:
+    """A chunk of one move."""
+    rest = '[["b"],[]],[[0],[]],[[0],[]],[["0"],[]],[[""],[]]'
+    return zlib.compress(f'[["k"],{sizes},{source},{rest}]'.encode())
+
+
 @pytest.mark.parametrize(
     "broken",
     [
@@ -315,6 +324,11 @@ def test_a_tampered_plan_does_no_harm(arena: Arena) -> None:
         {"moves:0": b"not compressed"},
         {"moves:0": zlib.compress(b"[1, 2]")},
         {"moves:0": zlib.compress(json.dumps([{"object_key": "k", "source_node": "../x"}]).encode())},
+        {"moves:0": in_columns(sizes="[1,2]")},
+        {"moves:0": in_columns(source='[["a"],[1]]')},
+        {"moves:0": in_columns(source='[["a"],[0,0]]')},
+        {"moves:0": in_columns(source="[[],[]]")},
+        {"moves:0": in_columns(sizes="[9223372036854775807]")},
         {"chunks": "7"},
         {"chunks": "many"},
     ],

@@ -12,7 +12,7 @@ from rebalance_tasks.core.ids import MoveId
 from rebalance_tasks.core.states import MoveState
 from rebalance_tasks.store.abandon import abandon
 from rebalance_tasks.store.attempts import AttemptStore
-from rebalance_tasks.store.batches import journal_row
+from rebalance_tasks.store.batches import JournalRow
 from rebalance_tasks.store.locations import LocationStore, MovedObject
 from rebalance_tasks.store.moves import FREE_PENDING, Budgets, Settlement
 from rebalance_tasks.store.records import Freed, JournalEntry
@@ -72,7 +72,7 @@ def test_a_batch_that_goes_the_common_way_leaves_one_value_for_each_thing_that_i
     redis, keys = stores.connection.client, stores.keys
     store, moves = taken(stores)
     assert begin(store, moves, fresh=True) == ["ok"] * 6
-    store.write_journal({}, [journal_row(move.index, COPY, COPY, digest="d", verified=1) for move in moves])
+    store.write_journal({}, [JournalRow(move.index, "d", 1, COPY, COPY) for move in moves])
     assert redis.exists(keys.job("j1").journal) == 0
     flip(store, moves)
     assert (redis.hlen(keys.frees), redis.hlen(keys.frees_batches), redis.zcard(keys.moved)) == (0, 1, 1)
@@ -111,7 +111,7 @@ def test_a_stale_runner_s_batch_is_refused_and_changes_nothing(stores: Stores) -
     before = stores.dump()
     for write in (
         lambda: begin(store, moves[4:], fresh=True),
-        lambda: store.write_journal({}, ["[]"]),
+        lambda: store.write_journal({}, [JournalRow(0, "d", 1, COPY, COPY)]),
         lambda: flip(store, moves),
         lambda: store.settle(freed(moves[:4]), purge_delay_ms=0),
     ):
@@ -124,7 +124,7 @@ def test_a_stale_runner_s_batch_is_refused_and_changes_nothing(stores: Stores) -
 def test_a_successor_reads_a_batch_s_journal_and_what_stands_by_itself_wins(stores: Stores) -> None:
     store, moves = taken(stores)
     begin(store, moves[:4], fresh=True)
-    rows = [journal_row(move.index, COPY, COPY, digest="d", verified=1) for move in moves[:2]]
+    rows = [JournalRow(move.index, "d", 1, COPY, COPY) for move in moves[:2]]
     own = JournalEntry(tries=2)
     store.write_journal({1: own}, rows)
     stores.expire_lease("j1", "g0")
@@ -139,7 +139,7 @@ def test_attempts_of_a_batch_are_closed_one_by_one(stores: Stores) -> None:
     lease, store = stores.lease("j1", "g0")
     moves = [move for move, _ in lease.moves]
     begin(store, moves[:4], fresh=True)
-    store.write_journal({}, [journal_row(0, COPY, COPY, digest="d", verified=1)])
+    store.write_journal({}, [JournalRow(0, "d", 1, COPY, COPY)])
     store.write_journal({1: JournalEntry(tries=1)})
     attempts = AttemptStore(stores.connection, stores.keys, job_id="j1", lease=lease)
     assert attempts.close({0: 0, 1: 0, 2: 1, 5: 0}) == 2

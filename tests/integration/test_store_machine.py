@@ -26,7 +26,7 @@ from hypothesis.stateful import (
 from rebalance_tasks.core.errors import JobActive, StaleLease
 from rebalance_tasks.core.fingerprint import Fingerprint
 from rebalance_tasks.core.states import MOVE_TRANSITIONS, TERMINAL, TRANSITIONS, MoveState, RebalanceStatus
-from rebalance_tasks.store.batches import journal_row
+from rebalance_tasks.store.batches import JournalRow
 from rebalance_tasks.store.locations import LocationStore
 from rebalance_tasks.store.moves import FREE_PENDING, Settlement
 from rebalance_tasks.store.records import Freed, JournalEntry
@@ -375,7 +375,7 @@ class JobStoreMachine(RuleBasedStateMachine):
         assert runner.store.one_journal == (fresh and len(chosen) > 1)
         staged = [move for move in chosen if data.draw(st.booleans())]
         if runner.store.one_journal:
-            rows = [journal_row(move.index, COPY, COPY, digest="d", verified=1) for move in staged]
+            rows = [JournalRow(move.index, "d", 1, COPY, COPY) for move in staged]
             runner.store.write_journal({}, rows)
         else:
             runner.store.write_journal({move.index: JournalEntry(open=True, staged=COPY) for move in staged})

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 SCALE: Final = 1000.0
 #: Nodes of the search tree after which nobody knows.
 MOST_NODES: Final = 3_000
+#: As many for whoever asks again.
+DEEP: Final = 30_000
 INF: Final = float(highspy.kHighsInf)
 
 
@@ -76,7 +78,7 @@ def small_fleet(seed: int) -> Small:
 class Best:
     """The best any plan of whole objects could do on a small fleet."""
 
-    def __init__(self, fleet: Small, max_utilisation: str = "0.95") -> None:
+    def __init__(self, fleet: Small, max_utilisation: str = "0.95", most_nodes: int = MOST_NODES) -> None:
         unit = self._unit = sum(fleet.capacity) / len(fleet.capacity) / SCALE
         used = fleet.used
         room = [max(0, int(Fraction(max_utilisation) * c) - u) for c, u in zip(fleet.capacity, used, strict=True)]
@@ -88,7 +90,7 @@ class Best:
         ]
         solver = self._solver = highspy.Highs()  # type: ignore[no-untyped-call]
         solver.silent()
-        for name, value in (("threads", 1), ("mip_max_nodes", MOST_NODES)):
+        for name, value in (("threads", 1), ("mip_max_nodes", most_nodes)):
             solver.setOptionValue(name, value)
         for _ in self._ways:
             solver.addVar(0, 1)
@@ -132,13 +134,15 @@ class Best:
         self._solver.addRow(lower, upper, len(columns), columns, np.array(list(entries.values()), np.float64))
 
 
-def beaten_by(fleet: Small, plan: RebalancePlan, goal: float, margin: float = 0.02) -> str | None:
+def beaten_by(
+    fleet: Small, plan: RebalancePlan, goal: float, margin: float = 0.02, most_nodes: int = MOST_NODES
+) -> str | None:
     """Say in what some plan is better by a margin: ``spread``, or ``bytes`` at no wider a spread; empty when none is.
 
     Returns:
         None when the search was cut off before it could tell.
     """
-    best = Best(fleet)
+    best = Best(fleet, most_nodes=most_nodes)
     found: list[bool | None] = [False]
     if plan.imbalance_after > goal * (1 + margin):
         found.append(better := best.reaches(max(goal, plan.imbalance_after / (1 + margin))))

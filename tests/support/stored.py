@@ -39,6 +39,16 @@ PLAN_1: Final = {
     "moves:0": zlib.compress(json.dumps(_MOVES).encode()),
 }
 PLAN_1_STAMPED: Final = {**PLAN_1, "meta": json.dumps({"v": 1, **_META})}
+#: Form 2, with ``cannot`` and ``undo_of``.
+PLAN_2: Final = {**PLAN_1, "meta": json.dumps({"v": 2, **_META, "cannot": [], "undo_of": ""})}
+#: Form 3: moves as columns.
+PLAN_3: Final = {
+    **PLAN_2,
+    "meta": json.dumps({"v": 3, **_META, "cannot": [], "undo_of": ""}),
+    "moves:0": zlib.compress(
+        b'[["photos/cat.jpg"],[1000],[["disk1"],[]],[["disk2"],[]],[[5],[]],[[0.1],[]],[["0.02"],[]],[["levels disk1"],[]]]'
+    ),
+}
 
 _FINGERPRINT: Final = '{"size_bytes": 1000, "mtime_ns": 1, "inode": 3, "device": 2, "etag": ""}'
 #: Form 1 of the records that stand alone, without and with a stamp.

@@ -12,12 +12,12 @@ from pydantic import ValidationError
 from rebalance_tasks.core.fingerprint import Fingerprint
 from rebalance_tasks.store.batches import (
     BatchRecord,
+    JournalRow,
     indices_of,
-    journal_row,
     pack_journal,
+    pack_versions,
     ranges_of,
     unpack_journal,
-    version_row,
 )
 from rebalance_tasks.store.records import JournalEntry, Part, pack_keys
 from rebalance_tasks.store.versions import NewerVersion
@@ -52,7 +52,7 @@ def test_a_batch_s_journal_says_of_each_move_what_an_entry_of_its_own_would(
         entry = JournalEntry(open=True, booked=100 + index)
         if copy is not None:
             source, staged, digest, verified = copy
-            rows.append(journal_row(index, source, staged, digest=digest, verified=verified))
+            rows.append(JournalRow(index, digest, verified, source, staged))
             parts = (Part(source.size_bytes, digest),)
             entry = JournalEntry(
                 open=True, booked=100 + index, source=source, parts=parts, verified=verified, staged=staged
@@ -75,8 +75,8 @@ def test_a_record_names_the_moves_of_its_ranges(keys: list[str], first: int, dat
 def kept(keys: list[tuple[str, int]], first: int, places: list[int], versions: list[Fingerprint]) -> bytes:
     """What ``lua/with/batches.lua`` keeps."""
     ranges = ranges_of([first + place for place in places])
-    rows = f"[{','.join(map(version_row, versions))}]" if versions else ""
-    return f"1 disk1 {ranges}\n{rows}\n".encode() + pack_keys(first, keys)
+    rows = pack_versions(versions) if versions else b""
+    return f"1 disk1 {ranges}\n".encode() + rows + b"\n" + pack_keys(first, keys)
 
 
 @pytest.mark.parametrize("places", [[1, 2], [-1], [5]])

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rebalance_tasks.core.candidates import thinned
+from rebalance_tasks.core.candidates import could_leave, thinned
 from rebalance_tasks.core.inventory import Inventory, Unlisted
 from rebalance_tasks.core.models import NodeDescriptor, RebalancePlan
 from rebalance_tasks.core.options import RebalancerOptions
@@ -131,3 +131,29 @@ def test_the_largest_and_the_least_held_are_among_those_kept() -> None:
     kept, _ = thinned(node, part, most=40, options=options, now=NOW)
     largest = np.argsort(-everything.size_bytes)[:10]
     assert {everything.key(int(row)) for row in largest} <= set(kept.keys.to_pylist())
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    seed=st.integers(0, 10**6),
+    moves=st.integers(0, 60),
+    egress=st.integers(1, 10**7),
+    taken=st.lists(st.integers(0, 10**6), max_size=60),
+)
+def test_whatever_leaves_a_node_within_the_budgets_as_many_kept_objects_hold_as_many_bytes(
+    seed: int, moves: int, egress: int, taken: list[int]
+) -> None:
+    """So the best that cut-up objects could do is the same for candidates as for everything."""
+    [node, *_], [part, *_] = fleet_of(seed, nodes=2, objects=400)
+    options = RebalancerOptions(max_moves_per_cycle=moves, max_egress_bytes_per_cycle=egress)
+    everything, _ = thinned(node, part, most=10**6, options=options, now=NOW)
+    kept, _ = thinned(
+        node, part, most=max(1, 2 * len(could_leave(everything.size_bytes, options))), options=options, now=NOW
+    )
+    sizes = everything.size_bytes
+    leaves: list[int] = []
+    for at in dict.fromkeys(number % len(sizes) for number in taken) if len(sizes) else ():
+        if len(leaves) < moves and sum(leaves) + int(sizes[at]) <= egress:
+            leaves.append(int(sizes[at]))
+    allowed = kept.size_bytes[kept.size_bytes <= egress]
+    assert min(egress, int(np.sort(allowed)[::-1][: len(leaves)].sum())) >= sum(leaves)

@@ -740,6 +740,16 @@ def test_help_and_version_load_no_celery_redis_or_pyarrow() -> None:
         assert "rebalance" in done.stdout
 
 
+def test_a_client_that_only_asks_redis_loads_no_celery_pyarrow_or_numpy() -> None:
+    script = (
+        "import sys; from rebalance_tasks.client import Rebalancer; from rebalance_tasks.settings import Settings;"
+        "Rebalancer(Settings(redis_url='redis://127.0.0.1:1/0'))._state;"
+        "heavy = {'celery', 'pyarrow', 'numpy'} & set(sys.modules); sys.exit(f'{heavy}' if heavy else 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
 # -- when something went wrong ----------------------------------------------------------------------------------------
 
 

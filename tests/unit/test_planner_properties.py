@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from rebalance_tasks.core.imbalance import least_bytes
 from rebalance_tasks.core.inventory import Inventory
 from rebalance_tasks.core.models import NodeDescriptor, NodeState, RebalancePlan, StorageClass
+from rebalance_tasks.core.move_columns import MoveColumns
 from rebalance_tasks.core.options import RebalancerOptions
 from rebalance_tasks.core.planner import plan_rebalance
 from rebalance_tasks.core.planner_fill import take_in_order
@@ -128,7 +129,7 @@ def test_every_plan_passes_the_independent_check_and_repeats(
 
     made = plan()
     verify_plan(made, nodes, inventory, options, prices=prices, reserved_bytes=reserved, excluded_keys=excluded)
-    assert broken_moves(made, nodes, inventory, options, now=now) == {}
+    assert broken_moves(made, MoveColumns.of(made.moves), nodes, inventory, options, now=now).words == []
     assert made == plan()
     assert RebalancePlan.model_validate_json(made.model_dump_json()) == made
     if not any(node.state is NodeState.DRAINING for node in nodes):
@@ -204,7 +205,8 @@ def test_taking_in_order_is_first_fit(sizes: list[int], quota: int, most: int) -
     assert take_in_order(np.array(sizes, np.int64), quota, most).tolist() == expected
 
 
-@pytest.mark.parametrize("seed", [1, 3, 9, 14, 16, 24, 30, 35, 44])
+# The last two have six and eight nodes and a target out of reach: one search over all of them moves several parts in a hundred more.
+@pytest.mark.parametrize("seed", [1, 3, 9, 14, 16, 24, 30, 35, 44, 541, 90, 461])
 def test_no_plan_of_a_small_fleet_is_better_by_two_parts_in_a_hundred(seed: int) -> None:
     """`make bench` tries a thousand of them."""
     fleet = small_fleet(seed)

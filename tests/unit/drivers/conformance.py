@@ -13,10 +13,18 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from rebalance_tasks.core.errors import InvalidArgument, InvalidKey, NodeMissing, SourceVanished, TargetExists
+from rebalance_tasks.core.errors import (
+    InvalidArgument,
+    InvalidKey,
+    NodeMissing,
+    RebalanceError,
+    SourceVanished,
+    TargetExists,
+)
 from rebalance_tasks.core.ids import MoveId
 from rebalance_tasks.core.keys import validate_key
 from rebalance_tasks.drivers.base import Fingerprint, FreeOutcome, ObjectMetadata
+from rebalance_tasks.drivers.looks import UNSEEN, look_at
 
 if TYPE_CHECKING:
     from rebalance_tasks.drivers.base import Driver, SourceHandle
@@ -113,6 +121,15 @@ class Harness(Protocol):
 def read_all(driver: Driver, key: str, *, chunk: int = 1 << 16) -> bytes:
     with driver.open_source(key) as source:
         return _drain(source, chunk)
+
+
+def _seen(driver: Driver, key: str) -> tuple[str, int, int]:
+    """What a look at one object says: cause of an error, size, time of change."""
+    try:
+        found = driver.stat(key)
+    except RebalanceError as exc:
+        return exc.cause, UNSEEN, 0
+    return ("", UNSEEN, 0) if found is None else ("", found.size_bytes, found.mtime_ns)
 
 
 def _drain(source: SourceHandle, chunk: int = 1 << 16) -> bytes:
@@ -271,6 +288,17 @@ class DriverConformance:
             assert harness.driver.stat(key) is None
             with pytest.raises(SourceVanished):
                 harness.driver.open_source(key)
+
+    def test_a_look_at_many_objects_sees_what_a_look_at_each_sees(self, harness: Harness) -> None:
+        there = ["top", "f/one", "f/two", "f/g/deep", "f/empty"]
+        for number, key in enumerate(there):
+            harness.put(key, b"x" * number)
+        keys = [*there, "f", "f/three", "nowhere/at/all", "top/below", "f/" + "n" * 300]
+        sizes, times, why = look_at(harness.driver, keys)
+        seen = [
+            (why.get(place, ""), *pair) for place, pair in enumerate(zip(sizes.tolist(), times.tolist(), strict=True))
+        ]
+        assert seen == [_seen(harness.driver, key) for key in keys]
 
     def test_a_new_version_has_another_fingerprint(self, harness: Harness) -> None:
         harness.put("k", b"one")

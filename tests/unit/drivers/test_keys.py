@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from rebalance_tasks.core.errors import InvalidKey
+from rebalance_tasks.core.key_columns import are_valid
 from rebalance_tasks.core.keys import MAX_KEY_BYTES, validate_key
 from rebalance_tasks.drivers.local_errors import validate_local_key
 from tests.unit.drivers.conformance import ODD_KEYS, REFUSED_KEYS
@@ -63,3 +65,25 @@ def test_paths_built_of_dangerous_parts_are_accepted_only_when_harmless(key: str
     else:
         with pytest.raises(InvalidKey):
             validate_key(key)
+
+
+def is_valid(key: str) -> bool:
+    try:
+        validate_key(key)
+    except InvalidKey:
+        return False
+    return True
+
+
+@given(
+    st.lists(
+        st.one_of(
+            st.sampled_from([key for key in [*ODD_KEYS, *REFUSED_KEYS] if key != "lone\udcff"]),
+            st.text(st.characters(exclude_categories=["Cs"]), max_size=12),
+            st.text("./ar\0\n\u200dé", max_size=8),
+        ),
+        max_size=12,
+    )
+)
+def test_many_keys_at_once_are_judged_as_each_by_itself(keys: list[str]) -> None:
+    assert are_valid(pa.array(keys, pa.large_string())).tolist() == [is_valid(key) for key in keys]
