@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
-from rebalance_tasks.control.catalogue import Catalogue
 from rebalance_tasks.core.errors import UnknownNode
 from rebalance_tasks.lazily import module
 from rebalance_tasks.store.connection import Connection, connect
@@ -24,6 +23,7 @@ from rebalance_tasks.store.progress import ProgressStore
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
+    from rebalance_tasks.control import catalogue as host_catalogue
     from rebalance_tasks.core.models import NodeDescriptor
     from rebalance_tasks.drivers.base import Driver
     from rebalance_tasks.settings import Settings
@@ -38,6 +38,7 @@ else:
     location_store, pace_store, snapshot_store, survey_store, trash_store = (
         module(f"rebalance_tasks.store.{name}") for name in ("locations", "pace", "snapshots", "surveys", "trash")
     )
+    host_catalogue = module("rebalance_tasks.control.catalogue")
 
 
 class Messenger(Protocol):
@@ -176,7 +177,7 @@ class PlacesContext(StateContext):
     locations: location_store.LocationStore
     driver: Callable[[str], Driver]
     #: the host's, where Redis does not keep it
-    catalogue: Catalogue | None
+    catalogue: host_catalogue.Catalogue | None
 
     @classmethod
     def reaching(cls, settings: Settings, *, driver: Callable[[str], Driver]) -> Self:
@@ -186,7 +187,7 @@ class PlacesContext(StateContext):
             **stores,
             locations=location_store.LocationStore(stores["connection"], stores["keys"]),
             driver=driver,
-            catalogue=Catalogue.of(settings),
+            catalogue=host_catalogue.Catalogue.of(settings),
         )
 
 
@@ -207,7 +208,7 @@ class FleetContext(PlacesContext):
             locations=location_store.LocationStore(*place),
             trash=trash_store.TrashStore(*place),
             driver=driver,
-            catalogue=Catalogue.of(settings),
+            catalogue=host_catalogue.Catalogue.of(settings),
             messenger=messenger,
         )
 

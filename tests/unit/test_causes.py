@@ -33,8 +33,6 @@ NOT_OF_MOVES: Final = {
     "server_unavailable",
     "interrupted",
 }
-#: (column, least, sentence, word): how the verifier writes two of its rules down.
-WORDED_RULE: Final = 4
 #: Where the errors stand that a runner may note of a move (Redis away is no outcome: the runner stops).
 OF_RUNNERS: Final = ("core/errors.py", "migration/", "drivers/", "tasks.py", "control/")
 
@@ -71,14 +69,16 @@ def causes_of_settlements(tree: ast.Module) -> Iterator[str]:
 
 
 def causes_of_stale_plans(tree: ast.Module) -> Iterator[str]:
-    """What the verifier says of moves that broke a rule, and the look at their objects."""
+    """The words of the verifier's rules, and those of the look at the objects."""
+    words: list[ast.AST | None] = []
     for node in ast.walk(tree):
-        if isinstance(node, ast.Call) and ast.unparse(node.func) == "broken":
-            yield from (f"stale_plan_{word}" for word in filter(None, map(text, node.args[2:3])))
-        if isinstance(node, ast.Tuple) and len(node.elts) == WORDED_RULE:
-            yield from (f"stale_plan_{word}" for word in filter(None, map(text, node.elts[3:])))
-        if isinstance(node, ast.Call) and ast.unparse(node.func) == "dict.fromkeys":
-            yield from (f"stale_plan_{word}" for word in filter(None, map(text, node.args[1:2])))
+        if isinstance(node, ast.Call) and ast.unparse(node.func).rpartition(".")[2] in {"note", "_age"}:
+            words += node.args[2:][-1:]
+        if isinstance(node, ast.Return) and isinstance(node.value, ast.Tuple):
+            words += node.value.elts[1:]
+        if isinstance(node, ast.AnnAssign) and ast.unparse(node.annotation) == "Final":
+            words.append(node.value)
+    yield from (f"stale_plan_{word}" for word in filter(None, map(text, words)))
 
 
 def causes_in_the_code() -> set[str]:
@@ -87,7 +87,7 @@ def causes_in_the_code() -> set[str]:
         found |= set(causes_of_settlements(tree))
         if path.startswith(OF_RUNNERS):
             found |= set(causes_of_errors(tree))
-        if path in {"core/verify_rules.py", "control/recheck.py"}:
+        if path in {"core/verify_moves.py", "control/recheck.py"}:
             found |= set(causes_of_stale_plans(tree))
     return found - NOT_OF_MOVES
 
@@ -105,7 +105,7 @@ def causes_in_the_scripts() -> set[str]:
 
 def test_the_code_is_read_rightly() -> None:
     expected = {"target_exists", "worker_died", "unexpected_error", "budget_cost_day", "conflict", "free_pending"}
-    assert expected | {"cancelled", "stale_plan_source_gone", "stale_plan_node_state"} <= causes_in_the_code()
+    assert expected | {"cancelled", "stale_plan_source_gone", "stale_plan_node_state", "stale_plan_cooldown"} <= causes_in_the_code()
     assert causes_in_the_scripts() == {"cancelled"}
 
 
