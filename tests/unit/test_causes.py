@@ -105,7 +105,10 @@ def causes_in_the_scripts() -> set[str]:
 
 def test_the_code_is_read_rightly() -> None:
     expected = {"target_exists", "worker_died", "unexpected_error", "budget_cost_day", "conflict", "free_pending"}
-    assert expected | {"cancelled", "stale_plan_source_gone", "stale_plan_node_state", "stale_plan_cooldown"} <= causes_in_the_code()
+    assert (
+        expected | {"cancelled", "stale_plan_source_gone", "stale_plan_node_state", "stale_plan_cooldown"}
+        <= causes_in_the_code()
+    )
     assert causes_in_the_scripts() == {"cancelled"}
 
 
