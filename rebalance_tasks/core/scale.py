@@ -46,19 +46,19 @@ class Costs(Frozen):
         fixed_s: seconds by the clock between a start and its last status in which nothing is copied.
     """
 
-    object_s: Seconds = 92e-6
-    byte_s: Seconds = 1.25e-9
-    stretch_s: Seconds = 0.9e-3
-    group_s: Seconds = 5.5e-3
-    start_object_s: Seconds = 20e-6
-    start_job_s: Seconds = 0.0
-    control_group_s: Seconds = 0.0
-    redis_object_s: Seconds = 11e-6
+    object_s: Seconds = 9e-05
+    byte_s: Seconds = 1.19e-09
+    stretch_s: Seconds = 0.0
+    group_s: Seconds = 0.00556
+    start_object_s: Seconds = 2.12e-06
+    start_job_s: Seconds = 0.0228
+    control_group_s: Seconds = 0.00373
+    redis_object_s: Seconds = 5.84e-06
     redis_stretch_s: Seconds = 0.0
-    redis_group_s: Seconds = 2.4e-3
-    redis_job_s: Seconds = 0.0
+    redis_group_s: Seconds = 0.00121
+    redis_job_s: Seconds = 0.00453
     redis_object_bytes: Seconds = 220.0
-    fixed_s: Seconds = 0.5
+    fixed_s: Seconds = 0.0245
 
 
 class Work(Frozen):
