@@ -13,8 +13,6 @@ from collections import Counter
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
-import numpy as np
-
 from rebalance_tasks.core.errors import (
     ChecksumMismatch,
     InvalidArgument,
@@ -26,7 +24,7 @@ from rebalance_tasks.core.ids import MoveId, NodeId
 from rebalance_tasks.core.keys import MAX_KEY_BYTES, RESERVED, validate_key
 from rebalance_tasks.drivers.base import Fingerprint, FreeOutcome, Listing, NodeHealth
 from rebalance_tasks.drivers.bucket import BucketError, ConditionFailed, NotThere
-from rebalance_tasks.drivers.listing import reason_left_out
+from rebalance_tasks.drivers.listing import Columns, reason_left_out
 from rebalance_tasks.drivers.local_errors import validate_name
 from rebalance_tasks.drivers.local_listing import key_filter
 from rebalance_tasks.drivers.object_direct import End, copy_version, direct_bytes, same_version
@@ -171,25 +169,19 @@ class ObjectStoreDriver:
     def list_objects(self, *, require_identity: bool = True) -> Listing:
         """List every object. Raises: NodeMissing rather than list half of it."""
         self._verify(required=require_identity)
-        keys: list[str] = []
-        sizes: list[int] = []
-        times: list[int] = []
-        left_out: Counter[str] = Counter()
+        columns = Columns()
         skip = len(self._root)
         try:
             for page in self.bucket.pages(self._root):
                 for found in page:
                     key = found.name[skip:]
                     if reason := self._not_listed(key, found.storage_class):
-                        left_out[reason] += 1
-                        continue
-                    keys.append(key)
-                    sizes.append(found.size_bytes)
-                    times.append(found.modified_ns)
+                        columns.leave_out(reason)
+                    else:
+                        columns.add(key, found.size_bytes, found.modified_ns)
         except BucketError as exc:
             raise node_error(self.node_id, exc, "list objects") from exc
-        del left_out[RESERVED]
-        return Listing(keys, np.array(sizes, dtype=np.int64), np.array(times, dtype=np.int64), dict(left_out))
+        return columns.listing()
 
     def _not_listed(self, key: str, storage_class: str) -> str:
         """Why a name is no object of this node; empty when it is one."""

@@ -11,8 +11,6 @@ import threading
 from collections import Counter
 from typing import TYPE_CHECKING, Final
 
-import numpy as np
-
 from rebalance_tasks.core.errors import (
     ChecksumMismatch,
     InvalidArgument,
@@ -23,7 +21,7 @@ from rebalance_tasks.core.errors import (
 from rebalance_tasks.core.ids import MoveId, NodeId
 from rebalance_tasks.core.keys import RESERVED
 from rebalance_tasks.drivers.base import Fingerprint, FreeOutcome, Listing, NodeHealth
-from rebalance_tasks.drivers.listing import reason_left_out
+from rebalance_tasks.drivers.listing import Columns, reason_left_out
 from rebalance_tasks.drivers.local_errors import is_name, validate_local_key, validate_name
 from rebalance_tasks.drivers.local_listing import key_filter
 from rebalance_tasks.drivers.object_hold import ObjectHold
@@ -127,20 +125,14 @@ class TreeDriver:
     def list_objects(self, *, require_identity: bool = True) -> Listing:
         """List every object. Raises: NodeMissing rather than list half of it."""
         self._verify(required=require_identity)
-        keys: list[str] = []
-        sizes: list[int] = []
-        times: list[int] = []
-        left_out: Counter[str] = Counter()
+        columns = Columns()
         with self._on_node("list objects"):
             for key, found in self._tree.walk():
                 if reason := self._not_listed(key) or ("" if found.kind is Kind.FILE else found.kind.value):
-                    left_out[reason] += 1
-                    continue
-                keys.append(key)
-                sizes.append(found.fingerprint.size_bytes)
-                times.append(found.fingerprint.mtime_ns)
-        del left_out[RESERVED]
-        return Listing(keys, np.array(sizes, dtype=np.int64), np.array(times, dtype=np.int64), dict(left_out))
+                    columns.leave_out(reason)
+                else:
+                    columns.add(key, found.fingerprint.size_bytes, found.fingerprint.mtime_ns)
+        return columns.listing()
 
     def _not_listed(self, key: str) -> str:
         return reason_left_out(key, validate=validate_local_key, passes=self._passes)
