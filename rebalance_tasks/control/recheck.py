@@ -5,6 +5,8 @@ plan (minutes or days old) ─▶ **recheck** ── nodes, rules, cooldown and 
 Keeps invariants 8 and 9 between plan and job. A plan of the fleet's present epoch was made from a listing of now, so its
 objects are looked at when they are copied. Those of an older one are looked at here as well, and so are those of a node whose
 listing is remembered (`control.survey_memory`): a file that is being written to shows in no folder, and must not be moved.
+
+A source that is gone because this very job moved it, which Redis forgot, is left to the runner, who counts it by its manifest.
 """
 
 from __future__ import annotations
@@ -14,15 +16,17 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 import pyarrow as pa
 
+from rebalance_tasks.control.custody import job_of
 from rebalance_tasks.control.survey import with_last_moved
 from rebalance_tasks.control.survey_memory import SurveyMemory
-from rebalance_tasks.core.errors import InvalidKey
+from rebalance_tasks.core.errors import InvalidKey, NodeError
 from rebalance_tasks.core.inventory import Coded, Inventory
 from rebalance_tasks.core.key_columns import are_valid
 from rebalance_tasks.core.models import NodeState
 from rebalance_tasks.core.rules import with_rules
 from rebalance_tasks.core.verify import broken_moves, require_no_wider_spread
 from rebalance_tasks.drivers.looks import UNSEEN, look_at
+from rebalance_tasks.migration import manifests
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -40,7 +44,7 @@ _DUPLICATE: Final = "duplicate"
 
 
 def stale_moves(
-    context: FleetContext, plan: RebalancePlan, moves: MoveColumns, *, capacities: Mapping[str, int]
+    context: FleetContext, plan: RebalancePlan, moves: MoveColumns, *, job_id: str, capacities: Mapping[str, int]
 ) -> Coded[str]:
     """Say which moves of a plan can no longer be made.
 
@@ -48,6 +52,7 @@ def stale_moves(
         context: the fleet.
         plan: what is about to start; its own moves are not looked at.
         moves: of the plan.
+        job_id: of the job that is to make them; its manifests tell what it has moved already.
         capacities: of the nodes, in bytes.
 
     Returns:
@@ -67,6 +72,7 @@ def stale_moves(
     looks = _Looks(context, nodes, moves, fresh=fresh)
     broken = broken_moves(plan, moves, nodes, looks.inventory(), context.settings.options, now=context.now())
     stale = _joined(broken.codes, broken.words, looks)
+    stale.codes[_begun_before(context, moves, stale, job_id=job_id)] = -1
     # A plan that was made by hand, or of what another one left over, promises nothing of the spread.
     promised = plan.imbalance_after < plan.imbalance_before
     holds = stale.codes < 0
@@ -84,6 +90,31 @@ def _joined(broken: NDArray[np.int32], words: list[str], looks: _Looks) -> Coded
         if codes[at] >= 0 and named[codes[at]] == _GONE:
             codes[at] = named.index(why, len(words))
     return Coded(codes, tuple(named))
+
+
+def _begun_before(context: FleetContext, moves: MoveColumns, stale: Coded[str], *, job_id: str) -> list[int]:
+    """Return the places of moves whose source is gone and that this job may have made before Redis forgot it."""
+    gone = [at for at in np.flatnonzero(stale.codes >= 0).tolist() if stale.values[stale.codes[at]] == _GONE]
+    if not gone:
+        return []
+    sources, targets = moves.source, moves.target
+    listed = {target: _listed(context, target, job_id) for target in {targets.values[targets.codes[at]] for at in gone}}
+    found: list[int] = []
+    for at, key in zip(gone, moves.keys.take(pa.array(gone)).to_pylist(), strict=True):
+        known = listed[targets.values[targets.codes[at]]]
+        if known is None or (key, sources.values[sources.codes[at]]) in known:
+            found.append(at)
+    return found
+
+
+def _listed(context: FleetContext, target: str, job_id: str) -> set[tuple[str, str]] | None:
+    """What a job's manifests on a node list, as (key, source); ``None`` where the node cannot be asked."""
+    try:
+        driver = context.driver(target)
+        driver.check_identity()
+        return {(entry.key, entry.source) for _, entry in manifests.entries(driver) if job_of(entry.move_id) == job_id}
+    except NodeError:
+        return None
 
 
 class _Looks:

@@ -118,7 +118,7 @@ def _freeze(
     """Order the moves by group, mark the stale ones, and number them: from here on a move is its index."""
     nodes = {node.node_id: node for node in context.nodes()}
     capacities = _capacities(context)
-    stale = stale_moves(context, plan, moves, capacities=capacities)
+    stale = stale_moves(context, plan, moves, job_id=job_id, capacities=capacities)
     pairs, order, ends = _grouped(moves)
     moves, why = moves.take(order), stale.codes[order]
     holds = why < 0

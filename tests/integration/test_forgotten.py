@@ -58,6 +58,13 @@ def tidy(engine: Engine) -> cleanups.CleanupReport:
     return total
 
 
+def cleanup_of_young_trash(engine: Engine) -> cleanups.CleanupReport:
+    """Clean up right after something came into the trash: with no age asked for, a millisecond would make it old."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cleanups, "_orphans", lambda *_, **__: None)
+        return engine.cleanup()
+
+
 def places(fleet: Fleet, key: str) -> list[str]:
     return [node for node, _ in look(fleet.roots).objects.get(key, [])]
 
@@ -175,7 +182,7 @@ def test_a_copy_is_put_back_whose_source_a_frozen_runner_frees_right_then(
             engine.context.driver("n1").free("a/one", MoveId("j1.0"), copied)
 
     after(monkeypatch, LocalDriver, "free", freed)
-    engine.cleanup()
+    cleanup_of_young_trash(engine)
     assert places(fleet, "a/one") == ["n2"]
     tidy(engine)
     check(fleet.roots, written, engine.job(), trash=True)
@@ -190,7 +197,7 @@ def test_a_source_comes_back_that_a_frozen_runner_frees_after_its_copy_was_taken
     source = engine.context.driver("n1")
     copied = source.stat("a/one")
     assert copied is not None
-    assert engine.cleanup().strays == 1
+    assert cleanup_of_young_trash(engine).strays == 1
     source.free("a/one", MoveId("j1.0"), copied)
     assert places(fleet, "a/one") == []
     monkeypatch.setattr(cleanups, "ORPHAN_AGE", timedelta(days=1))
@@ -347,3 +354,28 @@ def test_a_search_comes_to_its_end_though_the_node_of_a_source_was_taken_out(fle
     assert tidy(without).strays == 0
     assert without.context.fleet.searched("n2").split("|")[1] == "done"
     assert (fleet.roots["n2"] / "a/one").exists()
+
+
+def test_a_job_whose_beginning_redis_forgot_counts_what_it_had_moved_when_it_begins_again(
+    fleet: Fleet, engine: Engine
+) -> None:
+    written, before = record(fleet.roots), remember(engine)
+    moves = [*moves_between("n1", "n2", SIZES), move("never/there", "n1", "n2", 7)]
+    engine.start(moves, epoch=7)
+    engine.work()
+    forget(engine, before)
+    engine = Engine()
+    engine.start(moves, epoch=7)
+    job = engine.finish()
+    assert (job.completed_moves, job.failures) == (len(SIZES), {"stale_plan_source_gone": 1})
+    tidy(engine)
+    check(fleet.roots, written, job)
+
+
+def test_another_job_does_not_count_what_an_earlier_one_moved(fleet: Fleet, engine: Engine) -> None:
+    moves = [*moves_between("n1", "n2", SIZES)]
+    engine.start(moves, epoch=7)
+    engine.finish()
+    engine.start(moves, job_id="j2", epoch=7)
+    job = engine.finish("j2")
+    assert (job.completed_moves, job.failures) == (0, {"stale_plan_source_gone": len(SIZES)})
