@@ -68,14 +68,42 @@ class JournalRow(NamedTuple):
     staged: Fingerprint
 
 
-def pack_journal(ranges: str, rows: Sequence[JournalRow] = ()) -> bytes:
-    """Return the journal of a batch: the moves that were begun, and a row for each copy that is staged whole."""
-    return _JOURNAL.dump_json((VERSIONS["batch"], ranges, list(rows)))
+def pack_journal(ranges: str, rows: Sequence[JournalRow] = (), packed: str = "") -> bytes:
+    """Return the journal of a batch: the moves that were begun, and a row for each copy that is staged whole.
+
+    Args:
+        ranges: of the moves that were begun.
+        rows: of staged copies.
+        packed: more of them, as `pack_rows` writes them.
+    """
+    text = _JOURNAL.dump_json((VERSIONS["batch"], ranges, list(rows)))
+    return text[:-2] + f"{',' if rows and packed else ''}{packed}]]".encode() if packed else text
 
 
-def pack_versions(versions: Iterable[Fingerprint]) -> bytes:
-    """Return the versions of freed sources as a batch's record of the trash keeps them."""
-    return _VERSIONS.dump_json(list(versions))
+def pack_rows(
+    moves: Iterable[int], digests: Iterable[str], sources: Iterable[Sequence[int]], staged: Iterable[Sequence[int]]
+) -> str:
+    """Return the rows of copies without entity tags, as the journal of a batch holds them.
+
+    Args:
+        moves: indices.
+        digests: of what was copied, in hex.
+        sources: size, mtime in ns, inode and device of each.
+        staged: of the copies.
+    """
+    return ",".join(
+        [
+            f'[{move},"{digest}",0,[{size},{mtime},{inode},{device},""],[{size_2},{mtime_2},{inode_2},{device_2},""]]'
+            for move, digest, (size, mtime, inode, device), (size_2, mtime_2, inode_2, device_2) in zip(
+                moves, digests, sources, staged, strict=True
+            )
+        ]
+    )
+
+
+def pack_versions(versions: Iterable[Sequence[int | str]]) -> bytes:
+    """Return the versions of freed sources as a batch's record of the trash keeps them; without an entity tag it is empty."""
+    return _VERSIONS.dump_json([(*version, "")[:5] for version in versions])
 
 
 def unpack_journal(raw: bytes | str, sizes: Mapping[int, int]) -> dict[int, JournalEntry]:
