@@ -9,11 +9,11 @@ size, mtime in ns, inode, device, the last two with the bits of the unsigned num
 
 Source: statx(2), for the layout of its answer, which is the same on every architecture.
 """
+# ruff: noqa: PLR0913, PLR0917  a kernel is given its arrays one by one
 
 from __future__ import annotations
 
 import ctypes
-import os
 import sys
 from typing import TYPE_CHECKING, Any, Final
 
@@ -95,19 +95,19 @@ WAITING, COPIED, READ, VERIFIED, PUBLISHED, FLIPPED, FREED, MOVED, LEFT = range(
 
 @inlined
 def _is_regular(status: Int64s) -> bool:
-    return ((status[_OWNER] >> 32) & _KIND_BITS) == _REGULAR
+    return bool(((status[_OWNER] >> 32) & _KIND_BITS) == _REGULAR)
 
 
 @inlined
 def _device(status: Int64s) -> int:
     """As `os.makedev`."""
     major, minor = status[_DEVICE] & _HALF, (status[_DEVICE] >> 32) & _HALF
-    return ((major & 0xFFFFF000) << 32) | ((major & 0xFFF) << 8) | ((minor & 0xFFFFFF00) << 12) | (minor & 0xFF)
+    return int(((major & 0xFFFFF000) << 32) | ((major & 0xFFF) << 8) | ((minor & 0xFFFFFF00) << 12) | (minor & 0xFF))
 
 
 @inlined
 def _mtime_ns(status: Int64s) -> int:
-    return status[_MODIFIED] * _SECOND_NS + (status[_MODIFIED + 1] & _HALF)
+    return int(status[_MODIFIED] * _SECOND_NS + (status[_MODIFIED + 1] & _HALF))
 
 
 @inlined
@@ -118,7 +118,7 @@ def _keep(status: Int64s, version: Int64s) -> None:
 
 @inlined
 def _is_version(status: Int64s, version: Int64s) -> bool:
-    return (
+    return bool(
         status[_INODE] == version[2]
         and _mtime_ns(status) == version[1]
         and status[_SIZE] == version[0]
@@ -129,7 +129,7 @@ def _is_version(status: Int64s, version: Int64s) -> bool:
 
 @inlined
 def _looks(folder: int, name: int, status: Int64s) -> bool:
-    return _statx(np.int32(folder), name, _NO_FOLLOW, _BASIC, status.ctypes.data) == 0
+    return bool(_statx(np.int32(folder), name, _NO_FOLLOW, _BASIC, status.ctypes.data) == 0)
 
 
 @inlined
@@ -141,7 +141,7 @@ def _fill(fd: int, source: int, size: int, data: int, status: Int64s, times: Int
         return False
     times[0], times[1] = status[_ACCESSED], status[_ACCESSED + 1] & _HALF
     times[2], times[3] = status[_MODIFIED], status[_MODIFIED + 1] & _HALF
-    return _futimens(fd, times.ctypes.data) == 0
+    return bool(_futimens(fd, times.ctypes.data) == 0)
 
 
 def _copy_some(

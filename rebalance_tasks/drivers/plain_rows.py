@@ -18,6 +18,7 @@ import xxhash
 
 from rebalance_tasks.core.errors import ObjectUnreadable
 from rebalance_tasks.core.fingerprint import Fingerprint
+from rebalance_tasks.core.ids import MoveId
 from rebalance_tasks.drivers import kernel_files
 from rebalance_tasks.drivers.kernel_files import (
     COPIED,
@@ -38,13 +39,13 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from rebalance_tasks.core.ids import MoveId
     from rebalance_tasks.drivers.local_hold import LocalHold
     from rebalance_tasks.drivers.local_tree import LocalTree
 
 #: The last component of most keys, whatever `validate_local_key` allows besides.
 _PLAIN_NAME: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+=@ -]{0,99}")
-_UNSIGNED: Final = 2**64 - 1
+#: Sizes, mtimes in ns, inodes and devices.
+Versions: TypeAlias = tuple[list[int], list[int], list[int], list[int]]
 
 
 #: How far a row is; between "read" and "verified" lies the comparison, between "published" and "flipped" the commit.
@@ -88,7 +89,7 @@ class PlainRows:
         self._source, self._target, self._ahead = source, target, ahead
         count = len(moves)
         self.keys = [key for key, _, _ in moves]
-        self.move_ids = [validate_name(move_id, "move id") for _, move_id, _ in moves]
+        self.move_ids = [MoveId(validate_name(move_id, "move id")) for _, move_id, _ in moves]
         self.sizes = [size for _, _, size in moves]
         self.steps = np.full(count, WAITING, np.uint8)
         self.digests = [""] * count
@@ -134,21 +135,21 @@ class PlainRows:
         """Say that readers are sent to all that are published."""
         self.steps[self.steps == PUBLISHED] = FLIPPED
 
-    def sources(self, rows: Sequence[int]) -> list[list[int]]:
-        """Size, mtime in ns, inode and device of what was copied."""
-        return _numbers(self._sources[rows])
+    def sources(self, rows: Sequence[int]) -> Versions:
+        """What was copied."""
+        return _columns(self._sources[rows])
 
-    def copies(self, rows: Sequence[int]) -> list[list[int]]:
-        """Size, mtime in ns, inode and device of the copies that were read back."""
-        return _numbers(self._copies[rows])
+    def copies(self, rows: Sequence[int]) -> Versions:
+        """The copies that were read back."""
+        return _columns(self._copies[rows])
 
     def source(self, row: int) -> Fingerprint:
         """The version that was copied."""
-        return Fingerprint(*self.sources([row])[0])
+        return _fingerprints(self._sources[[row]])[0]
 
     def copy(self, row: int) -> Fingerprint:
         """The very copy that was read back."""
-        return Fingerprint(*self.copies([row])[0])
+        return _fingerprints(self._copies[[row]])[0]
 
     # -- the steps ------------------------------------------------------------------------------------------------
     def stage(self, spend: Callable[[int], None], done: Callable[[MoveId], None]) -> None:
@@ -233,7 +234,7 @@ class PlainRows:
 
     def _digests(self, first: int, last: int, step: int) -> Iterator[tuple[int, str]]:
         """Yield (row, digest of its bytes in the buffer) of the rows of a call that are at a step."""
-        view, at, digest_of = memoryview(self._data), 0, xxhash.xxh3_128_hexdigest
+        view, at, digest_of = self._data.data, 0, xxhash.xxh3_128_hexdigest
         for row, (size, found) in enumerate(
             zip(self.sizes[first:last], self.steps[first:last].tolist(), strict=True), first
         ):
@@ -263,8 +264,8 @@ class PlainRows:
     ) -> list[Renamed]:
         rows = [row for row in range(len(self.keys)) if self.steps[row] in {step, kernel_files.MOVED}]
         return [
-            Renamed(int(folders[row]), self._names[row], work, self.move_ids[row], Fingerprint(*version), freed=freed)
-            for row, version in zip(rows, _numbers(versions[rows]), strict=True)
+            Renamed(int(folders[row]), self._names[row], work, self.move_ids[row], version, freed=freed)
+            for row, version in zip(rows, _fingerprints(versions[rows]), strict=True)
         ]
 
 
@@ -297,7 +298,10 @@ def _joined(names: Sequence[str], move_ids: Sequence[str]) -> tuple[NDArray[np.u
     return np.frombuffer(text.encode("ascii"), np.uint8), np.ascontiguousarray(places.reshape(2, -1).T)
 
 
-def _numbers(versions: NDArray[np.int64]) -> list[list[int]]:
-    return [
-        [size, mtime_ns, inode & _UNSIGNED, device & _UNSIGNED] for size, mtime_ns, inode, device in versions.tolist()
-    ]
+def _columns(versions: NDArray[np.int64]) -> Versions:
+    sizes, mtimes_ns, inodes, devices = (np.ascontiguousarray(column) for column in versions.T)
+    return sizes.tolist(), mtimes_ns.tolist(), inodes.view(np.uint64).tolist(), devices.view(np.uint64).tolist()
+
+
+def _fingerprints(versions: NDArray[np.int64]) -> list[Fingerprint]:
+    return [Fingerprint(*version) for version in zip(*_columns(versions), strict=True)]

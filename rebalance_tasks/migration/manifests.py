@@ -6,6 +6,7 @@ locations after Redis is lost.
 
 from __future__ import annotations
 
+from itertools import repeat
 from json.encoder import encode_basestring_ascii as text
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from rebalance_tasks.core.ids import NodeId
     from rebalance_tasks.drivers.base import Driver
     from rebalance_tasks.migration.item import Item
+    from rebalance_tasks.store.batches import Versions
     from rebalance_tasks.store.records import MoveRecord
 
 #: Size, mtime in ns, inode, device, entity tag: a `Fingerprint` or its like.
@@ -66,11 +68,11 @@ def lines(items: Iterable[Item], source: NodeId, target: NodeId, at: datetime) -
         yield line(item.move, item.copy.checksum, item.published, item.copy.source)
 
 
-def plain_lines(  # noqa: PLR0913  columns
+def plain_lines(
     moves: Sequence[MoveRecord],
     digests: Sequence[str],
-    published: Sequence[Sequence[int]],
-    sources: Sequence[Sequence[int]],
+    published: Versions,
+    sources: Versions,
     *,
     nodes: tuple[NodeId, NodeId],
     at: datetime,
@@ -80,14 +82,15 @@ def plain_lines(  # noqa: PLR0913  columns
     Args:
         moves: of whole copies of one part.
         digests: of what was copied, in hex.
-        published: size, mtime in ns, inode and device of each copy.
-        sources: of the versions that were copied.
+        published: the copies.
+        sources: what was copied.
         nodes: source and target.
         at: when they were published.
     """
     line = _line(*nodes, at)
-    for move, digest, copy, version in zip(moves, digests, published, sources, strict=True):
-        yield line(move, f"xxh3:{move.size_bytes}-{digest}", (*copy, ""), (*version, ""))
+    copies, versions = (zip(*columns, repeat("", len(moves)), strict=True) for columns in (published, sources))
+    for move, digest, copy, version in zip(moves, digests, copies, versions, strict=True):
+        yield line(move, f"xxh3:{move.size_bytes}-{digest}", copy, version)
 
 
 def _line(source: NodeId, target: NodeId, at: datetime) -> Callable[[MoveRecord, str, Version, Version], str]:

@@ -16,7 +16,7 @@ from rebalance_tasks.migration import manifests
 from rebalance_tasks.migration.copying import StagedCopy
 from rebalance_tasks.migration.endings import end
 from rebalance_tasks.migration.faults import armed
-from rebalance_tasks.store.batches import pack_rows, pack_versions
+from rebalance_tasks.store.batches import pack_plain_versions, pack_rows
 from rebalance_tasks.store.moves import Together
 from rebalance_tasks.store.records import Freed, Part
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
     from rebalance_tasks.core.ids import MoveId
-    from rebalance_tasks.drivers.plain_rows import PlainRows, RowStep
+    from rebalance_tasks.drivers.plain_rows import PlainRows
     from rebalance_tasks.migration.item import BatchContext, Item
 
 #: Two milliseconds for small objects; the flags are looked at in between.
@@ -117,20 +117,11 @@ class Plain:
 
     def journal(self) -> str:
         """Rows of the batch's journal."""
-        return "" if self._rows is None else pack_rows(*self._columns("verified"))
-
-    def _columns(self, step: RowStep) -> tuple[list[int], list[str], list[list[int]], list[list[int]]]:
-        """Index of the move, digest, versions of source and copy, of the rows that are at a step."""
         if self._rows is None:
-            return [], [], [], []
-        at = self._rows.at(step)
-        digests = self._rows.digests
-        return (
-            [self.items[row].move.index for row in at],
-            [digests[row] for row in at],
-            self._rows.sources(at),
-            self._rows.copies(at),
-        )
+            return ""
+        at, digests = self._rows.at("verified"), self._rows.digests
+        indices = [self.items[row].move.index for row in at]
+        return pack_rows(indices, [digests[row] for row in at], self._rows.sources(at), self._rows.copies(at))
 
     def publish(self, done: Callable[[], None]) -> list[Item]:
         """Give the copies their keys."""
@@ -145,13 +136,14 @@ class Plain:
 
     def manifest(self) -> Iterator[str]:
         """Yield the lines of the published."""
-        items = self.published()
-        _, digests, sources, copies = self._columns("published")
+        if self._rows is None:
+            return iter(())
+        at, digests = self._rows.at("published"), self._rows.digests
         return manifests.plain_lines(
-            [item.move for item in items],
-            digests,
-            copies,
-            sources,
+            [self.items[row].move for row in at],
+            [digests[row] for row in at],
+            self._rows.copies(at),
+            self._rows.sources(at),
             nodes=(self._c.source.node_id, self._c.target.node_id),
             at=self._c.now(),
         )
@@ -175,7 +167,7 @@ class Plain:
         return Together(
             [self.items[row].move.index for row in at],
             sum([self._rows.sizes[row] for row in at]),
-            pack_versions(self._rows.sources(at)),
+            pack_plain_versions(self._rows.sources(at)),
             lambda: [item.settlement for item in self.leave() if item.settlement is not None],
         )
 

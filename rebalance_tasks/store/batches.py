@@ -7,6 +7,7 @@ itself, as ever; what is kept by itself wins. All of it is validated where it is
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
 
@@ -19,7 +20,7 @@ from rebalance_tasks.store.records import JournalEntry, Part, unpack_keys
 from rebalance_tasks.store.versions import VERSIONS, require_known
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Mapping
 
     from rebalance_tasks.core.states import MoveState
     from rebalance_tasks.store.records import MoveRecord, TrashRecord
@@ -29,6 +30,8 @@ MARK: Final = "\0"
 #: Begins the lease's field that is a batch's journal; the index of its first move follows. ``lease_acquire.lua`` knows it.
 JOURNAL_FIELD: Final = "j:"
 
+#: Columns: sizes, mtimes in ns, inodes, devices; no entity tags.
+Versions: TypeAlias = tuple[Sequence[int], Sequence[int], Sequence[int], Sequence[int]]
 #: size, mtime in ns, inode, device, entity tag
 _Version: TypeAlias = tuple[NonNegativeInt, int, NonNegativeInt, NonNegativeInt, str]
 #: index, digest of the one part, number of parts verified, source, staged copy
@@ -80,30 +83,34 @@ def pack_journal(ranges: str, rows: Sequence[JournalRow] = (), packed: str = "")
     return text[:-2] + f"{',' if rows and packed else ''}{packed}]]".encode() if packed else text
 
 
-def pack_rows(
-    moves: Iterable[int], digests: Iterable[str], sources: Iterable[Sequence[int]], staged: Iterable[Sequence[int]]
-) -> str:
+def pack_rows(moves: Sequence[int], digests: Sequence[str], sources: Versions, staged: Versions) -> str:
     """Return the rows of copies without entity tags, as the journal of a batch holds them.
 
     Args:
         moves: indices.
         digests: of what was copied, in hex.
-        sources: size, mtime in ns, inode and device of each.
-        staged: of the copies.
+        sources: what was copied, in columns.
+        staged: the copies.
     """
     return ",".join(
         [
             f'[{move},"{digest}",0,[{size},{mtime},{inode},{device},""],[{size_2},{mtime_2},{inode_2},{device_2},""]]'
-            for move, digest, (size, mtime, inode, device), (size_2, mtime_2, inode_2, device_2) in zip(
-                moves, digests, sources, staged, strict=True
+            for move, digest, size, mtime, inode, device, size_2, mtime_2, inode_2, device_2 in zip(
+                moves, digests, *sources, *staged, strict=True
             )
         ]
     )
 
 
-def pack_versions(versions: Iterable[Sequence[int | str]]) -> bytes:
-    """Return the versions of freed sources as a batch's record of the trash keeps them; without an entity tag it is empty."""
-    return _VERSIONS.dump_json([(*version, "")[:5] for version in versions])
+def pack_versions(versions: Iterable[Fingerprint]) -> bytes:
+    """Return the versions of freed sources as a batch's record of the trash keeps them."""
+    return _VERSIONS.dump_json(list(versions))
+
+
+def pack_plain_versions(versions: Versions) -> bytes:
+    """Return versions without entity tags as `pack_versions` does."""
+    rows = [f'[{size},{mtime},{inode},{device},""]' for size, mtime, inode, device in zip(*versions, strict=True)]
+    return f"[{','.join(rows)}]".encode()
 
 
 def unpack_journal(raw: bytes | str, sizes: Mapping[int, int]) -> dict[int, JournalEntry]:
