@@ -185,20 +185,31 @@ class BatchRecord:
             NewerVersion: a newer release wrote it.
             ValueError: it is no such record.
         """
-        version, _, rest = raw.partition(b" ")
-        require_known("batch", version)
-        head, rows, place, packed = rest.split(b"\n", 3)
-        node, ranges = head.decode().split(" ")
-        first = int(place.split()[0])
-        keys = unpack_keys(packed)
+        node, indices, keys, rows = _read(name, raw)
         job_id = name.partition("/")[0]
-        indices = indices_of(ranges)
-        if indices and not first <= indices[0] <= indices[-1] < first + len(keys):
-            msg = f"the record of batch {name!r} speaks of moves {ranges}, its stretch has {len(keys)} from {first}"
-            raise ValueError(msg)
-        moves = [BatchMove(MoveId(f"{job_id}.{index}"), keys[index - first][0]) for index in indices]
+        moves = [BatchMove(MoveId(f"{job_id}.{index}"), key) for index, key in zip(indices, keys, strict=True)]
         versions = [Fingerprint(*found) for found in _VERSIONS.validate_json(rows)] if rows else []
         return cls(node, moves, versions)
+
+
+def moved_keys(name: str, raw: bytes) -> list[str]:
+    """Return the keys of a batch's record, of which there may be very many, without an object for each. Raises: as `BatchRecord.read`."""
+    return _read(name, raw)[2]
+
+
+def _read(name: str, raw: bytes) -> tuple[str, list[int], list[str], bytes]:
+    """Return the node, the indices and keys of the moves, and the rows of a batch's record."""
+    version, _, rest = raw.partition(b" ")
+    require_known("batch", version)
+    head, rows, place, packed = rest.split(b"\n", 3)
+    node, ranges = head.decode().split(" ")
+    first = int(place.split()[0])
+    keys = unpack_keys(packed)
+    indices = indices_of(ranges)
+    if indices and not first <= indices[0] <= indices[-1] < first + len(keys):
+        msg = f"the record of batch {name!r} speaks of moves {ranges}, its stretch has {len(keys)} from {first}"
+        raise ValueError(msg)
+    return node, indices, [keys[index - first][0] for index in indices], rows
 
 
 class Due(NamedTuple):
