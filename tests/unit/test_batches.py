@@ -72,7 +72,7 @@ def test_a_batch_s_journal_says_of_each_move_what_an_entry_of_its_own_would(
     assert unpack_journal(pack_journal(ranges_of(sorted(begun)), rows), sizes) == expected
 
 
-PLAIN = st.builds(Fingerprint, NUMBER, st.integers(-(2**70), 2**70), NUMBER, NUMBER)
+PLAIN = st.builds(Fingerprint, NUMBER, st.integers(-(2**70), 2**70), NUMBER, NUMBER, st.just(""))
 DIGESTS = st.text("0123456789abcdef", min_size=32, max_size=32)
 
 
