@@ -30,12 +30,10 @@ from rebalance_tasks.migration.endings import Endings, end
 from rebalance_tasks.migration.faults import Step, reached
 from rebalance_tasks.migration.item import REFUSALS, attempt, journal_entry, journal_row, staged_path
 from rebalance_tasks.migration.plain import Plain
+from rebalance_tasks.migration.recognising import recognise
 from rebalance_tasks.migration.ways import (
     arrives_checked,
-    as_published,
     for_lanes,
-    held_copy,
-    keeps_version,
     lanes,
 )
 from rebalance_tasks.store.moves import FREE_PENDING
@@ -76,7 +74,7 @@ class Batch:
             StaleLease: another runner has taken over.
             NodeError: a node is missing or cannot be written to.
         """
-        self._recognise()
+        recognise(self._c, self._items, self._endings)
         self._plain = Plain(self._c, self._items)
         rows = {item.move.index for item in self._plain.items}
         self._items = [item for item in self._items if item.move.index not in rows]
@@ -115,45 +113,6 @@ class Batch:
         if self._stop is not None:
             raise self._stop
         return left
-
-    # -- what an earlier attempt left -----------------------------------------------------------------------------
-    def _recognise(self) -> None:
-        known = [item for item in self._items if not item.fresh]
-        for item in known:
-            entry = item.entry
-            source, staged = entry.fingerprint(), entry.staged_fingerprint()
-            if source is not None:
-                item.copy = StagedCopy(source, list(entry.parts), entry.verified)
-                item.resize()
-            if item.state is MoveState.FLIPPED:
-                item.published = staged
-                if staged is not None and not keeps_version(self._c.target, staged):
-                    item.published = as_published(self._c.target, item.move.key, staged) or staged
-            elif staged is not None:
-                try:
-                    self._find_copy(item, staged)
-                except RebalanceError as exc:
-                    self._endings.trouble(item, exc)
-
-        # Those that are past their copying are not begun again; their deaths must count all the same.
-        past = [item for item in known if item.here and not item.unpublished and item.entry.deaths]
-        self._c.store.write_journal({item.move.index: item.entry for item in past})
-        if past:
-            reached(Step.RECOGNISE)
-
-    def _find_copy(self, item: Item, staged: Fingerprint) -> None:
-        item.published = as_published(self._c.target, item.move.key, staged)
-        if item.published is not None:
-            return
-        aside = self._c.target.staged(item.move.move_id)
-        if aside == staged:
-            item.staged = staged
-            return
-        item.copy = None
-        # A worker that died while it took the copy back left it in the target's trash.
-        move_id = item.move.move_id
-        self._c.target.purge(move_id, held_copy(self._c.target, move_id, staged) or staged)
-        reached(Step.FORGET_COPY)
 
     # -- copy aside -----------------------------------------------------------------------------------------------
     def _begin(self) -> None:
@@ -378,20 +337,19 @@ class Batch:
             reached(Step.MANIFEST)
             commit(self._c, [*rows, *fresh], self._endings, self._leave)
             self._plain.flipped()
-        self._free_all()
+        self._free_all([item for item in self._items if item.here and item.state is MoveState.FLIPPED])
 
     def _leave(self, items: Sequence[Item]) -> None:
         """Let those of these that are rows be items again."""
         self._items += self._plain.leave({item.move.move_id for item in items})
 
-    def _free_all(self) -> None:
-        items = [item for item in self._items if item.here and item.state is MoveState.FLIPPED]
+    def _free_all(self, items: Sequence[Item]) -> None:
         if not items and not self._plain:
             return
         with self._c.source.hold({item.move.move_id for item in items if item.fresh}) as hold:
             left = self._plain.free(self._freed)
             self._items += left
-            items += left
+            items = [*items, *left]
             done = self._burst.free(
                 (item.move.key, item.move.move_id, item.copy.source) if item.fresh and item.copy else None
                 for item in items

@@ -159,6 +159,7 @@ def test_every_step_has_a_case_in_the_matrix() -> None:
     "module",
     [
         *("migration/batch.py", "migration/committing.py", "migration/slice.py", "migration/undo.py"),
+        "migration/recognising.py",
         *("control/cleanup.py", "control/orphans.py", "control/strays.py"),
     ],
 )

@@ -14,7 +14,7 @@ import pytest
 from rebalance_tasks.control import cleanup as cleanups
 from rebalance_tasks.control import lifecycle
 from rebalance_tasks.core.kernels import compiled_kernels
-from rebalance_tasks.core.models import RebalanceStatus
+from rebalance_tasks.core.states import RebalanceStatus
 from rebalance_tasks.drivers import compiled
 from rebalance_tasks.migration import control, plain
 from rebalance_tasks.migration.batch import Batch
