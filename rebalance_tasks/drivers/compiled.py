@@ -47,8 +47,9 @@ def compiled_rows(source: LocalTree, target: LocalTree, *, objects: int) -> Modu
     calls = native()
     if objects < 2 or not source.calls is target.calls is calls or calls.syncfs is None:  # noqa: PLR2004  one is no batch
         return None
-    worth_loading = _carried.add(objects) > WORTH_LOADING_OBJECTS
-    return None if compiled_kernels("auto", worth_loading=worth_loading) is None else _load()
+    if _carried.add(objects) <= WORTH_LOADING_OBJECTS or compiled_kernels("auto", worth_loading=True) is None:
+        return None
+    return _load()
 
 
 @cache
