@@ -132,14 +132,17 @@ class TreeDriver:
         """List a part; see `drivers.node_parts.Parted`."""
         self._verify(required=require_identity)
         columns, limit = Columns(), Limit(most)
-        with self._on_node("list objects"):
-            for key, found in walked(self._tree.entries, part):
-                if reason := self._not_listed(key) or ("" if found.kind is Kind.FILE else found.kind.value):
-                    columns.leave_out(reason)
-                else:
-                    columns.add(key, found.fingerprint.size_bytes, found.fingerprint.mtime_ns)
-                    limit.count(key)
+        for key, found in walked(self._entries, part):
+            if reason := self._not_listed(key) or ("" if found.kind is Kind.FILE else found.kind.value):
+                columns.leave_out(reason)
+            else:
+                columns.add(key, found.fingerprint.size_bytes, found.fingerprint.mtime_ns)
+                limit.count(key)
         return columns.listing()
+
+    def _entries(self, folder: str) -> list[tuple[str, Found]]:
+        with self._on_node(f"list {folder or 'objects'}"):
+            return self._tree.entries(folder)
 
     def _not_listed(self, key: str) -> str:
         return reason_left_out(key, validate=validate_local_key, passes=self._passes)
@@ -233,8 +236,7 @@ class TreeDriver:
             yield MoveId(name), found.fingerprint
 
     def _ours_in(self, folder: str) -> list[tuple[str, Found]]:
-        with self._on_node(f"list {folder}"):
-            listed = self._tree.entries(f"{RESERVED}/{folder}")
+        listed = self._entries(f"{RESERVED}/{folder}")
         return [(name, found) for name, found in listed if is_name(name) and found.is_file]
 
     # -- freeing --------------------------------------------------------------------------------------------------
