@@ -140,8 +140,8 @@ class TreeDriver:
                 limit.count(key)
         return columns.listing()
 
-    def _entries(self, folder: str) -> list[tuple[str, Found]]:
-        with self._on_node(f"list {folder or 'objects'}"):
+    def _entries(self, folder: str, doing: str = "list objects") -> list[tuple[str, Found]]:
+        with self._on_node(doing):
             return self._tree.entries(folder)
 
     def _not_listed(self, key: str) -> str:
@@ -236,7 +236,7 @@ class TreeDriver:
             yield MoveId(name), found.fingerprint
 
     def _ours_in(self, folder: str) -> list[tuple[str, Found]]:
-        listed = self._entries(f"{RESERVED}/{folder}")
+        listed = self._entries(f"{RESERVED}/{folder}", f"list {folder}")
         return [(name, found) for name, found in listed if is_name(name) and found.is_file]
 
     # -- freeing --------------------------------------------------------------------------------------------------

@@ -53,7 +53,7 @@ PAIRS: Final = 16
 #: and groups vary one without the other: 128 to 1,024 objects a stretch, 1 to 6 stretches a group.
 CALIBRATION: Final = (
     *((512, 4_096, 4), (2_048, 8_192, 16), (6_144, 8_192, 1), (4_096, 4_096, 8), (24_576, 8_192, 16)),
-    *((32_768, 4_096, 2), (32_768, 8_192, 8), (2_048, 32_768, 4), (96, MIB, 1)),
+    *((49_152, 8_192, 4), (32_768, 8_192, 8), (2_048, 32_768, 4), (96, MIB, 1)),
 )
 #: Jobs that are predicted.
 SIZES: Final = (1_000, 10_000, 100_000)

@@ -122,7 +122,7 @@ def kept_of(rows: pa.Table, options: RebalancerOptions, *, most: int, cuts: bool
     return set(keeper.kept()[0].keys.to_pylist())
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(
     seed=st.integers(0, 10**6),
     most=st.integers(1, 40),
