@@ -50,10 +50,10 @@ if TYPE_CHECKING:
 COMMAND: Final = "python -m tests.bench scale"
 PAIRS: Final = 16
 #: Jobs from which the costs are taken: (objects, bytes of each, groups). None is of a size that is then predicted. Objects, stretches
-#: and groups vary one without the other: 128 to 1,024 objects a stretch, 1 to 6 stretches a group.
+#: and groups vary one without the other: 128 to 768 objects a stretch, 1 to 16 stretches a group; so do seconds, by the job of large ones.
 CALIBRATION: Final = (
     *((512, 4_096, 4), (2_048, 8_192, 16), (6_144, 8_192, 1), (4_096, 4_096, 8), (24_576, 8_192, 16)),
-    *((49_152, 8_192, 4), (32_768, 8_192, 8), (2_048, 32_768, 4), (96, MIB, 1)),
+    *((49_152, 8_192, 4), (32_768, 8_192, 8), (2_048, 32_768, 4), (1_024, MIB, 4)),
 )
 #: Jobs that are predicted.
 SIZES: Final = (1_000, 10_000, 100_000)
