@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import TYPE_CHECKING
 
 import pytest
@@ -11,7 +12,7 @@ from rebalance_tasks.migration.batch import Batch
 from tests.support.checker import check, record
 from tests.support.engine import Engine, moves_between
 from tests.support.forgetting import forget, remember
-from tests.support.hooks import DAY_MS, SIZES, append, before
+from tests.support.hooks import DAY_MS, SIZES, WorkerDiedError, append, before, die_at
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -28,8 +29,9 @@ ONE = {"a/one": SIZES["a/one"]}
 def fleet(fleet_config: FleetFactory, monkeypatch: pytest.MonkeyPatch) -> Fleet:
     # Each cleanup would wait for the server's next fsync: another test's matter.
     monkeypatch.setattr(cleanups, "_durable", lambda _: True)
+    monkeypatch.setattr(cleanups, "ORPHAN_AGE", timedelta(0))
     options = {"throttle_bytes_per_sec": "none", "object_cooldown": "0s"}
-    return fleet_config({"n1": SIZES, "n2": {}, "n3": {}}, options=options)
+    return fleet_config({"n1": SIZES, "n2": {}, "n3": {}}, options=options, fleet={"locator": "catalogue"})
 
 
 def there_and_back(fleet: Fleet, sizes: dict[str, int] = SIZES) -> Engine:
@@ -41,6 +43,13 @@ def there_and_back(fleet: Fleet, sizes: dict[str, int] = SIZES) -> Engine:
         assert engine.finish(job_id).completed_moves == len(sizes)
     forget(engine, nothing)
     return Engine()
+
+
+def die_in_a_slice(engine: Engine, step: str, job_id: str = "j1") -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        die_at(patch, step)
+        with pytest.raises(WorkerDiedError):
+            engine.slice(job_id=job_id)
 
 
 def kept(fleet: Fleet) -> list[Path]:
@@ -80,3 +89,44 @@ def test_what_a_stranger_wrote_while_an_earlier_life_freed_it_is_kept(fleet: Fle
     engine.start(moves_between("n1", "n2", ONE))
     assert engine.finish().completed_moves == 1
     assert [path.read_bytes() for path in kept(fleet) if path.suffix != ".key"] == [b"what no manifest lists"]
+
+
+@pytest.mark.parametrize("step", ["publish", "sync_published", "manifest", "flip"])
+def test_readers_are_sent_to_the_copy_that_redis_forgot_when_a_stranger_deletes_the_object(
+    fleet: Fleet, step: str
+) -> None:
+    engine = Engine()
+    engine.start(moves_between("n1", "n2", SIZES))
+    engine.finish()
+    earlier = remember(engine)
+    back = moves_between("n2", "n1", SIZES)
+    engine.start(back, job_id="j2")
+    die_in_a_slice(engine, step, "j2")
+    forget(engine, earlier)
+    (fleet.roots["n2"] / "a/one").unlink()
+    engine = Engine()
+    engine.start(back, job_id="j2")
+    engine.finish("j2")
+    engine.cleanup(later_ms=DAY_MS)
+    where = engine.context.locations.lookup("a/one")
+    assert (fleet.roots["n1"] / "a/one").exists()
+    assert where.forwarded in {None, "n1"}
+    assert where.placed == "n1"
+
+
+@pytest.mark.parametrize("step", ["publish", "sync_published", "manifest", "flip"])
+def test_a_copy_of_a_forgotten_job_does_not_stay_beside_its_source_that_was_written_to_since(
+    fleet: Fleet, step: str
+) -> None:
+    engine, written = Engine(), record(fleet.roots)
+    nothing = remember(engine)
+    engine.start(moves_between("n1", "n2", ONE), epoch=7)
+    die_in_a_slice(engine, step)
+    forget(engine, nothing)
+    written = written.changed("a/one", append(fleet.roots["n1"] / "a/one"))
+    engine = Engine()
+    engine.start(moves_between("n1", "n2", ONE), epoch=7)
+    job = engine.finish()
+    for _ in range(2):
+        engine.cleanup(later_ms=DAY_MS)
+    check(fleet.roots, written, job, trash=True)
