@@ -258,8 +258,10 @@ class TreeDriver:
                 self._tree.move_aside(key, trash)
             except self._words.gone:
                 return FreeOutcome.GONE
-            except self._words.taken:  # a stale worker frees under the same move
-                pass
+            except self._words.taken:  # a stale worker frees under the same move, or an earlier life of the move did
+                if self.trashed(move_id) == expected == self.stat(key):
+                    self._tree.remove(trash)
+                    return self.free(key, move_id, expected, freed_before=freed_before)
             return self._settle(key, move_id, expected, freed_before)
 
     def _settle(
