@@ -371,7 +371,10 @@ class Batch:
             end(item, MoveState.COMPLETED, FREE_PENDING, "nothing says which version of the source was copied")
             return
         try:
-            outcome = FreeOutcome.FREED if freed else self._free_alone(key, move_id, expected)
+            outcome = FreeOutcome.FREED
+            if not freed:
+                before = manifests.freed_before(self._c.source, self._c.target, key, move_id, expected)
+                outcome = self._c.source.free(key, move_id, expected, freed_before=before)
         except ObjectUnreadable as exc:
             self._endings.take_back(item)
             if item.here:
@@ -388,10 +391,6 @@ class Batch:
                 self._endings.take_back(item)
                 if item.here:
                     self._endings.again(item, SourceChanged(key, "the source changed after it was published"))
-
-    def _free_alone(self, key: str, move_id: MoveId, expected: Fingerprint) -> FreeOutcome:
-        freed_before = manifests.freed_before(self._c.source, self._c.target, key, move_id, expected)
-        return self._c.source.free(key, move_id, expected, freed_before=freed_before)
 
     # -- endings --------------------------------------------------------------------------------------------------
     def _settle(self) -> int:
