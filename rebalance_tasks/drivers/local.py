@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 
 from rebalance_tasks.core.errors import ChecksumMismatch, InvalidArgument, NodeMissing, TargetExists
 from rebalance_tasks.core.ids import MoveId, NodeId
-from rebalance_tasks.drivers.base import Fingerprint, FreeOutcome, Listing, NodeHealth
+from rebalance_tasks.drivers.base import Fingerprint, FreeOutcome, Listing, NodeHealth, never_freed
 from rebalance_tasks.drivers.linux import Syscalls, fsync, native
 from rebalance_tasks.drivers.local_entries import (
     READ_BACK_FLAGS,
@@ -44,7 +44,7 @@ from rebalance_tasks.drivers.local_trash import LocalTrash
 from rebalance_tasks.drivers.local_tree import LocalTree
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 
     import numpy as np
     from numpy.typing import NDArray
@@ -334,9 +334,16 @@ class LocalDriver:
         self._tree.remove("tmp", move_id)
 
     # -- freeing --------------------------------------------------------------------------------------------------
-    def free(self, key: str, move_id: MoveId, expected: Fingerprint) -> FreeOutcome:
+    def free(
+        self,
+        key: str,
+        move_id: MoveId,
+        expected: Fingerprint,
+        *,
+        freed_before: Callable[[Fingerprint], bool] = never_freed,
+    ) -> FreeOutcome:
         """Move the object into the trash if it is still ``expected``; see `LocalTrash.free`. Raises: ObjectUnreadable."""
-        return self._trash.free(key, move_id, expected)
+        return self._trash.free(key, move_id, expected, freed_before)
 
     def trashed(self, move_id: MoveId) -> Fingerprint | None:
         """Fingerprint of what the trash holds for a move."""

@@ -362,15 +362,19 @@ class Batch:
                 end(item, MoveState.COMPLETED)
 
     def _free(self, item: Item, freed: bool) -> None:  # noqa: FBT001  as above
+        key, move_id = item.move.key, item.move.move_id
         expected = item.copy.source if item.copy else None
         if expected is None:
-            entry = manifests.find(self._c.target, item.move.move_id)
-            expected = entry.copied_fingerprint() if entry else None
+            told = manifests.history(self._c.target, move_id)
+            expected = told[-1].copied_fingerprint() if told else None
         if expected is None:
             end(item, MoveState.COMPLETED, FREE_PENDING, "nothing says which version of the source was copied")
             return
         try:
-            outcome = FreeOutcome.FREED if freed else self._c.source.free(item.move.key, item.move.move_id, expected)
+            outcome = FreeOutcome.FREED
+            if not freed:
+                before = manifests.freed_before(self._c.source, self._c.target, key, move_id, expected)
+                outcome = self._c.source.free(key, move_id, expected, freed_before=before)
         except ObjectUnreadable as exc:
             self._endings.take_back(item)
             if item.here:
@@ -379,14 +383,14 @@ class Batch:
         reached(Step.FREE)
         match outcome:
             case FreeOutcome.FREED:
-                record = Freed(self._c.source.node_id, item.move.key, item.move.size_bytes, expected)
+                record = Freed(self._c.source.node_id, key, item.move.size_bytes, expected)
                 end(item, MoveState.COMPLETED, trash=record)
             case FreeOutcome.GONE:
                 end(item, MoveState.COMPLETED)
             case FreeOutcome.CHANGED:
                 self._endings.take_back(item)
                 if item.here:
-                    self._endings.again(item, SourceChanged(item.move.key, "the source changed after it was published"))
+                    self._endings.again(item, SourceChanged(key, "the source changed after it was published"))
 
     # -- endings --------------------------------------------------------------------------------------------------
     def _settle(self) -> int:

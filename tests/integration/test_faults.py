@@ -133,10 +133,10 @@ def test_an_object_that_cannot_be_freed_fails_and_stays_where_it_was(
 ) -> None:
     original = LocalDriver.free
 
-    def free(self: LocalDriver, key: str, move_id: Any, expected: Any) -> Any:
+    def free(self: LocalDriver, key: str, move_id: Any, expected: Any, **more: Any) -> Any:
         if key == "a/two" and self.node_id == "n1":
             raise ObjectUnreadable(key, "free: Operation not permitted; let the worker's user write to its folder")
-        return original(self, key, move_id, expected)
+        return original(self, key, move_id, expected, **more)
 
     monkeypatch.setattr(LocalDriver, "free", free)
     written = record(fleet.roots)
