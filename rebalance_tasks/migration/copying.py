@@ -170,8 +170,9 @@ class Copier:
                 want = min(self._control.chunk_bytes, PART_BYTES - length, left)
                 if want == 0:
                     break
-                if BLOCK_BYTES < want < left:
-                    want -= want % BLOCK_BYTES  # so that all but an object's last bytes are whole blocks
+                beyond = (copy.staged_bytes + length + want) % BLOCK_BYTES
+                if beyond < want < left:
+                    want -= beyond  # so that all but an object's last bytes go in whole blocks
                 count = reader.readinto(self._buffer[:want])
                 if count == 0:
                     raise SourceChanged(key, "the source shrank while it was copied")
