@@ -164,6 +164,14 @@ class StagedWriter(Protocol):
         ...
 
 
+class Expecting(Protocol):
+    """What a `StagedWriter` may offer besides; asked for by name, as `Remote`."""
+
+    def expect(self, size_bytes: int) -> None:
+        """Prepare for a copy of that size in all, before its next byte. Raises: NodeFull, ObjectTooLarge, NodeNotWritable."""
+        ...
+
+
 class Hold(Protocol):
     """A context in which a driver keeps folders open between calls; `Driver.hold`."""
 

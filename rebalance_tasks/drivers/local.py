@@ -217,13 +217,7 @@ class LocalDriver:
         except OSError as exc:
             raise node_error(self.node_id, self.root, exc, "stage a copy") from exc
         return LocalWriter(
-            fd,
-            self.node_id,
-            self.root,
-            f"staged:{move_id}",
-            offset=offset,
-            sparse=sparse,
-            durable_on_finish=self._tree.calls.syncfs is None,
+            fd, self.node_id, self.root, f"staged:{move_id}", offset=offset, sparse=sparse, calls=self._tree.calls
         )
 
     def _stage_again(self, move_id: MoveId, folder: int, offset: int) -> int:
@@ -252,7 +246,7 @@ class LocalDriver:
         return self._tree.in_work("tmp", validate_name(move_id, "move id"))
 
     def open_staged(self, move_id: MoveId) -> LocalSource:
-        """Open a staged copy for reading it back. Raises: SourceVanished, ObjectUnreadable."""
+        """Open a staged copy for reading it back, a large one from the disk itself. Raises: SourceVanished, ObjectUnreadable."""
         validate_name(move_id, "move id")
         label = f"staged:{move_id}"
         folder = self._tree.work_fd("tmp")
@@ -263,7 +257,7 @@ class LocalDriver:
                 fd = os.open(move_id, READ_FLAGS, dir_fd=folder)
         except OSError as exc:
             raise source_error(label, exc, "read back") from exc
-        return source_from(fd, label)
+        return source_from(fd, label, self._tree.calls.direct)
 
     def sync(self) -> None:
         """Make everything staged, published or renamed so far durable. Raises: NodeFull, NodeNotWritable, NodeMissing."""
