@@ -58,7 +58,7 @@ class _Descriptors:
             self._left += count
 
 
-_descriptors: Final = _Descriptors()
+DESCRIPTORS: Final = _Descriptors()
 
 
 class LocalBurst:
@@ -70,7 +70,7 @@ class LocalBurst:
         """Prepare for up to so many objects."""
         self._source = source
         self._target = target
-        self._room = _descriptors.take(objects)
+        self._room = DESCRIPTORS.take(objects)
         #: copies that are still open, by move
         self._open: dict[MoveId, int] = {}
         self._buffer = memoryview(bytearray(MOST_BYTES))
@@ -86,7 +86,7 @@ class LocalBurst:
         for fd in self._open.values():
             os.close(fd)
         self._open = {}
-        _descriptors.give_back(self._room)
+        DESCRIPTORS.give_back(self._room)
         self._room = 0
 
     # -- copy aside -----------------------------------------------------------------------------------------------

@@ -54,6 +54,8 @@ class Item:
     direct: bool = False
     #: thrown back: to be tried again in a later batch
     again: bool = False
+    #: counted as a row (`migration.plain`), without a settlement of its own
+    counted: bool = False
 
     def __post_init__(self) -> None:
         """Remember whether there was an attempt."""
