@@ -10,7 +10,7 @@ from rebalance_tasks.core.inflight import LARGE_BYTES, InFlight, begin, step
 from rebalance_tasks.telemetry import get_logger
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from rebalance_tasks.drivers.base import Driver
     from rebalance_tasks.migration.control import Steering
@@ -97,6 +97,21 @@ class Crowd:
             self._seconds += seconds
             self._objects += 1
         return done
+
+    def together(self, copies: Iterator[bool], control: Steering) -> Iterator[bool]:
+        """Pass on what becomes of objects that go at once in this thread, and note how long each of those that went took."""
+        begun, waited_before = self._clock(), waited_s(control)
+        went = 0
+        try:
+            for copied in copies:
+                went += copied
+                yield copied
+        finally:
+            seconds = self._clock() - begun - (waited_s(control) - waited_before)
+            with self._lock:
+                # Little's law: so many were under way all the time.
+                self._seconds += seconds * self.at_once if went else 0.0
+                self._objects += went
 
     def learn(self) -> None:
         """Let the next batch know."""
