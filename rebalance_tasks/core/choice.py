@@ -50,11 +50,16 @@ class Choice(NamedTuple):
         return int(second.times > 0 and (not first.times or second.mean_ms < CLEARLY * first.mean_ms))
 
 
-def asked(choice: Choice) -> tuple[int, Choice]:
-    """Return the way to take now, 0 or 1, and what is known then."""
+def asked(choice: Choice) -> tuple[int, bool, Choice]:
+    """Return the way to take now (0 or 1), whether what it takes is to be told, and what is known then.
+
+    What is told comes in pairs, one way right after the other, so that both means are of the same times: a node's calls take
+    many times as long in one minute as in the next.
+    """
     turn = choice.turn
-    way = turn % 2 if turn < 2 * TRIALS else choice.better ^ (turn % LOOK_EVERY == 0)
-    return way, choice._replace(turn=turn + 1)
+    place = turn % 2 if turn < 2 * TRIALS else turn % LOOK_EVERY
+    way = place if turn < 2 * TRIALS else choice.better ^ (place == 0)
+    return way, place < 2, choice._replace(turn=turn + 1)  # noqa: PLR2004  a pair
 
 
 def told(choice: Choice, way: int, *, took_ms: float) -> Choice:

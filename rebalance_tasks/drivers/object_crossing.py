@@ -66,8 +66,9 @@ class Crossing:
         spend(version.size_bytes)
         if len(self._ways) == 1:
             return self._ways[0](*one)
-        number, _choices[self._pair] = asked(_choices.get(self._pair, Choice()))
-        return self._measured(number, self._ways[number](*one))
+        number, is_trial, _choices[self._pair] = asked(_choices.get(self._pair, Choice()))
+        way = self._ways[number](*one)
+        return self._measured(number, way) if is_trial else way
 
     def _is_right(self, name: str, version: Fingerprint, etag: str | None) -> bool:
         """Whether a copy is what was to be copied; one that is not is taken away again."""

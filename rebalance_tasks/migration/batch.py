@@ -98,7 +98,7 @@ class Batch:
             raise
         self._commit()
         left = self._settle()
-        self._crowd.learn()
+        self._crowd.learn(self._c.tell_in_flight)
         if self._stop is not None:
             raise self._stop
         return left
