@@ -8,19 +8,23 @@ from typing import TYPE_CHECKING
 import pytest
 
 from rebalance_tasks.core.choice import LOOK_EVERY, TRIALS, Choice, Measured
+from rebalance_tasks.core.errors import NodeMissing
 from rebalance_tasks.drivers import object_crossing
 from rebalance_tasks.drivers.object_burst import ObjectBurst
 from rebalance_tasks.drivers.object_crossing import SMALL_BYTES
 from rebalance_tasks.drivers.s3_answers import bare_etag
+from rebalance_tasks.embedded import HOST
 from rebalance_tasks.migration.control import Interrupt, SliceInterrupted
 from tests.integration.test_s3_direct import GIVEN, Node, kept
 from tests.support.engine import Engine, moves_between
 from tests.support.fleets import NodeSpec, made_up
 from tests.support.places import S3Place
+from tests.support.tls import Authority, Front
 from tests.support.weed import ACCESS_KEY, OTHER_KEY
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
     from rebalance_tasks.drivers.s3_http import Answer
     from tests.conftest import FleetFactory
@@ -192,3 +196,19 @@ def test_a_job_moves_everything_whatever_the_burst_declines(
     assert (job.completed_moves, dict(job.failures)) == (len(sizes), {})
     assert answers[0] == len(sizes)
     assert {key: places["n2"].get(key) for key in KEYS} == {key: made_up(key, 1000) for key in KEYS}
+
+
+def test_objects_cross_by_tls_and_a_server_that_nobody_vouches_for_is_not_spoken_to(
+    weed: Weed, source: Node, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    authority = Authority.make(tmp_path)
+    with Front(weed.port, authority.server()) as front:
+        url = f"https://{HOST}:{front.port}"
+        with pytest.raises(NodeMissing, match="certificate verify failed"):
+            Node(weed, "n2", OTHER_KEY, url=url)
+        monkeypatch.setenv("SSL_CERT_FILE", str(authority.ca))
+        target = Node(weed, "n2", OTHER_KEY, url=url)
+        assert copy(source, target, KEYS) == [True] * len(KEYS)
+        assert front.by_tls
+        assert {key: kept(target, key)[1] for key in KEYS} == {key: made_up(key, 3000) for key in KEYS}
+        target.endpoint.close()

@@ -45,8 +45,8 @@ DATA = made_up("data", 50_000)
 class Node:
     """A node, the line to it, and its bucket."""
 
-    def __init__(self, weed: Weed, node_id: str, key: str = ACCESS_KEY, **more: Any) -> None:
-        self.endpoint = BadLine(weed.url, credentials=lambda: Credentials(key, SECRET_KEY))
+    def __init__(self, weed: Weed, node_id: str, key: str = ACCESS_KEY, *, url: str = "", **more: Any) -> None:
+        self.endpoint = BadLine(url or weed.url, credentials=lambda: Credentials(key, SECRET_KEY))
         self.bucket = S3Bucket(self.endpoint, weed.bucket())
         self.driver = ObjectStoreDriver(node_id, self.bucket, **more)
         self.driver.adopt()
