@@ -49,7 +49,8 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from rebalance_tasks.drivers.remembered import Part, Remembered
+    from rebalance_tasks.drivers.node_parts import Part
+    from rebalance_tasks.drivers.remembered import Remembered
 
 #: Folders may vanish between a look and an act; a third time is not bad luck.
 _ATTEMPTS: Final = 3

@@ -35,6 +35,7 @@ from rebalance_tasks.drivers.s3_signing import query_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
+    from xml.etree.ElementTree import Element
 
     from rebalance_tasks.drivers.bucket import Bucket
     from rebalance_tasks.drivers.s3_http import S3Endpoint
@@ -234,13 +235,20 @@ class S3Bucket:
 
     def pages(self, prefix: str, *, after: str = "") -> Iterator[Sequence[Stored]]:
         """Yield pages of objects, in order of their names."""
-        query = {"list-type": "2", "encoding-type": "url", "prefix": prefix}
-        if after:
-            query["start-after"] = after
-        while True:
-            answer = self._listing(query)
-            root = answer.xml()
+        for root in self._pages(prefix, {"start-after": after} if after else {}):
             yield [listed_of(element) for element in root.iterfind("Contents")]
+
+    def level(self, prefix: str) -> Iterator[tuple[Sequence[Stored], Sequence[str]]]:
+        """Yield pages of one folder: its objects, and the prefixes of the folders in it."""
+        for root in self._pages(prefix, {"delimiter": "/"}):
+            objects = [listed_of(element) for element in root.iterfind("Contents")]
+            yield objects, [unquote_plus(child_text(found, "Prefix")) for found in root.iterfind("CommonPrefixes")]
+
+    def _pages(self, prefix: str, more: Mapping[str, str]) -> Iterator[Element]:
+        query = {"list-type": "2", "encoding-type": "url", "prefix": prefix, **more}
+        while True:
+            root = self._listing(query).xml()
+            yield root
             token = child_text(root, "NextContinuationToken")
             if child_text(root, "IsTruncated") != "true" or not token:
                 return

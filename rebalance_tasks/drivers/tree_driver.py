@@ -24,14 +24,16 @@ from rebalance_tasks.drivers.base import Fingerprint, FreeOutcome, Listing, Node
 from rebalance_tasks.drivers.listing import Columns, reason_left_out
 from rebalance_tasks.drivers.local_errors import is_name, validate_local_key, validate_name
 from rebalance_tasks.drivers.local_listing import key_filter
+from rebalance_tasks.drivers.node_parts import Limit
 from rebalance_tasks.drivers.object_hold import ObjectHold
-from rebalance_tasks.drivers.tree import TMP, Found, Kind, Tree, Words, aside_name, trash_name
+from rebalance_tasks.drivers.tree import TMP, Found, Kind, Tree, Words, aside_name, trash_name, walked
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator
     from contextlib import AbstractContextManager
 
     from rebalance_tasks.drivers.base import SourceHandle, StagedWriter
+    from rebalance_tasks.drivers.node_parts import Part
 
 _FOLDERS: Final = ("tmp", "manifests", "trash", "kept")
 _NODE_ID: Final = f"{RESERVED}/node-id"
@@ -124,15 +126,23 @@ class TreeDriver:
 
     def list_objects(self, *, require_identity: bool = True) -> Listing:
         """List every object. Raises: NodeMissing rather than list half of it."""
+        return self.list_part(None, require_identity=require_identity)
+
+    def list_part(self, part: Part | None, *, require_identity: bool = True, most: int | None = None) -> Listing:
+        """List a part; see `drivers.node_parts.Parted`."""
         self._verify(required=require_identity)
-        columns = Columns()
-        with self._on_node("list objects"):
-            for key, found in self._tree.walk():
-                if reason := self._not_listed(key) or ("" if found.kind is Kind.FILE else found.kind.value):
-                    columns.leave_out(reason)
-                else:
-                    columns.add(key, found.fingerprint.size_bytes, found.fingerprint.mtime_ns)
+        columns, limit = Columns(), Limit(most)
+        for key, found in walked(self._entries, part):
+            if reason := self._not_listed(key) or ("" if found.kind is Kind.FILE else found.kind.value):
+                columns.leave_out(reason)
+            else:
+                columns.add(key, found.fingerprint.size_bytes, found.fingerprint.mtime_ns)
+                limit.count(key)
         return columns.listing()
+
+    def _entries(self, folder: str, doing: str = "list objects") -> list[tuple[str, Found]]:
+        with self._on_node(doing):
+            return self._tree.entries(folder)
 
     def _not_listed(self, key: str) -> str:
         return reason_left_out(key, validate=validate_local_key, passes=self._passes)
@@ -226,8 +236,7 @@ class TreeDriver:
             yield MoveId(name), found.fingerprint
 
     def _ours_in(self, folder: str) -> list[tuple[str, Found]]:
-        with self._on_node(f"list {folder}"):
-            listed = self._tree.entries(f"{RESERVED}/{folder}")
+        listed = self._entries(f"{RESERVED}/{folder}", f"list {folder}")
         return [(name, found) for name, found in listed if is_name(name) and found.is_file]
 
     # -- freeing --------------------------------------------------------------------------------------------------
