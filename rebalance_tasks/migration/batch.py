@@ -25,7 +25,7 @@ from rebalance_tasks.migration.committing import commit
 from rebalance_tasks.migration.control import Interrupt, SliceInterrupted
 from rebalance_tasks.migration.copying import StagedCopy
 from rebalance_tasks.migration.crowd import Crowd
-from rebalance_tasks.migration.direct import mark_direct, spend_all
+from rebalance_tasks.migration.direct import copy_together, mark_direct, spend_all
 from rebalance_tasks.migration.endings import Endings, end
 from rebalance_tasks.migration.faults import Step, reached
 from rebalance_tasks.migration.item import REFUSALS, attempt, journal_entry, journal_row, staged_path
@@ -109,7 +109,7 @@ class Batch:
             raise
         self._commit()
         left = self._settle()
-        self._crowd.learn()
+        self._crowd.learn(self._c.tell_in_flight)
         if self._stop is not None:
             raise self._stop
         return left
@@ -271,13 +271,16 @@ class Batch:
                 left = self._plain.publish(self._published)
                 self._items += left
                 ready += left
+                together = [item for item in ready if item.direct and item.fresh]
+                self._stop = copy_together(self._c, together, self._burst, self._crowd) if together else self._stop
+                alone = [item for item in ready if item.unpublished]
                 done = self._burst.publish(
                     (item.move.key, item.move.move_id, item.copy.source, item.staged)
                     if item.fresh and item.copy and item.staged
                     else None
-                    for item in ready
+                    for item in alone
                 )
-                self._each(zip(ready, done, strict=False), self._give_key, at_once=self._lanes)
+                self._each(zip(alone, done, strict=False), self._give_key, at_once=self._lanes)
         finally:
             back = self._plain.leave(strays) if strays else []
             self._items += back
