@@ -1,7 +1,7 @@
 """Many small S3 requests under way at once in one thread: each on a line of its own, answers taken as they come.
 
 Threads that wait for one answer each spend more on being woken in turn than on the requests themselves
-([ADR 34](../../docs/adr/0034-small-objects-cross-in-one-thread.md)). What is to be done with one object is a *way*, a generator
+([ADR 32](../../docs/adr/0032-small-objects-cross-in-one-thread.md)). What is to be done with one object is a *way*, a generator
 that yields a request and is sent its answer. Nothing is tried again here: a way whose line breaks ends without a result, and
 whoever wanted it asks by `S3Endpoint.request`, which is patient. An answer that has begun to come is read to its end before the next.
 """
