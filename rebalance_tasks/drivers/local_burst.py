@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Final, Self
 import xxhash
 
 from rebalance_tasks.core.errors import InvalidKey
+from rebalance_tasks.drivers.burst import NoBurst
 from rebalance_tasks.drivers.local_entries import CREATE_FLAGS, PRIVATE_MODE, READ_BACK_FLAGS, READ_FLAGS
 from rebalance_tasks.drivers.local_errors import validate_local_key, validate_name
 from rebalance_tasks.drivers.local_files import apply_metadata, fingerprint_of, is_version, read_metadata
@@ -61,7 +62,7 @@ class _Descriptors:
 DESCRIPTORS: Final = _Descriptors()
 
 
-class LocalBurst:
+class LocalBurst(NoBurst):
     """`Burst` between two local roots."""
 
     alone = True

@@ -22,7 +22,7 @@ from rebalance_tasks.core.errors import (
 )
 from rebalance_tasks.core.ids import MoveId, NodeId
 from rebalance_tasks.core.keys import MAX_KEY_BYTES, RESERVED, validate_key
-from rebalance_tasks.drivers.base import Fingerprint, FreeOutcome, Listing, NodeHealth
+from rebalance_tasks.drivers.base import Fingerprint, FreeOutcome, Listing, NodeHealth, never_freed
 from rebalance_tasks.drivers.bucket import BucketError, ConditionFailed, NotThere
 from rebalance_tasks.drivers.listing import Columns, reason_left_out
 from rebalance_tasks.drivers.local_errors import validate_name
@@ -39,7 +39,7 @@ from rebalance_tasks.drivers.object_trash import ObjectTrash
 from rebalance_tasks.drivers.object_versions import versions_of
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 
     from rebalance_tasks.drivers.base import Driver
     from rebalance_tasks.drivers.bucket import Bucket
@@ -335,7 +335,14 @@ class ObjectStoreDriver:
         return End(self.bucket, self.node_id, self.name_of(key))
 
     # -- freeing --------------------------------------------------------------------------------------------------
-    def free(self, key: str, move_id: MoveId, expected: Fingerprint) -> FreeOutcome:
+    def free(
+        self,
+        key: str,
+        move_id: MoveId,
+        expected: Fingerprint,
+        *,
+        freed_before: Callable[[Fingerprint], bool] = never_freed,  # noqa: ARG002  each version has a name of its own here
+    ) -> FreeOutcome:
         """Move the object into the trash if it is still ``expected``; see `ObjectTrash.free`."""
         name = self.name_of(key)
         validate_name(move_id, "move id")

@@ -201,7 +201,7 @@ def burst(source: Driver, target: Driver, *, objects: int) -> Burst:
     if objects < 2:  # noqa: PLR2004  one is no burst
         return NoBurst()
     if isinstance(source, ObjectStoreDriver):
-        return ObjectBurst(source)
+        return ObjectBurst(source, target)
     if not isinstance(source, LocalDriver):
         return NoBurst()
     burst_from: Callable[[Driver], Burst] | None = getattr(target, "burst_from", None)

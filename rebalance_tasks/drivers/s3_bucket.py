@@ -19,6 +19,7 @@ from rebalance_tasks.drivers.bucket import Capabilities, Stored, Upload
 from rebalance_tasks.drivers.lanes import each
 from rebalance_tasks.drivers.s3_answers import (
     bare_etag,
+    copy_origin,
     deleted_of,
     deletion_of,
     fail,
@@ -30,7 +31,7 @@ from rebalance_tasks.drivers.s3_answers import (
 )
 from rebalance_tasks.drivers.s3_http import Answer, EndpointUnreachable, child_text
 from rebalance_tasks.drivers.s3_probe import Guard, guard_header, md5_header, probe_bucket
-from rebalance_tasks.drivers.s3_signing import query_text, quoted
+from rebalance_tasks.drivers.s3_signing import query_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -159,10 +160,7 @@ class S3Bucket:
         source_bucket: str | None = None,
     ) -> str:
         """Copy one version on the server's side."""
-        origin = {
-            "x-amz-copy-source": f"/{source_bucket or self.name}/{quoted(source, safe='/')}",
-            "x-amz-copy-source-if-match": f'"{etag}"',
-        }
+        origin = copy_origin(source_bucket or self.name, source, etag)
         if size_bytes > COPY_BYTES:
             return self._copy_in_parts(origin, source, name, size_bytes=size_bytes, attributes=attributes)
         headers = dict(origin)

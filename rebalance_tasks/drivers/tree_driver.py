@@ -20,7 +20,7 @@ from rebalance_tasks.core.errors import (
 )
 from rebalance_tasks.core.ids import MoveId, NodeId
 from rebalance_tasks.core.keys import RESERVED
-from rebalance_tasks.drivers.base import Fingerprint, FreeOutcome, Listing, NodeHealth
+from rebalance_tasks.drivers.base import Fingerprint, FreeOutcome, Listing, NodeHealth, never_freed
 from rebalance_tasks.drivers.listing import Columns, reason_left_out
 from rebalance_tasks.drivers.local_errors import is_name, validate_local_key, validate_name
 from rebalance_tasks.drivers.local_listing import key_filter
@@ -29,7 +29,7 @@ from rebalance_tasks.drivers.object_hold import ObjectHold
 from rebalance_tasks.drivers.tree import TMP, Found, Kind, Tree, Words, aside_name, trash_name, walked
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Iterator
+    from collections.abc import Callable, Collection, Iterable, Iterator
     from contextlib import AbstractContextManager
 
     from rebalance_tasks.drivers.base import SourceHandle, StagedWriter
@@ -240,7 +240,14 @@ class TreeDriver:
         return [(name, found) for name, found in listed if is_name(name) and found.is_file]
 
     # -- freeing --------------------------------------------------------------------------------------------------
-    def free(self, key: str, move_id: MoveId, expected: Fingerprint) -> FreeOutcome:
+    def free(
+        self,
+        key: str,
+        move_id: MoveId,
+        expected: Fingerprint,
+        *,
+        freed_before: Callable[[Fingerprint], bool] = never_freed,
+    ) -> FreeOutcome:
         """Move the object into the trash if it is still ``expected``; compare again there, restore on mismatch."""
         validate_local_key(key)
         trash = trash_name(move_id)
@@ -249,7 +256,7 @@ class TreeDriver:
             found = self.stat(key)
             held = None if move_id in self._fresh else self.trashed(move_id)
             if held is not None and held != found:
-                return self._settle(key, move_id, expected)
+                return self._settle(key, move_id, expected, freed_before)
             if held is not None:  # a rename or a restore that was cut off between its two steps
                 self._tree.remove(trash)
             if found is None:
@@ -260,15 +267,21 @@ class TreeDriver:
                 self._tree.move_aside(key, trash)
             except self._words.gone:
                 return FreeOutcome.GONE
-            except self._words.taken:  # a stale worker frees under the same move
-                pass
-            return self._settle(key, move_id, expected)
+            except self._words.taken:  # a stale worker frees under the same move, or an earlier life of the move did
+                if self.trashed(move_id) == expected == self.stat(key):
+                    self._tree.remove(trash)
+                    return self.free(key, move_id, expected, freed_before=freed_before)
+            return self._settle(key, move_id, expected, freed_before)
 
-    def _settle(self, key: str, move_id: MoveId, expected: Fingerprint) -> FreeOutcome:
+    def _settle(
+        self, key: str, move_id: MoveId, expected: Fingerprint, freed_before: Callable[[Fingerprint], bool]
+    ) -> FreeOutcome:
         """Keep what the trash holds if it is ``expected``, else put it back, or aside where its key is taken again."""
         held = self.trashed(move_id)
         if held == expected:
             return FreeOutcome.FREED
+        if held is not None and freed_before(held) and self.purge(move_id, held):
+            return self.free(key, move_id, expected)
         if held is not None and not self._put_back(move_id, key):
             self._tree.move_aside(trash_name(move_id), f"{RESERVED}/kept/{move_id}.{held.mtime_ns}")
         return FreeOutcome.CHANGED

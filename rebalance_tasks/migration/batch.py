@@ -25,7 +25,7 @@ from rebalance_tasks.migration.committing import commit
 from rebalance_tasks.migration.control import Interrupt, SliceInterrupted
 from rebalance_tasks.migration.copying import StagedCopy
 from rebalance_tasks.migration.crowd import Crowd
-from rebalance_tasks.migration.direct import mark_direct, spend_all
+from rebalance_tasks.migration.direct import copy_together, mark_direct, spend_all
 from rebalance_tasks.migration.endings import Endings, end
 from rebalance_tasks.migration.faults import Step, reached
 from rebalance_tasks.migration.item import REFUSALS, attempt, journal_entry, journal_row, staged_path
@@ -109,7 +109,7 @@ class Batch:
             raise
         self._commit()
         left = self._settle()
-        self._crowd.learn()
+        self._crowd.learn(self._c.tell_in_flight)
         if self._stop is not None:
             raise self._stop
         return left
@@ -271,13 +271,16 @@ class Batch:
                 left = self._plain.publish(self._published)
                 self._items += left
                 ready += left
+                together = [item for item in ready if item.direct and item.fresh]
+                self._stop = copy_together(self._c, together, self._burst, self._crowd) if together else self._stop
+                alone = [item for item in ready if item.unpublished]
                 done = self._burst.publish(
                     (item.move.key, item.move.move_id, item.copy.source, item.staged)
                     if item.fresh and item.copy and item.staged
                     else None
-                    for item in ready
+                    for item in alone
                 )
-                self._each(zip(ready, done, strict=False), self._give_key, at_once=self._lanes)
+                self._each(zip(alone, done, strict=False), self._give_key, at_once=self._lanes)
         finally:
             back = self._plain.leave(strays) if strays else []
             self._items += back
@@ -363,15 +366,19 @@ class Batch:
                 end(item, MoveState.COMPLETED)
 
     def _free(self, item: Item, freed: bool) -> None:  # noqa: FBT001  as above
+        key, move_id = item.move.key, item.move.move_id
         expected = item.copy.source if item.copy else None
         if expected is None:
-            entry = manifests.find(self._c.target, item.move.move_id)
-            expected = entry.copied_fingerprint() if entry else None
+            told = manifests.history(self._c.target, move_id)
+            expected = told[-1].copied_fingerprint() if told else None
         if expected is None:
             end(item, MoveState.COMPLETED, FREE_PENDING, "nothing says which version of the source was copied")
             return
         try:
-            outcome = FreeOutcome.FREED if freed else self._c.source.free(item.move.key, item.move.move_id, expected)
+            outcome = FreeOutcome.FREED
+            if not freed:
+                before = manifests.freed_before(self._c.source, self._c.target, key, move_id, expected)
+                outcome = self._c.source.free(key, move_id, expected, freed_before=before)
         except ObjectUnreadable as exc:
             self._endings.take_back(item)
             if item.here:
@@ -380,14 +387,14 @@ class Batch:
         self._freed()
         match outcome:
             case FreeOutcome.FREED:
-                record = Freed(self._c.source.node_id, item.move.key, item.move.size_bytes, expected)
+                record = Freed(self._c.source.node_id, key, item.move.size_bytes, expected)
                 end(item, MoveState.COMPLETED, trash=record)
             case FreeOutcome.GONE:
                 end(item, MoveState.COMPLETED)
             case FreeOutcome.CHANGED:
                 self._endings.take_back(item)
                 if item.here:
-                    self._endings.again(item, SourceChanged(item.move.key, "the source changed after it was published"))
+                    self._endings.again(item, SourceChanged(key, "the source changed after it was published"))
 
     @staticmethod
     def _freed() -> None:

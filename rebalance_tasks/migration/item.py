@@ -118,6 +118,8 @@ class BatchContext:
     manifest_prefix: str
     #: the host's catalogue, where Redis does not say where objects are
     host: Host | None = None
+    #: told (source, target, why) when fewer objects are in flight between them than usual
+    tell_in_flight: Callable[[str, str, str], None] = lambda *_: None
 
 
 def unbooked_bytes(item: Item) -> int:

@@ -33,6 +33,7 @@ from rebalance_tasks.store.moves import MoveStore
 from rebalance_tasks.store.trash import TrashStore
 from tests.support import checker, killing
 from tests.support.engine import Engine, copied_bytes, count_copied, killed_carry, moves_between
+from tests.support.fleets import NodeSpec
 from tests.support.forgetting import forget, forget_from, remember
 from tests.support.hooks import DAY_MS, mount_again
 from tests.support.killing import PART_BYTES, killed
@@ -47,7 +48,8 @@ if TYPE_CHECKING:
 pytestmark = [pytest.mark.integration, pytest.mark.xdist_group("kill_matrix")]
 
 SMALL = {f"small/{number}": 2000 + number for number in range(6)}
-LARGE = {"large": 5 * PART_BYTES + 77}
+#: Large enough to go around the page cache.
+LARGE = {"large": 16 * PART_BYTES + 77}
 SIZES = {**SMALL, **LARGE}
 SOURCES = Path(rebalance_tasks.__file__).parent
 
@@ -59,7 +61,8 @@ def fleet(fleet_config: FleetFactory, monkeypatch: pytest.MonkeyPatch, tmp_path:
     monkeypatch.setattr(local_burst, "write_at", local_burst.write_at)
     count_copied(tmp_path / "copied")
     options = {"throttle_bytes_per_sec": "none", "max_egress_bytes_per_cycle": 10**9}
-    return fleet_config({"n1": SIZES, "n2": {"resident": 3}}, options=options)
+    nodes = {"n1": NodeSpec(SIZES, capacity_bytes=10**7), "n2": NodeSpec({"resident": 3}, capacity_bytes=10**7)}
+    return fleet_config(nodes, options=options)
 
 
 def start() -> Engine:

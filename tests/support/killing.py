@@ -191,8 +191,8 @@ def tidy_while_the_source_is_freed(engine: Engine, roots: Roots) -> None:
     """A frozen runner, whose flip Redis forgot, frees the source in the very instant in which its copy is taken off."""
     original = LocalDriver.free
 
-    def free(self: LocalDriver, key: str, move_id: MoveId, expected: Fingerprint) -> FreeOutcome:
-        outcome = original(self, key, move_id, expected)
+    def free(self: LocalDriver, key: str, move_id: MoveId, expected: Fingerprint, **more: Any) -> FreeOutcome:
+        outcome = original(self, key, move_id, expected, **more)
         source = engine.context.driver("n1")
         version = source.stat(key)
         if self.node_id == "n2" and version is not None:

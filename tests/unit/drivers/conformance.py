@@ -451,6 +451,16 @@ class DriverConformance:
         assert harness.driver.free("k", M1, expected) is FreeOutcome.FREED
         assert harness.get("k") == b"new"
 
+    def test_what_the_same_move_freed_before_makes_way_for_what_it_frees_now(self, harness: Harness) -> None:
+        harness.put("k", b"old")
+        old = expected_at(harness.driver, "k")
+        harness.driver.free("k", M1, old)
+        harness.put("k", b"newer")
+        new = expected_at(harness.driver, "k")
+        assert harness.driver.free("k", M1, new, freed_before=lambda held: held == old) is FreeOutcome.FREED
+        assert harness.get("k") is None
+        assert harness.driver.purge(M1, new) is True
+
     def test_a_freed_object_can_be_restored(self, harness: Harness) -> None:
         harness.put("a/k", b"data")
         harness.driver.free("a/k", M1, expected_at(harness.driver, "a/k"))
