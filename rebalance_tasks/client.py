@@ -302,6 +302,10 @@ class Rebalancer:
         """Limits of nodes that are in force, and what holds nodes back (`adaptive_throttle`)."""
         return throttles.node_throttles(self._state)
 
+    def in_flight(self) -> dict[tuple[str, str], str]:
+        """(source, target) → why fewer objects than usual are in flight between them; nothing while all are."""
+        return self._state.paces.in_flight()
+
     def set_node_throttle(
         self, node_id: str, direction: Direction, rate: int | Literal["default"] | None
     ) -> int | None:

@@ -186,6 +186,7 @@ class Runtime:
             # Epochs go back when Redis loses its tail: a name of its own keeps what an earlier run wrote.
             manifest_prefix=f"{job_id}.{group.group_id}.{lease.epoch}.{uuid.uuid4().hex[:8]}",
             host=self._host(lease),
+            tell_in_flight=self.context.paces.note_in_flight,
         )
 
     def _budgets(self, capacity: int | None) -> Budgets:

@@ -10,6 +10,7 @@ import redis
 from hypothesis import settings
 
 from rebalance_tasks.core.errors import ServerUnavailable
+from rebalance_tasks.drivers import compiled
 from rebalance_tasks.embedded import EmbeddedServer, start_server
 from tests.support import azurite
 from tests.support.fleets import Content, Fleet, NodeSpec, write_fleet
@@ -25,6 +26,12 @@ if TYPE_CHECKING:
 # On a busy machine hypothesis took a slow example for a failed one; what may be slow is measured in tests/bench.
 settings.register_profile("patient", settings.get_profile(settings.get_current_profile_name()), deadline=None)
 settings.load_profile("patient")
+
+
+@pytest.fixture(autouse=True)
+def _nothing_carried(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whether machine code carries the objects of a test must not depend on the tests before it."""
+    monkeypatch.setattr(compiled, "_carried", compiled._Carried())
 
 
 @pytest.fixture(scope="session")

@@ -229,17 +229,17 @@ def status(job: Job = None, as_json: Json = False) -> None:
     found = client.status(session.chosen_job(client, job))
     groups = client.failures(found.job_id)
     deadline = session.deadline_of(client, found)
-    limits = [] if found.status.terminal else client.node_throttles()
+    limits, fewer = ([], {}) if found.status.terminal else (client.node_throttles(), client.in_flight())
     data = {
         **output.jsonable(found),
         "failure_groups": output.jsonable(groups),
         "deadline_utc": output.jsonable(deadline),
         "node_throttles": [throttles.throttle_data(entry) for entry in limits],
+        "in_flight": [{"source": source, "target": target, "reason": why} for (source, target), why in fewer.items()],
     }
 
     def view() -> RenderableType:
-        page = tables.job_page(found, groups, deadline=deadline)
-        return throttles.below(page, limits) if limits else page
+        return throttles.below(tables.job_page(found, groups, deadline=deadline), limits, fewer)
 
     emit(data, as_json=as_json, render=view)
 

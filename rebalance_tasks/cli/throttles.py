@@ -12,7 +12,7 @@ from rebalance_tasks.cli.parameters import Json  # noqa: TC001  typer reads it a
 from rebalance_tasks.core.units import parse_rate
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from rich.console import RenderableType
 
@@ -74,7 +74,7 @@ def _of_groups(client: Rebalancer, rate: str | None, *, as_json: bool) -> None:
 
     def view() -> RenderableType:
         line = f"{_rate_text(now)} for each group (configured: {_rate_text(configured)})"
-        return below(line, nodes) if nodes else line
+        return below(line, nodes, {})
 
     emit(data, as_json=as_json, render=view)
 
@@ -127,11 +127,21 @@ def throttle_data(entry: NodeThrottle) -> dict[str, Any]:
     }
 
 
-def below(page: RenderableType, entries: Sequence[NodeThrottle]) -> RenderableType:
-    """A page, and below it the limits of nodes."""
+def below(
+    page: RenderableType, entries: Sequence[NodeThrottle], fewer: Mapping[tuple[str, str], str]
+) -> RenderableType:
+    """A page, and below it the limits of nodes, and the pairs of nodes between which fewer objects are in flight than usual."""
     from rich.console import Group  # noqa: PLC0415  as everything of rich, loaded by what prints
 
-    return Group(page, "", throttle_lines(entries))
+    from rebalance_tasks.cli import tables  # noqa: PLC0415
+
+    parts = [page, *(["", throttle_lines(entries)] if entries else [])]
+    if fewer:
+        made = tables.table("FROM", "TO", "FEWER IN FLIGHT")
+        for (source, target), why in fewer.items():
+            made.add_row(source, target, tables.printable(why))
+        parts += ["", made]
+    return Group(*parts)
 
 
 def throttle_lines(entries: Sequence[NodeThrottle]) -> RenderableType:

@@ -182,7 +182,9 @@ def _free_late(context: FleetContext, nodes: Collection[str], report: CleanupRep
             source = context.driver(node)
             source.check_identity()
             copied = entry.copied_fingerprint()
-            outcome = source.free(key, MoveId(move_id), copied)
+            target, name = context.driver(entry.target), MoveId(move_id)
+            freed_before = manifests.freed_before(source, target, key, name, copied)
+            outcome = source.free(key, name, copied, freed_before=freed_before)
             reached(Step.FREE_LATE)
         except RebalanceError as exc:
             log.debug("free.postponed", node=node, object_key=key, error=str(exc))

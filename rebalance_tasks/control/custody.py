@@ -14,6 +14,7 @@ from rebalance_tasks.core.errors import JobNotFound, NodeError
 from rebalance_tasks.core.models import NodeState
 from rebalance_tasks.core.states import MoveState
 from rebalance_tasks.migration import manifests
+from rebalance_tasks.migration.ways import held_copy
 from rebalance_tasks.store.versions import NewerVersion
 from rebalance_tasks.telemetry import get_logger
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
     from rebalance_tasks.control.context import FleetContext
     from rebalance_tasks.core.fingerprint import Fingerprint
+    from rebalance_tasks.core.ids import MoveId
     from rebalance_tasks.drivers.base import Driver
     from rebalance_tasks.migration.manifests import ManifestEntry
 
@@ -156,3 +158,27 @@ class Chains:
                 if entry.source == node and (version is None or entry.copied_fingerprint().same_file(version))
             ]
         return None
+
+    def spares(self, holder: Driver, move_id: MoveId, held: Fingerprint, entry: ManifestEntry) -> bool:
+        """Whether what a node's trash holds of a move is whole elsewhere, by one of the move's manifest entries.
+
+        Args:
+            holder: the node.
+            move_id: which move.
+            held: version in its trash.
+            entry: what a manifest lists of the move.
+
+        Raises:
+            NodeError: a node of the chain cannot be asked.
+        """
+        if freed(holder, held, entry):
+            return self.end(entry.key, entry.target, entry.published_fingerprint()) is not None
+        if entry.target != holder.node_id or held_copy(holder, move_id, entry.published_fingerprint()) is None:
+            return False
+        # A copy that was taken back: its source was the object.
+        return self.end(entry.key, entry.source, None) is not None
+
+
+def freed(holder: Driver, held: Fingerprint, entry: ManifestEntry) -> bool:
+    """Whether what a node's trash holds is the source of a move, in the version that was copied."""
+    return entry.source == holder.node_id and entry.copied_fingerprint() == held

@@ -11,10 +11,9 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING
 
-from rebalance_tasks.control.custody import Chains, histories_of, job_of, lines_of, look
+from rebalance_tasks.control.custody import Chains, freed, histories_of, job_of, lines_of, look
 from rebalance_tasks.core.errors import NodeError, RebalanceError
 from rebalance_tasks.migration.faults import Step, reached
-from rebalance_tasks.migration.ways import held_copy
 from rebalance_tasks.store.claims import WRITE_PREFIX
 from rebalance_tasks.store.unmoved import unmoved
 from rebalance_tasks.telemetry import get_logger
@@ -128,11 +127,8 @@ class OrphanTrash:
             # What somebody removed through the fleet, and died before it was purged, has no manifest.
             return True
         entries = self._histories.get(orphan.move_id, ())
-        for entry in entries:
-            if _freed(orphan, entry) and self._chains.end(entry.key, entry.target, entry.published_fingerprint()):
-                return True
-            if _taken_back(orphan, entry) and self._chains.end(entry.key, entry.source, None):
-                return True
+        if any(self._chains.spares(orphan.driver, orphan.move_id, orphan.held, entry) for entry in entries):
+            return True
         return not entries and self._unlisted(orphan)
 
     def _unlisted(self, orphan: _Orphan) -> bool:
@@ -151,7 +147,10 @@ class OrphanTrash:
         """Bring a freed source back whose copy was taken off the target, if nothing of the object stands anywhere."""
         try:
             for entry in self._histories.get(orphan.move_id, ()):
-                if not _freed(orphan, entry) or self._c.driver(entry.target).trashed(orphan.move_id) is None:
+                if (
+                    not freed(orphan.driver, orphan.held, entry)
+                    or self._c.driver(entry.target).trashed(orphan.move_id) is None
+                ):
                     continue
                 if any(look(self._c, driver.node_id, entry.key) for driver in self._drivers):
                     return
@@ -162,16 +161,3 @@ class OrphanTrash:
                 return
         except RebalanceError as exc:
             log.debug("trash.postponed", move_id=orphan.move_id, node=orphan.driver.node_id, error=str(exc))
-
-
-def _freed(orphan: _Orphan, entry: ManifestEntry) -> bool:
-    """Whether it is the source of a move, in the version that was copied."""
-    return entry.source == orphan.driver.node_id and entry.copied_fingerprint() == orphan.held
-
-
-def _taken_back(orphan: _Orphan, entry: ManifestEntry) -> bool:
-    """Whether it is the copy of a move, as it was published."""
-    return (
-        entry.target == orphan.driver.node_id
-        and held_copy(orphan.driver, orphan.move_id, entry.published_fingerprint()) is not None
-    )

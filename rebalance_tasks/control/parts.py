@@ -1,18 +1,21 @@
 """Parts of a node that is too large for one task: named, counted, and put together again.
 
-A part is what the driver says it is (`drivers.remembered.Part`: which folders); here it is a name, ``n1#3of16``, that goes wherever a node's
-id goes in a survey: messages, claims, findings. No node id holds a ``#``. A node is whole when all of its parts are in, and one
-that failed leaves the node out: nothing is planned from a part of a node.
+A part is what `drivers.node_parts` says it is; here it is a name, ``n1@3of16``, that goes wherever a node's id goes in a survey: messages,
+claims, findings. No node id holds an ``@`` or a ``#``. A node is whole when all of its parts are in, and one that failed leaves the node out:
+nothing is planned from a part of a node.
+
+``n1#3of16`` is a part as the release before this one cuts them. Its workers refuse the new names, so that the parts of one survey are all cut in one way.
 """
 
 from __future__ import annotations
 
+import re
 from collections import Counter, defaultdict
 from typing import TYPE_CHECKING, Annotated, Final, TypeAlias
 
 from pydantic import Field
 
-from rebalance_tasks.drivers.remembered import Part
+from rebalance_tasks.drivers.node_parts import Part
 from rebalance_tasks.store.surveys import Finding
 
 if TYPE_CHECKING:
@@ -28,27 +31,28 @@ MOST_PARTS: Final = 64
 
 #: A node's id, or the name of one of its parts.
 PlaceName: TypeAlias = Annotated[
-    str, Field(min_length=1, max_length=140, pattern=r"^[A-Za-z0-9][A-Za-z0-9._:-]*(#[0-9]{1,2}of[0-9]{1,2})?$")
+    str, Field(min_length=1, max_length=140, pattern=r"^[A-Za-z0-9][A-Za-z0-9._:-]*([@#][0-9]{1,2}of[0-9]{1,2})?$")
 ]
+_PART: Final = re.compile(r"[@#]")
 
 
 def node_of(name: str) -> str:
     """Return the id of the node that this is, or is a part of."""
-    return name.partition("#")[0]
+    return _PART.split(name)[0]
 
 
 def part_of(name: str) -> Part | None:
     """Return which part a name means, None for a whole node."""
-    _, _, part = name.partition("#")
+    _, *part = _PART.split(name)
     if not part:
         return None
-    number, _, count = part.partition("of")
-    return Part(int(number), int(count))
+    number, _, count = part[0].partition("of")
+    return Part(int(number), int(count), by_name="@" in name)
 
 
 def names_of(node_id: str, count: int) -> list[str]:
     """Return the names of all parts of a node; its id for one."""
-    return [node_id] if count == 1 else [f"{node_id}#{number}of{count}" for number in range(count)]
+    return [node_id] if count == 1 else [f"{node_id}@{number}of{count}" for number in range(count)]
 
 
 def parts_for(objects: int) -> int:
@@ -75,7 +79,7 @@ def _whole(node_id: str, parts: list[Finding]) -> Finding:
         return first
     for found in parts:
         if found.error:
-            error = f"{node_id}, part {found.node_id.partition('#')[2]}: {found.error}"
+            error = f"{node_id}, part {found.node_id[len(node_id) + 1 :]}: {found.error}"
             return Finding(node_id=node_id, error=error, cause=found.cause)
     if len(parts) != part.count:
         error = f"{node_id}: {len(parts)} of its {part.count} parts are in; the next check looks again"

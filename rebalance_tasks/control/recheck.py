@@ -6,7 +6,8 @@ Keeps invariants 8 and 9 between plan and job. A plan of the fleet's present epo
 objects are looked at when they are copied. Those of an older one are looked at here as well, and so are those of a node whose
 listing is remembered (`control.survey_memory`): a file that is being written to shows in no folder, and must not be moved.
 
-A source that is gone because this very job moved it, which Redis forgot, is left to the runner, who counts it by its manifest.
+A source that is gone because this very job moved it, which Redis forgot, is left to the runner, who counts it by its manifest. So is
+one that has changed while a copy, perhaps this job's own, stands at its target.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import pyarrow as pa
 from rebalance_tasks.control.custody import job_of
 from rebalance_tasks.control.survey import with_last_moved
 from rebalance_tasks.control.survey_memory import SurveyMemory
-from rebalance_tasks.core.errors import InvalidKey, NodeError
+from rebalance_tasks.core.errors import InvalidKey, NodeError, SourceChanged
 from rebalance_tasks.core.inventory import Coded, Inventory
 from rebalance_tasks.core.key_columns import are_valid
 from rebalance_tasks.core.models import NodeState
@@ -93,28 +94,47 @@ def _joined(broken: NDArray[np.int32], words: list[str], looks: _Looks) -> Coded
 
 
 def _begun_before(context: FleetContext, moves: MoveColumns, stale: Coded[str], *, job_id: str) -> list[int]:
-    """Return the places of moves whose source is gone and that this job may have made before Redis forgot it."""
-    gone = [at for at in np.flatnonzero(stale.codes >= 0).tolist() if stale.values[stale.codes[at]] == _GONE]
-    if not gone:
-        return []
-    sources, targets = moves.source, moves.target
-    listed = {target: _listed(context, target, job_id) for target in {targets.values[targets.codes[at]] for at in gone}}
+    """Return the places of moves that this job may have made, or begun, before Redis forgot it.
+
+    Those are moves whose source is gone and that its manifests list, and moves whose source has changed while something stands at
+    the target's key: their runner finds out what it is, and a move that he gives up is one that cleanup looks for.
+    """
     found: list[int] = []
-    for at, key in zip(gone, moves.keys.take(pa.array(gone)).to_pylist(), strict=True):
-        known = listed[targets.values[targets.codes[at]]]
-        if known is None or (key, sources.values[sources.codes[at]]) in known:
-            found.append(at)
+    for word, left_there in ((_GONE, _listed), (SourceChanged.cause, _held)):
+        if word not in stale.values:
+            continue
+        rows = np.flatnonzero(stale.codes == stale.values.index(word))
+        codes = moves.target.codes[rows]
+        for code in np.unique(codes).tolist():
+            places = rows[codes == code]
+            part = moves.take(places)
+            found += places[left_there(context, moves.target.values[code], part, job_id)].tolist()
     return found
 
 
-def _listed(context: FleetContext, target: str, job_id: str) -> set[tuple[str, str]] | None:
-    """What a job's manifests on a node list, as (key, source); ``None`` where the node cannot be asked."""
+def _listed(context: FleetContext, target: str, moves: MoveColumns, job_id: str) -> NDArray[np.bool_]:
+    """Which moves to a node the manifests of a job list there; all where the node cannot be asked."""
     try:
         driver = context.driver(target)
         driver.check_identity()
-        return {(entry.key, entry.source) for _, entry in manifests.entries(driver) if job_of(entry.move_id) == job_id}
+        entries = manifests.entries(driver)
+        known = {(entry.key, entry.source) for _, entry in entries if job_of(entry.move_id) == job_id}
     except NodeError:
-        return None
+        return np.ones(len(moves), np.bool_)
+    sources = [moves.source.values[code] for code in moves.source.codes.tolist()]
+    return np.array([name in known for name in zip(moves.keys.to_pylist(), sources, strict=True)], np.bool_)
+
+
+def _held(context: FleetContext, target: str, moves: MoveColumns, _: str) -> NDArray[np.bool_]:
+    """For which moves to a node something stands at the key there; none where the node cannot be asked."""
+    try:
+        driver = context.driver(target)
+        driver.check_identity()
+        sizes, _times, _why = look_at(driver, moves.keys.to_pylist())
+    except NodeError:
+        return np.zeros(len(moves), np.bool_)
+    held: NDArray[np.bool_] = sizes != UNSEEN
+    return held
 
 
 class _Looks:

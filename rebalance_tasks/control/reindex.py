@@ -18,13 +18,20 @@ import numpy as np
 import pyarrow as pa
 
 from rebalance_tasks.control.cleanup import MIN_PURGE_DELAY, purge_delay_ms
-from rebalance_tasks.control.custody import entries_of, job_of
+from rebalance_tasks.control.custody import Chains, histories_of, job_of, lines_of
 from rebalance_tasks.control.reindex_report import Published, ReadNode, ReindexReport
 from rebalance_tasks.control.survey import probe
 from rebalance_tasks.control.survey_round import CHECK_LOCK_MS
 from rebalance_tasks.core.catalogue import Flip
 from rebalance_tasks.core.crush import CrushPlacementAlgorithm
-from rebalance_tasks.core.errors import EmptyClusterError, JobActive, JobNotFound, NodeError, RetryableError
+from rebalance_tasks.core.errors import (
+    EmptyClusterError,
+    JobActive,
+    JobNotFound,
+    NodeError,
+    RebalanceError,
+    RetryableError,
+)
 from rebalance_tasks.core.inventory import Inventory
 from rebalance_tasks.core.models import NodeState
 from rebalance_tasks.drivers.registry import validate_roots
@@ -35,7 +42,7 @@ from rebalance_tasks.store.versions import NewerVersion
 from rebalance_tasks.telemetry import get_logger
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Mapping
     from datetime import timedelta
 
     from rebalance_tasks.control.catalogue import Catalogue
@@ -338,10 +345,11 @@ class _Reindex:
             if move_id not in known and job_of(move_id) != self._active
         }
         now_ms = self._c.connection.now_ms()
-        entries = entries_of(self._c, unknown)
+        histories = histories_of(self._c, unknown)
+        chains = Chains(self._c, lines_of(self._c, {entry.key for told in histories.values() for entry in told}))
         for move_id, (node_id, held, trashed_at_ns) in unknown.items():
-            entry = entries.get(move_id)
-            if entry is None or not self._spare(entry, node_id, held):
+            entry = self._explained_by(chains, histories, self._c.driver(node_id), (move_id, held))
+            if entry is None:
                 log.warning("reindex.trash_unexplained", node=node_id, move_id=move_id)
                 self._report.add_unexplained(f"{node_id}:{move_id}")
                 continue
@@ -350,17 +358,18 @@ class _Reindex:
             self._c.trash.add(move_id, record, delay_ms=max(_ms(MIN_PURGE_DELAY), left_ms))
             self._report.trash += 1
 
-    def _spare(self, entry: ManifestEntry, node_id: str, held: Fingerprint) -> bool:
-        """Whether trash is a copy of what stands elsewhere: the freed source of a move, or a copy that was taken back."""
-        source = entry.source == node_id and entry.copied_fingerprint() == held
-        target = entry.target == node_id and entry.published_fingerprint() == held
-        return (source or target) and self._stands(entry)
-
-    def _stands(self, entry: ManifestEntry) -> bool:
-        """Whether the object is at either end of its move, or where a later move took it."""
-        word = self._published.get(entry.key)
-        places = dict.fromkeys((entry.target, entry.source, *([word.target] if word else [])))
-        return any(self._nodes[place].driver.stat(entry.key) is not None for place in places if place in self._nodes)
+    def _explained_by(
+        self,
+        chains: Chains,
+        histories: Mapping[str, list[ManifestEntry]],
+        driver: Driver,
+        trash: tuple[MoveId, Fingerprint],
+    ) -> ManifestEntry | None:
+        """The manifest entry by which what a trash holds is whole elsewhere."""
+        try:
+            return next((entry for entry in histories.get(trash[0], ()) if chains.spares(driver, *trash, entry)), None)
+        except RebalanceError:  # who cannot be asked explains nothing
+            return None
 
     def _discard_staged(self) -> None:
         """Copies aside of jobs that Redis does not know, or that are over, are nobody's."""

@@ -104,7 +104,10 @@ class Looks:
             if untouched and (same or at_source.mtime_ns > copied.mtime_ns):
                 return Seen(Verdict.TAKE_OFF, copy, stray.source)
             return Seen(Verdict.HAND_OVER if same and not untouched else Verdict.AMBIGUOUS, copy, stray.source)
-        return Seen(Verdict.NOTHING if at_source is None else Verdict.COMPARE, at_target, stray.source)
+        if at_source is not None:
+            return Seen(Verdict.COMPARE, at_target, stray.source)
+        astray = self._leads_elsewhere(stray.key, target.node_id) and not self._elsewhere(stray.key, target.node_id)
+        return Seen(Verdict.ADOPT if astray else Verdict.NOTHING, at_target, target.node_id)
 
     def _without_source(
         self, stray: Stray, entry: ManifestEntry, copy: Fingerprint, nodes: tuple[Driver, Driver], *, untouched: bool
@@ -115,13 +118,21 @@ class Looks:
         original = chains.end(stray.key, stray.source, entry.copied_fingerprint())
         if original is not None and original != target.node_id:
             return Seen(Verdict.TAKE_OFF if untouched else Verdict.AMBIGUOUS, copy, original)
-        others = [driver.node_id for driver in self.drivers if driver.node_id != target.node_id]
-        elsewhere = any(look(self.context, node_id, stray.key) for node_id in others)
-        if elsewhere:
+        if self._elsewhere(stray.key, target.node_id):
             return Seen(Verdict.AMBIGUOUS, copy)
         if untouched and source.trashed(MoveId(stray.move_id)) == entry.copied_fingerprint():
             return Seen(Verdict.BRING_BACK, copy, stray.source)
         return Seen(Verdict.ADOPT, copy, target.node_id)
+
+    def _elsewhere(self, key: str, node_id: str) -> bool:
+        """Whether any other node holds a key."""
+        others = [driver.node_id for driver in self.drivers if driver.node_id != node_id]
+        return any(look(self.context, other, key) for other in others)
+
+    def _leads_elsewhere(self, key: str, node_id: str) -> bool:
+        """Whether readers of a key are sent to another node first."""
+        where = self.context.locations.lookup(key)
+        return any(place not in {None, node_id} for place in (where.forwarded, where.placed))
 
 
 def compare(source: Driver, target: Driver, key: str) -> tuple[Verdict, tuple[Fingerprint, Fingerprint]]:

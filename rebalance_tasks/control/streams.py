@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import tempfile
 from contextlib import contextmanager
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -66,13 +67,35 @@ def found_in(
             inventory = measured(source)
             return inventory, inventory.used_bytes()
         keeper = Keeper(nodes, most=most, options=settings.options, now=now)
-        for first, rows in _batches(source):
-            keeper.add(measured(_checked(rows, first)))
-        kept, used = keeper.kept()
-        meetings = Meetings(kept)
-        for _, rows in _batches(source, columns=_KEY_AND_NODE):
-            meetings.look(rows)
-        return meetings.apart(), used
+        return candidates_of(partial(_batches, source), keeper, measured=measured)
+
+
+def candidates_of(
+    read: Callable[[list[str] | None], Iterator[tuple[int, pa.Table]]],
+    keeper: Keeper,
+    *,
+    measured: Callable[[Inventory], Inventory],
+) -> tuple[Inventory, dict[str, int]]:
+    """Read a list twice, some rows at a time, and keep its candidates.
+
+    Args:
+        read: gives all rows, the same each time, or some columns of them, each time with the number of the first.
+        keeper: of the fleet, with nothing in it yet.
+        measured: as in `found_in`.
+
+    Returns:
+        The candidates, and node_id → bytes of all its objects.
+
+    Raises:
+        InvalidInventory: a row is wrong.
+    """
+    for first, rows in read(None):
+        keeper.add(measured(_checked(rows, first)))
+    kept, used = keeper.kept()
+    meetings = Meetings(kept)
+    for _, rows in read(_KEY_AND_NODE):
+        meetings.look(rows)
+    return meetings.apart(), used
 
 
 @contextmanager

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from rebalance_tasks.core.models import NodeDescriptor
     from rebalance_tasks.drivers.base import Driver, Listing
+    from rebalance_tasks.drivers.node_parts import Parted
     from rebalance_tasks.drivers.remembered import Remembers
     from rebalance_tasks.settings import Settings
 
@@ -80,19 +81,19 @@ class SurveyMemory:
             now_ns: nanoseconds since 1970.
             require_identity: as `Driver.list_objects`.
             name: of a part of it (`control.parts`); default the whole node.
-            most: as `Remembers.list_changed`; drivers that cannot list a part list everything.
+            most: as `Remembers.list_changed` and `Parted.list_part`.
 
         Raises:
             TooManyObjects: there are more, and the node can be listed in parts.
             NodeMissing.
         """
-        if not hasattr(driver, "list_changed"):
-            return _plain(driver.list_objects(require_identity=require_identity))
         name = name or node.node_id
+        part = part_of(name)
+        if not hasattr(driver, "list_changed"):
+            parted = cast("Parted", driver)
+            return _plain(parted.list_part(part, require_identity=require_identity, most=most))
         before, listed_ns = self._load(node, name, now_ns=now_ns)
-        found = cast("Remembers", driver).list_changed(
-            before, require_identity=require_identity, part=part_of(name), most=most
-        )
+        found = cast("Remembers", driver).list_changed(before, require_identity=require_identity, part=part, most=most)
         if found is not before:
             self._save(node, name, found, listed_ns=now_ns if before is None else listed_ns)
         return found

@@ -30,8 +30,8 @@ from rebalance_tasks.core.hashing import hash_keys
 from rebalance_tasks.core.inventory import Inventory
 from rebalance_tasks.core.models import NodeState
 from rebalance_tasks.core.routes import first_served, queues_reaching
+from rebalance_tasks.drivers.node_parts import TooManyObjects
 from rebalance_tasks.drivers.registry import validate_roots
-from rebalance_tasks.drivers.remembered import TooManyObjects
 from rebalance_tasks.migration.heartbeat import Heart
 from rebalance_tasks.store.surveys import Asked, Finding, Found
 from rebalance_tasks.telemetry import get_logger
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from rebalance_tasks.control.context import FleetContext
     from rebalance_tasks.control.survey import Look
     from rebalance_tasks.core.models import NodeDescriptor
-    from rebalance_tasks.drivers.remembered import Part
+    from rebalance_tasks.drivers.node_parts import Part
     from rebalance_tasks.store.surveys import OpenSurvey
 
 log = get_logger(__name__)
@@ -97,8 +97,14 @@ def begin(context: FleetContext, token: int, *, force: bool, by: str) -> tuple[i
     """
     validate_roots(context.settings.nodes)
     nodes, asked = _looked_at(context), Asked(force=force, by=by, digest=context.settings.digest())
-    sizes = {finding.node_id: finding.objects for finding in joined(context.surveys.findings())}
-    names = [name for node in nodes for name in names_of(node.node_id, parts_for(sizes.get(node.node_id, 0)))]
+    found = context.surveys.findings()
+    cut = {node_of(finding.node_id) for finding in found if part_of(finding.node_id) is not None}
+    sizes = {finding.node_id: finding.objects for finding in joined(found)}
+    names = [
+        name
+        for node in nodes
+        for name in names_of(node.node_id, _parts_of(node, sizes.get(node.node_id, 0), cut=node.node_id in cut))
+    ]
     if not context.surveys.open(token, names, asked, lock_ms=CHECK_LOCK_MS):
         return 0, 0
     return len(nodes), _publish(context, token, names)
@@ -151,6 +157,14 @@ def keep_ms(context: FleetContext) -> int:
 
 def _looked_at(context: FleetContext) -> list[NodeDescriptor]:
     return [node for node in context.nodes() if node.state is not NodeState.MAINTENANCE]
+
+
+def _parts_of(node: NodeDescriptor, objects: int, *, cut: bool) -> int:
+    """Return into how many parts a node is cut from the start.
+
+    Whether parts help is seen while it is listed whole; only of a disk it is known that each of them reads less.
+    """
+    return parts_for(objects) if cut or node.url.startswith(("/", "file:")) else 1
 
 
 def _publish(context: FleetContext, token: int, names: Iterable[str]) -> int:

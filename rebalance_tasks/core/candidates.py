@@ -19,27 +19,26 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import replace
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from rebalance_tasks.core.inventory import Unlisted
-from rebalance_tasks.core.planner_candidates import MOVABLE, NOT_A_CANDIDATE, REASONS, gravity_of, screen
+from rebalance_tasks.core.cuts import CLASSES, Cut, score, size_classes
+from rebalance_tasks.core.inventory import Inventory, Unlisted
+from rebalance_tasks.core.planner_candidates import CODE, MOVABLE, NOT_A_CANDIDATE, REASONS, gravity_of, screen
 from rebalance_tasks.core.planner_state import Fleet
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from datetime import datetime
 
     from numpy.typing import NDArray
 
-    from rebalance_tasks.core.inventory import Inventory
     from rebalance_tasks.core.models import NodeDescriptor
     from rebalance_tasks.core.options import RebalancerOptions
 
 #: Shares of what is kept: the largest at most, and by size class; the rest goes by gravity per byte.
 _LARGEST, _BY_CLASS = 0.5, 0.25
-#: Size classes within a factor of two: how finely gaps can be closed.
-_CLASSES: Final = 2.0
 
 
 def thinned(
@@ -57,23 +56,58 @@ def thinned(
     Returns:
         The rows kept, in their order, with `Inventory.unlisted`; and the rows that were not kept, int64.
     """
-    # Alone in its fleet a node has every role but that of a target; how much it holds matters later.
-    alone = Fleet([node.model_copy(update={"capacity_bytes": 1})], inventory, options, reserved_bytes={}, prices={})
-    gravity = gravity_of(inventory, alone, options)
-    # What gravity protects is for the planner to say, which knows what leaving the node costs.
-    unprotected = np.zeros(len(inventory), np.float64)
-    open_options = options.model_copy(update={"gravity_protection_threshold": 1.0})
-    why = screen(inventory, alone, unprotected, options=open_options, now=now, excluded_keys=())
+    screened = Screen([node], options, now=now)
+    why, gravity = screened.why(inventory), screened.gravity(inventory)
     movable = np.flatnonzero(why == MOVABLE)
-    kept = movable[_chosen(inventory.size_bytes[movable], gravity[movable], most, options)]
+    sizes = inventory.size_bytes[movable]
+    mean_bytes = float(sizes.mean()) if len(sizes) else 0.0
+    kept = movable[chosen(sizes, gravity[movable], most, options, mean_bytes=mean_bytes)[0]]
     others = np.ones(len(inventory), np.bool_)
     others[kept] = False
-    counts = Counter({REASONS[code]: n for code, n in enumerate(np.bincount(why[others]).tolist()) if n})
+    rest = np.flatnonzero(others)
+    return replace(inventory.take(kept), unlisted=unlisted_of(why[rest], inventory.size_bytes[rest])), rest
+
+
+class Screen:
+    """Tells what may leave its node from what stays whatever a plan wants."""
+
+    def __init__(self, nodes: Iterable[NodeDescriptor], options: RebalancerOptions, *, now: datetime) -> None:
+        """Take the nodes with their states and patterns, what is left alone, and the moment (aware) that ages are measured from."""
+        # With room everywhere a node has every role; how much it holds matters later.
+        open_nodes = [node.model_copy(update={"capacity_bytes": 1}) for node in nodes]
+        nothing = Inventory.from_listings({})
+        self.fleet = Fleet(open_nodes, nothing, options, reserved_bytes={}, prices={})
+        self._options, self._now = options, now
+        # What gravity protects is for the planner to say, which knows what leaving the node costs.
+        self._open_options = options.model_copy(update={"gravity_protection_threshold": 1.0})
+
+    def why(self, inventory: Inventory) -> NDArray[np.int8]:
+        """Return int8 (n,): `planner_candidates.MOVABLE`, or the code of the reason to stay.
+
+        That another node holds a key as well is no reason here: which rows come together must not decide.
+        """
+        why = self._why(inventory)
+        doubled = np.flatnonzero(why == CODE["ambiguous"])
+        for node in np.unique(inventory.node_index[doubled]):
+            of_node = doubled[inventory.node_index[doubled] == node]
+            why[of_node] = self._why(inventory.take(of_node))
+        return why
+
+    def _why(self, inventory: Inventory) -> NDArray[np.int8]:
+        unprotected = np.zeros(len(inventory), np.float64)
+        return screen(inventory, self.fleet, unprotected, options=self._open_options, now=self._now, excluded_keys=())
+
+    def gravity(self, inventory: Inventory) -> NDArray[np.float64]:
+        """Return float64 (n,) in [0, 1]."""
+        return gravity_of(inventory, self.fleet, self._options)
+
+
+def unlisted_of(why: NDArray[np.int8], sizes: NDArray[np.int64]) -> Unlisted:
+    """Count objects that are no rows: int8 (n,) as `Screen.why` has them, and their bytes, int64 (n,)."""
+    counts = Counter({REASONS[code]: n for code, n in enumerate(np.bincount(why).tolist()) if n})
     if left := counts.pop(REASONS[MOVABLE], 0):
         counts[NOT_A_CANDIDATE] = left
-    movable_bytes = int(inventory.size_bytes[movable].sum()) - int(inventory.size_bytes[kept].sum())
-    rest = np.flatnonzero(others)
-    return replace(inventory.take(kept), unlisted=Unlisted(dict(counts), movable_bytes)), rest
+    return Unlisted(dict(counts), int(sizes[why == MOVABLE].sum()))
 
 
 def could_leave(sizes: NDArray[np.int64], options: RebalancerOptions) -> NDArray[np.int64]:
@@ -92,28 +126,65 @@ def could_leave(sizes: NDArray[np.int64], options: RebalancerOptions) -> NDArray
     return order[:filled]
 
 
-def _chosen(
-    sizes: NDArray[np.int64], gravity: NDArray[np.float64], most: int, options: RebalancerOptions
-) -> NDArray[np.int64]:
-    """Return positions of the objects to keep, in rising order, at most ``most``."""
+def chosen(
+    sizes: NDArray[np.int64],
+    gravity: NDArray[np.float64],
+    most: int,
+    options: RebalancerOptions,
+    *,
+    mean_bytes: float,
+) -> tuple[NDArray[np.int64], Cut | None]:
+    """Choose which of a node's movable objects to keep.
+
+    Args:
+        sizes: int64 (n,), bytes.
+        gravity: float64 (n,).
+        most: to keep.
+        options: the budgets.
+        mean_bytes: mean size of all movable objects of the node, of which these may be the few that are left.
+
+    Returns:
+        Positions in rising order, at most ``most``; and what an object must be to be kept beside these, None while there is room.
+    """
     if len(sizes) <= most:
-        return np.arange(len(sizes))
-    weight = 4 * float(sizes.mean())
-    order = np.argsort(gravity + weight / np.maximum(sizes, 1), kind="stable")
-    leaving = could_leave(sizes, options)[: int(most * _LARGEST)]
+        return np.arange(len(sizes)), None
+    weight = 4 * mean_bytes
+    scores = score(sizes, gravity, weight)
+    order = np.argsort(scores, kind="stable")
+    room = int(most * _LARGEST)
+    leaving = could_leave(sizes, options)[:room]
+    of_class, gravity_below = _of_each_class(sizes, gravity, int(most * _BY_CLASS))
     keep = np.zeros(len(sizes), np.bool_)
     keep[leaving] = True
-    keep[_of_each_class(sizes, gravity, int(most * _BY_CLASS))] = True
+    keep[of_class] = True
     # The kinds overlap: what is left over goes by gravity per byte.
-    keep[order[~keep[order]][: most - int(np.count_nonzero(keep))]] = True
-    return np.flatnonzero(keep)
+    rest = order[~keep[order]][: most - int(np.count_nonzero(keep))]
+    keep[rest] = True
+    score_below = float(scores[rest[-1]]) if len(rest) else -np.inf
+    return np.flatnonzero(keep), Cut(_larger_than(sizes[leaving], room, options), gravity_below, score_below, weight)
 
 
-def _of_each_class(sizes: NDArray[np.int64], gravity: NDArray[np.float64], most: int) -> NDArray[np.int64]:
-    """Return positions of the objects of lowest gravity of each size class, an even share of each."""
-    classes = (np.log2(np.maximum(sizes, 1)) * _CLASSES).astype(np.int64)
+def _larger_than(leaving: NDArray[np.int64], room: int, options: RebalancerOptions) -> int:
+    """Return the size above which an object would be among the largest that leave; −1 while their number or bytes are not reached."""
+    full = len(leaving) >= min(room, options.max_moves_per_cycle)
+    full |= int(leaving.sum()) >= options.max_egress_bytes_per_cycle
+    if not full:
+        return -1
+    return int(leaving.min()) if len(leaving) else int(np.iinfo(np.int64).max)
+
+
+def _of_each_class(
+    sizes: NDArray[np.int64], gravity: NDArray[np.float64], most: int
+) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Return positions of the objects of lowest gravity of each size class, an even share of each; and `Cut.gravity_below`."""
+    classes = size_classes(sizes)
     order = np.lexsort((gravity, classes))
     ordered = classes[order]
     starts = np.flatnonzero(np.diff(ordered, prepend=ordered[0] - 1))
     rank = np.arange(len(order)) - np.repeat(starts, np.diff(np.append(starts, len(order))))
-    return order[np.argsort(rank, kind="stable")[:most]]
+    found = order[np.argsort(rank, kind="stable")[:most]]
+    below = np.full(CLASSES, -np.inf)
+    np.maximum.at(below, classes[found], gravity[found])
+    # A class of which everything is kept takes more.
+    below[np.bincount(classes, minlength=CLASSES) == np.bincount(classes[found], minlength=CLASSES)] = np.inf
+    return found, below

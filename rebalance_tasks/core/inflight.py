@@ -38,6 +38,14 @@ class InFlight(NamedTuple):
     pace: Pace = Pace()
     rate: float = 0.0
 
+    @property
+    def reason(self) -> str:
+        """Why fewer go than at first, for an operator; empty while as many do."""
+        if self.at_once >= self.start:
+            return ""
+        doing = "they take" if self.pace.too_slow else "the number recovers: they took"
+        return f"{self.at_once} objects at once instead of {self.start}: {doing} {self.pace.smoothed_ms:.1f} ms, usually {self.pace.usual_ms:.1f} ms"
+
 
 def begin(*, mean_bytes: float, most: int) -> InFlight:
     """Return what to begin with.

@@ -16,10 +16,12 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 import pyarrow as pa
 
-from rebalance_tasks.core.candidates import thinned
+from rebalance_tasks.core.candidates import Screen, chosen, unlisted_of
+from rebalance_tasks.core.cuts import Cuts
 from rebalance_tasks.core.errors import InvalidInventory
 from rebalance_tasks.core.hashing import hash_keys
 from rebalance_tasks.core.inventory import Inventory, Unlisted
+from rebalance_tasks.core.planner_candidates import MOVABLE, node_rows
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -32,6 +34,9 @@ if TYPE_CHECKING:
 
 #: Rows that may come before it is decided again what to keep: half a second's work, some 100 MB.
 BUFFER_ROWS: Final = 1_000_000
+#: Hashes of candidates are looked for in a table by their lowest bits first: of a million, one in sixteen others goes on to the search.
+_TABLE: Final = 1 << 24
+_LOW: Final = np.uint64(_TABLE - 1)
 
 
 class Keeper:
@@ -55,10 +60,15 @@ class Keeper:
             now: aware; ages are measured from it.
             buffer_rows: rows that are held besides.
         """
-        self._nodes = {node.node_id: node for node in nodes}
-        self._most, self._options, self._now = most, options, now
+        self._screen = Screen(nodes, options, now=now)
+        self._most, self._options = most, options
         self._buffer_rows = buffer_rows
+        count = len(self._screen.fleet.nodes)
+        self._cuts = Cuts(count, most_bytes=options.max_egress_bytes_per_cycle)
+        self._movable = np.zeros(count, np.int64)
+        self._movable_bytes = np.zeros(count, np.int64)
         self._parts: list[Inventory] = []
+        self._gravity: list[NDArray[np.float64]] = []
         self._waiting = 0
         self._unlisted = Unlisted()
         self._used: Counter[str] = Counter()
@@ -79,8 +89,15 @@ class Keeper:
             raise InvalidInventory(msg)
         self._used.update(rows.used_bytes())
         self.objects += len(rows)
-        self._waiting += len(rows)
-        self._parts.append(rows)
+        why, gravity, node = self._screen.why(rows), self._screen.gravity(rows), node_rows(rows, self._screen.fleet)
+        movable = np.flatnonzero(why == MOVABLE)
+        np.add.at(self._movable, node[movable], 1)
+        np.add.at(self._movable_bytes, node[movable], rows.size_bytes[movable])
+        passing = movable[self._cuts.passing(node[movable], rows.size_bytes[movable], gravity[movable])]
+        self._count_others(rows, why, passing)
+        self._waiting += len(passing)
+        self._parts.append(rows.take(passing))
+        self._gravity.append(gravity[passing])
         if self._waiting >= self._buffer_rows:
             self._thin()
 
@@ -90,24 +107,30 @@ class Keeper:
         kept = self._parts[0] if self._parts else Inventory.from_listings({})
         return replace(kept, unlisted=self._unlisted), dict(self._used)
 
+    def _count_others(self, rows: Inventory, why: NDArray[np.int8], kept: NDArray[np.int64]) -> None:
+        others = np.ones(len(rows), np.bool_)
+        others[kept] = False
+        self._unlisted += unlisted_of(why[others], rows.size_bytes[others])
+
     def _thin(self) -> None:
         """Keep of what is here the candidates, and count the rest."""
         rows = Inventory.concat(self._parts)
-        if not len(rows):
-            return
-        order = np.argsort(rows.node_index, kind="stable")
-        ends = np.cumsum(np.bincount(rows.node_index, minlength=len(rows.node_ids)))
-        keep = np.zeros(len(rows), np.bool_)
-        for node_id, of_node in zip(rows.node_ids, np.split(order, ends[:-1]), strict=True):
-            node = self._nodes.get(node_id)
-            if node is None:
-                self._unlisted += Unlisted({"unknown_node": len(of_node)})
+        gravity = np.concatenate([np.empty(0), *self._gravity])
+        node = node_rows(rows, self._screen.fleet)
+        order = np.argsort(node, kind="stable")
+        ends = np.cumsum(np.bincount(node, minlength=len(self._movable)))
+        keep = [np.empty(0, np.int64)]
+        for at, of_node in enumerate(np.split(order, ends[:-1])):
+            if not len(of_node):
                 continue
-            kept, rest = thinned(node, rows.take(of_node), most=self._most, options=self._options, now=self._now)
-            self._unlisted += kept.unlisted
-            keep[of_node] = True
-            keep[of_node[rest]] = False
-        self._parts, self._waiting = [rows.take(np.flatnonzero(keep))], 0
+            mean = float(self._movable_bytes[at] / self._movable[at])
+            found, cut = chosen(rows.size_bytes[of_node], gravity[of_node], self._most, self._options, mean_bytes=mean)
+            keep.append(of_node[found])
+            if cut is not None:
+                self._cuts.set(at, cut)
+        kept = np.sort(np.concatenate(keep))
+        self._count_others(rows, np.full(len(rows), MOVABLE, np.int8), kept)
+        self._parts, self._gravity, self._waiting = [rows.take(kept)], [gravity[kept]], 0
 
 
 class Meetings:
@@ -117,6 +140,8 @@ class Meetings:
         """Look for these."""
         self._candidates = candidates
         self._ordered = np.sort(hash_keys(candidates.keys))
+        self._seen = np.zeros(_TABLE, np.bool_)
+        self._seen[self._ordered & _LOW] = True
         self._met: list[pa.Table] = []
 
     def look(self, rows: pa.Table) -> None:
@@ -124,8 +149,9 @@ class Meetings:
         if not len(self._ordered):
             return
         hashes = hash_keys(rows.column("object_key"))
-        at = np.minimum(np.searchsorted(self._ordered, hashes), len(self._ordered) - 1)
-        found = np.flatnonzero(self._ordered[at] == hashes)
+        likely = np.flatnonzero(self._seen[hashes & _LOW])
+        at = np.minimum(np.searchsorted(self._ordered, hashes[likely]), len(self._ordered) - 1)
+        found = likely[self._ordered[at] == hashes[likely]]
         if len(found):
             self._met.append(
                 rows.take(pa.array(found)).append_column("size_bytes", pa.array(np.zeros(len(found), np.int64)))

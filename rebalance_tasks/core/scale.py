@@ -42,6 +42,7 @@ class Costs(Frozen):
         start_object_s, start_job_s: the process that starts a job, for each move and once, before the first byte.
         control_group_s: the control plane, for each group while the job runs.
         redis_object_s, redis_stretch_s, redis_group_s, redis_job_s: Redis.
+        redis_second_s: Redis, for each second by the clock in which a process works: looks at the job's flags, leases renewed.
         redis_object_bytes: memory of Redis for each move of a running job.
         fixed_s: seconds by the clock between a start and its last status in which nothing is copied.
     """
@@ -57,6 +58,7 @@ class Costs(Frozen):
     redis_stretch_s: Seconds = 0.0
     redis_group_s: Seconds = 0.00121
     redis_job_s: Seconds = 0.00453
+    redis_second_s: Seconds = 0.0
     redis_object_bytes: Seconds = 220.0
     fixed_s: Seconds = 0.0245
 
@@ -202,7 +204,7 @@ def forecast(work: Work, farm: Farm, costs: Costs | None = None) -> Forecast:
     worker_s = stretches * costs.stretch_s + work.groups * costs.group_s
     worker_s += work.objects * (costs.object_s + work.mean_bytes * costs.byte_s)
     redis_s = costs.redis_job_s + work.objects * costs.redis_object_s + stretches * costs.redis_stretch_s
-    redis_s += work.groups * costs.redis_group_s
+    redis_s += work.groups * costs.redis_group_s + seconds * processes_of(work, farm) * costs.redis_second_s
     bound = model.bound
     if start_s > seconds / 2:
         bound = {"start": start_s}
@@ -220,6 +222,11 @@ def forecast(work: Work, farm: Farm, costs: Costs | None = None) -> Forecast:
         redis_bytes=round(work.objects * costs.redis_object_bytes),
         bound_by=max(bound, key=lambda name: bound[name]),
     )
+
+
+def processes_of(work: Work, farm: Farm) -> float:
+    """Return how many processes a job occupies."""
+    return min(farm.hosts * farm.processes, stretches_of(work))
 
 
 def stretches_of(work: Work) -> float:

@@ -24,7 +24,7 @@ from rebalance_tasks.core.fingerprint import Fingerprint
 from rebalance_tasks.core.keys import RESERVED
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
     from types import TracebackType
 
     import numpy as np
@@ -46,6 +46,7 @@ __all__ = [
     "ServerSide",
     "SourceHandle",
     "StagedWriter",
+    "never_freed",
 ]
 
 
@@ -97,6 +98,11 @@ class FreeOutcome(StrEnum):
     FREED = "freed"
     CHANGED = "changed"
     GONE = "gone"
+
+
+def never_freed(_: Fingerprint) -> bool:
+    """What `Driver.free` believes of another version in the trash, unless it is told more: a stranger changed it just then."""
+    return False
 
 
 class ObjectTooLarge(MoveError, PermanentError):
@@ -155,6 +161,14 @@ class StagedWriter(Protocol):
 
     def close(self) -> None:
         """Close and keep what is there (a later attempt may resume it)."""
+        ...
+
+
+class Expecting(Protocol):
+    """What a `StagedWriter` may offer besides; asked for by name, as `Remote`."""
+
+    def expect(self, size_bytes: int) -> None:
+        """Prepare for a copy of that size in all, before its next byte. Raises: NodeFull, ObjectTooLarge, NodeNotWritable."""
         ...
 
 
@@ -328,12 +342,28 @@ class Driver(Protocol):
         ...
 
     # -- freeing --------------------------------------------------------------------------------------------------
-    def free(self, key: str, move_id: MoveId, expected: Fingerprint) -> FreeOutcome:
+    def free(
+        self,
+        key: str,
+        move_id: MoveId,
+        expected: Fingerprint,
+        *,
+        freed_before: Callable[[Fingerprint], bool] = never_freed,
+    ) -> FreeOutcome:
         """Move the object into the trash if it is still ``expected``; compare again there, restore on mismatch.
 
         Returns ``FREED`` also when the trash already holds it under this move (idempotent). Where a changed object
         cannot be put back because its key is taken again, it goes to ``.rebalance/kept`` and ``CHANGED`` is returned.
-        Raises: ObjectUnreadable when it cannot be renamed.
+
+        Args:
+            key: of the object.
+            move_id: for which move.
+            expected: the version that may go.
+            freed_before: asked about another version in the trash of this move: whether it was freed there on purpose, before the
+                move began again. Such a one goes for good, where it would be in the way.
+
+        Raises:
+            ObjectUnreadable: it cannot be renamed.
         """
         ...
 

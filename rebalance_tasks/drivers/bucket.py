@@ -217,6 +217,10 @@ class Bucket(Protocol):
         """Yield pages of the objects whose names begin with ``prefix`` and come after a name, in order of their names."""
         ...
 
+    def level(self, prefix: str) -> Iterator[tuple[Sequence[Stored], Sequence[str]]]:
+        """Yield pages of one folder (its name and slash, or nothing): the objects directly in it, and the prefixes of the folders in it."""
+        ...
+
     # -- uploads in parts -----------------------------------------------------------------------------------------
     def begin(self, name: str, attributes: Mapping[str, str]) -> str:
         """Begin an upload in parts; return its id."""

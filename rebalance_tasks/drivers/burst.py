@@ -11,7 +11,7 @@ from itertools import repeat
 from typing import TYPE_CHECKING, Protocol, Self
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from rebalance_tasks.core.fingerprint import Fingerprint
     from rebalance_tasks.core.ids import MoveId
@@ -70,6 +70,21 @@ class Burst(Protocol):
         """
         ...
 
+    def copy(
+        self, objects: Sequence[tuple[str, Fingerprint]], spend: Callable[[int], None], *, at_once: int
+    ) -> Iterator[bool]:
+        """Copy objects straight to their keys, one version each, never overwriting.
+
+        Args:
+            objects: (key, version of the source) of what `Remote.direct_bytes` allows to go so.
+            spend: as in `stage`; what it raises is raised when the copies that are under way have been yielded.
+            at_once: how many may be under way.
+
+        Yields:
+            Whether the copy is at its key; False: declined. It may be there all the same where an answer was lost: `copy_from` tells.
+        """
+        ...
+
     def free(self, objects: Iterable[tuple[str, MoveId, Fingerprint] | None]) -> Iterator[bool]:
         """Move sources into the trash, each if it is still what was copied, and compare again there.
 
@@ -109,6 +124,16 @@ class NoBurst:
     def publish(self, copies: Iterable[tuple[str, MoveId, Fingerprint, Fingerprint] | None]) -> Iterator[bool]:  # noqa: ARG002
         """Decline."""
         return repeat(False)
+
+    def copy(
+        self,
+        objects: Sequence[tuple[str, Fingerprint]],
+        spend: Callable[[int], None],  # noqa: ARG002
+        *,
+        at_once: int,  # noqa: ARG002
+    ) -> Iterator[bool]:
+        """Decline."""
+        return repeat(False, len(objects))
 
     def free(self, objects: Iterable[tuple[str, MoveId, Fingerprint] | None]) -> Iterator[bool]:  # noqa: ARG002
         """Decline."""

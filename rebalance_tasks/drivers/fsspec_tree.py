@@ -22,10 +22,10 @@ from rebalance_tasks.drivers.fsspec_errors import OF_A_NAME, TAKEN
 from rebalance_tasks.drivers.fsspec_files import FsspecSource, FsspecWriter
 from rebalance_tasks.drivers.fsspec_info import found_of
 from rebalance_tasks.drivers.fsspec_probe import Abilities, probe
-from rebalance_tasks.drivers.tree import Found, Kind, walked
+from rebalance_tasks.drivers.tree import Found, Kind
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
     from rebalance_tasks.drivers.fsspec_options import FsspecPlace
 
@@ -130,10 +130,6 @@ class FsspecTree:
             return []
 
         return self._do(ls, tries=TRIES)
-
-    def walk(self) -> Iterator[tuple[str, Found]]:
-        """Yield (path below the root, what it is) of everything but folders."""
-        return walked(self.entries)
 
     def require_real_folder(self, key: str) -> None:
         """Make sure that no folder of a key is a symbolic link, where the file system tells. Raises: ObjectUnreadable."""

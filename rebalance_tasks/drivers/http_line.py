@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 if TYPE_CHECKING:
     import ssl
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
 #: A server that says nothing for so long is gone.
 TIMEOUT_S: Final = 60.0
@@ -54,7 +54,16 @@ class HttpLine:
         self._file = self._socket.makefile("rb")
 
     def ask(self, method: str, target: str, headers: Mapping[str, str], body: bytes) -> Reply:
-        """Send a request and read its answer.
+        """Send a request and read its answer; see `send`."""
+        self.send(method, target, headers, body)
+        return self.receive(method)
+
+    def fileno(self) -> int:
+        """Descriptor that can be waited on: after `send` it is readable when the answer has begun to come."""
+        return self._socket.fileno()
+
+    def send(self, method: str, target: str, headers: Mapping[str, str], body: bytes) -> None:
+        """Send a request; nothing else may be sent before its answer is read.
 
         Args:
             method: HTTP method.
@@ -74,21 +83,19 @@ class HttpLine:
         else:
             self._socket.sendall(head)
             self._socket.sendall(body)
-        return self._reply(method)
 
-    def _reply(self, method: str) -> Reply:
+    def receive(self, method: str) -> Reply:
+        """Read the answer to what was sent, whole."""
         status = _CONTINUE
         while status == _CONTINUE:
-            if not self._file.peek(1):
-                msg = "the server has closed the connection"
-                raise ConnectionResetError(msg)
-            first = self._line()
+            lines = self._head()
+            first = next(lines)
             version, _, rest = first.partition(" ")
             if not version.startswith("HTTP/1.") or not rest[:3].isdigit():
                 msg = f"what came is no HTTP answer: {first[:40]!r}"
                 raise Garbled(msg)
             status = int(rest[:3])
-            headers = self._headers()
+            headers = _headers(lines)
         keeps = version != "HTTP/1.0" and headers.get("connection", "").lower() != "close"
         if method == "HEAD" or status in _BODILESS:
             return Reply(status, headers, b"", keeps)
@@ -98,26 +105,23 @@ class HttpLine:
             return Reply(status, headers, self._exactly(length), keeps)
         return Reply(status, headers, self._file.read(), keeps=False)
 
+    def _head(self) -> Iterator[str]:
+        """Lines up to the empty one after the headers: mostly they have come together, and are taken apart together."""
+        come = self._file.peek(1)
+        if not come:
+            msg = "the server has closed the connection"
+            raise ConnectionResetError(msg)
+        length = come.find(b"\r\n\r\n") + 4
+        if length < 4 or come.count(b"\n", 0, length) != come.count(b"\r\n", 0, length):  # noqa: PLR2004  not found
+            return iter(self._line, None)
+        return iter(self._file.read(length).decode("latin-1")[:-2].split("\r\n"))
+
     def _line(self) -> str:
         line = self._file.readline(LINE_BYTES)
         if not line.endswith(b"\n"):
             msg = f"the answer was cut off, or a line of it is longer than {LINE_BYTES} bytes: {line[:40]!r}"
             raise Garbled(msg)
         return line.decode("latin-1").rstrip("\r\n")
-
-    def _headers(self) -> dict[str, str]:
-        found: dict[str, str] = {}
-        for _ in range(MOST_HEADERS + 1):
-            line = self._line()
-            if not line:
-                return found
-            name, colon, value = line.partition(":")
-            if not colon:
-                break
-            name, value = name.lower(), value.strip()
-            found[name] = f"{found[name]},{value}" if name in found else value
-        msg = f"the answer has a header that is none, or more than {MOST_HEADERS}"
-        raise Garbled(msg)
 
     def _exactly(self, length: str) -> bytes:
         wanted = int(length) if length.isdecimal() and length.isascii() else -1
@@ -147,3 +151,18 @@ class HttpLine:
         """Hang up."""
         self._file.close()
         self._socket.close()
+
+
+def _headers(lines: Iterator[str]) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for _ in range(MOST_HEADERS + 1):
+        line = next(lines)
+        if not line:
+            return found
+        name, colon, value = line.partition(":")
+        if not colon:
+            break
+        name, value = name.lower(), value.strip()
+        found[name] = f"{found[name]},{value}" if name in found else value
+    msg = f"the answer has a header that is none, or more than {MOST_HEADERS}"
+    raise Garbled(msg)

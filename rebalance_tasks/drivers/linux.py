@@ -7,6 +7,7 @@ portable one. Linux gives, through ctypes:
   to a root, whatever is renamed or linked meanwhile. Stand-in: walk the components with ``O_NOFOLLOW``.
 * ``renameat2`` with ``RENAME_NOREPLACE`` (3.15). Stand-in: link, then unlink the old name.
 * ``syncfs``: one call for a whole batch. Stand-in: fsync each file and folder.
+* ``statx`` (its word on direct I/O: 6.1) and ``fallocate`` that keeps the file's length. Stand-in: the page cache.
 """
 
 from __future__ import annotations
@@ -35,8 +36,14 @@ _RESOLVE_NO_XDEV: Final = 0x01
 _RESOLVE_NO_SYMLINKS: Final = 0x04
 _RESOLVE_BENEATH: Final = 0x08
 _RENAME_NOREPLACE: Final = 1
+_STATX_DIOALIGN: Final = 0x2000
+_AT_EMPTY_PATH: Final = 0x1000
+_FALLOC_FL_KEEP_SIZE: Final = 1
 #: What file systems and older kernels answer to a flag they do not know.
 _UNSUPPORTED: Final = frozenset({errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP})
+
+#: Direct I/O goes in units of this: what no disk in use exceeds, and a page of memory nowhere falls short of.
+BLOCK_BYTES: Final = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,16 +57,32 @@ class Syscalls:
         rename_aside: the same for a source name that strangers write to; may overwrite a name of ours where the file system
             knows no RENAME_NOREPLACE.
         syncfs: ``(fd)`` flushes fd's whole file system and reports write errors since fd was opened; None: fsync instead.
+        direct: ``(fd)`` tells whether whole blocks (`BLOCK_BYTES`) of a file may be read and written around the page cache.
+        preallocate: ``(fd, size_bytes)`` takes the room for a file of that size, whose length stays; ENOSPC when there is none.
     """
 
     open_beneath: Callable[[int, str, int], int]
     rename_noreplace: Callable[[str, str, int, int], None]
     rename_aside: Callable[[str, str, int, int], None]
     syncfs: Callable[[int], None] | None
+    direct: Callable[[int], bool]
+    preallocate: Callable[[int, int], None]
 
 
 class _OpenHow(ctypes.Structure):
     _fields_ = (("flags", ctypes.c_uint64), ("mode", ctypes.c_uint64), ("resolve", ctypes.c_uint64))
+
+
+class _Statx(ctypes.Structure):
+    """``struct statx``: only what is asked for here has a name."""
+
+    _fields_ = (
+        ("mask", ctypes.c_uint32),
+        ("_before", ctypes.c_uint8 * 148),
+        ("memory_align", ctypes.c_uint32),
+        ("offset_align", ctypes.c_uint32),
+        ("_after", ctypes.c_uint8 * 96),
+    )
 
 
 @cache
@@ -160,6 +183,24 @@ def _syncfs(fd: int) -> None:
     os.sync()  # on Linux it waits; it only cannot tell of errors
 
 
+def _direct(fd: int) -> bool:
+    # Memory file systems take O_DIRECT and copy through the cache all the same; of statx's word they know nothing.
+    status = _Statx()
+    if _libc().statx(fd, b"", _AT_EMPTY_PATH, _STATX_DIOALIGN, ctypes.byref(status)) != 0:
+        return False
+    aligns = (status.memory_align, status.offset_align)
+    return bool(status.mask & _STATX_DIOALIGN) and all(align and BLOCK_BYTES % align == 0 for align in aligns)
+
+
+def _preallocate(fd: int, size_bytes: int) -> None:
+    while _libc().fallocate(fd, _FALLOC_FL_KEEP_SIZE, ctypes.c_int64(0), ctypes.c_int64(size_bytes)) != 0:
+        number = ctypes.get_errno()
+        if number in _UNSUPPORTED:
+            return
+        if number != errno.EINTR:
+            raise _failed(str(fd))
+
+
 def fsync(fd: int) -> None:
     """Fsync that reaches the platter also on macOS, where plain fsync stops at the drive's cache."""
     full = getattr(fcntl, "F_FULLFSYNC", None)
@@ -184,6 +225,8 @@ PORTABLE: Final = Syscalls(
     rename_noreplace=link_then_unlink,
     rename_aside=plain_rename,
     syncfs=None,
+    direct=lambda _: False,
+    preallocate=lambda _fd, _size_bytes: None,
 )
 
 
@@ -202,9 +245,12 @@ def native() -> Syscalls:
     finally:
         os.close(root_fd)
     exclusive = hasattr(libc, "renameat2")
+    direct = hasattr(libc, "statx") and hasattr(libc, "fallocate") and hasattr(os, "O_DIRECT")
     return Syscalls(
         open_beneath=beneath,
         rename_noreplace=_rename_noreplace if exclusive else link_then_unlink,
         rename_aside=_rename_aside if exclusive else plain_rename,
         syncfs=_syncfs if hasattr(libc, "syncfs") else None,
+        direct=_direct if direct else PORTABLE.direct,
+        preallocate=_preallocate if direct else PORTABLE.preallocate,
     )

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 
 from rebalance_tasks.core.errors import ChecksumMismatch, InvalidArgument, NodeMissing, TargetExists
 from rebalance_tasks.core.ids import MoveId, NodeId
-from rebalance_tasks.drivers.base import Fingerprint, FreeOutcome, Listing, NodeHealth
+from rebalance_tasks.drivers.base import Fingerprint, FreeOutcome, Listing, NodeHealth, never_freed
 from rebalance_tasks.drivers.linux import Syscalls, fsync, native
 from rebalance_tasks.drivers.local_entries import (
     READ_BACK_FLAGS,
@@ -44,12 +44,13 @@ from rebalance_tasks.drivers.local_trash import LocalTrash
 from rebalance_tasks.drivers.local_tree import LocalTree
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 
     import numpy as np
     from numpy.typing import NDArray
 
-    from rebalance_tasks.drivers.remembered import Part, Remembered
+    from rebalance_tasks.drivers.node_parts import Part
+    from rebalance_tasks.drivers.remembered import Remembered
 
 #: Folders may vanish between a look and an act; a third time is not bad luck.
 _ATTEMPTS: Final = 3
@@ -216,13 +217,7 @@ class LocalDriver:
         except OSError as exc:
             raise node_error(self.node_id, self.root, exc, "stage a copy") from exc
         return LocalWriter(
-            fd,
-            self.node_id,
-            self.root,
-            f"staged:{move_id}",
-            offset=offset,
-            sparse=sparse,
-            durable_on_finish=self._tree.calls.syncfs is None,
+            fd, self.node_id, self.root, f"staged:{move_id}", offset=offset, sparse=sparse, calls=self._tree.calls
         )
 
     def _stage_again(self, move_id: MoveId, folder: int, offset: int) -> int:
@@ -251,7 +246,7 @@ class LocalDriver:
         return self._tree.in_work("tmp", validate_name(move_id, "move id"))
 
     def open_staged(self, move_id: MoveId) -> LocalSource:
-        """Open a staged copy for reading it back. Raises: SourceVanished, ObjectUnreadable."""
+        """Open a staged copy for reading it back, a large one from the disk itself. Raises: SourceVanished, ObjectUnreadable."""
         validate_name(move_id, "move id")
         label = f"staged:{move_id}"
         folder = self._tree.work_fd("tmp")
@@ -262,7 +257,7 @@ class LocalDriver:
                 fd = os.open(move_id, READ_FLAGS, dir_fd=folder)
         except OSError as exc:
             raise source_error(label, exc, "read back") from exc
-        return source_from(fd, label)
+        return source_from(fd, label, self._tree.calls.direct)
 
     def sync(self) -> None:
         """Make everything staged, published or renamed so far durable. Raises: NodeFull, NodeNotWritable, NodeMissing."""
@@ -333,9 +328,16 @@ class LocalDriver:
         self._tree.remove("tmp", move_id)
 
     # -- freeing --------------------------------------------------------------------------------------------------
-    def free(self, key: str, move_id: MoveId, expected: Fingerprint) -> FreeOutcome:
+    def free(
+        self,
+        key: str,
+        move_id: MoveId,
+        expected: Fingerprint,
+        *,
+        freed_before: Callable[[Fingerprint], bool] = never_freed,
+    ) -> FreeOutcome:
         """Move the object into the trash if it is still ``expected``; see `LocalTrash.free`. Raises: ObjectUnreadable."""
-        return self._trash.free(key, move_id, expected)
+        return self._trash.free(key, move_id, expected, freed_before)
 
     def trashed(self, move_id: MoveId) -> Fingerprint | None:
         """Fingerprint of what the trash holds for a move."""

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Final, Self
 import xxhash
 
 from rebalance_tasks.core.errors import InvalidKey
+from rebalance_tasks.drivers.burst import NoBurst
 from rebalance_tasks.drivers.local_entries import CREATE_FLAGS, PRIVATE_MODE, READ_BACK_FLAGS, READ_FLAGS
 from rebalance_tasks.drivers.local_errors import validate_local_key, validate_name
 from rebalance_tasks.drivers.local_files import apply_metadata, fingerprint_of, is_version, read_metadata
@@ -58,10 +59,10 @@ class _Descriptors:
             self._left += count
 
 
-_descriptors: Final = _Descriptors()
+DESCRIPTORS: Final = _Descriptors()
 
 
-class LocalBurst:
+class LocalBurst(NoBurst):
     """`Burst` between two local roots."""
 
     alone = True
@@ -70,7 +71,7 @@ class LocalBurst:
         """Prepare for up to so many objects."""
         self._source = source
         self._target = target
-        self._room = _descriptors.take(objects)
+        self._room = DESCRIPTORS.take(objects)
         #: copies that are still open, by move
         self._open: dict[MoveId, int] = {}
         self._buffer = memoryview(bytearray(MOST_BYTES))
@@ -86,7 +87,7 @@ class LocalBurst:
         for fd in self._open.values():
             os.close(fd)
         self._open = {}
-        _descriptors.give_back(self._room)
+        DESCRIPTORS.give_back(self._room)
         self._room = 0
 
     # -- copy aside -----------------------------------------------------------------------------------------------

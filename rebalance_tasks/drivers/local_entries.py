@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Final
 
 from rebalance_tasks.core.errors import ObjectUnreadable
 from rebalance_tasks.drivers.linux import DIR_READ_FLAGS, fsync
+from rebalance_tasks.drivers.local_direct import DIRECT_FROM_BYTES, Around
 from rebalance_tasks.drivers.local_errors import is_name, source_error
 from rebalance_tasks.drivers.local_files import LocalSource, fingerprint_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from rebalance_tasks.drivers.base import Fingerprint
 
@@ -52,12 +53,17 @@ def require_object(key: str, status: os.stat_result) -> None:
         raise ObjectUnreadable(key, why)
 
 
-def source_from(fd: int, key: str) -> LocalSource:
-    """Wrap an open descriptor, which is closed on failure. Raises: ObjectUnreadable."""
+def source_from(fd: int, key: str, direct: Callable[[int], bool] | None = None) -> LocalSource:
+    """Wrap an open descriptor, which is closed on failure; with ``direct`` a large file is read past the page cache.
+
+    Raises:
+        ObjectUnreadable: it is no object, or cannot be read.
+    """
     try:
         status = os.fstat(fd)
         require_object(key, status)
-        return LocalSource(fd, key, status)
+        past = direct is not None and status.st_size >= DIRECT_FROM_BYTES and direct(fd)
+        return LocalSource(fd, key, status, Around(fd) if past else None)
     except OSError as exc:
         os.close(fd)
         raise source_error(key, exc, "open") from exc

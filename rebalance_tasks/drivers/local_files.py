@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Final, Self
 import numpy as np
 
 from rebalance_tasks.drivers.base import Fingerprint, ObjectMetadata
-from rebalance_tasks.drivers.linux import fdatasync, fsync
+from rebalance_tasks.drivers.linux import Syscalls, fdatasync, fsync
+from rebalance_tasks.drivers.local_direct import DIRECT_FROM_BYTES, Around
 from rebalance_tasks.drivers.local_errors import copy_error, source_error
 
 if TYPE_CHECKING:
@@ -110,12 +111,14 @@ def apply_metadata(fd: int, metadata: ObjectMetadata) -> None:
 class LocalSource:
     """An open file; `SourceHandle` of the local driver."""
 
-    __slots__ = ("_fd", "_key", "_metadata", "_status", "fingerprint")
+    __slots__ = ("_around", "_fd", "_key", "_metadata", "_position", "_status", "fingerprint")
 
-    def __init__(self, fd: int, key: str, status: os.stat_result) -> None:
-        """Own ``fd``, whose fstat is ``status``; ``key`` names it in errors."""
+    def __init__(self, fd: int, key: str, status: os.stat_result, around: Around | None = None) -> None:
+        """Own ``fd``, whose fstat is ``status``; ``key`` names it in errors, ``around`` reads it past the page cache."""
         self._fd = fd
         self._key = key
+        self._around = around
+        self._position = 0
         self._status = status
         self._metadata: ObjectMetadata | None = None
         self.fingerprint = fingerprint_of(status)
@@ -129,22 +132,26 @@ class LocalSource:
 
     def readinto(self, buffer: memoryview) -> int:
         """Fill the buffer; return the number of bytes, less than its length only at the end of the file."""
+        filled = 0
         try:
-            filled = os.readv(self._fd, [buffer])
-            if filled == 0:
-                return 0
             while filled < len(buffer):
-                count = os.readv(self._fd, [buffer[filled:]])
+                count = self._read(buffer[filled:], self._position + filled)
                 if count == 0:
                     break
                 filled += count
         except OSError as exc:
             raise source_error(self._key, exc, "read") from exc
+        self._position += filled
         return filled
+
+    def _read(self, buffer: memoryview, offset: int) -> int:
+        if self._around is not None:
+            return self._around.read(buffer, offset)
+        return os.preadv(self._fd, [buffer], offset)
 
     def seek(self, offset: int) -> None:
         """Go to an absolute byte offset."""
-        os.lseek(self._fd, offset, os.SEEK_SET)
+        self._position = offset
 
     def close(self) -> None:
         """Close; again is fine."""
@@ -186,12 +193,12 @@ def data_runs(data: memoryview, position: int) -> Iterator[tuple[int, int]]:
 
 
 class LocalWriter:
-    """A staged file open for appending; `StagedWriter` of the local driver."""
+    """A staged file open for appending; `StagedWriter` and `Expecting` of the local driver."""
 
-    __slots__ = ("_durable_on_finish", "_fd", "_label", "_length", "_node_id", "_position", "_root", "_sparse")
+    __slots__ = ("_around", "_calls", "_fd", "_label", "_length", "_node_id", "_position", "_root", "_sparse")
 
     def __init__(
-        self, fd: int, node_id: str, root: str, label: str, *, offset: int, sparse: bool, durable_on_finish: bool
+        self, fd: int, node_id: str, root: str, label: str, *, offset: int, sparse: bool, calls: Syscalls
     ) -> None:
         """Own an open file.
 
@@ -202,7 +209,7 @@ class LocalWriter:
             label: names the copy in errors.
             offset: how long it is.
             sparse: leave holes where whole blocks are zero.
-            durable_on_finish: fsync before closing, where the driver has no syncfs for the whole batch.
+            calls: what the driver stands on.
         """
         self._fd = fd
         self._node_id = node_id
@@ -211,7 +218,24 @@ class LocalWriter:
         self._position = offset
         self._length = offset
         self._sparse = sparse
-        self._durable_on_finish = durable_on_finish
+        self._calls = calls
+        self._around: Around | None = None
+
+    def expect(self, size_bytes: int) -> None:
+        """Prepare for a copy of that size in all; a large one gets its room now, and is written past the page cache.
+
+        Raises:
+            NodeFull: there is no room for it.
+            NodeNotWritable.
+        """
+        # A sparse one would lose its holes; in memory there is nothing to go around.
+        if self._sparse or size_bytes < DIRECT_FROM_BYTES or not self._calls.direct(self._fd):
+            return
+        try:
+            self._calls.preallocate(self._fd, size_bytes)
+        except OSError as exc:
+            raise copy_error(self._node_id, self._root, self._label, exc, "make room for a copy") from exc
+        self._around = Around(self._fd)
 
     def write(self, data: memoryview) -> None:
         """Append bytes. Raises: NodeFull, NodeNotWritable."""
@@ -227,7 +251,7 @@ class LocalWriter:
 
     def _put(self, data: memoryview, offset: int) -> None:
         while data:
-            count = os.pwrite(self._fd, data, offset)
+            count = self._around.write(data, offset) if self._around else os.pwrite(self._fd, data, offset)
             if count == 0:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             data = data[count:]
@@ -253,7 +277,7 @@ class LocalWriter:
         try:
             self._settle_length()
             apply_metadata(self._fd, metadata)
-            if self._durable_on_finish:
+            if self._calls.syncfs is None:  # else the driver syncs the whole batch
                 fsync(self._fd)
         except OSError as exc:
             raise copy_error(self._node_id, self._root, self._label, exc, "finish a copy") from exc

@@ -8,12 +8,13 @@ that is not there any more is taken back (`LocalHold.strays`) while its descript
 from __future__ import annotations
 
 import os
+from itertools import chain
 from typing import TYPE_CHECKING, Final, NamedTuple, Self
 
 from rebalance_tasks.drivers.local_entries import regular
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection
+    from collections.abc import Callable, Collection, Iterable
     from types import TracebackType
 
     from rebalance_tasks.core.ids import MoveId
@@ -66,6 +67,7 @@ class LocalHold:
         #: descriptors of folders that were found writable
         self.writable: set[int] = set()
         self._renamed: list[Renamed] = []
+        self._later: list[Callable[[], Iterable[Renamed]]] = []
         self._open = open_folder
         self._rename = rename
         self._ended = ended
@@ -75,14 +77,27 @@ class LocalHold:
         """Keep a folder that is used for the second time: for one object alone the look at the end would cost as much."""
         if folder not in self._seen:
             self._seen.add(folder)
-        elif folder not in self.folders and len(self.descriptors) < MOST_FOLDERS:
-            self.folders[folder] = fd
-            self.descriptors[fd] = folder
+        elif folder not in self.folders and self.has_room:
+            self.keep(folder, fd)
+
+    @property
+    def has_room(self) -> bool:
+        """Whether one more folder may be kept open."""
+        return len(self.descriptors) < MOST_FOLDERS
+
+    def keep(self, folder: str, fd: int) -> None:
+        """Keep a folder that is not held yet."""
+        self.folders[folder] = fd
+        self.descriptors[fd] = folder
 
     def note(self, done: Renamed) -> None:
         """Remember a rename, if its folder is held: the descriptor of one that is not will soon be another's."""
         if done.parent in self.descriptors:
             self._renamed.append(done)
+
+    def note_later(self, done: Callable[[], Iterable[Renamed]]) -> None:
+        """Have renames listed when the hold ends, if it must know them: those whose folder is held."""
+        self._later.append(done)
 
     def __enter__(self) -> Self:
         """Return itself."""
@@ -112,7 +127,7 @@ class LocalHold:
             os.close(found)
 
     def _take_back(self, moved: set[int]) -> None:
-        for done in self._renamed:
+        for done in [*self._renamed, *chain.from_iterable(listed() for listed in self._later)]:
             if done.parent not in moved:
                 continue
             ours = (done.move_id, done.work) if done.freed else (done.name, done.parent)

@@ -22,13 +22,14 @@ from rebalance_tasks.core.errors import NodeMissing
 from rebalance_tasks.core.keys import MAX_KEY_BYTES, RESERVED, is_reserved
 from rebalance_tasks.drivers.base import Listing
 from rebalance_tasks.drivers.linux import DIR_READ_FLAGS
-from rebalance_tasks.drivers.remembered import PART_DEPTH, Columns, Remembered, TooManyObjects
+from rebalance_tasks.drivers.node_parts import TooManyObjects
+from rebalance_tasks.drivers.remembered import Columns, Remembered
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from rebalance_tasks.drivers.local_tree import LocalTree
-    from rebalance_tasks.drivers.remembered import Part
+    from rebalance_tasks.drivers.node_parts import Part
 
 #: A folder that we may not enter: what it holds is unknown, but the node is there.
 _CLOSED: Final = frozenset({errno.EACCES, errno.EPERM})
@@ -151,8 +152,7 @@ class LocalLister:
             except OSError as exc:
                 self._note_closed(path, exc)
                 self._seen.append(Folder(path, 0, 0, 0, 0, {}))
-            if self._holds("" if path == "." else f"{path}/"):
-                left_out.update(self._left_out)
+            left_out.update(self._left_out)
             self._left_out = left_out
 
     def _visit(self, path: str, prefix_bytes: int) -> None:
@@ -161,7 +161,7 @@ class LocalLister:
         try:
             status = os.fstat(fd)
             if status.st_dev != self._device:
-                self._left_out["other_file_system"] += 1
+                self._leave_out(path, "other_file_system")
                 self._seen.append(Folder(path, 0, 0, 0, 0, {}))
                 return
             changed_ns = max(status.st_mtime_ns, status.st_ctime_ns)
@@ -190,19 +190,17 @@ class LocalLister:
         # The last one pushed is visited first, as when they were read.
         self._pending += reversed(self._children[known.path])
 
-    def _holds(self, prefix: str) -> bool:
-        """Whether the objects directly in a folder are in this part; below `PART_DEPTH` only such folders are entered."""
-        return self._part is None or prefix.count("/") >= PART_DEPTH or self._part.owns(prefix.rstrip("/") or ".")
-
-    def _enters(self, path: str) -> bool:
-        """Whether something in this part may lie below a folder."""
-        return self._part is None or path.count("/") != PART_DEPTH - 1 or self._part.owns(path)
+    def _leave_out(self, path: str, reason: str) -> None:
+        """Count a folder that is not read, in one of the parts that would have read it."""
+        prefix = "" if path == "." else f"{path}/"
+        if self._part is None or (self._part.holds(prefix) and self._part.covers(prefix, path)):
+            self._left_out[reason] += 1
 
     def _note_closed(self, path: str, exc: OSError) -> None:
         if exc.errno == errno.EXDEV:
-            self._left_out["other_file_system"] += 1
+            self._leave_out(path, "other_file_system")
         elif exc.errno in _CLOSED:
-            self._left_out["unreadable_folder"] += 1
+            self._leave_out(path, "unreadable_folder")
         elif exc.errno not in _SWAPPED:
             message = (
                 f"listing {path!a} below {self._tree.root} failed: {exc.strerror}; look at the disk before going on"
@@ -212,23 +210,27 @@ class LocalLister:
     def _read_folder(self, fd: int, prefix: str, prefix_bytes: int) -> None:  # noqa: C901, PLR0912  one pass, inlined for speed
         keys, sizes, mtimes = self._keys.append, self._sizes.append, self._mtimes.append
         left_out, passes, device, at_root = self._left_out, self._passes, self._device, not prefix
-        ours = self._holds(prefix)
+        part, ours = self._part, self._part is None or self._part.holds(prefix)
+        # Below, all of a folder is in one part.
+        covers = part.covers if part is not None and ours and not part.covers_all(prefix) else None
         room = MAX_KEY_BYTES - prefix_bytes
         with os.scandir(fd) as entries:
             for entry in entries:
                 name = entry.name
+                mine = ours and (covers is None or covers(prefix, prefix + name))
                 if at_root and is_reserved(name):
-                    if name != RESERVED:
+                    if name != RESERVED and mine:
                         left_out["invalid_key"] += 1
                     continue
                 if (length := len(name) if name.isascii() else _encoded_length(name)) > room:
-                    left_out["invalid_key"] += 1
+                    if mine:
+                        left_out["invalid_key"] += 1
                     continue
                 if entry.is_dir(follow_symlinks=False):
-                    if self._enters(prefix + name):
+                    if part is None or part.enters(prefix + name):
                         self._pending.append((prefix + name, prefix_bytes + length + 1))
                     continue
-                if not ours:
+                if not mine:
                     continue
                 try:
                     status = entry.stat(follow_symlinks=False)

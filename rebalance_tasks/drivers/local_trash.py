@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 
 from rebalance_tasks.core.errors import NodeMissing, SourceVanished, TargetExists
 from rebalance_tasks.core.ids import MoveId
-from rebalance_tasks.drivers.base import Fingerprint, FreeOutcome
+from rebalance_tasks.drivers.base import Fingerprint, FreeOutcome, never_freed
 from rebalance_tasks.drivers.linux import fsync
 from rebalance_tasks.drivers.local_entries import read_text, write_text
 from rebalance_tasks.drivers.local_errors import source_error, target_error, validate_local_key, validate_name
@@ -22,7 +22,7 @@ from rebalance_tasks.drivers.local_files import fingerprint_of, is_version
 from rebalance_tasks.drivers.local_hold import Renamed
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from rebalance_tasks.drivers.local_tree import LocalTree
 
@@ -39,7 +39,13 @@ class LocalTrash:
         """Work below ``tree``."""
         self._tree = tree
 
-    def free(self, key: str, move_id: MoveId, expected: Fingerprint) -> FreeOutcome:
+    def free(
+        self,
+        key: str,
+        move_id: MoveId,
+        expected: Fingerprint,
+        freed_before: Callable[[Fingerprint], bool] = never_freed,
+    ) -> FreeOutcome:
         """Move the object into the trash if it is still ``expected``; compare again there, put it back on mismatch.
 
         CHANGED with a stranger's new file at the key as well (so that the changed one could not be put back) leaves
@@ -64,7 +70,11 @@ class LocalTrash:
             held = None if now is None else fingerprint_of(now)
             if outcome is not None and held is None:
                 return outcome
-        return FreeOutcome.GONE if held is None else self._settle(key, move_id, held, expected)
+        if held is None:
+            return FreeOutcome.GONE
+        if held != expected and freed_before(held) and self.purge(move_id, held):
+            return self.free(key, move_id, expected)
+        return self._settle(key, move_id, held, expected)
 
     def _rename_to_trash(self, key: str, move_id: MoveId, trash: int, expected: Fingerprint) -> FreeOutcome | None:
         """Rename the object into the trash; an outcome says why not."""

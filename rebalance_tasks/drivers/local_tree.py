@@ -16,17 +16,18 @@ import threading
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final, Literal
 
+from rebalance_tasks.core.errors import InvalidKey
 from rebalance_tasks.core.keys import RESERVED
 from rebalance_tasks.drivers.linux import DIR_PATH_FLAGS, DIR_READ_FLAGS, Syscalls, fsync
 from rebalance_tasks.drivers.local_entries import entries, look
-from rebalance_tasks.drivers.local_errors import UNFIT_NAME, node_error, source_error, target_error
+from rebalance_tasks.drivers.local_errors import UNFIT_NAME, node_error, source_error, target_error, validate_local_key
 from rebalance_tasks.drivers.local_files import fingerprint_of
 from rebalance_tasks.drivers.local_folders import make_folder, make_folder_like_parent
 from rebalance_tasks.drivers.local_hold import LocalHold
 from rebalance_tasks.drivers.local_identity import verify_identity, write_identity
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator
+    from collections.abc import Collection, Iterable, Iterator
 
     from rebalance_tasks.core.ids import MoveId
     from rebalance_tasks.drivers.base import Fingerprint
@@ -173,6 +174,20 @@ class LocalTree:
         hold = self._thread.hold
         if hold is None or fd not in hold.descriptors:
             os.close(fd)
+
+    def hold_shared(self, folders: Iterable[str], *, create: bool = False) -> None:
+        """Let this thread hold folders that several keys share; one that cannot be opened is left to who needs it.
+
+        Args:
+            folders: paths below the root, ``"."`` is the root; one that no key can have is not opened.
+            create: make those that are missing.
+        """
+        hold = self._thread.hold
+        for folder in folders:
+            if hold is not None and folder not in hold.folders and hold.has_room:
+                with suppress(OSError, InvalidKey):
+                    validate_local_key("name" if folder == "." else f"{folder}/name")
+                    hold.keep(folder, self._open_or_make(folder, create=create))
 
     def lost(self, key: str) -> bool:
         """Drop the held folder of a key under which nothing was found; True: look again, by the whole path."""

@@ -22,25 +22,28 @@ from rebalance_tasks.core.errors import (
 )
 from rebalance_tasks.core.ids import MoveId, NodeId
 from rebalance_tasks.core.keys import MAX_KEY_BYTES, RESERVED, validate_key
-from rebalance_tasks.drivers.base import Fingerprint, FreeOutcome, Listing, NodeHealth
+from rebalance_tasks.drivers.base import Fingerprint, FreeOutcome, Listing, NodeHealth, never_freed
 from rebalance_tasks.drivers.bucket import BucketError, ConditionFailed, NotThere
 from rebalance_tasks.drivers.listing import Columns, reason_left_out
 from rebalance_tasks.drivers.local_errors import validate_name
 from rebalance_tasks.drivers.local_listing import key_filter
+from rebalance_tasks.drivers.node_parts import Limit
 from rebalance_tasks.drivers.object_direct import End, copy_version, direct_bytes, same_version
 from rebalance_tasks.drivers.object_errors import node_error, source_error, target_error
 from rebalance_tasks.drivers.object_files import ObjectSource, ObjectWriter, fingerprint_of
 from rebalance_tasks.drivers.object_hold import ObjectHold
 from rebalance_tasks.drivers.object_manifests import ObjectManifests
+from rebalance_tasks.drivers.object_parts import pages_of
 from rebalance_tasks.drivers.object_staging import ObjectStaging
 from rebalance_tasks.drivers.object_trash import ObjectTrash
 from rebalance_tasks.drivers.object_versions import versions_of
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 
     from rebalance_tasks.drivers.base import Driver
     from rebalance_tasks.drivers.bucket import Bucket
+    from rebalance_tasks.drivers.node_parts import Part
 
 #: Storage classes out of which an object must be brought back before it can be read.
 _ARCHIVED: Final = frozenset({"GLACIER", "DEEP_ARCHIVE", "ARCHIVE", "Archive"})
@@ -168,17 +171,22 @@ class ObjectStoreDriver:
 
     def list_objects(self, *, require_identity: bool = True) -> Listing:
         """List every object. Raises: NodeMissing rather than list half of it."""
+        return self.list_part(None, require_identity=require_identity)
+
+    def list_part(self, part: Part | None, *, require_identity: bool = True, most: int | None = None) -> Listing:
+        """List a part; see `drivers.node_parts.Parted`."""
         self._verify(required=require_identity)
-        columns = Columns()
-        skip = len(self._root)
+        columns, limit, skip = Columns(), Limit(most), len(self._root)
+        pages = self.bucket.pages(self._root) if part is None else pages_of(self.bucket, self._root, part)
         try:
-            for page in self.bucket.pages(self._root):
+            for page in pages:
                 for found in page:
                     key = found.name[skip:]
                     if reason := self._not_listed(key, found.storage_class):
                         columns.leave_out(reason)
                     else:
                         columns.add(key, found.size_bytes, found.modified_ns)
+                        limit.count(key)
         except BucketError as exc:
             raise node_error(self.node_id, exc, "list objects") from exc
         return columns.listing()
@@ -327,7 +335,14 @@ class ObjectStoreDriver:
         return End(self.bucket, self.node_id, self.name_of(key))
 
     # -- freeing --------------------------------------------------------------------------------------------------
-    def free(self, key: str, move_id: MoveId, expected: Fingerprint) -> FreeOutcome:
+    def free(
+        self,
+        key: str,
+        move_id: MoveId,
+        expected: Fingerprint,
+        *,
+        freed_before: Callable[[Fingerprint], bool] = never_freed,  # noqa: ARG002  each version has a name of its own here
+    ) -> FreeOutcome:
         """Move the object into the trash if it is still ``expected``; see `ObjectTrash.free`."""
         name = self.name_of(key)
         validate_name(move_id, "move id")

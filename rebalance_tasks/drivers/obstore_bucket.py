@@ -191,6 +191,13 @@ class ObstoreBucket:
                 wanted = [meta for meta in page if meta["path"].startswith(prefix) and meta["path"] > after]
                 yield [_stored(meta, {}) for meta in sorted(wanted, key=lambda meta: meta["path"])]
 
+    def level(self, prefix: str) -> Iterator[tuple[Sequence[Stored], Sequence[str]]]:
+        """Yield one folder as one page: its objects, and the prefixes of the folders in it."""
+        with self._translated("list a folder"):
+            found = obstore.list_with_delimiter(self._store, prefix or None)
+            inside = [f"{folder}/" for folder in found["common_prefixes"]]
+            yield [_stored(meta, {}) for meta in found["objects"]], inside
+
     # -- uploads in parts: objects beside the copy ----------------------------------------------------------------
     def begin(self, name: str, attributes: Mapping[str, str]) -> str:  # noqa: ARG002  known when it is completed
         """Begin an upload in parts; return its id."""

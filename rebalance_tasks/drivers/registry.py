@@ -17,6 +17,7 @@ from rebalance_tasks.core.fidelity import lost
 from rebalance_tasks.core.routes import seen_from, share_a_host, shared_queues
 from rebalance_tasks.drivers import fidelity, fsspec_options
 from rebalance_tasks.drivers.burst import NoBurst
+from rebalance_tasks.drivers.compiled import compiled_rows
 from rebalance_tasks.drivers.local import LocalDriver
 from rebalance_tasks.drivers.local_burst import LocalBurst
 from rebalance_tasks.drivers.object_burst import ObjectBurst
@@ -25,12 +26,14 @@ from rebalance_tasks.drivers.places import bucket_and_prefix, sftp_place
 from rebalance_tasks.drivers.s3_options import endpoint_of, open_s3_bucket, options_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Sequence
 
     from rebalance_tasks.core.fidelity import Attribute, Fidelity
+    from rebalance_tasks.core.ids import MoveId
     from rebalance_tasks.core.models import NodeDescriptor
     from rebalance_tasks.drivers.base import Driver
     from rebalance_tasks.drivers.burst import Burst
+    from rebalance_tasks.drivers.plain_rows import PlainRows
 
 #: Hosts that a file URL may name: this one.
 _THIS_HOST: Final = frozenset({"", "localhost"})
@@ -198,7 +201,7 @@ def burst(source: Driver, target: Driver, *, objects: int) -> Burst:
     if objects < 2:  # noqa: PLR2004  one is no burst
         return NoBurst()
     if isinstance(source, ObjectStoreDriver):
-        return ObjectBurst(source)
+        return ObjectBurst(source, target)
     if not isinstance(source, LocalDriver):
         return NoBurst()
     burst_from: Callable[[Driver], Burst] | None = getattr(target, "burst_from", None)
@@ -208,6 +211,28 @@ def burst(source: Driver, target: Driver, *, objects: int) -> Burst:
         return NoBurst()
     # Without syncfs each copy is synced when it is finished, which its own writer does.
     return NoBurst() if target.tree.calls.syncfs is None else LocalBurst(source.tree, target.tree, objects=objects)
+
+
+def plain_rows(
+    source: Driver, target: Driver, moves: Sequence[tuple[str, MoveId, int]], *, rows: int, size_bytes: int
+) -> tuple[list[int], PlainRows | None]:
+    """Return the places of the moves that can go between two nodes as rows, and the rows, ``None`` where there are none.
+
+    Args:
+        source: where they are.
+        target: where they go.
+        moves: (key, move id, size in bytes), never attempted before.
+        rows: most of them in one call.
+        size_bytes: most bytes of one call.
+    """
+    if not (isinstance(source, LocalDriver) and isinstance(target, LocalDriver)):
+        return [], None
+    compiled = compiled_rows(source.tree, target.tree, objects=len(moves))
+    chosen: list[int] = [] if compiled is None else compiled.plain(moves, most_bytes=size_bytes)
+    if compiled is None or not chosen:
+        return [], None
+    ahead = compiled.Ahead(rows, size_bytes)
+    return chosen, compiled.PlainRows(source.tree, target.tree, [moves[place] for place in chosen], ahead=ahead)
 
 
 def validate_roots(nodes: Iterable[NodeDescriptor]) -> None:

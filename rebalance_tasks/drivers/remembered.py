@@ -8,7 +8,6 @@ an object looks at it again, and now and then everything is listed anew.
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Final, Protocol, Self, TypeAlias
 
@@ -21,6 +20,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from numpy.typing import NDArray
+
+    from rebalance_tasks.drivers.node_parts import Part
 
 #: Key of the schema's metadata under which everything but the columns stands.
 _BESIDE: Final = b"rebalance"
@@ -118,30 +119,6 @@ class Remembered:
         folders = tuple(tuple(folder) for folder in beside["folders"])
         found = cls(rows, left_out, folders, settled=bool(beside["settled"]), content=str(beside["content"]))
         return found, dict(beside["about"])
-
-
-@dataclass(frozen=True, slots=True)
-class Part:
-    """One of the parts that a node is listed in: every object is in exactly one of them, by the folder it lies in.
-
-    Which one follows from the folder's first two names and from nothing else, so that parts need not be agreed upon, and a folder that
-    is made while they are listed belongs to one as well. The objects of one folder are never parted.
-    """
-
-    number: int
-    count: int
-
-    def owns(self, folder: str) -> bool:
-        """Whether a folder (its path below the root, of at most `PART_DEPTH` names; ``.`` for the root) is in this part."""
-        return xxhash.xxh3_64_intdigest(folder.encode()) % self.count == self.number
-
-
-#: Names of a folder's path by which it belongs to a part: two, since many trees have but one folder in their root.
-PART_DEPTH: Final = 2
-
-
-class TooManyObjects(Exception):
-    """A listing was broken off, since there are more objects than it was to read."""
 
 
 class Remembers(Protocol):

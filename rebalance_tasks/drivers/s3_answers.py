@@ -7,6 +7,7 @@ import hashlib
 import re
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+from functools import lru_cache
 from typing import TYPE_CHECKING, Final, NoReturn
 from urllib.parse import unquote_plus
 from xml.sax.saxutils import escape
@@ -14,6 +15,7 @@ from xml.sax.saxutils import escape
 from rebalance_tasks.drivers import bucket as buckets
 from rebalance_tasks.drivers.bucket import STANDARD_ATTRIBUTES, Stored
 from rebalance_tasks.drivers.s3_http import child_text
+from rebalance_tasks.drivers.s3_signing import quoted
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -79,6 +81,14 @@ def headers_of(attributes: Mapping[str, str]) -> dict[str, str]:
     return headers
 
 
+def copy_origin(bucket: str, name: str, etag: str) -> dict[str, str]:
+    """Headers that say what is to be copied: one version of an object."""
+    return {
+        "x-amz-copy-source": f"/{bucket}/{quoted(name, safe='/')}",
+        "x-amz-copy-source-if-match": f'"{etag}"',
+    }
+
+
 def stored_of(name: str, headers: Mapping[str, str], size_bytes: int) -> Stored:
     """The object that the headers of an answer show."""
     attributes: dict[str, str] = {}
@@ -90,8 +100,14 @@ def stored_of(name: str, headers: Mapping[str, str], size_bytes: int) -> Stored:
     storage_class = headers.get("x-amz-storage-class", "")
     if storage_class and storage_class != "STANDARD":
         attributes["storage-class"] = storage_class
-    modified = int(parsedate_to_datetime(headers["last-modified"]).timestamp()) * 10**9
-    return Stored(name, size_bytes, bare_etag(headers.get("etag", "")), modified, attributes, storage_class)
+    modified_ns = _date_ns(headers["last-modified"])
+    return Stored(name, size_bytes, bare_etag(headers.get("etag", "")), modified_ns, attributes, storage_class)
+
+
+@lru_cache(maxsize=256)
+def _date_ns(text: str) -> int:
+    """A header's date in ns since the epoch; neighbours were mostly written in the same second."""
+    return int(parsedate_to_datetime(text).timestamp()) * 10**9
 
 
 def listed_of(element: Element) -> Stored:
@@ -105,6 +121,7 @@ def listed_of(element: Element) -> Stored:
     )
 
 
+@lru_cache(maxsize=256)
 def seconds_ns(text: str) -> int:
     """An ISO time in ns since the epoch, whole seconds: that is all a look at an object tells."""
     return int(datetime.fromisoformat(text).replace(tzinfo=UTC).timestamp()) * 10**9

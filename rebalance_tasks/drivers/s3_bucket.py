@@ -19,6 +19,7 @@ from rebalance_tasks.drivers.bucket import Capabilities, Stored, Upload
 from rebalance_tasks.drivers.lanes import each
 from rebalance_tasks.drivers.s3_answers import (
     bare_etag,
+    copy_origin,
     deleted_of,
     deletion_of,
     fail,
@@ -30,10 +31,11 @@ from rebalance_tasks.drivers.s3_answers import (
 )
 from rebalance_tasks.drivers.s3_http import Answer, EndpointUnreachable, child_text
 from rebalance_tasks.drivers.s3_probe import Guard, guard_header, md5_header, probe_bucket
-from rebalance_tasks.drivers.s3_signing import query_text, quoted
+from rebalance_tasks.drivers.s3_signing import query_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
+    from xml.etree.ElementTree import Element
 
     from rebalance_tasks.drivers.bucket import Bucket
     from rebalance_tasks.drivers.s3_http import S3Endpoint
@@ -158,10 +160,7 @@ class S3Bucket:
         source_bucket: str | None = None,
     ) -> str:
         """Copy one version on the server's side."""
-        origin = {
-            "x-amz-copy-source": f"/{source_bucket or self.name}/{quoted(source, safe='/')}",
-            "x-amz-copy-source-if-match": f'"{etag}"',
-        }
+        origin = copy_origin(source_bucket or self.name, source, etag)
         if size_bytes > COPY_BYTES:
             return self._copy_in_parts(origin, source, name, size_bytes=size_bytes, attributes=attributes)
         headers = dict(origin)
@@ -236,13 +235,20 @@ class S3Bucket:
 
     def pages(self, prefix: str, *, after: str = "") -> Iterator[Sequence[Stored]]:
         """Yield pages of objects, in order of their names."""
-        query = {"list-type": "2", "encoding-type": "url", "prefix": prefix}
-        if after:
-            query["start-after"] = after
-        while True:
-            answer = self._listing(query)
-            root = answer.xml()
+        for root in self._pages(prefix, {"start-after": after} if after else {}):
             yield [listed_of(element) for element in root.iterfind("Contents")]
+
+    def level(self, prefix: str) -> Iterator[tuple[Sequence[Stored], Sequence[str]]]:
+        """Yield pages of one folder: its objects, and the prefixes of the folders in it."""
+        for root in self._pages(prefix, {"delimiter": "/"}):
+            objects = [listed_of(element) for element in root.iterfind("Contents")]
+            yield objects, [unquote_plus(child_text(found, "Prefix")) for found in root.iterfind("CommonPrefixes")]
+
+    def _pages(self, prefix: str, more: Mapping[str, str]) -> Iterator[Element]:
+        query = {"list-type": "2", "encoding-type": "url", "prefix": prefix, **more}
+        while True:
+            root = self._listing(query).xml()
+            yield root
             token = child_text(root, "NextContinuationToken")
             if child_text(root, "IsTruncated") != "true" or not token:
                 return

@@ -17,7 +17,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 from urllib.parse import urlsplit
 from xml.etree.ElementTree import Element, ParseError, fromstring
 
@@ -88,6 +88,28 @@ class EndpointUnreachable(Exception):
     """All tries failed; says how the last one did."""
 
 
+class Begun(NamedTuple):
+    """A request whose answer is still to be read; its line can be waited on."""
+
+    line: HttpLine
+    method: str
+    #: where the line goes afterwards
+    idle: deque[HttpLine]
+
+    def answer(self) -> Answer:
+        """Read it, waiting for it where it has not come. Raises: OSError."""
+        try:
+            reply = self.line.receive(self.method)
+        except BaseException:
+            self.line.close()
+            raise
+        if reply.keeps:
+            self.idle.append(self.line)
+        else:
+            self.line.close()
+        return Answer(reply.status, reply.headers, reply.body)
+
+
 class S3Endpoint:
     """One endpoint, one region, one set of credentials."""
 
@@ -153,22 +175,13 @@ class S3Endpoint:
             EndpointUnreachable: no try got an answer that stands.
         """
         host, path = self._address(bucket, name)
-        digest = payload_sha256 or (hashlib.sha256(body).hexdigest() if body else EMPTY_SHA256)
+        digest = payload_sha256 or _sha256(body)
         line = query_text(query or {})
         last = ""
         for attempt in range(TRIES):
             if attempt:
                 self._sleep(random.uniform(0, FIRST_WAIT_S * 2**attempt))  # noqa: S311  jitter is no secret
-            sent = signed_headers(
-                method,
-                path,
-                line,
-                {"host": f"{host}{self._host_suffix}", **(headers or {})},
-                payload_sha256=digest,
-                credentials=self._credentials(),
-                region=self._region,
-                now=self._clock() + self._skew,
-            )
+            sent = self._signed(method, host, path, line, headers or {}, digest)
             try:
                 answer = self._exchange(method, host, f"{path}?{line}" if line else path, sent, body)
             except OSError as exc:
@@ -184,6 +197,42 @@ class S3Endpoint:
         msg = f"{self.url}: {last} ({TRIES} tries)"
         raise EndpointUnreachable(msg)
 
+    def begin(
+        self,
+        method: str,
+        bucket: str,
+        name: str,
+        *,
+        headers: Mapping[str, str],
+        body: bytes = b"",
+        payload_sha256: str | None = None,
+    ) -> Begun:
+        """Send a request, once, and leave its answer to be read. Raises: OSError."""
+        host, path = self._address(bucket, name)
+        sent = self._signed(method, host, path, "", headers, payload_sha256 or _sha256(body))
+        idle = self._idle.setdefault(host, deque())
+        line, _ = self._line(idle, host)
+        try:
+            line.send(method, path, sent, body)
+        except BaseException:
+            line.close()
+            raise
+        return Begun(line, method, idle)
+
+    def _signed(
+        self, method: str, host: str, path: str, query: str, headers: Mapping[str, str], digest: str
+    ) -> dict[str, str]:
+        return signed_headers(
+            method,
+            path,
+            query,
+            {"host": f"{host}{self._host_suffix}", **headers},
+            payload_sha256=digest,
+            credentials=self._credentials(),
+            region=self._region,
+            now=self._clock() + self._skew,
+        )
+
     def same_account(self, other: S3Endpoint) -> bool:
         """Tell whether the other asks the same server in the same name."""
         return self.url == other.url and self._credentials().access_key == other._credentials().access_key
@@ -197,7 +246,8 @@ class S3Endpoint:
         line, used = self._line(idle, host)
         while True:
             try:
-                reply = line.ask(method, target, headers, body)
+                line.send(method, target, headers, body)
+                return Begun(line, method, idle).answer()
             except (BrokenPipeError, ConnectionResetError):
                 line.close()
                 if not used:
@@ -207,12 +257,6 @@ class S3Endpoint:
             except BaseException:
                 line.close()
                 raise
-            else:
-                if reply.keeps:
-                    idle.append(line)
-                else:
-                    line.close()
-                return Answer(reply.status, reply.headers, reply.body)
 
     def _line(self, idle: deque[HttpLine], host: str) -> tuple[HttpLine, bool]:
         with suppress(IndexError):
@@ -232,6 +276,10 @@ class S3Endpoint:
     def close(self) -> None:
         """Close all connections that lie idle."""
         _close_all(self._idle)
+
+
+def _sha256(body: bytes) -> str:
+    return hashlib.sha256(body).hexdigest() if body else EMPTY_SHA256
 
 
 def _close_all(connections: Mapping[str, deque[HttpLine]]) -> None:

@@ -56,6 +56,11 @@ def _signing_key(secret_key: str, day: str, region: str) -> bytes:
     return key
 
 
+@lru_cache(maxsize=8)
+def _stamp(second: datetime) -> str:
+    return second.strftime("%Y%m%dT%H%M%SZ")
+
+
 def signed_headers(  # noqa: PLR0913  all that a signature covers, by name
     method: str,
     path: str,
@@ -79,7 +84,7 @@ def signed_headers(  # noqa: PLR0913  all that a signature covers, by name
         region: of the endpoint.
         now: aware UTC time of the request.
     """
-    stamp = now.strftime("%Y%m%dT%H%M%SZ")
+    stamp = _stamp(now.replace(microsecond=0))
     sent = {**headers, "x-amz-content-sha256": payload_sha256, "x-amz-date": stamp}
     if credentials.token is not None:
         sent["x-amz-security-token"] = credentials.token

@@ -11,11 +11,9 @@ import asyncssh
 from rebalance_tasks.core.errors import ObjectUnreadable, TargetExists
 from rebalance_tasks.drivers.sftp_errors import GONE
 from rebalance_tasks.drivers.sftp_files import SftpSource, SftpWriter, found_of
-from rebalance_tasks.drivers.tree import Found, Kind, walked
+from rebalance_tasks.drivers.tree import Found, Kind
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from rebalance_tasks.drivers.sftp_link import SftpLink
 
 #: Folders known to be real ones below the root; forgotten all at once when there are so many.
@@ -204,10 +202,6 @@ class SftpTree:
             return found
 
         return self.link.run(act)
-
-    def walk(self) -> Iterator[tuple[str, Found]]:
-        """Yield (path below the root, what it is) of everything but folders."""
-        return walked(self.entries)
 
     def close(self) -> None:
         """Close the connection."""

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from rebalance_tasks.core.fingerprint import Fingerprint
     from rebalance_tasks.core.ids import MoveId
     from rebalance_tasks.drivers.base import SourceHandle, StagedWriter
+    from rebalance_tasks.drivers.node_parts import Part
 
     Says = Callable[[Exception], RebalanceError]
 
@@ -134,10 +135,6 @@ class Tree(Protocol):
         """(name, what it is) of what is in a folder; nothing where there is none."""
         ...
 
-    def walk(self) -> Iterator[tuple[str, Found]]:
-        """Yield (path below the root, what it is) of everything but folders."""
-        ...
-
     def reader(self, node_id: str, name: str, label: str, found: Found) -> SourceHandle:
         """Read a file that was just looked at; node and label are for errors."""
         ...
@@ -187,14 +184,17 @@ class Tree(Protocol):
         ...
 
 
-def walked(entries: Callable[[str], list[tuple[str, Found]]]) -> Iterator[tuple[str, Found]]:
-    """Walk a tree by a listing of one folder; see `Tree.walk`."""
+def walked(entries: Callable[[str], list[tuple[str, Found]]], part: Part | None = None) -> Iterator[tuple[str, Found]]:
+    """Walk a tree, or a part of it, by a listing of one folder: (path below the root, what it is) of everything but folders."""
     folders = [""]
     while folders:
         folder = folders.pop()
+        prefix = f"{folder}/" if folder else ""
+        held = part is None or part.holds(prefix)
         for name, found in entries(folder):
-            path = f"{folder}/{name}" if folder else name
+            path = prefix + name
             if found.kind is Kind.FOLDER:
-                folders.append(path)
-            else:
+                if part is None or part.enters(path):
+                    folders.append(path)
+            elif held and (part is None or part.covers(prefix, path)):
                 yield path, found

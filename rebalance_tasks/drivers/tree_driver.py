@@ -20,18 +20,20 @@ from rebalance_tasks.core.errors import (
 )
 from rebalance_tasks.core.ids import MoveId, NodeId
 from rebalance_tasks.core.keys import RESERVED
-from rebalance_tasks.drivers.base import Fingerprint, FreeOutcome, Listing, NodeHealth
+from rebalance_tasks.drivers.base import Fingerprint, FreeOutcome, Listing, NodeHealth, never_freed
 from rebalance_tasks.drivers.listing import Columns, reason_left_out
 from rebalance_tasks.drivers.local_errors import is_name, validate_local_key, validate_name
 from rebalance_tasks.drivers.local_listing import key_filter
+from rebalance_tasks.drivers.node_parts import Limit
 from rebalance_tasks.drivers.object_hold import ObjectHold
-from rebalance_tasks.drivers.tree import TMP, Found, Kind, Tree, Words, aside_name, trash_name
+from rebalance_tasks.drivers.tree import TMP, Found, Kind, Tree, Words, aside_name, trash_name, walked
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Iterator
+    from collections.abc import Callable, Collection, Iterable, Iterator
     from contextlib import AbstractContextManager
 
     from rebalance_tasks.drivers.base import SourceHandle, StagedWriter
+    from rebalance_tasks.drivers.node_parts import Part
 
 _FOLDERS: Final = ("tmp", "manifests", "trash", "kept")
 _NODE_ID: Final = f"{RESERVED}/node-id"
@@ -124,15 +126,23 @@ class TreeDriver:
 
     def list_objects(self, *, require_identity: bool = True) -> Listing:
         """List every object. Raises: NodeMissing rather than list half of it."""
+        return self.list_part(None, require_identity=require_identity)
+
+    def list_part(self, part: Part | None, *, require_identity: bool = True, most: int | None = None) -> Listing:
+        """List a part; see `drivers.node_parts.Parted`."""
         self._verify(required=require_identity)
-        columns = Columns()
-        with self._on_node("list objects"):
-            for key, found in self._tree.walk():
-                if reason := self._not_listed(key) or ("" if found.kind is Kind.FILE else found.kind.value):
-                    columns.leave_out(reason)
-                else:
-                    columns.add(key, found.fingerprint.size_bytes, found.fingerprint.mtime_ns)
+        columns, limit = Columns(), Limit(most)
+        for key, found in walked(self._entries, part):
+            if reason := self._not_listed(key) or ("" if found.kind is Kind.FILE else found.kind.value):
+                columns.leave_out(reason)
+            else:
+                columns.add(key, found.fingerprint.size_bytes, found.fingerprint.mtime_ns)
+                limit.count(key)
         return columns.listing()
+
+    def _entries(self, folder: str, doing: str = "list objects") -> list[tuple[str, Found]]:
+        with self._on_node(doing):
+            return self._tree.entries(folder)
 
     def _not_listed(self, key: str) -> str:
         return reason_left_out(key, validate=validate_local_key, passes=self._passes)
@@ -226,12 +236,18 @@ class TreeDriver:
             yield MoveId(name), found.fingerprint
 
     def _ours_in(self, folder: str) -> list[tuple[str, Found]]:
-        with self._on_node(f"list {folder}"):
-            listed = self._tree.entries(f"{RESERVED}/{folder}")
+        listed = self._entries(f"{RESERVED}/{folder}", f"list {folder}")
         return [(name, found) for name, found in listed if is_name(name) and found.is_file]
 
     # -- freeing --------------------------------------------------------------------------------------------------
-    def free(self, key: str, move_id: MoveId, expected: Fingerprint) -> FreeOutcome:
+    def free(
+        self,
+        key: str,
+        move_id: MoveId,
+        expected: Fingerprint,
+        *,
+        freed_before: Callable[[Fingerprint], bool] = never_freed,
+    ) -> FreeOutcome:
         """Move the object into the trash if it is still ``expected``; compare again there, restore on mismatch."""
         validate_local_key(key)
         trash = trash_name(move_id)
@@ -240,7 +256,7 @@ class TreeDriver:
             found = self.stat(key)
             held = None if move_id in self._fresh else self.trashed(move_id)
             if held is not None and held != found:
-                return self._settle(key, move_id, expected)
+                return self._settle(key, move_id, expected, freed_before)
             if held is not None:  # a rename or a restore that was cut off between its two steps
                 self._tree.remove(trash)
             if found is None:
@@ -251,15 +267,21 @@ class TreeDriver:
                 self._tree.move_aside(key, trash)
             except self._words.gone:
                 return FreeOutcome.GONE
-            except self._words.taken:  # a stale worker frees under the same move
-                pass
-            return self._settle(key, move_id, expected)
+            except self._words.taken:  # a stale worker frees under the same move, or an earlier life of the move did
+                if self.trashed(move_id) == expected == self.stat(key):
+                    self._tree.remove(trash)
+                    return self.free(key, move_id, expected, freed_before=freed_before)
+            return self._settle(key, move_id, expected, freed_before)
 
-    def _settle(self, key: str, move_id: MoveId, expected: Fingerprint) -> FreeOutcome:
+    def _settle(
+        self, key: str, move_id: MoveId, expected: Fingerprint, freed_before: Callable[[Fingerprint], bool]
+    ) -> FreeOutcome:
         """Keep what the trash holds if it is ``expected``, else put it back, or aside where its key is taken again."""
         held = self.trashed(move_id)
         if held == expected:
             return FreeOutcome.FREED
+        if held is not None and freed_before(held) and self.purge(move_id, held):
+            return self.free(key, move_id, expected)
         if held is not None and not self._put_back(move_id, key):
             self._tree.move_aside(trash_name(move_id), f"{RESERVED}/kept/{move_id}.{held.mtime_ns}")
         return FreeOutcome.CHANGED

@@ -6,6 +6,7 @@ fresh one. An item leaves the batch by a settlement (counted once in Redis) or b
 
 from __future__ import annotations
 
+from itertools import chain
 from typing import TYPE_CHECKING, TypeVar, cast
 
 from rebalance_tasks.core.errors import (
@@ -24,16 +25,15 @@ from rebalance_tasks.migration.committing import commit
 from rebalance_tasks.migration.control import Interrupt, SliceInterrupted
 from rebalance_tasks.migration.copying import StagedCopy
 from rebalance_tasks.migration.crowd import Crowd
-from rebalance_tasks.migration.direct import mark_direct, spend_all
+from rebalance_tasks.migration.direct import copy_together, mark_direct, spend_all
 from rebalance_tasks.migration.endings import Endings, end
 from rebalance_tasks.migration.faults import Step, reached
 from rebalance_tasks.migration.item import REFUSALS, attempt, journal_entry, journal_row, staged_path
+from rebalance_tasks.migration.plain import Plain
+from rebalance_tasks.migration.recognising import recognise
 from rebalance_tasks.migration.ways import (
     arrives_checked,
-    as_published,
     for_lanes,
-    held_copy,
-    keeps_version,
     lanes,
 )
 from rebalance_tasks.store.moves import FREE_PENDING
@@ -74,10 +74,21 @@ class Batch:
             StaleLease: another runner has taken over.
             NodeError: a node is missing or cannot be written to.
         """
-        self._recognise()
+        recognise(self._c, self._items, self._endings)
+        self._plain = Plain(self._c, self._items)
+        rows = {item.move.index for item in self._plain.items}
+        self._items = [item for item in self._items if item.move.index not in rows]
+        try:
+            return self._run_all()
+        except BaseException:
+            # Whoever sees to what is wrong looks at the items.
+            self._plain.leave()
+            raise
+
+    def _run_all(self) -> int:
         self._begin()
         small = sum(item.fresh and item.unpublished for item in self._items)
-        with burst(self._c.source, self._c.target, objects=small) as self._burst:
+        with self._plain.opened(), burst(self._c.source, self._c.target, objects=small) as self._burst:
             if self._burst.alone:
                 self._lanes = 1
             return self._run()
@@ -98,53 +109,14 @@ class Batch:
             raise
         self._commit()
         left = self._settle()
-        self._crowd.learn()
+        self._crowd.learn(self._c.tell_in_flight)
         if self._stop is not None:
             raise self._stop
         return left
 
-    # -- what an earlier attempt left -----------------------------------------------------------------------------
-    def _recognise(self) -> None:
-        known = [item for item in self._items if not item.fresh]
-        for item in known:
-            entry = item.entry
-            source, staged = entry.fingerprint(), entry.staged_fingerprint()
-            if source is not None:
-                item.copy = StagedCopy(source, list(entry.parts), entry.verified)
-                item.resize()
-            if item.state is MoveState.FLIPPED:
-                item.published = staged
-                if staged is not None and not keeps_version(self._c.target, staged):
-                    item.published = as_published(self._c.target, item.move.key, staged) or staged
-            elif staged is not None:
-                try:
-                    self._find_copy(item, staged)
-                except RebalanceError as exc:
-                    self._endings.trouble(item, exc)
-
-        # Those that are past their copying are not begun again; their deaths must count all the same.
-        past = [item for item in known if item.here and not item.unpublished and item.entry.deaths]
-        self._c.store.write_journal({item.move.index: item.entry for item in past})
-        if past:
-            reached(Step.RECOGNISE)
-
-    def _find_copy(self, item: Item, staged: Fingerprint) -> None:
-        item.published = as_published(self._c.target, item.move.key, staged)
-        if item.published is not None:
-            return
-        aside = self._c.target.staged(item.move.move_id)
-        if aside == staged:
-            item.staged = staged
-            return
-        item.copy = None
-        # A worker that died while it took the copy back left it in the target's trash.
-        move_id = item.move.move_id
-        self._c.target.purge(move_id, held_copy(self._c.target, move_id, staged) or staged)
-        reached(Step.FORGET_COPY)
-
     # -- copy aside -----------------------------------------------------------------------------------------------
     def _begin(self) -> None:
-        fresh = [item for item in self._items if item.unpublished]
+        fresh = [*self._plain.items, *[item for item in self._items if item.unpublished]]
         if not fresh:
             return
         codes = self._c.store.begin(
@@ -154,6 +126,8 @@ class Batch:
             fresh=all(item.fresh for item in fresh),
         )
         reached(Step.BEGIN)
+        if not self._c.store.one_journal:
+            self._items += self._plain.leave()
         for item, code in zip(fresh, codes, strict=True):
             if code != "ok":
                 self._endings.discard(item)
@@ -161,9 +135,10 @@ class Batch:
                 end(item, state, code, REFUSALS[code])
 
     def _stage(self) -> None:
-        todo = [item for item in self._items if item.unpublished and item.staged is None]
         most = self._c.control.chunk_bytes
         with self._c.source.hold():
+            self._items += self._plain.stage(self._staged)
+            todo = [item for item in self._items if item.unpublished and item.staged is None]
             mark_direct(self._c, todo)
             copies = self._burst.stage(
                 (
@@ -177,9 +152,12 @@ class Batch:
             # What goes straight to its key has nothing to wait for yet.
             waits = any(not item.direct for item in todo)
             self._each(zip(todo, copies, strict=False), self._copy_aside, at_once=self._lanes if waits else 1)
-        if any(item.unpublished for item in self._items):
+        if self._plain or any(item.unpublished for item in self._items):
             self._c.target.sync()
             reached(Step.SYNC_STAGED)
+
+    def _staged(self, move_id: MoveId) -> None:
+        reached(Step.STAGE, lambda: staged_path(self._c.target, move_id))
 
     def _each(self, items: Iterable[tuple[Item, T]], act: Callable[[Item, T], None], *, at_once: int) -> None:
         """Carry each item, with what a burst made of it, through a step; what is wrong with one object is its trouble alone."""
@@ -203,7 +181,7 @@ class Batch:
             source, digest = copied
             item.copy = StagedCopy(source, [Part(source.size_bytes, digest)])
             self._c.copier.copied_bytes += source.size_bytes
-        reached(Step.STAGE, lambda: staged_path(self._c.target, item.move.move_id))
+        self._staged(item.move.move_id)
 
     def _copy_alone(self, item: Item) -> None:
         move = item.move
@@ -219,6 +197,7 @@ class Batch:
         )
 
     def _verify(self) -> None:
+        self._items += self._plain.verify()
         todo = [item for item in self._items if item.copy and item.staged is None and item.unpublished]
         read = self._burst.read_back(item.read_back if self._c.validate else None for item in todo)
         self._each(zip(todo, read, strict=False), self._verify_item, at_once=self._lanes)
@@ -242,6 +221,7 @@ class Batch:
     def _interrupted(self, stop: SliceInterrupted) -> None:
         """Stop here: undo what a cancel leaves unpublished, keep what anything else leaves."""
         self._stop = stop
+        self._items += self._plain.leave()
         for item in self._items:
             if not item.unpublished:
                 continue
@@ -275,28 +255,36 @@ class Batch:
                 entries[item.move.index] = journal_entry(item, running=True)
             else:
                 rows.append(row)
-        self._c.store.write_journal(entries, rows)
-        if entries or rows:
+        self._c.store.write_journal(entries, rows, self._plain.journal())
+        if entries or rows or self._plain:
             reached(Step.JOURNAL)
 
     # -- publish and commit ---------------------------------------------------------------------------------------
     def _publish(self) -> None:
         ready = [item for item in self._items if item.staged is not None and item.unpublished]
-        if not ready:
+        if not ready and not self._plain:
             return
         strays: set[MoveId] = set()
         try:
             with self._c.source.hold(), self._c.target.hold() as hold:
                 strays = hold.strays
+                left = self._plain.publish(self._published)
+                self._items += left
+                ready += left
+                together = [item for item in ready if item.direct and item.fresh]
+                self._stop = copy_together(self._c, together, self._burst, self._crowd) if together else self._stop
+                alone = [item for item in ready if item.unpublished]
                 done = self._burst.publish(
                     (item.move.key, item.move.move_id, item.copy.source, item.staged)
                     if item.fresh and item.copy and item.staged
                     else None
-                    for item in ready
+                    for item in alone
                 )
-                self._each(zip(ready, done, strict=False), self._give_key, at_once=self._lanes)
+                self._each(zip(alone, done, strict=False), self._give_key, at_once=self._lanes)
         finally:
-            for item in ready if strays else ():
+            back = self._plain.leave(strays) if strays else []
+            self._items += back
+            for item in [*ready, *back] if strays else ():
                 if item.move.move_id in strays:
                     item.published = None
                     self._endings.again(
@@ -331,66 +319,92 @@ class Batch:
             raise SourceChanged(move.key, "the source changed after it was copied")
         else:
             item.published = self._c.target.publish(move.move_id, move.key, expected=item.staged)
+        self._published()
+
+    @staticmethod
+    def _published() -> None:
         reached(Step.PUBLISH)
 
     def _commit(self) -> None:
         """Sync, manifest, flip: from pending to flipped. Then free: from flipped to completed."""
+        if self._c.host is not None:
+            self._items += self._plain.leave()
         fresh = [item for item in self._items if item.here and item.published and item.state is MoveState.PENDING]
-        if fresh:
+        rows = self._plain.published()
+        if fresh or rows:
             self._c.target.sync()
             reached(Step.SYNC_PUBLISHED)
-            self._c.target.write_manifest(
-                f"{self._c.manifest_prefix}-{self._number}.jsonl",
-                manifests.lines(fresh, self._c.source.node_id, self._c.target.node_id, self._c.now()),
-            )
+            lines = manifests.lines(fresh, self._c.source.node_id, self._c.target.node_id, self._c.now())
+            name = f"{self._c.manifest_prefix}-{self._number}.jsonl"
+            self._c.target.write_manifest(name, chain(self._plain.manifest(), lines))
             reached(Step.MANIFEST)
-            commit(self._c, fresh, self._endings)
+            commit(self._c, [*rows, *fresh], self._endings, self._leave)
+            self._plain.flipped()
         self._free_all([item for item in self._items if item.here and item.state is MoveState.FLIPPED])
 
+    def _leave(self, items: Sequence[Item]) -> None:
+        """Let those of these that are rows be items again."""
+        self._items += self._plain.leave({item.move.move_id for item in items})
+
     def _free_all(self, items: Sequence[Item]) -> None:
-        if not items:
+        if not items and not self._plain:
             return
         with self._c.source.hold({item.move.move_id for item in items if item.fresh}) as hold:
+            left = self._plain.free(self._freed)
+            self._items += left
+            items = [*items, *left]
             done = self._burst.free(
                 (item.move.key, item.move.move_id, item.copy.source) if item.fresh and item.copy else None
                 for item in items
             )
             each(zip(items, done, strict=False), lambda pair: self._free(*pair), at_once=self._lanes)
-        for item in items if hold.strays else ():
+        back = self._plain.leave(hold.strays) if hold.strays else []
+        self._items += back
+        for item in [*items, *back] if hold.strays else ():
             if item.move.move_id in hold.strays:
                 # Its folder was renamed while it was freed: it was put back there, and nothing is at its key.
                 end(item, MoveState.COMPLETED)
 
     def _free(self, item: Item, freed: bool) -> None:  # noqa: FBT001  as above
+        key, move_id = item.move.key, item.move.move_id
         expected = item.copy.source if item.copy else None
         if expected is None:
-            entry = manifests.find(self._c.target, item.move.move_id)
-            expected = entry.copied_fingerprint() if entry else None
+            told = manifests.history(self._c.target, move_id)
+            expected = told[-1].copied_fingerprint() if told else None
         if expected is None:
             end(item, MoveState.COMPLETED, FREE_PENDING, "nothing says which version of the source was copied")
             return
         try:
-            outcome = FreeOutcome.FREED if freed else self._c.source.free(item.move.key, item.move.move_id, expected)
+            outcome = FreeOutcome.FREED
+            if not freed:
+                before = manifests.freed_before(self._c.source, self._c.target, key, move_id, expected)
+                outcome = self._c.source.free(key, move_id, expected, freed_before=before)
         except ObjectUnreadable as exc:
             self._endings.take_back(item)
             if item.here:
                 end(item, MoveState.FAILED, exc.cause, str(exc))
             return
-        reached(Step.FREE)
+        self._freed()
         match outcome:
             case FreeOutcome.FREED:
-                record = Freed(self._c.source.node_id, item.move.key, item.move.size_bytes, expected)
+                record = Freed(self._c.source.node_id, key, item.move.size_bytes, expected)
                 end(item, MoveState.COMPLETED, trash=record)
             case FreeOutcome.GONE:
                 end(item, MoveState.COMPLETED)
             case FreeOutcome.CHANGED:
                 self._endings.take_back(item)
                 if item.here:
-                    self._endings.again(item, SourceChanged(item.move.key, "the source changed after it was published"))
+                    self._endings.again(item, SourceChanged(key, "the source changed after it was published"))
+
+    @staticmethod
+    def _freed() -> None:
+        reached(Step.FREE)
 
     # -- endings --------------------------------------------------------------------------------------------------
     def _settle(self) -> int:
         settled = [item.settlement for item in self._items if item.settlement is not None]
-        left = self._c.store.settle(settled, purge_delay_ms=self._c.purge_delay_ms)
+        freed = self._plain.freed()
+        left = self._c.store.settle(settled, purge_delay_ms=self._c.purge_delay_ms, together=freed)
         reached(Step.SETTLE)
+        self._plain.counted()
         return left

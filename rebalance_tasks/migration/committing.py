@@ -71,8 +71,16 @@ class Host:
         return place == self.target
 
 
-def commit(context: BatchContext, items: Sequence[Item], endings: Endings) -> None:
+def commit(
+    context: BatchContext, items: Sequence[Item], endings: Endings, leaving: Callable[[Sequence[Item]], None]
+) -> None:
     """Send readers to the copies of published items; what must stay where it is has its copy taken off again.
+
+    Args:
+        context: of the batch.
+        items: which.
+        endings: of those that stay where they are.
+        leaving: is told those before anything is done with them.
 
     Raises:
         StaleLease: another runner has taken over.
@@ -93,6 +101,7 @@ def commit(context: BatchContext, items: Sequence[Item], endings: Endings) -> No
     stays = [item for item in items if item.move.index in held]
     if context.host is not None:
         stays = _marked(context.host, stays, endings)
+    leaving(stays)
     for item in stays:
         endings.stay(item)
 

@@ -6,6 +6,7 @@ shorter part, so that no byte is copied twice; verification reads the staged cop
 
 from __future__ import annotations
 
+import os
 import threading
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
@@ -14,6 +15,8 @@ import xxhash
 
 from rebalance_tasks.core.errors import ChecksumMismatch, SourceChanged
 from rebalance_tasks.core.options import MIB
+from rebalance_tasks.drivers.linux import BLOCK_BYTES
+from rebalance_tasks.drivers.local_direct import aligned_buffer
 from rebalance_tasks.migration.control import CHUNK_BYTES, Interrupt, SliceInterrupted
 from rebalance_tasks.store.records import Part
 
@@ -138,6 +141,9 @@ class Copier:
         large = size > PART_BYTES
         whole = False
         try:
+            expect = getattr(writer, "expect", None)
+            if expect is not None:
+                expect(size)
             while copy.staged_bytes < size:
                 self._part(reader, writer.write, copy, key)
                 if large:
@@ -164,6 +170,9 @@ class Copier:
                 want = min(self._control.chunk_bytes, PART_BYTES - length, left)
                 if want == 0:
                     break
+                beyond = (copy.staged_bytes + length + want) % BLOCK_BYTES
+                if beyond < want < left:
+                    want -= beyond  # so that all but an object's last bytes go in whole blocks
                 count = reader.readinto(self._buffer[:want])
                 if count == 0:
                     raise SourceChanged(key, "the source shrank while it was copied")
@@ -243,10 +252,11 @@ _buffers = threading.local()
 
 
 def _buffer() -> memoryview:
-    """One buffer a thread, kept for all slices: a fresh megabyte costs more than a small object's copy."""
-    view = getattr(_buffers, "view", None)
-    if view is None:
-        view = _buffers.view = memoryview(bytearray(CHUNK_BYTES))
+    """One buffer a thread of each process, kept for all slices: a fresh megabyte costs more than a small object's copy."""
+    process = os.getpid()
+    if getattr(_buffers, "process", None) != process:
+        _buffers.process, _buffers.view = process, aligned_buffer(CHUNK_BYTES)
+    view: memoryview = _buffers.view
     return view
 
 

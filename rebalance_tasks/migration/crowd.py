@@ -10,7 +10,7 @@ from rebalance_tasks.core.inflight import LARGE_BYTES, InFlight, begin, step
 from rebalance_tasks.telemetry import get_logger
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from rebalance_tasks.drivers.base import Driver
     from rebalance_tasks.migration.control import Steering
@@ -38,8 +38,10 @@ class Crowds:
         fresh = begin(mean_bytes=mean_bytes, most=most)
         return known if known is not None and known.most == fresh.most else fresh
 
-    def learn(self, source: Driver, target: Driver, before: InFlight, *, mean_bytes: float, latency_ms: float) -> None:
-        """Take a step; of several slices that learn at once the last one counts."""
+    def learn(
+        self, source: Driver, target: Driver, before: InFlight, *, mean_bytes: float, latency_ms: float
+    ) -> InFlight:
+        """Take a step, and return what is known then; of several slices that learn at once the last one counts."""
         after = step(before, latency_ms=latency_ms, mean_bytes=mean_bytes)
         with self._lock:
             self._known[_kind(source, target, mean_bytes)] = after
@@ -53,6 +55,7 @@ class Crowds:
                 usual_ms=round(after.pace.usual_ms, 1),
                 now_ms=round(after.pace.smoothed_ms, 1),
             )
+        return after
 
 
 def _kind(source: Driver, target: Driver, mean_bytes: float) -> tuple[str, str, bool]:
@@ -98,13 +101,30 @@ class Crowd:
             self._objects += 1
         return done
 
-    def learn(self) -> None:
-        """Let the next batch know."""
+    def together(self, copies: Iterator[bool], control: Steering) -> Iterator[bool]:
+        """Pass on what becomes of objects that go at once in this thread, and note how long each of those that went took."""
+        begun, waited_before = self._clock(), waited_s(control)
+        went = 0
+        try:
+            for copied in copies:
+                went += copied
+                yield copied
+        finally:
+            seconds = self._clock() - begun - (waited_s(control) - waited_before)
+            with self._lock:
+                # Little's law: so many were under way all the time.
+                self._seconds += seconds * self.at_once if went else 0.0
+                self._objects += went
+
+    def learn(self, tell: Callable[[str, str, str], None]) -> None:
+        """Let the next batch know, and tell (source, target, why) while fewer go at once, and once when all do again."""
         if self._objects >= min(LEAST_OBJECTS, self.at_once) and self._known.most > 1 and self._seconds > 0:
             latency_ms = self._seconds * 1000 / self._objects
-            self._crowds.learn(
+            after = self._crowds.learn(
                 self._source, self._target, self._known, mean_bytes=self._mean_bytes, latency_ms=latency_ms
             )
+            if self._known.reason or after.reason:
+                tell(self._source.node_id, self._target.node_id, after.reason)
         self._seconds, self._objects = 0.0, 0
 
 

@@ -9,14 +9,18 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, cast
 
+from rebalance_tasks.migration.control import SliceInterrupted
 from rebalance_tasks.migration.copying import StagedCopy
+from rebalance_tasks.migration.faults import Step, reached
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from rebalance_tasks.core.fingerprint import Fingerprint
     from rebalance_tasks.drivers.base import ServerSide
+    from rebalance_tasks.drivers.burst import Burst
     from rebalance_tasks.migration.control import Steering
+    from rebalance_tasks.migration.crowd import Crowd
     from rebalance_tasks.migration.item import BatchContext, Item
 
 
@@ -49,6 +53,27 @@ def spend_all(control: Steering, size_bytes: int) -> None:
         chunk = min(left, control.chunk_bytes)
         control.spend(chunk)
         left -= chunk
+
+
+def copy_together(context: BatchContext, items: Sequence[Item], burst: Burst, crowd: Crowd) -> SliceInterrupted | None:
+    """Copy items to their keys in one burst, as far as it goes; return what stopped it.
+
+    Flags are looked at before each copy. What the burst declines, and what it did not come to, is left as it was. Raises: StaleLease.
+    """
+
+    def spend(size_bytes: int) -> None:
+        spend_all(context.control, size_bytes)
+        context.control.request()
+
+    copies = burst.copy([(item.move.key, item.whole_copy.source) for item in items], spend, at_once=crowd.at_once)
+    try:
+        for item, copied in zip(items, crowd.together(copies, context.control), strict=False):
+            if copied:
+                item.published = item.whole_copy.source
+                reached(Step.COPY)
+    except SliceInterrupted as stop:
+        return stop
+    return None
 
 
 def same_object(context: BatchContext, item: Item, at_key: Fingerprint | None) -> Fingerprint | None:

@@ -76,13 +76,14 @@ class Endings:
 
     def _vanished(self, item: Item, exc: SourceVanished) -> None:
         """Gone because we moved it (a manifest says so), or gone."""
-        entry = manifests.find(self._c.target, item.move.move_id)
-        if entry is not None:
-            at_key = self._c.target.stat(item.move.key)
+        entries = manifests.history(self._c.target, item.move.move_id)
+        at_key = self._c.target.stat(item.move.key) if entries else None
+        trashed = self._c.source.trashed(item.move.move_id) if entries else None
+        for entry in reversed(entries):
             ours = at_key is not None and at_key.same_file(entry.published_fingerprint())
             # In our trash: it was freed, so it was published and flipped, and Redis has forgotten it since. Where the copy
             # is not at its key, somebody has taken it away from there, as anybody may.
-            if ours or self._c.source.trashed(item.move.move_id) == entry.copied_fingerprint():
+            if ours or trashed == entry.copied_fingerprint():
                 item.published = entry.published_fingerprint()
                 item.copy = StagedCopy(entry.copied_fingerprint())
                 item.resize()
@@ -93,19 +94,22 @@ class Endings:
     def _taken(self, item: Item, exc: TargetExists) -> None:
         """Something is at the key: our own copy, if Redis forgot its last seconds after we published it; else a stranger's.
 
-        A manifest proves that it is ours. Without one (the worker died before it, and Redis forgot the journal) the very
+        A manifest proves that it is ours. Where none lists it (the worker died before it, and Redis forgot the journal) the very
         same object, byte for byte, is as good: left alone it would stay on both nodes for ever.
         """
-        entry = manifests.find(self._c.target, item.move.move_id)
         at_key = self._c.target.stat(item.move.key)
-        same = same_object(self._c, item, at_key) if entry is None else None
+        listed = [
+            entry
+            for entry in manifests.history(self._c.target, item.move.move_id)
+            if at_key is not None and at_key.same_file(entry.published_fingerprint())
+        ]
+        same = same_object(self._c, item, at_key) if not listed else None
         self.discard(item)
         if same is not None:
             item.published = same
             return
-        ours = entry is not None and at_key is not None and at_key.same_file(entry.published_fingerprint())
-        if ours and entry is not None and item.copy and entry.copied_fingerprint() == item.copy.source:
-            item.published = entry.published_fingerprint()
+        if listed and item.copy and listed[-1].copied_fingerprint() == item.copy.source:
+            item.published = listed[-1].published_fingerprint()
             return
         end(item, MoveState.FAILED, exc.cause, str(exc))
 

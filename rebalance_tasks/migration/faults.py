@@ -134,6 +134,11 @@ def _registered() -> dict[str, tuple[str, int]]:
     return table
 
 
+def armed() -> bool:
+    """Whether a test has asked for any fault in this process."""
+    return bool(_registered())
+
+
 def reached(step: Step, staged: Callable[[], Path | None] | None = None) -> None:
     """Say that a step is done; strike if a test asked for it here (``staged`` tells which copy it may spoil)."""
     registered = _registered()

@@ -54,6 +54,8 @@ class Item:
     direct: bool = False
     #: thrown back: to be tried again in a later batch
     again: bool = False
+    #: counted as a row (`migration.plain`), without a settlement of its own
+    counted: bool = False
 
     def __post_init__(self) -> None:
         """Remember whether there was an attempt."""
@@ -116,6 +118,8 @@ class BatchContext:
     manifest_prefix: str
     #: the host's catalogue, where Redis does not say where objects are
     host: Host | None = None
+    #: told (source, target, why) when fewer objects are in flight between them than usual
+    tell_in_flight: Callable[[str, str, str], None] = lambda *_: None
 
 
 def unbooked_bytes(item: Item) -> int:

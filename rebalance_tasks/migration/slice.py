@@ -191,6 +191,7 @@ class Slice:
             left = self._carry(context, items, lease)
         except (NodeError, CatalogueUnreachable) as exc:
             log.warning("slice.out_of_reach", job_id=self._job_id, group_id=self._group_id, error=str(exc))
+            everything = [item for item in everything if not item.counted]
             if self._waits(lease, everything, exc):
                 return self._release(lease)
             left = self._give_up(lease, store, drivers, everything, exc)

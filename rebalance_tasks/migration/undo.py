@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from rebalance_tasks.drivers.base import FreeOutcome
+from rebalance_tasks.migration import manifests
 from rebalance_tasks.migration.faults import Step, reached
 from rebalance_tasks.migration.ways import as_published, held_copy
 
@@ -20,7 +21,8 @@ if TYPE_CHECKING:
 
 def unpublish(target: Driver, key: str, move_id: MoveId, published: Fingerprint) -> bool:
     """Take a published copy off its key; False when somebody wrote to it there, and it stays."""
-    if target.free(key, move_id, published) is FreeOutcome.CHANGED:
+    freed_before = manifests.freed_before(target, target, key, move_id, published)
+    if target.free(key, move_id, published, freed_before=freed_before) is FreeOutcome.CHANGED:
         return False
     reached(Step.UNPUBLISH)
     _remove(target, move_id, published)

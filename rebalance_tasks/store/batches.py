@@ -7,6 +7,7 @@ itself, as ever; what is kept by itself wins. All of it is validated where it is
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
 
@@ -19,7 +20,7 @@ from rebalance_tasks.store.records import JournalEntry, Part, unpack_keys
 from rebalance_tasks.store.versions import VERSIONS, require_known
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Mapping
 
     from rebalance_tasks.core.states import MoveState
     from rebalance_tasks.store.records import MoveRecord, TrashRecord
@@ -29,6 +30,8 @@ MARK: Final = "\0"
 #: Begins the lease's field that is a batch's journal; the index of its first move follows. ``lease_acquire.lua`` knows it.
 JOURNAL_FIELD: Final = "j:"
 
+#: Columns: sizes, mtimes in ns, inodes, devices; no entity tags.
+Versions: TypeAlias = tuple[Sequence[int], Sequence[int], Sequence[int], Sequence[int]]
 #: size, mtime in ns, inode, device, entity tag
 _Version: TypeAlias = tuple[NonNegativeInt, int, NonNegativeInt, NonNegativeInt, str]
 #: index, digest of the one part, number of parts verified, source, staged copy
@@ -68,14 +71,46 @@ class JournalRow(NamedTuple):
     staged: Fingerprint
 
 
-def pack_journal(ranges: str, rows: Sequence[JournalRow] = ()) -> bytes:
-    """Return the journal of a batch: the moves that were begun, and a row for each copy that is staged whole."""
-    return _JOURNAL.dump_json((VERSIONS["batch"], ranges, list(rows)))
+def pack_journal(ranges: str, rows: Sequence[JournalRow] = (), packed: str = "") -> bytes:
+    """Return the journal of a batch: the moves that were begun, and a row for each copy that is staged whole.
+
+    Args:
+        ranges: of the moves that were begun.
+        rows: of staged copies.
+        packed: more of them, as `pack_rows` writes them.
+    """
+    text = _JOURNAL.dump_json((VERSIONS["batch"], ranges, list(rows)))
+    return text[:-2] + f"{',' if rows and packed else ''}{packed}]]".encode() if packed else text
+
+
+def pack_rows(moves: Sequence[int], digests: Sequence[str], sources: Versions, staged: Versions) -> str:
+    """Return the rows of copies without entity tags, as the journal of a batch holds them.
+
+    Args:
+        moves: indices.
+        digests: of what was copied, in hex.
+        sources: what was copied, in columns.
+        staged: the copies.
+    """
+    return ",".join(
+        [
+            f'[{move},"{digest}",0,[{size},{mtime},{inode},{device},""],[{size_2},{mtime_2},{inode_2},{device_2},""]]'
+            for move, digest, size, mtime, inode, device, size_2, mtime_2, inode_2, device_2 in zip(
+                moves, digests, *sources, *staged, strict=True
+            )
+        ]
+    )
 
 
 def pack_versions(versions: Iterable[Fingerprint]) -> bytes:
     """Return the versions of freed sources as a batch's record of the trash keeps them."""
     return _VERSIONS.dump_json(list(versions))
+
+
+def pack_plain_versions(versions: Versions) -> bytes:
+    """Return versions without entity tags as `pack_versions` does."""
+    rows = [f'[{size},{mtime},{inode},{device},""]' for size, mtime, inode, device in zip(*versions, strict=True)]
+    return f"[{','.join(rows)}]".encode()
 
 
 def unpack_journal(raw: bytes | str, sizes: Mapping[int, int]) -> dict[int, JournalEntry]:
@@ -150,20 +185,31 @@ class BatchRecord:
             NewerVersion: a newer release wrote it.
             ValueError: it is no such record.
         """
-        version, _, rest = raw.partition(b" ")
-        require_known("batch", version)
-        head, rows, place, packed = rest.split(b"\n", 3)
-        node, ranges = head.decode().split(" ")
-        first = int(place.split()[0])
-        keys = unpack_keys(packed)
+        node, indices, keys, rows = _read(name, raw)
         job_id = name.partition("/")[0]
-        indices = indices_of(ranges)
-        if indices and not first <= indices[0] <= indices[-1] < first + len(keys):
-            msg = f"the record of batch {name!r} speaks of moves {ranges}, its stretch has {len(keys)} from {first}"
-            raise ValueError(msg)
-        moves = [BatchMove(MoveId(f"{job_id}.{index}"), keys[index - first][0]) for index in indices]
+        moves = [BatchMove(MoveId(f"{job_id}.{index}"), key) for index, key in zip(indices, keys, strict=True)]
         versions = [Fingerprint(*found) for found in _VERSIONS.validate_json(rows)] if rows else []
         return cls(node, moves, versions)
+
+
+def moved_keys(name: str, raw: bytes) -> list[str]:
+    """Return the keys of a batch's record, of which there may be very many, without an object for each. Raises: as `BatchRecord.read`."""
+    return _read(name, raw)[2]
+
+
+def _read(name: str, raw: bytes) -> tuple[str, list[int], list[str], bytes]:
+    """Return the node, the indices and keys of the moves, and the rows of a batch's record."""
+    version, _, rest = raw.partition(b" ")
+    require_known("batch", version)
+    head, rows, place, packed = rest.split(b"\n", 3)
+    node, ranges = head.decode().split(" ")
+    first = int(place.split()[0])
+    keys = unpack_keys(packed)
+    indices = indices_of(ranges)
+    if indices and not first <= indices[0] <= indices[-1] < first + len(keys):
+        msg = f"the record of batch {name!r} speaks of moves {ranges}, its stretch has {len(keys)} from {first}"
+        raise ValueError(msg)
+    return node, indices, [keys[index - first][0] for index in indices], rows
 
 
 class Due(NamedTuple):

@@ -65,6 +65,11 @@ class FleetKeys:
         """hash: how long a node's calls take, and what it may be worked at for that (expires)."""
         return self.key(f"pace:{node_id}:{direction}")
 
+    #: hash: pairs of nodes between which fewer objects are in flight than usual, and why (expires)
+    @property
+    def in_flight(self) -> str:  # noqa: D102
+        return self.key("in_flight")
+
     #: counter: last fencing token given out
     @property
     def check_fence(self) -> str:  # noqa: D102

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Self, TypeVar, cast
 
-from rebalance_tasks.store.batches import MARK, BatchRecord
+from rebalance_tasks.store.batches import MARK, BatchRecord, moved_keys
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -116,12 +116,15 @@ class LocationStore:
     def last_moved(self) -> dict[str, int]:
         """Key -> when it was last moved, in ms; kept as long as the cooldown and the forwarding need it."""
         raw = cast("list[tuple[bytes, float]]", self._redis.client.zrange(self._keys.moved, 0, -1, withscores=True))
-        at_of = {key.decode(): int(at) for key, at in raw}
-        batches = {name.removeprefix(MARK): at_of.pop(name) for name in list(at_of) if name.startswith(MARK)}
-        for name, record in self._batches(self._keys.moved_batches).items():
-            at = batches.get(name, 0)
-            for _, key in record.moves:
-                at_of[key] = max(at_of.get(key, 0), at)
+        alone = {name.decode(): int(at) for name, at in raw}
+        batches = {name.removeprefix(MARK): alone.pop(name) for name in list(alone) if name.startswith(MARK)}
+        records = self._redis.hgetall(self._keys.moved_batches)
+        at_of: dict[str, int] = {}
+        # The later one wins.
+        for name in sorted(records, key=lambda name: batches.get(name, 0)):
+            at_of.update(dict.fromkeys(moved_keys(name, records[name]), batches.get(name, 0)))
+        for key, at in alone.items():
+            at_of[key] = max(at_of.get(key, 0), at)
         return at_of
 
     def moved_since(self, at_ms: int) -> set[str]:

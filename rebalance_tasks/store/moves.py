@@ -67,6 +67,23 @@ class Settlement:
     trash: TrashRecord | Freed | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Together:
+    """Moves that ended as nearly all do, freed into the trash with nothing to say of them, to be counted as one.
+
+    Attributes:
+        indices: ascending.
+        size_bytes: of them all.
+        versions: what was freed, as `store.batches.pack_versions` writes it.
+        each: asked for them one by one, where Redis does not take them as one.
+    """
+
+    indices: Sequence[int]
+    size_bytes: int
+    versions: bytes
+    each: Callable[[], Sequence[Settlement]]
+
+
 @dataclass(slots=True)
 class Ending:
     """Scripts to be asked in the same trip that counts moves, for when these are the last of their group.
@@ -175,21 +192,24 @@ class MoveStore:
             raise self._stale()
         return [code.decode() for code in codes]
 
-    def write_journal(self, entries: Mapping[int, JournalEntry], rows: Sequence[JournalRow] = ()) -> None:
+    def write_journal(
+        self, entries: Mapping[int, JournalEntry], rows: Sequence[JournalRow] = (), packed: str = ""
+    ) -> None:
         """Keep the progress of moves in flight.
 
         Args:
             entries: by index; they win over what the batch's journal says.
             rows: of the batch begun last, which has one journal: one for each copy that is staged.
+            packed: more of them, as `store.batches.pack_rows` writes them.
 
         Raises:
             StaleLease: another runner has taken over.
         """
-        if not entries and not rows:
+        if not entries and not rows and not packed:
             return
         args: list[Value] = [self._lease.epoch, "", ""]
-        if rows and self._begun is not None:
-            args[1:] = [self._begun[0], pack_journal(self._begun[1], rows)]
+        if (rows or packed) and self._begun is not None:
+            args[1:] = [self._begun[0], pack_journal(self._begun[1], rows, packed)]
         for index, entry in entries.items():
             args += [index, entry.model_dump_json(exclude_defaults=True)]
         keys = [self._lease_key, self._job.journal]
@@ -254,22 +274,30 @@ class MoveStore:
         if int(self._redis.run("moves_retract", [*self._location_keys(), *self._batch_keys()], args)) < 0:
             raise self._stale()
 
-    def settle(self, settlements: Sequence[Settlement], *, purge_delay_ms: int) -> int:
-        """Count moves, each once only; return how many of the group are left. Raises: StaleLease."""
-        together: list[Settlement] = []
-        each: list[Settlement] = []
-        for item in settlements:
-            (together if _common(item) else each).append(item)
-        if len(together) > 1:
-            together.sort(key=_index)
+    def settle(
+        self, settlements: Sequence[Settlement], *, purge_delay_ms: int, together: Together | None = None
+    ) -> int:
+        """Count moves, each once only; return how many of the group are left.
+
+        Args:
+            settlements: how each ended.
+            purge_delay_ms: how long what was freed stays in the trash.
+            together: more moves.
+
+        Raises:
+            StaleLease: another runner has taken over.
+        """
+        each = settlements
+        if together is None:
+            together, each = _sorted_out(settlements)
+        if together is not None:
             counted, left = self._settle(together, each, purge_delay_ms)
             if counted != EACH:
                 return left
-        return self._settle((), settlements, purge_delay_ms)[1]
+            each = [*each, *together.each()]
+        return self._settle(None, each, purge_delay_ms)[1]
 
-    def _settle(
-        self, together: Sequence[Settlement], each: Sequence[Settlement], purge_delay_ms: int
-    ) -> tuple[int, int]:
+    def _settle(self, together: Together | None, each: Sequence[Settlement], purge_delay_ms: int) -> tuple[int, int]:
         """Count those that were freed into the trash as one batch, and others; return how many, and how many are left."""
         further = self._ending.calls() if self._ending else ()
         call = ("moves_settle", self._settle_keys(), self._settle_args(together, each, purge_delay_ms))
@@ -280,11 +308,8 @@ class MoveStore:
             self._ending.replies = replies
         return int(counted), int(left)
 
-    def _settle_args(
-        self, together: Sequence[Settlement], each: Sequence[Settlement], purge_delay_ms: int
-    ) -> list[Value]:
+    def _settle_args(self, together: Together | None, each: Sequence[Settlement], purge_delay_ms: int) -> list[Value]:
         lease = self._lease
-        versions = [item.trash.version for item in together if isinstance(item.trash, Freed)]
         args: list[Value] = [
             lease.epoch,
             self._name,
@@ -293,9 +318,11 @@ class MoveStore:
             lease.stretch,
             lease.first,
             lease.first + lease.size - 1,
-            ranges_of([item.move.index for item in together]),
-            sum([item.move.size_bytes for item in together]),
-            pack_versions(versions),
+            *(
+                ("", 0, "[]")
+                if together is None
+                else (ranges_of(together.indices), together.size_bytes, together.versions)
+            ),
         ]
         for item in each:
             move = item.move
@@ -351,6 +378,20 @@ def _common(item: Settlement) -> bool:
         and not item.cause
         and trash.version.size_bytes == trash.size == item.move.size_bytes
     )
+
+
+def _sorted_out(settlements: Sequence[Settlement]) -> tuple[Together | None, list[Settlement]]:
+    """Return those that can be counted as one, if there are several, and the others."""
+    common = sorted(filter(_common, settlements), key=_index)
+    if len(common) < 2:  # noqa: PLR2004
+        return None, list(settlements)
+    together = Together(
+        [item.move.index for item in common],
+        sum([item.move.size_bytes for item in common]),
+        pack_versions([item.trash.version for item in common if isinstance(item.trash, Freed)]),
+        lambda: common,
+    )
+    return together, [item for item in settlements if not _common(item)]
 
 
 def _index(item: Settlement) -> int:

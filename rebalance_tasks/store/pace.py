@@ -6,7 +6,8 @@ buckets of the node (``throttle_take.lua``), so that it acts within a tenth of a
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+import json
+from typing import TYPE_CHECKING, Final, cast
 
 from rebalance_tasks.core.pace import Pace, step
 from rebalance_tasks.telemetry import get_logger
@@ -67,6 +68,20 @@ class PaceStore:
             pipe.hmget(self._keys.pace(*pair), _FIELDS)
         measured = zip(pairs, pipe.execute(), strict=True)
         return {pair: _pace([value or b"0" for value in raw]) for pair, raw in measured if raw[0] is not None}
+
+    def note_in_flight(self, source: str, target: str, reason: str) -> None:
+        """Note why fewer objects than usual are in flight between two nodes; an empty reason says that all are again."""
+        field = json.dumps([source, target])
+        if not reason:
+            self._redis.client.hdel(self._keys.in_flight, field)
+            return
+        self._redis.hset(self._keys.in_flight, {field: reason})
+        self._redis.client.pexpire(self._keys.in_flight, REMEMBERED_MS)
+
+    def in_flight(self) -> dict[tuple[str, str], str]:
+        """Return (source, target) → why fewer objects than usual are in flight between them."""
+        told = cast("dict[bytes, bytes]", self._redis.client.hgetall(self._keys.in_flight))
+        return {tuple(json.loads(field)): reason.decode() for field, reason in sorted(told.items())}
 
 
 def _pace(values: Iterable[bytes | str]) -> Pace:

@@ -27,7 +27,9 @@ from rebalance_tasks.client import Rebalancer
 from rebalance_tasks.core.ids import MoveId
 from rebalance_tasks.core.models import RebalanceMove, RebalancePlan
 from rebalance_tasks.core.options import MIB
+from rebalance_tasks.drivers.linux import native
 from rebalance_tasks.drivers.local import LocalDriver
+from rebalance_tasks.drivers.local_direct import Around, aligned_buffer
 from rebalance_tasks.migration.control import SliceControl
 from rebalance_tasks.migration.copying import Copier
 from rebalance_tasks.migration.slice import BATCH_BYTES, BATCH_OBJECTS
@@ -65,6 +67,8 @@ class Samples:
     rival_copy: list[float] = field(default_factory=list)
     #: writing the same objects plainly, once, and syncing them: on a slow disk nobody can be faster
     writing: list[float] = field(default_factory=list)
+    #: writing as many bytes around the page cache and syncing them: what the disk itself needs
+    around: list[float] = field(default_factory=list)
 
 
 def rclone() -> str | None:
@@ -101,6 +105,8 @@ def _report(report: Report, count: int, size: int, samples: Samples, *, durable:
         told = f"{1 / ratio:.2f} × as fast: {statistics.median(ours):.2f} s against {statistics.median(theirs):.2f} s"
         if durable:
             told += f"; plainly written and synced in {statistics.median(samples.writing):.2f} s"
+            if samples.around:
+                told += f", around the page cache in {statistics.median(samples.around):.2f} s"
         report.add(
             Figure(
                 name=title,
@@ -108,7 +114,7 @@ def _report(report: Report, count: int, size: int, samples: Samples, *, durable:
                 unit="×",
                 limit=(DISK_LIMIT if durable else MEMORY_LIMIT) if bound else None,
                 command=f"python -m tests.bench {'durable' if durable else 'copy'}",
-                samples={"ours_s": ours, "rclone_s": theirs, "writing_s": samples.writing},
+                samples={"ours_s": ours, "rclone_s": theirs, "writing_s": samples.writing, "around_s": samples.around},
                 detail=told,
             ),
         )
@@ -149,6 +155,7 @@ def _case(binary: str, count: int, size: int, *, durable: bool, rounds: int) -> 
                 samples.rival_copy.append(rival_copy)
                 samples.ours_copy.append(alone)
                 samples.writing.append(writing)
+                samples.around += _around(fleet.config.parent, count * size) if durable else []
     return samples
 
 
@@ -166,6 +173,23 @@ def _fill(root: Path, prefix: str, count: int, size: int) -> list[str]:
                 file.write(pool[number : number + min(size, MIB)])
     os.sync()
     return keys
+
+
+def _around(folder: Path, size_bytes: int) -> list[float]:
+    """Seconds to write and sync one file of so many bytes with direct I/O; nothing where the disk has none."""
+    calls = native()
+    with tempfile.TemporaryFile(dir=folder, buffering=0) as file:
+        fd = file.fileno()
+        if not calls.direct(fd):
+            return []
+        block, around = aligned_buffer(MIB), Around(fd)
+        block[:] = os.urandom(MIB)
+        begun = time.perf_counter()
+        calls.preallocate(fd, size_bytes)
+        for offset in range(0, size_bytes, MIB):
+            around.write(block, offset)
+        os.fsync(fd)
+        return [time.perf_counter() - begun]
 
 
 def _wipe(*roots: Path) -> None:

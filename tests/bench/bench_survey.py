@@ -2,7 +2,8 @@
 
 A real worker with two processes surveys real directories, whose files are holes of lognormal sizes: a survey reads no contents.
 ``SURVEY_OBJECTS=5000000 SURVEY_PLACE=/some/disk`` measures the fleet that the limits are for; memory file systems have too few inodes.
-``SURVEY_ROWS=100000000`` streams a list of so many rows (10 bytes each on the disk).
+``SURVEY_ROWS=100000000`` streams a list of so many rows (10 bytes each on the disk). ``SURVEY_MADE_UP=1000000000`` has so many rows that no disk
+holds pass through the same code.
 """
 
 from __future__ import annotations
@@ -26,10 +27,11 @@ from pyarrow import parquet
 
 from rebalance_tasks.client import Rebalancer
 from rebalance_tasks.control import survey_round
-from rebalance_tasks.control.streams import BATCH_ROWS, IN_MEMORY_ROWS, found_in
+from rebalance_tasks.control.streams import BATCH_ROWS, IN_MEMORY_ROWS, candidates_of, found_in
 from rebalance_tasks.control.survey import most_rows
 from rebalance_tasks.control.survey_merge import merged
 from rebalance_tasks.core.inventory import Inventory
+from rebalance_tasks.core.keeper import Keeper
 from rebalance_tasks.core.models import NodeDescriptor
 from rebalance_tasks.core.options import RebalancerOptions
 from rebalance_tasks.core.planner import plan_rebalance
@@ -60,6 +62,7 @@ REDIS_MB: Final = 200.0
 PLAN_MB: Final = 2_000.0
 #: Rows that a fleet of 1,000 nodes keeps of each.
 ROWS: Final = most_rows(NODES)
+ROWS_MADE_UP: Final = 100_000_000
 #: Rows of the list that is streamed: more than are held in memory.
 ROWS_STREAMED: Final = IN_MEMORY_ROWS + IN_MEMORY_ROWS // 5
 RUNS: Final = 3
@@ -72,6 +75,7 @@ SETTLE_S: Final = 4.0
 def run(report: Report, *, objects: int | None = None, nodes: int = NODES) -> None:
     """Make the fleet, check it, and check it again."""
     _billion(report)
+    _passed(report, rows=int(os.environ.get("SURVEY_MADE_UP", ROWS_MADE_UP)))
     count = objects or int(os.environ.get("SURVEY_OBJECTS", OBJECTS))
     place = Path(tempfile.mkdtemp(prefix="rebalance-survey-", dir=os.environ.get("SURVEY_PLACE") or scratch_base()))
     try:
@@ -144,13 +148,7 @@ def _streamed(report: Report, place: Path, *, rows: int, nodes: int = NODES) -> 
     inventory, used = found_in(settings, described, most=most, now=now, measured=lambda found: found)
     cpu, seconds, memory = time.process_time() - ticks, time.perf_counter() - begun, peak_mb() - base
     path.unlink()
-    full = [node.model_copy(update={"used_bytes": used[node.node_id]}) for node in described]
-    # Capacities by which the nodes are from 25 to 75 % full.
-    shares = np.linspace(0.25, 0.75, nodes).tolist()
-    full = [
-        node.model_copy(update={"capacity_bytes": int((node.used_bytes or 0) / share)})
-        for node, share in zip(full, shares, strict=True)
-    ]
+    full = _filled(described, used)
     plan = plan_rebalance(full, inventory, options=RebalancerOptions(), now=now)
     verify_plan(plan, full, inventory, RebalancerOptions(), now=now)
     whole = peak_mb() - base
@@ -162,6 +160,65 @@ def _streamed(report: Report, place: Path, *, rows: int, nodes: int = NODES) -> 
     report.add(
         Figure(name, whole, "MB", PLAN_MB, COMMAND, {"cpu_s": [cpu], "s": [seconds], "mb": [memory, whole]}, detail)
     )
+
+
+class _MadeUp:
+    """A list of any length, of which only a batch exists at a time: 20-byte keys in order, nodes in turn, lognormal sizes."""
+
+    def __init__(self, rows: int, nodes: int) -> None:
+        self._batches = -(-rows // BATCH_ROWS)
+        self.rows = self._batches * BATCH_ROWS
+        self._ids = pa.array([f"n{at:04}" for at in range(nodes)])
+        self._sizes = np.maximum(1, np.random.default_rng(1).lognormal(15.0, 2.0, 4 * BATCH_ROWS)).astype(np.int64)
+        digits = np.char.zfill(np.arange(BATCH_ROWS).astype("S6"), 6)
+        self._digits = digits.view(np.uint8).reshape(BATCH_ROWS, 6)
+        self._offsets = pa.py_buffer(np.arange(BATCH_ROWS + 1, dtype=np.int32) * 20)
+        self._nodes = np.arange(BATCH_ROWS, dtype=np.int64) * 2_654_435_761
+
+    def read(self, columns: list[str] | None) -> Iterator[tuple[int, pa.Table]]:
+        """As `streams.candidates_of` wants it."""
+        for number in range(self._batches):
+            data = np.empty((BATCH_ROWS, 20), np.uint8)
+            data[:, :14] = np.frombuffer(f"data/{number:08}/".encode(), np.uint8)
+            data[:, 14:] = self._digits
+            nodes = ((self._nodes + number) % len(self._ids)).astype(np.int32)
+            made = {
+                "object_key": pa.StringArray.from_buffers(BATCH_ROWS, self._offsets, pa.py_buffer(data.reshape(-1))),
+                "size_bytes": np.roll(self._sizes, 7_919 * number)[:BATCH_ROWS],
+                "node_id": pa.DictionaryArray.from_arrays(pa.array(nodes), self._ids),
+            }
+            yield number * BATCH_ROWS, pa.table(made).select(columns or list(made))
+
+
+def _passed(report: Report, *, rows: int, nodes: int = NODES) -> None:
+    """Have so many made-up rows pass through what keeps candidates, twice as ever, and plan: what a list costs beside its reading."""
+    described = [NodeDescriptor(node_id=f"n{at:04}", capacity_bytes=10**13, zone="abc"[at % 3]) for at in range(nodes)]
+    now, options = datetime.now(tz=UTC), RebalancerOptions()
+    source = _MadeUp(rows, nodes)
+    base, ticks, begun = peak_mb(begin=True), time.process_time(), time.perf_counter()
+    keeper = Keeper(described, most=most_rows(nodes), options=options, now=now)
+    inventory, used = candidates_of(source.read, keeper, measured=lambda found: found)
+    cpu, seconds = time.process_time() - ticks, time.perf_counter() - begun
+    full = _filled(described, used)
+    plan = plan_rebalance(full, inventory, options=options, now=now)
+    verify_plan(plan, full, inventory, options, now=now)
+    memory = peak_mb() - base
+    detail = (
+        f"{cpu / source.rows * 1e6:.2f} µs of processor time a row with making it up twice, {seconds:.0f} s; "
+        f"{len(plan.moves)} moves, {len(inventory):,} rows kept"
+    )
+    name = f"{source.rows:,} rows of {nodes:,} nodes kept as candidates and planned: memory"
+    samples = {"cpu_s": [cpu], "s": [seconds], "mb": [memory]}
+    report.add(Figure(name, memory, "MB", PLAN_MB, COMMAND, samples, detail))
+
+
+def _filled(nodes: list[NodeDescriptor], used: dict[str, int]) -> list[NodeDescriptor]:
+    """With capacities by which the nodes are from 25 to 75 % full."""
+    shares = np.linspace(0.25, 0.75, len(nodes)).tolist()
+    return [
+        node.model_copy(update={"used_bytes": used[node.node_id], "capacity_bytes": int(used[node.node_id] / share)})
+        for node, share in zip(nodes, shares, strict=True)
+    ]
 
 
 def _write_list(path: Path, rows: int, nodes: int) -> None:

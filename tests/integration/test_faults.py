@@ -6,12 +6,17 @@ that judges the result knows nothing of our code.
 
 from __future__ import annotations
 
+import errno
+import os
+from dataclasses import replace as replaced
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from rebalance_tasks.core.errors import ObjectUnreadable
 from rebalance_tasks.core.states import RebalanceStatus
+from rebalance_tasks.drivers import local
+from rebalance_tasks.drivers.linux import native
 from rebalance_tasks.drivers.local import LocalDriver
 from rebalance_tasks.drivers.local_files import LocalSource
 from rebalance_tasks.migration.batch import Batch
@@ -34,6 +39,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+    from tests.conftest import FleetFactory
     from tests.support.fleets import Fleet
 
 pytestmark = pytest.mark.integration
@@ -133,10 +139,10 @@ def test_an_object_that_cannot_be_freed_fails_and_stays_where_it_was(
 ) -> None:
     original = LocalDriver.free
 
-    def free(self: LocalDriver, key: str, move_id: Any, expected: Any) -> Any:
+    def free(self: LocalDriver, key: str, move_id: Any, expected: Any, **more: Any) -> Any:
         if key == "a/two" and self.node_id == "n1":
             raise ObjectUnreadable(key, "free: Operation not permitted; let the worker's user write to its folder")
-        return original(self, key, move_id, expected)
+        return original(self, key, move_id, expected, **more)
 
     monkeypatch.setattr(LocalDriver, "free", free)
     written = record(fleet.roots)
@@ -157,6 +163,34 @@ def test_a_different_object_at_the_key_is_never_overwritten(fleet: Fleet, engine
     assert (job.completed_moves, job.failures) == (4, {"target_exists": 1})
     assert stranger.read_bytes() == b"not yours"
     assert fleet.objects("n1") == {"a/two": made_up("a/two", 5000)}
+    assert fleet.leftovers() == []
+
+
+def test_a_name_that_the_target_cannot_tell_from_the_key_is_refused_and_both_objects_stay(
+    fleet_config: FleetFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = native()
+
+    def rename_folding_case(source: str, target: str, source_dir_fd: int, target_dir_fd: int) -> None:
+        folder = os.open(".", os.O_RDONLY, dir_fd=target_dir_fd)
+        try:
+            with os.scandir(folder) as entries:
+                taken = {entry.name.casefold() for entry in entries}
+        finally:
+            os.close(folder)
+        if target.casefold() in taken:
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), target)
+        calls.rename_noreplace(source, target, source_dir_fd, target_dir_fd)
+
+    monkeypatch.setattr(local, "native", lambda: replaced(calls, rename_noreplace=rename_folding_case))
+    fleet = fleet_config({"n1": SIZES, "n2": {"a/TWO": 70}}, options={"throttle_bytes_per_sec": "none"})
+    engine = Engine()
+    engine.start(moves_between("n1", "n2", SIZES))
+    job = engine.finish()
+    assert (job.completed_moves, job.failures) == (4, {"target_exists": 1})
+    assert "cannot tell from it" in engine.outcome(1)
+    assert fleet.objects("n1") == {"a/two": made_up("a/two", 5000)}
+    assert fleet.objects("n2")["a/TWO"] == made_up("a/TWO", 70)
     assert fleet.leftovers() == []
 
 

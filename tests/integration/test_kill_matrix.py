@@ -33,6 +33,7 @@ from rebalance_tasks.store.moves import MoveStore
 from rebalance_tasks.store.trash import TrashStore
 from tests.support import checker, killing
 from tests.support.engine import Engine, copied_bytes, count_copied, killed_carry, moves_between
+from tests.support.fleets import NodeSpec
 from tests.support.forgetting import forget, forget_from, remember
 from tests.support.hooks import DAY_MS, mount_again
 from tests.support.killing import PART_BYTES, killed
@@ -47,7 +48,8 @@ if TYPE_CHECKING:
 pytestmark = [pytest.mark.integration, pytest.mark.xdist_group("kill_matrix")]
 
 SMALL = {f"small/{number}": 2000 + number for number in range(6)}
-LARGE = {"large": 5 * PART_BYTES + 77}
+#: Large enough to go around the page cache.
+LARGE = {"large": 16 * PART_BYTES + 77}
 SIZES = {**SMALL, **LARGE}
 SOURCES = Path(rebalance_tasks.__file__).parent
 
@@ -59,7 +61,8 @@ def fleet(fleet_config: FleetFactory, monkeypatch: pytest.MonkeyPatch, tmp_path:
     monkeypatch.setattr(local_burst, "write_at", local_burst.write_at)
     count_copied(tmp_path / "copied")
     options = {"throttle_bytes_per_sec": "none", "max_egress_bytes_per_cycle": 10**9}
-    return fleet_config({"n1": SIZES, "n2": {"resident": 3}}, options=options)
+    nodes = {"n1": NodeSpec(SIZES, capacity_bytes=10**7), "n2": NodeSpec({"resident": 3}, capacity_bytes=10**7)}
+    return fleet_config(nodes, options=options)
 
 
 def start() -> Engine:
@@ -93,6 +96,28 @@ def functions() -> Iterator[tuple[str, ast.FunctionDef]]:
 
 def is_fault_point(call: ast.Call) -> bool:
     return isinstance(call.func, ast.Name) and call.func.id == "reached"
+
+
+def only_fault_points() -> set[str]:
+    """Methods that are nothing but a fault point, which several ways to a step share."""
+    return {
+        function.name
+        for _, function in functions()
+        if [
+            is_fault_point(node.value)
+            for node in function.body
+            if isinstance(node, ast.Expr) and isinstance(node.value, ast.Call)
+        ]
+        == [True] * len(function.body)
+    }
+
+
+def reaches(call: ast.Call, shared: set[str]) -> bool:
+    """Whether this is a fault point, or a call of a method that is nothing else."""
+    own = (
+        isinstance(call.func, ast.Attribute) and isinstance(call.func.value, ast.Name) and call.func.value.id == "self"
+    )
+    return is_fault_point(call) or (own and call.func.attr in shared)  # type: ignore[attr-defined]
 
 
 def fault_points() -> list[str]:
@@ -159,19 +184,21 @@ def test_every_step_has_a_case_in_the_matrix() -> None:
     "module",
     [
         *("migration/batch.py", "migration/committing.py", "migration/slice.py", "migration/undo.py"),
+        "migration/recognising.py",
         *("control/cleanup.py", "control/orphans.py", "control/strays.py"),
     ],
 )
 def test_no_write_stands_between_two_fault_points_without_one(module: str) -> None:
     bare: list[str] = []
     seen = 0
+    shared = only_fault_points()
     for where, function in functions():
-        steps = [call for call in calls(function) if where == module and (is_write(call) or is_fault_point(call))]
+        steps = [call for call in calls(function) if where == module and (is_write(call) or reaches(call, shared))]
         for call, following in pairwise([*steps, None]):
-            if call is None or is_fault_point(call):
+            if call is None or reaches(call, shared):
                 continue
             seen += 1
-            if following is None or not is_fault_point(following):
+            if following is None or not reaches(following, shared):
                 bare.append(f"{module}:{call.lineno} {ast.unparse(call.func)} in {function.name}")
     assert bare == []
     assert seen, "this test looks for the wrong names"

@@ -173,3 +173,16 @@ def test_a_measured_job_moves_everything_and_every_byte_is_measured_on_both_node
     assert engine.finish().status is RebalanceStatus.COMPLETED
     assert sum(size for node, direction, size in noted if (node, direction) == ("n2", "write")) == sum(sizes.values())
     assert sum(size for node, direction, size in noted if (node, direction) == ("n1", "read")) == sum(sizes.values())
+
+
+def test_status_says_between_which_nodes_fewer_objects_are_in_flight_and_why(fleet_config: FleetFactory) -> None:
+    paces = fleet(fleet_config).context.paces
+    paces.note_in_flight("n1", "n2", "8 objects at once instead of 16: they take 90.0 ms, usually 20.0 ms")
+    paces.note_in_flight("n2", "n1", "4 objects at once instead of 16: they take 99.0 ms, usually 20.0 ms")
+    assert Rebalancer().in_flight() == {
+        ("n1", "n2"): "8 objects at once instead of 16: they take 90.0 ms, usually 20.0 ms",
+        ("n2", "n1"): "4 objects at once instead of 16: they take 99.0 ms, usually 20.0 ms",
+    }
+    for pair in (("n1", "n2"), ("n2", "n1")):
+        paces.note_in_flight(*pair, "")
+    assert Rebalancer().in_flight() == {}

@@ -17,7 +17,7 @@ from rebalance_tasks.migration.faults import Step
 from tests.support import checker
 from tests.support.engine import Engine, killed_carry, move, moves_between
 from tests.support.fleets import NodeSpec
-from tests.support.hooks import DAY_MS, SIZES, unmount
+from tests.support.hooks import DAY_MS, SIZES, replace, unmount
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -248,6 +248,28 @@ def test_trash_whose_object_stands_nowhere_stays(fleet: Fleet) -> None:
 
 
 # -- nodes and locks ------------------------------------------------------------------------------------------------------
+def test_trash_stays_whose_copy_a_stranger_replaced_by_another_object(fleet: Fleet) -> None:
+    engine = Engine()
+    engine.start(moves_between("n1", "n2", SIZES))
+    engine.finish()
+    engine = lose_redis()
+    replace(fleet.roots["n2"] / "a/one")
+    report = reindex(engine.context)
+    assert (report.trash, report.unexplained_trash_names) == (len(SIZES) - 1, ["n1:j1.0"])
+    clean_up(engine)
+    assert [path.name for path in (fleet.roots["n1"] / ".rebalance/trash").iterdir()] == ["j1.0"]
+
+
+def test_trash_goes_whose_copy_a_later_move_took_further(fleet_config: FleetFactory) -> None:
+    fleet_config({"n1": SIZES, "n2": {}, "n3": {}}, options={"object_cooldown": "0s"})
+    engine = Engine()
+    for job_id, source, target in (("j1", "n1", "n2"), ("j2", "n2", "n3")):
+        engine.start(moves_between(source, target, SIZES), job_id=job_id)
+        assert engine.finish(job_id).completed_moves == len(SIZES)
+    report = reindex(lose_redis().context)
+    assert (report.trash, report.unexplained_trash) == (2 * len(SIZES), 0)
+
+
 def test_a_disk_that_is_not_mounted_is_missing_and_not_new_even_though_redis_forgot_it(fleet: Fleet) -> None:
     engine = Engine()
     engine.start(moves_between("n1", "n2", SIZES))

@@ -330,6 +330,22 @@ def test_keys_and_batches_are_forgotten_up_to_a_limit(stores: Stores, locations:
     assert [locations.expire(keep_ms=0, limit=3) for _ in range(3)] == [3, 1, 0]
 
 
+@pytest.mark.parametrize("alone_at", [1, 2**40])
+def test_a_key_that_moved_several_times_was_last_moved_at_the_latest_of_them(
+    stores: Stores, locations: LocationStore, alone_at: int
+) -> None:
+    redis, keys = stores.connection.client, stores.keys
+    store, moves = taken(stores)
+    flip(store, moves)
+    redis.zadd(keys.moved, {f"\0{NAME}": 500})
+    for name, at in (("j0/g0/0", 400), ("j2/g0/0", 600)):
+        redis.hset(keys.moved_batches, name, redis.hget(keys.moved_batches, NAME))
+        redis.zadd(keys.moved, {f"\0{name}": at})
+    redis.zadd(keys.moved, {moves[2].key: alone_at})
+    expected = {move.key: 600 for move in moves}
+    assert locations.last_moved() == expected | {moves[2].key: max(600, alone_at)}
+
+
 def test_a_reindex_remembers_nothing_twice_that_a_batch_remembers(stores: Stores, locations: LocationStore) -> None:
     store, moves = taken(stores)
     flip(store, moves)

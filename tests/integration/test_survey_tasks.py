@@ -340,7 +340,7 @@ def test_a_node_that_is_too_large_for_one_task_is_listed_in_parts(large: Fleet) 
     surveyed(engine)
     there = concluded(engine)
     found = engine.context.connection.hgetall(engine.context.keys.survey_findings)
-    assert sorted(found) == ["a#0of4", "a#1of4", "a#2of4", "a#3of4", "b", "c"]
+    assert sorted(found) == ["a@0of4", "a@1of4", "a@2of4", "a@3of4", "b", "c"]
     plans = [engine.context.plans.load(result.plan_id or "") for result in (here, there)]
     pairs = [Counter((move.source_node, move.target_node) for move in plan.moves) for plan in plans]
     assert pairs[0] == pairs[1], "objects of one size are as good as each other"
@@ -350,7 +350,7 @@ def test_a_node_that_is_too_large_for_one_task_is_listed_in_parts(large: Fleet) 
 
     run_check(engine.context, by_tasks=True)
     asked = [name for _, names, _ in engine.messages.surveys for name in names]
-    assert asked == ["a#0of4", "a#1of4", "a#2of4", "a#3of4", "b", "c"], "now it is known how large it is"
+    assert asked == ["a@0of4", "a@1of4", "a@2of4", "a@3of4", "b", "c"], "now it is known how large it is"
 
 
 def test_a_node_of_which_a_part_fails_is_left_out_whole(large: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -358,14 +358,14 @@ def test_a_node_of_which_a_part_fails_is_left_out_whole(large: Fleet, monkeypatc
     checked(engine)
 
     def failing(*args: Any, name: str, **more: Any) -> Any:
-        if name == "a#2of4":
+        if name == "a@2of4":
             raise NodeMissing(name, "the disk went away")
         return surveys.look(*args, name=name, **more)
 
     monkeypatch.setattr(survey_round, "look", failing)
     result = checked(engine)
     left_out = engine.context.snapshots.newest(1)[0].left_out
-    assert left_out == {"a": "a, part 2of4: node 'a#2of4': the disk went away"}
+    assert left_out == {"a": "a, part 2of4: node 'a@2of4': the disk went away"}
     assert result.verdict == "skipped", "b and c are balanced"
 
 
@@ -384,9 +384,9 @@ def test_parts_whose_messages_are_lost_are_asked_for_again(large: Fleet, monkeyp
 def test_a_node_is_cut_once_and_only_for_the_check_that_asked(large: Fleet) -> None:
     engine = Engine()
     token, surveys = begun(engine), engine.context.surveys
-    assert surveys.cut(token + 1, "a", ["a#0of2", "a#1of2"], lock_ms=CHECK_LOCK_MS) == -1
-    assert surveys.cut(token, "a", ["a#0of2", "a#1of2"], lock_ms=CHECK_LOCK_MS) == 4
-    assert surveys.cut(token, "a", ["a#0of2", "a#1of2"], lock_ms=CHECK_LOCK_MS) == -1
+    assert surveys.cut(token + 1, "a", ["a@0of2", "a@1of2"], lock_ms=CHECK_LOCK_MS) == -1
+    assert surveys.cut(token, "a", ["a@0of2", "a@1of2"], lock_ms=CHECK_LOCK_MS) == 4
+    assert surveys.cut(token, "a", ["a@0of2", "a@1of2"], lock_ms=CHECK_LOCK_MS) == -1
     assert surveys.report(token, Finding(node_id="a"), Found(), lock_ms=CHECK_LOCK_MS) == -1, "only its parts count now"
 
 

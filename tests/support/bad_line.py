@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
+import socket
 from collections import Counter, deque
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from rebalance_tasks.drivers.s3_http import Answer, S3Endpoint
 from rebalance_tasks.drivers.s3_signing import Credentials
@@ -12,6 +14,9 @@ from tests.support.weed import ACCESS_KEY, SECRET_KEY
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+
+    from rebalance_tasks.drivers.http_line import HttpLine
+    from rebalance_tasks.drivers.s3_http import Begun
 
 SLOW_DOWN = b"<Error><Code>SlowDown</Code><Message>Reduce your request rate.</Message></Error>"
 
@@ -39,6 +44,19 @@ class BadLine(S3Endpoint):
         self.asked: Counter[str] = Counter()
 
     def _exchange(self, method: str, host: str, target: str, headers: Mapping[str, str], body: bytes) -> Answer:
+        told, body = self._on_the_way(method, body)
+        return told or self._on_the_way_back(method, super()._exchange(method, host, target, headers, body))
+
+    def begin(self, method: str, bucket: str, name: str, *, body: bytes = b"", **more: Any) -> Begun:
+        told, spoiled = self._on_the_way(method, body)
+        if told is not None:
+            return cast("Begun", Told(told))
+        digest = hashlib.sha256(body).hexdigest()
+        begun = super().begin(method, bucket, name, body=spoiled, payload_sha256=digest, **more)
+        return cast("Begun", Spoiled(begun.line, begun, self))
+
+    def _on_the_way(self, method: str, body: bytes) -> tuple[Answer | None, bytes]:
+        """An answer in the server's place, if there is to be one, and what arrives of the body."""
         self.asked[method] += 1
         line = self.line
         if line.down:
@@ -48,11 +66,14 @@ class BadLine(S3Endpoint):
             raise line.before.popleft()[1]
         if line.answers and line.answers[0][0] == method:
             _, status, told = line.answers.popleft()
-            return Answer(status, {}, told)
+            return Answer(status, {}, told), body
         if body and line.flips and line.flips[0] == (method, "sent"):
             line.flips.popleft()
             body = bytes([body[0] ^ 1]) + body[1:]
-        answer = super()._exchange(method, host, target, headers, body)
+        return None, body
+
+    def _on_the_way_back(self, method: str, answer: Answer) -> Answer:
+        line = self.line
         if line.after and line.after[0][0] == method:
             raise line.after.popleft()[1]
         if answer.body and line.flips and line.flips[0] == (method, "received"):
@@ -60,3 +81,27 @@ class BadLine(S3Endpoint):
             answer = Answer(answer.status, answer.headers, bytes([answer.body[0] ^ 1]) + answer.body[1:])
         rewrite = line.rewrite.get(method)
         return answer if rewrite is None else rewrite(answer)
+
+
+class Spoiled(NamedTuple):
+    """A request under way on a bad line."""
+
+    line: HttpLine
+    begun: Begun
+    endpoint: BadLine
+
+    def answer(self) -> Answer:
+        return self.endpoint._on_the_way_back(self.begun.method, self.begun.answer())
+
+
+class Told:
+    """A request that never went out, and its answer."""
+
+    def __init__(self, answer: Answer) -> None:
+        self.line, other = socket.socketpair()
+        other.close()
+        self._answer = answer
+
+    def answer(self) -> Answer:
+        self.line.close()
+        return self._answer

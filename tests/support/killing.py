@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from rebalance_tasks.control import cleanup as cleanups
 from rebalance_tasks.control import lifecycle
+from rebalance_tasks.drivers import compiled
 from rebalance_tasks.drivers.local import LocalDriver
 from rebalance_tasks.migration import control as controls
 from rebalance_tasks.migration import faults
@@ -25,6 +26,7 @@ from tests.support.hooks import DAY_MS, unmount
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+    from multiprocessing.process import BaseProcess
 
     from rebalance_tasks.core.fingerprint import Fingerprint
     from rebalance_tasks.core.ids import MoveId
@@ -52,6 +54,16 @@ def killed(
     Raises:
         AssertionError: it ended in any other way than killed or cleanly.
     """
+    process = begun(tmp_path, act, roots, faults_text=faults_text)
+    process.join(60)
+    assert process.exitcode in {0, -signal.SIGKILL}, f"the process ended with {process.exitcode}"
+    return process.exitcode != 0
+
+
+def begun(
+    tmp_path: Path, act: Callable[[Engine, Roots], None], roots: Mapping[str, Path], *, faults_text: str
+) -> BaseProcess:
+    """Begin to act in a process of its own with faults registered; return that process."""
     ledger = tmp_path / "ledger"
     ledger.mkdir(parents=True, exist_ok=True)
     environment = {name: value for name, value in os.environ.items() if name.startswith(("REBALANCE_", "ACME_"))}
@@ -61,9 +73,7 @@ def killed(
     given = {node: str(root) for node, root in roots.items()}
     process = context.Process(target=run, args=(environment, act, given, str(tmp_path / "copied")))
     process.start()
-    process.join(60)
-    assert process.exitcode in {0, -signal.SIGKILL}, f"the process ended with {process.exitcode}"
-    return process.exitcode != 0
+    return process
 
 
 # -- acts -----------------------------------------------------------------------------------------------------------------
@@ -73,6 +83,12 @@ def carry(engine: Engine, roots: Roots) -> None:
     engine.work()
     if not engine.job().paused_reasons:
         engine.finish()
+
+
+def carry_in_rows(engine: Engine, roots: Roots) -> None:
+    """Carry the job with machine code from the first object on (`migration.plain`)."""
+    compiled.WORTH_LOADING_OBJECTS = 0  # type: ignore[misc]
+    carry(engine, roots)
 
 
 def carry_while_a_stranger_writes(engine: Engine, roots: Roots) -> None:
@@ -175,8 +191,8 @@ def tidy_while_the_source_is_freed(engine: Engine, roots: Roots) -> None:
     """A frozen runner, whose flip Redis forgot, frees the source in the very instant in which its copy is taken off."""
     original = LocalDriver.free
 
-    def free(self: LocalDriver, key: str, move_id: MoveId, expected: Fingerprint) -> FreeOutcome:
-        outcome = original(self, key, move_id, expected)
+    def free(self: LocalDriver, key: str, move_id: MoveId, expected: Fingerprint, **more: Any) -> FreeOutcome:
+        outcome = original(self, key, move_id, expected, **more)
         source = engine.context.driver("n1")
         version = source.stat(key)
         if self.node_id == "n2" and version is not None:

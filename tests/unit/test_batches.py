@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from itertools import pairwise
 
 import pytest
@@ -10,16 +11,25 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from rebalance_tasks.core.fingerprint import Fingerprint
+from rebalance_tasks.core.ids import MoveId, NodeId
+from rebalance_tasks.core.states import MoveState
+from rebalance_tasks.migration import manifests
+from rebalance_tasks.migration.copying import StagedCopy
+from rebalance_tasks.migration.item import Item
+from rebalance_tasks.migration.manifests import plain_lines
 from rebalance_tasks.store.batches import (
     BatchRecord,
     JournalRow,
+    Versions,
     indices_of,
     pack_journal,
+    pack_plain_versions,
+    pack_rows,
     pack_versions,
     ranges_of,
     unpack_journal,
 )
-from rebalance_tasks.store.records import JournalEntry, Part, pack_keys
+from rebalance_tasks.store.records import JournalEntry, MoveRecord, Part, pack_keys
 from rebalance_tasks.store.versions import NewerVersion
 
 INDICES = st.sets(st.integers(0, 300), max_size=60).map(sorted)
@@ -60,6 +70,41 @@ def test_a_batch_s_journal_says_of_each_move_what_an_entry_of_its_own_would(
         expected[index] = JournalEntry.model_validate_json(entry.model_dump_json())
     expected.pop(counted, None)
     assert unpack_journal(pack_journal(ranges_of(sorted(begun)), rows), sizes) == expected
+
+
+PLAIN = st.builds(Fingerprint, NUMBER, st.integers(-(2**70), 2**70), NUMBER, NUMBER, st.just(""))
+DIGESTS = st.text("0123456789abcdef", min_size=32, max_size=32)
+
+
+def columns(versions: list[Fingerprint]) -> Versions:
+    """Versions without entity tags, in columns."""
+    return tuple([version[field] for version in versions] for field in range(4))  # type: ignore[return-value]
+
+
+@given(st.lists(st.tuples(PLAIN, PLAIN, DIGESTS), max_size=9), st.integers(0, 9))
+def test_columns_are_packed_as_objects_are_and_go_together_with_them(
+    copies: list[tuple[Fingerprint, Fingerprint, str]], split: int
+) -> None:
+    rows = [JournalRow(index, digest, 0, source, staged) for index, (source, staged, digest) in enumerate(copies)]
+    rest = rows[split:]
+    sources = columns([row.source for row in rest])
+    staged = columns([row.staged for row in rest])
+    packed = pack_rows([row.move for row in rest], [row.digest for row in rest], sources, staged)
+    sizes = dict.fromkeys(range(len(rows)), 1)
+    ranges = ranges_of(range(len(rows)))
+    assert unpack_journal(pack_journal(ranges, rows[:split], packed), sizes) == unpack_journal(
+        pack_journal(ranges, rows), sizes
+    )
+    assert pack_plain_versions(sources) == pack_versions([row.source for row in rest])
+    at = datetime(2026, 11, 28, tzinfo=UTC)
+    moves = [MoveRecord(row.move, MoveId(f"j.{row.move}"), f"ä/{row.move}", row.source.size_bytes) for row in rest]
+    items = [Item(move, MoveState.PENDING) for move in moves]
+    for item, row in zip(items, rest, strict=True):
+        item.copy = StagedCopy(row.source, [Part(row.source.size_bytes, row.digest)])
+        item.published = row.staged
+    nodes = NodeId("a"), NodeId("b")
+    lines = plain_lines(moves, [row.digest for row in rest], staged, sources, nodes=nodes, at=at)
+    assert list(lines) == list(manifests.lines(items, *nodes, at))
 
 
 @given(st.lists(KEYS, min_size=1, max_size=20), st.integers(0, 1000), st.data())

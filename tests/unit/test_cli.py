@@ -217,6 +217,9 @@ class FakeClient:
         pace = Pace(usual_ms=8.0, smoothed_ms=40.0, full_bytes_per_s=2**21, rate_bytes_per_s=2**20)
         return [NodeThrottle("disk1", "write", 2**22, pace), NodeThrottle("disk1", "requests", 20, None)]
 
+    def in_flight(self) -> dict[tuple[str, str], str]:
+        return {("disk1", "away"): "8 objects at once instead of 16: they take 90.0 ms, usually 20.0 ms"}
+
     def set_node_throttle(self, node_id: str, direction: str, rate: int | str | None) -> None:
         self.calls.append(("node_throttle", node_id, direction, rate))
 

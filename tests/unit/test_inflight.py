@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from types import SimpleNamespace
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 from hypothesis import given
@@ -11,6 +11,9 @@ from hypothesis import strategies as st
 
 from rebalance_tasks.core.inflight import LARGE_AT_ONCE, LARGE_BYTES, InFlight, begin, step
 from rebalance_tasks.migration.crowd import Crowd, Crowds
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 SMALL, LARGE = 4_096, 8 * LARGE_BYTES
 
@@ -77,7 +80,15 @@ def crowd(crowds: Crowds, now: list[float], mean_bytes: float = SMALL, most: int
     return Crowd(source, target, mean_bytes=mean_bytes, most=most, crowds=crowds, clock=lambda: now[0])
 
 
-def carry(crowds: Crowds, *, seconds: float, waits: float = 0.0, objects: int = 20, mean_bytes: float = SMALL) -> int:
+def carry(
+    crowds: Crowds,
+    *,
+    seconds: float,
+    waits: float = 0.0,
+    objects: int = 20,
+    mean_bytes: float = SMALL,
+    tell: list[tuple[str, str, str]] | None = None,
+) -> int:
     """A batch whose objects take so long each, and wait so long for the throttle besides; return how many went at once."""
     now, control = [0.0], SimpleNamespace(waited_s=0.0)
     batch = crowd(crowds, now, mean_bytes)
@@ -88,7 +99,7 @@ def carry(crowds: Crowds, *, seconds: float, waits: float = 0.0, objects: int = 
 
     for _ in range(objects):
         batch.timed(act, cast("Any", control))
-    batch.learn()
+    batch.learn(lambda *told: (tell if tell is not None else []).append(told))
     return batch.at_once
 
 
@@ -113,3 +124,39 @@ def test_a_batch_of_one_object_teaches_nothing() -> None:
     for _ in range(9):
         carry(crowds, seconds=9.0, objects=1)
     assert carry(crowds, seconds=0.05) == 16
+
+
+def test_an_operator_is_told_why_fewer_are_in_flight_until_all_are_again() -> None:
+    crowds = Crowds()
+    told: list[tuple[str, str, str]] = []
+    for seconds in (0.05, 0.05):
+        carry(crowds, seconds=seconds, tell=told)
+    assert told == []
+    for _ in range(4):
+        carry(crowds, seconds=1.0, tell=told)
+    assert {pair[:2] for pair in told} == {("a", "b")}
+    assert told[-1][2].startswith("2 objects at once instead of 16: they take ")
+    assert told[-1][2].endswith("usually 52.0 ms")
+    while told[-1][2]:
+        carry(crowds, seconds=0.05, tell=told)
+    assert "the number recovers" in told[-2][2]
+    told.clear()
+    carry(crowds, seconds=0.05, tell=told)
+    assert told == []
+
+
+def test_objects_that_go_together_count_as_long_as_so_many_are_under_way() -> None:
+    """Sixteen at once, a hundred in two seconds: each took a third of a second."""
+    now, control, crowds = [0.0], SimpleNamespace(waited_s=0.0), Crowds()
+    batch = crowd(crowds, now)
+
+    def copies() -> Iterator[bool]:
+        for number in range(104):
+            now[0] += 0.02 + (1.0 if number == 50 else 0.0)
+            control.waited_s += 1.0 if number == 50 else 0.0
+            yield number % 26 != 0
+
+    assert sum(batch.together(copies(), cast("Any", control))) == 100
+    batch.learn(lambda *_: None)
+    known = crowds.of(batch._source, batch._target, mean_bytes=SMALL, most=16)
+    assert known.pace.smoothed_ms == pytest.approx(104 * 20 * 16 / 100)

@@ -11,6 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from rebalance_tasks.core.candidates import chosen
+from rebalance_tasks.core.cuts import Cuts
 from rebalance_tasks.core.errors import InvalidInventory
 from rebalance_tasks.core.inventory import Inventory
 from rebalance_tasks.core.keeper import Keeper, Meetings
@@ -108,3 +110,43 @@ def test_a_candidate_that_is_listed_twice_on_its_node_is_refused(buffer_rows: in
 def test_nothing_comes_of_nothing() -> None:
     kept, used = streamed(table([]), batch=1, most=1, buffer_rows=1)
     assert (len(kept), len(kept.unlisted), used) == (0, 0, {})
+
+
+def kept_of(rows: pa.Table, options: RebalancerOptions, *, most: int, cuts: bool) -> set[str]:
+    """The keys that are kept where it is decided after each batch; without cuts, of all rows of it."""
+    keeper = Keeper(NODES, most=most, options=options, now=NOW, buffer_rows=0)
+    for first in range(0, rows.num_rows, 40):
+        if not cuts:
+            keeper._cuts = Cuts(len(NODES), most_bytes=options.max_egress_bytes_per_cycle)
+        keeper.add(Inventory.from_arrow(rows.slice(first, 40)))
+    return set(keeper.kept()[0].keys.to_pylist())
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    seed=st.integers(0, 10**6),
+    most=st.integers(1, 40),
+    gravity=st.booleans(),
+    moves=st.sampled_from([0, 5, 1000]),
+    egress=st.sampled_from([1, 2_000, 10**9]),
+)
+def test_what_the_cuts_hold_back_would_not_have_been_kept(
+    seed: int, most: int, gravity: bool, moves: int, egress: int
+) -> None:
+    rng = np.random.default_rng(seed)
+    rows = table([(f"k{at}", f"n{at % 3}", int(size)) for at, size in enumerate(rng.lognormal(6, 2, 400))])
+    if gravity:
+        rows = rows.append_column("gravity", pa.array(rng.choice([0.0, 0.2, 0.5, 0.9], rows.num_rows)))
+    options = RebalancerOptions(max_moves_per_cycle=moves, max_egress_bytes_per_cycle=egress)
+    assert kept_of(rows, options, most=most, cuts=True) == kept_of(rows, options, most=most, cuts=False)
+
+
+def test_of_a_long_stream_the_cuts_let_few_rows_pass() -> None:
+    rng = np.random.default_rng(3)
+    cuts = Cuts(1, most_bytes=OPTIONS.max_egress_bytes_per_cycle)
+    sizes = np.maximum(1, rng.lognormal(15, 2, 100_000)).astype(np.int64)
+    gravity, node = np.zeros(len(sizes)), np.zeros(len(sizes), np.int64)
+    _, cut = chosen(sizes, gravity, 1_000, OPTIONS, mean_bytes=float(sizes.mean()))
+    assert cut is not None
+    cuts.set(0, cut)
+    assert np.count_nonzero(cuts.passing(node, sizes, gravity)) < 3_000

@@ -21,7 +21,7 @@ from rebalance_tasks.control.survey_memory import SurveyMemory
 from rebalance_tasks.core.models import NodeDescriptor
 from rebalance_tasks.drivers import local_listing
 from rebalance_tasks.drivers.local import LocalDriver
-from rebalance_tasks.drivers.remembered import Part, TooManyObjects
+from rebalance_tasks.drivers.node_parts import Part, TooManyObjects
 from rebalance_tasks.store.surveys import Finding
 
 if TYPE_CHECKING:
@@ -117,9 +117,9 @@ def test_findings_of_parts_add_up() -> None:
     [whole, other] = joined(
         [
             finding(
-                "n1#0of2", objects=3, used_bytes=30, unlisted={"zero_bytes": 1}, left_out={"symlink": 1}, latency_ms=4
+                "n1@0of2", objects=3, used_bytes=30, unlisted={"zero_bytes": 1}, left_out={"symlink": 1}, latency_ms=4
             ),
-            finding("n1#1of2", objects=4, used_bytes=40, unlisted={"zero_bytes": 2, "pinned": 1}, latency_ms=2),
+            finding("n1@1of2", objects=4, used_bytes=40, unlisted={"zero_bytes": 2, "pinned": 1}, latency_ms=2),
             finding("n2", objects=1),
         ]
     )
@@ -131,16 +131,16 @@ def test_findings_of_parts_add_up() -> None:
 
 @pytest.mark.parametrize(
     ("second", "why"),
-    [([finding("n#1of2", error="no disk", cause="node_missing")], "no disk"), ([], "1 of its 2 parts")],
+    [([finding("n@1of2", error="no disk", cause="node_missing")], "no disk"), ([], "1 of its 2 parts")],
 )
 def test_a_node_with_a_part_that_failed_is_left_out(second: list[Finding], why: str) -> None:
-    [whole] = joined([finding("n#0of2", objects=3), *second])
+    [whole] = joined([finding("n@0of2", objects=3), *second])
     assert why in whole.error
     assert whole.objects == 0
 
 
 def test_a_part_in_which_something_passes_by_itself_makes_the_node_such() -> None:
-    [whole] = joined([finding("n#0of2"), finding("n#1of2", unlisted={"too_young": 1})])
+    [whole] = joined([finding("n@0of2"), finding("n@1of2", unlisted={"too_young": 1})])
     assert not whole.lasting
 
 
@@ -213,4 +213,4 @@ def test_parts_are_remembered_apart(tmp_path: Path) -> None:
     ]
     assert sum(counts) == 8
     assert {path.name for path in seen.iterdir()} == {f"{name}.arrow" for name in names_of("n", 4)}
-    assert pa.ipc.open_file(seen / "n#0of4.arrow").read_all().num_rows == counts[0]
+    assert pa.ipc.open_file(seen / "n@0of4.arrow").read_all().num_rows == counts[0]

@@ -7,7 +7,7 @@ a back door to it (`Harness`), which plays the strangers that write to a node be
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, cast
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -23,11 +23,14 @@ from rebalance_tasks.core.errors import (
 )
 from rebalance_tasks.core.ids import MoveId
 from rebalance_tasks.core.keys import validate_key
-from rebalance_tasks.drivers.base import Fingerprint, FreeOutcome, ObjectMetadata
+from rebalance_tasks.drivers.base import Fingerprint, FreeOutcome, Listing, ObjectMetadata
 from rebalance_tasks.drivers.looks import UNSEEN, look_at
+from rebalance_tasks.drivers.node_parts import Part, TooManyObjects
 
 if TYPE_CHECKING:
     from rebalance_tasks.drivers.base import Driver, SourceHandle
+    from rebalance_tasks.drivers.node_parts import Parted
+    from rebalance_tasks.drivers.remembered import Remembers
 
 M1, M2 = MoveId("job-1:0"), MoveId("job-1:1")
 
@@ -130,6 +133,14 @@ def _seen(driver: Driver, key: str) -> tuple[str, int, int]:
     except RebalanceError as exc:
         return exc.cause, UNSEEN, 0
     return ("", UNSEEN, 0) if found is None else ("", found.size_bytes, found.mtime_ns)
+
+
+def listed_part(driver: Driver, part: Part | None, *, most: int | None = None) -> Listing:
+    """List a part of a node as a survey does: a disk from what is remembered, any other node anew."""
+    if not hasattr(driver, "list_changed"):
+        return cast("Parted", driver).list_part(part, most=most)
+    found = cast("Remembers", driver).list_changed(None, part=part, most=most)
+    return Listing(found.keys.to_pylist(), found.size_bytes, found.mtime_ns, found.left_out)
 
 
 def _drain(source: SourceHandle, chunk: int = 1 << 16) -> bytes:
@@ -269,6 +280,29 @@ class DriverConformance:
         assert listing.size_bytes.dtype == listing.mtime_ns.dtype == "int64"
         for key, mtime_ns in zip(listing.keys, listing.mtime_ns.tolist(), strict=True):
             assert mtime_ns == expected_at(harness.driver, key).mtime_ns
+
+    @pytest.mark.parametrize("by_name", [True, False])
+    def test_parts_together_hold_every_object_once(self, harness: Harness, by_name: bool) -> None:
+        """Also where names of a folder and its neighbours' stand in another order on the server than as keys."""
+        # No name ends at a dot or is empty: what is odd on one kind of node is another test's.
+        deep = [f"{top}/{middle}/{name}" for top in ("a", "b-x", "é") for middle in "123" for name in ("x", "y/z")]
+        wanted = {*deep, "flat1", "flat2", "flat3", "a-b", "a.b", "a/f1", "a/f2", "a/1-x", "a/1.x", "+ &%/+ &%/+ &%"}
+        for key in sorted(wanted):
+            harness.put(key, key.encode())
+        harness.driver.write_manifest("m1", ["{}"])
+        found: list[str] = []
+        for number in range(3):
+            listing = listed_part(harness.driver, Part(number, 3, by_name=by_name))
+            assert {len(key.encode()) for key in listing.keys} == set(listing.size_bytes.tolist())
+            found += listing.keys
+        assert sorted(found) == sorted(wanted)
+
+    def test_a_node_with_too_many_objects_for_one_listing_says_so(self, harness: Harness) -> None:
+        for number in range(6):
+            harness.put(f"a/{number % 3}/{number}", b"1")
+        assert len(listed_part(harness.driver, None, most=6).keys) == 6
+        with pytest.raises(TooManyObjects):
+            listed_part(harness.driver, None, most=5)
 
     def test_an_empty_node_lists_empty_columns(self, harness: Harness) -> None:
         listing = harness.driver.list_objects()
@@ -416,6 +450,16 @@ class DriverConformance:
         harness.put("k", b"new")
         assert harness.driver.free("k", M1, expected) is FreeOutcome.FREED
         assert harness.get("k") == b"new"
+
+    def test_what_the_same_move_freed_before_makes_way_for_what_it_frees_now(self, harness: Harness) -> None:
+        harness.put("k", b"old")
+        old = expected_at(harness.driver, "k")
+        harness.driver.free("k", M1, old)
+        harness.put("k", b"newer")
+        new = expected_at(harness.driver, "k")
+        assert harness.driver.free("k", M1, new, freed_before=lambda held: held == old) is FreeOutcome.FREED
+        assert harness.get("k") is None
+        assert harness.driver.purge(M1, new) is True
 
     def test_a_freed_object_can_be_restored(self, harness: Harness) -> None:
         harness.put("a/k", b"data")

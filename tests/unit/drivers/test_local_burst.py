@@ -223,7 +223,7 @@ def test_leaving_a_burst_closes_what_was_not_read_back_and_gives_its_room_to_oth
 ) -> None:
     few = local_burst._Descriptors()
     few._left = 7
-    monkeypatch.setattr(local_burst, "_descriptors", few)
+    monkeypatch.setattr(local_burst, "DESCRIPTORS", few)
     pair.write("d/one")
     pair.hold("d/one")
     before = descriptors()

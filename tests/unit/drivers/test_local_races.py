@@ -344,7 +344,7 @@ def test_closing_lets_go_of_every_descriptor(harness: LocalHarness) -> None:
 @pytest.mark.skipif(not FULL_DEVICE.exists(), reason="needs /dev/full, which Linux has")
 def test_a_full_target_is_reported_as_full() -> None:
     writer = LocalWriter(
-        os.open(FULL_DEVICE, os.O_RDWR), "node-1", "/x", "staged:m", offset=0, sparse=False, durable_on_finish=False
+        os.open(FULL_DEVICE, os.O_RDWR), "node-1", "/x", "staged:m", offset=0, sparse=False, calls=linux.native()
     )
     with pytest.raises(NodeFull, match=r"'node-1'.*No space left.*free space"):
         writer.write(memoryview(b"x"))
@@ -424,7 +424,7 @@ def test_an_io_error_of_the_source_is_unreadable(harness: LocalHarness, monkeypa
 
     harness.put("k", b"x")
     with harness.driver.open_source("k") as source:
-        monkeypatch.setattr(os, "readv", fail)
+        monkeypatch.setattr(os, "preadv", fail)
         with pytest.raises(ObjectUnreadable, match=r"Input/output error.*'k'"):
             source.readinto(memoryview(bytearray(1)))
 
