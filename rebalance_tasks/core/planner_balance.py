@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from rebalance_tasks.core.planner_exact import ENOUGH, balance_exactly
-from rebalance_tasks.core.planner_fill import Filler, about_objects, in_order
+from rebalance_tasks.core.planner_fill import Filler, about_objects, in_order, smallest_needed
 from rebalance_tasks.core.planner_flow import Hubs, Limits, Network, Supply
 from rebalance_tasks.core.planner_repair import Repair
 
@@ -147,7 +147,7 @@ class _Demand:
         if solution is not None:
             self._note(solution)
             self._order(solution.flows, float("inf"))
-            self.least = {i: int(sizes[about_objects(sizes, total) - 1]) for i, sizes, total in self._leaving(solution.flows)}
+            self.least = {i: smallest_needed(sizes, total) for i, sizes, total in self._leaving(solution.flows)}
         return solution, True
 
     def _note(self, solution: Solution) -> None:

@@ -76,6 +76,18 @@ def about_objects(sizes: NDArray[np.int64], amount: int) -> int:
     return int(np.searchsorted(np.cumsum(sizes[sizes <= amount]), amount)) + 1 if amount else 0
 
 
+def smallest_needed(sizes: NDArray[np.int64], amount: int) -> int:
+    """Return the last of the objects that make up an amount of bytes in the order given, the largest first; 0 without any.
+
+    Args:
+        sizes: int64 (n,), falling.
+        amount: bytes.
+    """
+    fitting = sizes[sizes <= amount]
+    last = min(about_objects(sizes, amount), len(fitting)) - 1
+    return int(fitting[last]) if last >= 0 else 0
+
+
 def cover(sizes: NDArray[np.int64], quota: int, room: int, most: int) -> NDArray[np.int64]:
     """Return positions of objects that together make up a quota, within a thousandth where the sizes allow.
 
