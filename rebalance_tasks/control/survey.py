@@ -48,9 +48,10 @@ SIDE_BY_SIDE: Final = 4
 _READS: Final = 3
 #: What a node holds whose objects are listed elsewhere.
 NOTHING: Final = Remembered((text([]), np.empty(0, np.int64), np.empty(0, np.int64)), {})
-#: Rows of a whole fleet that are kept for its plan (some 60 bytes each), and of each node at least.
+#: Rows of a whole fleet that are kept for its plan (some 60 bytes each), and of each node at least: twice the moves of a cycle
+#: by default, of which half are the largest objects (core.candidates).
 FLEET_ROWS: Final = 1_000_000
-LEAST_ROWS: Final = 1_000
+LEAST_ROWS: Final = 2_000
 #: Fewer can neither give nor take.
 LEAST_NODES: Final = 2
 

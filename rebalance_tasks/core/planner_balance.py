@@ -8,17 +8,18 @@ the spread most, over all pools at once.
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
 from rebalance_tasks.core.planner_exact import ENOUGH, balance_exactly
-from rebalance_tasks.core.planner_fill import Filler, about_objects, in_order
+from rebalance_tasks.core.planner_fill import Filler, about_objects, in_order, smallest_needed
 from rebalance_tasks.core.planner_flow import Hubs, Limits, Network, Supply
 from rebalance_tasks.core.planner_repair import Repair
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
     from decimal import Decimal
 
     from numpy.typing import NDArray
@@ -90,7 +91,7 @@ def _by_flows(work: Work, eligibility: Eligibility, pools: list[list[int]], *, g
     for at in order:
         inside = set(pools[at])
         flows = [flow for flow in solution.flows if flow[0] in inside]
-        Filler(work, eligibility, pools[at], exceed=not solution.used_up).fill(flows)
+        Filler(work, eligibility, pools[at], exceed=not solution.used_up, least=demand.least).fill(flows)
     for at in order:
         Repair(work, eligibility, pools[at], goal=goals[at]).run()
     reached, size_bytes, _ = _result(work, pools, before, goal=max(goals))
@@ -107,6 +108,8 @@ class _Demand:
         self._work = work
         self._eligibility = eligibility
         self._useful: dict[int, NDArray[np.int64]] = {}
+        #: Where moves bind: node → the size below which an object is not worth one of them in its flows.
+        self.least: dict[int, int] = {}
         #: Objects that no node could take and be less full than their own is now.
         self.too_large = 0
         for members in pools:
@@ -144,6 +147,7 @@ class _Demand:
         if solution is not None:
             self._note(solution)
             self._order(solution.flows, float("inf"))
+            self.least = {i: smallest_needed(sizes, total) for i, sizes, total in self._leaving(solution.flows)}
         return solution, True
 
     def _note(self, solution: Solution) -> None:
@@ -176,11 +180,15 @@ class _Demand:
 
     def _moves(self, flows: Flows) -> int:
         """Return about how many objects some flows are."""
-        totals: dict[int, int] = {}
+        return sum(about_objects(sizes, total) for _, sizes, total in self._leaving(flows))
+
+    def _leaving(self, flows: Flows) -> Iterator[tuple[int, NDArray[np.int64], int]]:
+        """Yield (node, sizes of its candidates in their order, bytes that leave it)."""
+        totals: Counter[int] = Counter()
         for i, _, amount in flows:
-            totals[i] = totals.get(i, 0) + amount
-        sizes = self._work.inventory.size_bytes
-        return sum(about_objects(sizes[self._useful[i]], total) for i, total in totals.items())
+            totals[i] += amount
+        for i, total in totals.items():
+            yield i, self._work.inventory.size_bytes[self._useful[i]], total
 
 
 def _segments(sizes: NDArray[np.int64], most: int) -> tuple[Values, Values]:

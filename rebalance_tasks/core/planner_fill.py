@@ -17,6 +17,8 @@ import pyarrow as pa
 from rebalance_tasks.core.crush import CompiledFleet, CrushPlacementAlgorithm
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from numpy.typing import NDArray
 
     from rebalance_tasks.core.planner_candidates import Eligibility
@@ -72,6 +74,18 @@ def take_in_order(sizes: NDArray[np.int64], quota: int, most: int) -> NDArray[np
 def about_objects(sizes: NDArray[np.int64], amount: int) -> int:
     """Return about how many objects make up an amount of bytes, in the order given; those that exceed it alone do not count."""
     return int(np.searchsorted(np.cumsum(sizes[sizes <= amount]), amount)) + 1 if amount else 0
+
+
+def smallest_needed(sizes: NDArray[np.int64], amount: int) -> int:
+    """Return the last of the objects that make up an amount of bytes in the order given, the largest first; 0 without any.
+
+    Args:
+        sizes: int64 (n,), falling.
+        amount: bytes.
+    """
+    fitting = sizes[sizes <= amount]
+    last = min(about_objects(sizes, amount), len(fitting)) - 1
+    return int(fitting[last]) if last >= 0 else 0
 
 
 def cover(sizes: NDArray[np.int64], quota: int, room: int, most: int) -> NDArray[np.int64]:
@@ -146,12 +160,23 @@ def fill_pair(work: Work, eligibility: Eligibility, i: int, j: int, *, quota: in
 class Filler:
     """Fills the flows of one pool, keeping every node between the emptiest and the fullest it started with."""
 
-    def __init__(self, work: Work, eligibility: Eligibility, members: list[int], *, exceed: bool) -> None:
-        """Take the pool's taking nodes; ``exceed``: budgets leave room, so that a flow may be exceeded a little."""
+    def __init__(
+        self, work: Work, eligibility: Eligibility, members: list[int], *, exceed: bool, least: Mapping[int, int]
+    ) -> None:
+        """Take the pool's taking nodes.
+
+        Args:
+            work: what there is to move.
+            eligibility: the hard constraints.
+            members: taking nodes.
+            exceed: budgets leave room, so that a flow may be exceeded a little.
+            least: node → bytes an object must have to be taken, 0 where it is absent.
+        """
         fleet = work.fleet
         self._work = work
         self._eligibility = eligibility
         self._exceed = exceed
+        self._least = least
         self._preferred = Preferred(work, members)
         fullest = max(members, key=lambda i: (fleet.share(i), i))
         emptiest = min(members, key=lambda i: (fleet.share(i), i))
@@ -190,7 +215,8 @@ class Filler:
         quota = min(quota, most)
         most = work.ledger.affordable(most if self._exceed else quota, fleet.per_gb(i, j), wanted=quota)
         rows = work.candidates[i]
-        fitting = np.flatnonzero(work.inventory.size_bytes[rows] <= most)
+        sizes = work.inventory.size_bytes[rows]
+        fitting = np.flatnonzero((sizes <= most) & (sizes >= self._least.get(i, 0)))
         fitting = fitting[self._eligibility.allowed(rows[fitting], i, j)]
         fitting = fitting[np.argsort(leaving.rank(rows[fitting], j), kind="stable")]
         sizes = work.inventory.size_bytes[rows[fitting]]

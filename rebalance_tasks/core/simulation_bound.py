@@ -2,8 +2,9 @@
 
 For a pool whose draining nodes hold D bytes, and a band [a, a + T] of utilisation: every node above the band gives what
 it has too much, every node below takes what it lacks, and D goes to whoever lacks most. So beside D at least
-min over a of max(Σ(uᵢ − (a+T)·cᵢ)⁺, Σ(a·cᵢ − uᵢ)⁺ − D) bytes move. The same argument counts objects, with the largest
-that could be of use taken first. Real objects, hard constraints and the day's money can only cost more.
+min over a of max(Σ(uᵢ − (a+T)·cᵢ)⁺, Σ(a·cᵢ − uᵢ)⁺ − D) bytes move. How many objects that is at least, a linear program says,
+in which each node gives its largest first, cut up where need be, and what one node gives is what another takes. Real objects,
+hard constraints and the day's money can only cost more.
 
 Source: DESIGN, "Formulas" (least bytes), extended by draining nodes and by the number of objects.
 """
@@ -19,6 +20,7 @@ import numpy as np
 
 from rebalance_tasks.core.imbalance import is_eligible
 from rebalance_tasks.core.models import NodeState
+from rebalance_tasks.core.planner_solver import INFINITY, Program
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -33,6 +35,13 @@ if TYPE_CHECKING:
 _HALVINGS: Final = 64
 #: Rounding of sums of doubles, far above what thousands of nodes add up to.
 _SLACK: Final = 1e-9
+#: The mean node in the solver's units, whose tolerance is 10⁻⁷.
+_SCALE: Final = 1e4
+#: The solver's rounding, as a share and in objects.
+_ROUNDING: Final = 1e-6
+#: Segments of objects over all nodes, and of one node at least: more of them make the bound tighter and the program slower.
+_SEGMENTS: Final = 20_000
+_LEAST_SEGMENTS: Final = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,9 +107,6 @@ def fewest_cycles(
     return _bound(total_bytes, total_moves, cost, options)
 
 
-_NOTHING: Final = np.empty(0, np.int64)
-
-
 def _bound(size_bytes: int, moves: int, cost: Fraction, options: RebalancerOptions) -> Bound:
     wanted = (
         ("max_egress_bytes_per_cycle", Fraction(size_bytes), Fraction(options.max_egress_bytes_per_cycle)),
@@ -157,20 +163,37 @@ class _Band:
         return int(self._meeting(lambda a: float(self.give(a).sum()), self.lacking) * (1 - _SLACK))
 
     def least_moves(self, sizes: Sequence[NDArray[np.int64]]) -> int:
-        """Objects that must move between taking nodes; ``sizes`` holds those of each, in the order of the members."""
-        # A larger object would leave its target fuller than the fullest node is now: no plan may do that.
-        largest = float((self.share.max() * self.capacity - self.used).max())
-        running = [np.cumsum(np.sort(own[own <= largest])[::-1]) for own in sizes]
-        everything = np.cumsum(np.sort(np.concatenate([own[own <= largest] for own in sizes] or [_NOTHING]))[::-1])
+        """Objects that must move between taking nodes; ``sizes`` holds those of each, in the order of the members.
 
-        def givers(a: float) -> float:
-            wanted = self.give(a) * (1 - _SLACK)
-            return float(sum(_objects(sums, want) for sums, want in zip(running, wanted.tolist(), strict=True)))
+        All of use, where even they do not suffice.
+        """
+        n, unit = len(self.used), float(self.capacity.mean()) / _SCALE
+        most = max(_LEAST_SEGMENTS, _SEGMENTS // n)
+        segments = [_segments(self._of_use(own), most) for own in sizes]
+        objects = np.concatenate([counts for _, counts in segments])
+        given = np.concatenate([largest for largest, _ in segments]) / unit
+        giver = np.repeat(np.arange(n), [len(counts) for _, counts in segments])
+        program = Program()
+        x = program.variables(objects)
+        taken, bottom = program.variables(np.full(n, INFINITY)), program.variables(np.full(1, INFINITY))
+        every, all_zero = np.arange(n), np.zeros(max(n, len(x)), np.int64)
+        level = [
+            (giver, x, -given),
+            (every, taken, np.ones(n)),
+            (every, np.full(n, bottom[0]), -self.capacity / unit / _SCALE),
+        ]
+        lowest = -self.used / unit
+        program.rows(lowest, lowest + self.threshold * self.capacity / unit, level)
+        arriving = np.full(1, self.leaving / unit)
+        program.rows(arriving, arriving, [(all_zero[:n], taken, np.ones(n)), (all_zero[: len(x)], x, -given)])
+        found = program.minimise(x, np.ones(len(x)))
+        return int(objects.sum() if found is None else np.ceil(found[x].sum() * (1 - _ROUNDING) - _ROUNDING))
 
-        def takers(a: float) -> float:
-            return float(_objects(everything, self.lacking(a) * (1 - _SLACK)))
-
-        return int(self._meeting(givers, takers))
+    def _of_use(self, sizes: NDArray[np.int64]) -> NDArray[np.int64]:
+        """What could lie elsewhere in the end, the largest first: no node is then fuller than the mean and a threshold."""
+        mean = (self.used.sum() + self.leaving) / self.capacity.sum()
+        most = (mean + self.threshold) * self.capacity.max() * (1 + _SLACK)
+        return np.sort(sizes[(sizes > 0) & (sizes <= most)])[::-1]
 
     def _meeting(self, falling: Callable[[float], float], rising: Callable[[float], float]) -> float:
         """Return the least over ``a`` of max(falling(a), rising(a), 0): where the two meet, to the last digit."""
@@ -186,6 +209,10 @@ class _Band:
         return min(falling(low), max(0.0, rising(high)))
 
 
-def _objects(sums: NDArray[np.int64], wanted: float) -> int:
-    """How many of the largest objects it takes to reach so many bytes; all of them when they do not suffice."""
-    return 0 if wanted <= 0 else min(len(sums), int(np.searchsorted(sums, wanted)) + 1)
+def _segments(sizes: NDArray[np.int64], most: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return (bytes an object, objects) of about so many segments: each object counts as much as its segment's first."""
+    if not len(sizes):
+        return np.empty(0), np.empty(0)
+    ends = np.unique(np.geomspace(1, len(sizes), min(most, len(sizes))).astype(np.int64))
+    begins = np.concatenate([[0], ends[:-1]])
+    return sizes[begins].astype(np.float64), np.diff(ends, prepend=0).astype(np.float64)

@@ -15,6 +15,7 @@ import pyarrow as pa
 
 from rebalance_tasks.core.inventory import Inventory
 from rebalance_tasks.core.models import NodeDescriptor
+from tests.support.partition import Partition
 
 if TYPE_CHECKING:
     from rebalance_tasks.core.models import RebalancePlan
@@ -23,8 +24,6 @@ if TYPE_CHECKING:
 SCALE: Final = 1000.0
 #: Nodes of the search tree after which nobody knows.
 MOST_NODES: Final = 3_000
-#: As many for whoever asks again.
-DEEP: Final = 30_000
 INF: Final = float(highspy.kHighsInf)
 
 
@@ -78,7 +77,7 @@ def small_fleet(seed: int) -> Small:
 class Best:
     """The best any plan of whole objects could do on a small fleet."""
 
-    def __init__(self, fleet: Small, max_utilisation: str = "0.95", most_nodes: int = MOST_NODES) -> None:
+    def __init__(self, fleet: Small, max_utilisation: str = "0.95") -> None:
         unit = self._unit = sum(fleet.capacity) / len(fleet.capacity) / SCALE
         used = fleet.used
         room = [max(0, int(Fraction(max_utilisation) * c) - u) for c, u in zip(fleet.capacity, used, strict=True)]
@@ -90,7 +89,7 @@ class Best:
         ]
         solver = self._solver = highspy.Highs()  # type: ignore[no-untyped-call]
         solver.silent()
-        for name, value in (("threads", 1), ("mip_max_nodes", most_nodes)):
+        for name, value in (("threads", 1), ("mip_max_nodes", MOST_NODES)):
             solver.setOptionValue(name, value)
         for _ in self._ways:
             solver.addVar(0, 1)
@@ -135,22 +134,34 @@ class Best:
 
 
 def beaten_by(
-    fleet: Small, plan: RebalancePlan, goal: float, margin: float = 0.02, most_nodes: int = MOST_NODES
+    fleet: Small, plan: RebalancePlan, goal: float, margin: float = 0.02, *, thorough: bool = False
 ) -> str | None:
     """Say in what some plan is better by a margin: ``spread``, or ``bytes`` at no wider a spread; empty when none is.
+
+    Args:
+        fleet: the nodes and the objects.
+        plan: that is judged.
+        goal: spread below which nothing is gained.
+        margin: as a share.
+        thorough: where the integer program is cut off, try every way to share out the objects.
 
     Returns:
         None when the search was cut off before it could tell.
     """
-    best = Best(fleet, most_nodes=most_nodes)
+    best = Best(fleet)
+
+    def reaches(spread: float, size_bytes: float | None = None) -> bool | None:
+        found = best.reaches(spread, size_bytes)
+        return Partition(fleet).reaches(spread, size_bytes) if found is None and thorough else found
+
     found: list[bool | None] = [False]
     if plan.imbalance_after > goal * (1 + margin):
-        found.append(better := best.reaches(max(goal, plan.imbalance_after / (1 + margin))))
+        found.append(better := reaches(max(goal, plan.imbalance_after / (1 + margin))))
         if better:
             return "spread"
     if not plan.moves:
         return None if None in found else ""
-    found.append(better := best.reaches(max(goal, plan.imbalance_after), plan.estimated_egress_bytes / (1 + margin)))
+    found.append(better := reaches(max(goal, plan.imbalance_after), plan.estimated_egress_bytes / (1 + margin)))
     if better:
         return "bytes"
     return None if None in found else ""

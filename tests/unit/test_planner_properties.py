@@ -18,7 +18,7 @@ from rebalance_tasks.core.models import NodeDescriptor, NodeState, RebalancePlan
 from rebalance_tasks.core.move_columns import MoveColumns
 from rebalance_tasks.core.options import RebalancerOptions
 from rebalance_tasks.core.planner import plan_rebalance
-from rebalance_tasks.core.planner_fill import take_in_order
+from rebalance_tasks.core.planner_fill import smallest_needed, take_in_order
 from rebalance_tasks.core.verify import broken_moves, verify_plan
 from tests.support.exact import beaten_by, small_fleet
 
@@ -250,3 +250,12 @@ def test_extremes_are_planned_soundly(name: str, state: NodeState) -> None:
     made = plan_rebalance(nodes, inventory, options=options, now=NOW)
     verify_plan(made, nodes, inventory, options, now=NOW)
     assert len(made.moves) + sum(made.not_moved.values()) == len(inventory)
+
+
+@given(sizes=st.lists(st.integers(1, 50), max_size=12), amount=st.integers(0, 200))
+def test_the_smallest_object_needed_is_the_last_of_the_largest_that_reach_the_amount(
+    sizes: list[int], amount: int
+) -> None:
+    fitting = [size for size in sorted(sizes, reverse=True) if size <= amount]
+    expected = next((s for at, s in enumerate(fitting) if sum(fitting[: at + 1]) >= amount), min(fitting, default=0))
+    assert smallest_needed(np.array(sorted(sizes, reverse=True), np.int64), amount) == expected

@@ -13,7 +13,8 @@ from rebalance_tasks.core.planner import plan_rebalance
 from rebalance_tasks.core.planner_search import Shape, improve, search
 from rebalance_tasks.core.planner_solver import INFINITY, Program
 from rebalance_tasks.core.verify import verify_plan
-from tests.support.exact import Small
+from tests.support.exact import Best, Small, small_fleet
+from tests.support.partition import Partition
 
 OPTIONS = RebalancerOptions(max_moves_per_cycle=10**6, max_egress_bytes_per_cycle=10**15)
 
@@ -108,3 +109,21 @@ def test_a_search_ends_where_nothing_is_to_be_gained_and_says_when_there_is_no_s
     assert found[fullest][0] == 10.0
     program.at_most(9.0, (fullest, ones))
     assert search(program, fullest, ones, shape=shape, least=0.0) is None
+
+
+@settings(max_examples=60, deadline=None)
+@given(fleet=tiny_fleets(), spread=st.sampled_from([0.05, 0.1, 0.2, 0.4, 0.8]), share=st.none() | st.floats(0.0, 1.0))
+def test_what_no_sharing_out_of_the_objects_reaches_no_plan_of_a_tiny_fleet_does(
+    fleet: Small, spread: float, share: float | None
+) -> None:
+    most = None if share is None else share * sum(fleet.sizes)
+    plans = every_plan(fleet)
+    reached = any(found <= spread + 1e-12 and (most is None or moved <= most) for found, moved in plans)
+    assert Partition(fleet).reaches(spread, most) is reached
+    assert Best(fleet).reaches(spread, most) is reached
+
+
+def test_an_exact_search_that_is_cut_off_says_that_it_does_not_know() -> None:
+    fleet = small_fleet(243)
+    assert Partition(fleet, steps=10).reaches(0.15) is None
+    assert Partition(fleet).reaches(0.15, 3_000) is False
