@@ -272,7 +272,8 @@ class Batch:
                 self._items += left
                 ready += left
                 together = [item for item in ready if item.direct and item.fresh]
-                self._stop = copy_together(self._c, together, self._burst, self._crowd) if together else self._stop
+                if together:
+                    self._stop = copy_together(self._c, together, self._burst, self._crowd, self._copied)
                 alone = [item for item in ready if item.unpublished]
                 done = self._burst.publish(
                     (item.move.key, item.move.move_id, item.copy.source, item.staged)
@@ -306,6 +307,10 @@ class Batch:
         copy_from = cast("ServerSide", self._c.target).copy_from
         version = item.whole_copy.source
         item.published = self._crowd.timed(lambda: copy_from(self._c.source, item.move.key, version), self._c.control)
+        self._copied()
+
+    @staticmethod
+    def _copied() -> None:
         reached(Step.COPY)
 
     def _give_key(self, item: Item, done: bool) -> None:  # noqa: FBT001  what a burst answers

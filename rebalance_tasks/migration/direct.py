@@ -11,10 +11,9 @@ from typing import TYPE_CHECKING, cast
 
 from rebalance_tasks.migration.control import SliceInterrupted
 from rebalance_tasks.migration.copying import StagedCopy
-from rebalance_tasks.migration.faults import Step, reached
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from rebalance_tasks.core.fingerprint import Fingerprint
     from rebalance_tasks.drivers.base import ServerSide
@@ -55,10 +54,13 @@ def spend_all(control: Steering, size_bytes: int) -> None:
         left -= chunk
 
 
-def copy_together(context: BatchContext, items: Sequence[Item], burst: Burst, crowd: Crowd) -> SliceInterrupted | None:
+def copy_together(
+    context: BatchContext, items: Sequence[Item], burst: Burst, crowd: Crowd, done: Callable[[], None]
+) -> SliceInterrupted | None:
     """Copy items to their keys in one burst, as far as it goes; return what stopped it.
 
-    Flags are looked at before each copy. What the burst declines, and what it did not come to, is left as it was. Raises: StaleLease.
+    Flags are looked at before each copy, and ``done`` is told after each. What the burst declines, and what it did not come to, is left as
+    it was. Raises: StaleLease.
     """
 
     def spend(size_bytes: int) -> None:
@@ -70,7 +72,7 @@ def copy_together(context: BatchContext, items: Sequence[Item], burst: Burst, cr
         for item, copied in zip(items, crowd.together(copies, context.control), strict=False):
             if copied:
                 item.published = item.whole_copy.source
-                reached(Step.COPY)
+                done()
     except SliceInterrupted as stop:
         return stop
     return None
