@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from tests.support.exact import Small
 
 #: Steps after which nobody knows: about a minute.
-STEPS: Final = 12_000_000
+STEPS: Final = 20_000_000
 #: Bytes by which doubles may be wrong: windows are that much wider, so that nothing is overlooked.
 _CRUMB: Final = 1e-6
 _ROUNDING: Final = 1e-9
