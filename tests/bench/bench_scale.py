@@ -19,7 +19,7 @@ import time
 import uuid
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Self, cast
+from typing import TYPE_CHECKING, Final, Self
 
 import numpy as np
 import psutil
@@ -29,13 +29,13 @@ from rich.table import Table
 
 from rebalance_tasks.client import Rebalancer
 from rebalance_tasks.core import scale
-from rebalance_tasks.core.events import EventKind
 from rebalance_tasks.core.models import RebalanceMove, RebalancePlan
 from rebalance_tasks.core.options import MIB
 from rebalance_tasks.core.scale import Costs, Farm, Work, forecast, processes_of, stretches_of
 from rebalance_tasks.core.states import RebalanceStatus
 from rebalance_tasks.demo.processes import CeleryWorker
 from rebalance_tasks.embedded import start_server
+from tests.bench.jobs import wait_for_end
 from tests.bench.report import Figure
 from tests.bench.world import scratch
 from tests.support.fleets import NodeSpec, write_fleet
@@ -67,9 +67,6 @@ SECOND_WORKER_LIMIT: Final = 1 / 1.8
 THROUGHPUT_OBJECTS: Final = 2_048
 #: With more than so many processes at work already, seconds by the clock say nothing.
 QUIET_LOAD: Final = 0.7
-TIMEOUT_S: Final = 600
-#: Events with which a job ends.
-ENDS: Final = frozenset({EventKind.JOB_COMPLETED, EventKind.JOB_FAILED, EventKind.JOB_CANCELLED})
 #: How long idleness is measured.
 IDLE_S: Final = 6.0
 
@@ -323,7 +320,7 @@ class Crew:
         before = self._spent()
         begun = time.perf_counter()
         context.messenger.publish_start(plan.plan_id, f"job-{name}")
-        self._wait(f"job-{name}", after=seen)
+        wait_for_end(self.rebalancer, f"job-{name}", after=seen)
         seconds = time.perf_counter() - begun
         job = self.rebalancer.status(f"job-{name}")
         if job.status is not RebalanceStatus.COMPLETED or job.completed_moves != work.objects:
@@ -335,17 +332,6 @@ class Crew:
         data_s, control_s, redis_s = (max(0.0, s - rate * whole) for s, rate in zip(spent, self.idle, strict=True))
         self._empty()
         return Run(work, seconds, data_s, control_s, redis_s)
-
-    def _wait(self, job_id: str, *, after: str) -> None:
-        """Wait for the job's last event in one blocking call an event: asking again and again would count as the job's."""
-        stream, deadline = self.rebalancer._context.keys.events, time.monotonic() + TIMEOUT_S
-        while time.monotonic() < deadline:
-            found = cast("list[Any]", self.redis.xread({stream: after}, block=1_000))
-            for entry_id, fields in found[0][1] if found else ():
-                after = entry_id
-                if fields.get(b"job") == job_id.encode() and fields[b"kind"].decode() in ENDS:
-                    return
-        sys.exit(f"{job_id} is not done after {TIMEOUT_S:.0f} s")
 
     def _spent(self) -> tuple[float, float, float]:
         """Processor seconds of those who move, of those who decide, and of Redis."""

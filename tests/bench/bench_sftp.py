@@ -19,7 +19,8 @@ from rebalance_tasks.client import Rebalancer
 from rebalance_tasks.embedded import HOST
 from tests.bench import world as worlds
 from tests.bench.bench_copy import rclone
-from tests.bench.bench_stores import PLENTY, move_all
+from tests.bench.bench_stores import PLENTY
+from tests.bench.jobs import move_all
 from tests.bench.processor import processor_s
 from tests.bench.report import Figure
 from tests.support.fleets import NodeSpec, made_up

@@ -13,7 +13,6 @@ import subprocess
 import sys
 import tempfile
 import time
-import uuid
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -21,12 +20,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from rebalance_tasks.client import Rebalancer
-from rebalance_tasks.core.models import RebalanceMove, RebalancePlan
 from rebalance_tasks.core.options import MIB
 from rebalance_tasks.drivers.object_store import ObjectStoreDriver
 from rebalance_tasks.drivers.s3_bucket import S3Bucket
 from tests.bench import world as worlds
 from tests.bench.bench_copy import rclone
+from tests.bench.jobs import move_all
 from tests.bench.processor import processor_s
 from tests.bench.report import Figure
 from tests.support.fleets import NodeSpec
@@ -49,7 +48,6 @@ SETTINGS: Final = ((4, 16), (16, 16))
 ROUNDS: Final = 3
 PROCESSES: Final = 2
 PLENTY: Final = 10**13
-TIMEOUT_S: Final = 600.0
 PREFIX: Final = "data"
 
 
@@ -179,24 +177,6 @@ def _fill(weed: Weed, bucket: str, count: int, size: int) -> list[str]:
     with ThreadPoolExecutor(8) as threads:
         list(threads.map(put, range(count)))
     return keys
-
-
-def move_all(rebalancer: Rebalancer, keys: Sequence[str], size: int) -> float:
-    """Move objects of one size from a to b; return the seconds from start to final status."""
-    moves = tuple(RebalanceMove(object_key=key, source_node="a", target_node="b", size_bytes=size) for key in keys)
-    plan = RebalancePlan(
-        plan_id=f"bench-{uuid.uuid4().hex[:8]}", fleet="test", moves=moves, estimated_egress_bytes=size * len(keys)
-    )
-    begun = time.perf_counter()
-    job = rebalancer.start(plan)
-    while not (job := rebalancer.status(job.job_id)).status.terminal:
-        if time.perf_counter() - begun > TIMEOUT_S:
-            sys.exit(f"not done after {TIMEOUT_S:.0f} s: {job!r}")
-        time.sleep(0.02)
-    seconds = time.perf_counter() - begun
-    if job.completed_moves != len(keys):
-        sys.exit(f"only {job.completed_moves} of {len(keys)} objects moved: {job.failures}")
-    return seconds
 
 
 # -- the rival --------------------------------------------------------------------------------------------------------

@@ -159,7 +159,7 @@ def test_a_source_unmounted_after_the_flip_is_freed_when_it_is_back(
 ) -> None:
     written = record(fleet.roots)
 
-    def gone(*_: Any) -> None:
+    def gone(*_: Any, **__: Any) -> None:
         node = "n1"
         raise NodeMissing(node, "free: Stale file handle")
 

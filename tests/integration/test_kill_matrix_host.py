@@ -18,6 +18,7 @@ from rebalance_tasks.migration.faults import Step
 from tests.integration import test_kill_matrix
 from tests.integration.test_kill_matrix import HOST_STEPS, ONE, SIZES, Case, newest, remount, strike
 from tests.support import checker, host, killing, killing_host
+from tests.support.fleets import NodeSpec
 from tests.support.hooks import DAY_MS
 
 if TYPE_CHECKING:
@@ -52,7 +53,8 @@ def fleet(
 ) -> Fleet:
     host.install(tmp_path, monkeypatch)
     options = {"throttle_bytes_per_sec": "none", "max_egress_bytes_per_cycle": 10**9}
-    made = fleet_config({"n1": SIZES, "n2": {"resident": 3}}, options=options, fleet=host.HOSTED)
+    nodes = {"n1": NodeSpec(SIZES, capacity_bytes=10**7), "n2": NodeSpec({"resident": 3}, capacity_bytes=10**7)}
+    made = fleet_config(nodes, options=options, fleet=host.HOSTED)
     host.fill(made.roots)
     return made
 
