@@ -159,7 +159,8 @@ class LocalBurst(NoBurst):
         """Read staged copies and compare them; see `Burst.read_back`."""
         for wanted in copies:
             found = None
-            if wanted is not None:
+            # A larger copy is none of this burst's, and lies on the disk alone: reading into it would fetch it for nothing.
+            if wanted is not None and wanted[1] <= MOST_BYTES:
                 try:
                     found = self._read_back(*wanted)
                 except OSError:

@@ -324,3 +324,17 @@ def test_an_object_of_the_largest_size_is_taken_and_a_larger_one_declined(pair: 
     pair.hold("d/one")
     assert pair.stage("d/one", size=MOST_BYTES) is not None
     assert pair.stage("d/two", "m2", size=MOST_BYTES + 1) is None
+
+
+def test_a_copy_larger_than_a_burst_takes_is_not_read_by_it(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    body = bytes(MOST_BYTES + 1)
+    (pair.path("", target=True) / ".rebalance" / "tmp" / "m1").write_bytes(body)
+    asked: list[int] = []
+
+    def preadv(fd: int, *_: object) -> int:
+        asked.append(fd)
+        return 0
+
+    monkeypatch.setattr(os, "preadv", preadv)
+    assert pair.read_back(body=body) is None
+    assert asked == []
