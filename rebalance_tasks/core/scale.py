@@ -47,20 +47,20 @@ class Costs(Frozen):
         fixed_s: seconds by the clock between a start and its last status in which nothing is copied.
     """
 
-    object_s: Seconds = 9e-05
-    byte_s: Seconds = 1.19e-09
-    stretch_s: Seconds = 0.0
-    group_s: Seconds = 0.00556
-    start_object_s: Seconds = 2.12e-06
-    start_job_s: Seconds = 0.0228
-    control_group_s: Seconds = 0.00373
-    redis_object_s: Seconds = 5.84e-06
-    redis_stretch_s: Seconds = 0.0
-    redis_group_s: Seconds = 0.00121
-    redis_job_s: Seconds = 0.00453
-    redis_second_s: Seconds = 0.0
+    object_s: Seconds = 4.99e-05
+    byte_s: Seconds = 8.98e-10
+    stretch_s: Seconds = 0.00186
+    group_s: Seconds = 0.00294
+    start_object_s: Seconds = 1.81e-06
+    start_job_s: Seconds = 0.0134
+    control_group_s: Seconds = 0.00269
+    redis_object_s: Seconds = 3.16e-06
+    redis_stretch_s: Seconds = 0.000608
+    redis_group_s: Seconds = 0.000779
+    redis_job_s: Seconds = 0.00138
+    redis_second_s: Seconds = 0.00652
     redis_object_bytes: Seconds = 220.0
-    fixed_s: Seconds = 0.0245
+    fixed_s: Seconds = 0.0145
 
 
 class Work(Frozen):
