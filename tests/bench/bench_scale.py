@@ -35,6 +35,7 @@ from rebalance_tasks.core.scale import Costs, Farm, Work, forecast, processes_of
 from rebalance_tasks.core.states import RebalanceStatus
 from rebalance_tasks.demo.processes import CeleryWorker
 from rebalance_tasks.embedded import start_server
+from rebalance_tasks.migration.control import BEAT_EVERY_S
 from tests.bench.jobs import wait_for_end
 from tests.bench.report import Figure
 from tests.bench.world import scratch
@@ -67,6 +68,9 @@ SECOND_WORKER_LIMIT: Final = 1 / 1.8
 THROUGHPUT_OBJECTS: Final = 2_048
 #: With more than so many processes at work already, seconds by the clock say nothing.
 QUIET_LOAD: Final = 0.7
+#: Looks at the flags of a job that there is not, of which one's cost is taken.
+LOOKS: Final = 4_000
+NOBODYS: Final = "nobodys"
 #: How long idleness is measured.
 IDLE_S: Final = 6.0
 
@@ -87,7 +91,7 @@ def run(report: Report) -> None:
     quiet = os.getloadavg()[0] < QUIET_LOAD
     with Crew() as crew:
         runs = crew.medians(_works([*CALIBRATION, *((objects, OBJECT_BYTES, GROUPS) for objects in SIZES)]))
-        costs = costs_of(runs[: len(CALIBRATION)])
+        costs = costs_of(runs[: len(CALIBRATION)], redis_second_s=crew.second())
         report.console.print(f"costs: {costs!r}")
         farm = _here()
         for found in runs[len(CALIBRATION) :]:
@@ -114,7 +118,7 @@ def fit(console: Console, *, write: bool) -> None:
         console.print(f"[yellow]a load of {load:.1f}: these costs are rather too high; fit again on a quiet machine")
     with Crew() as crew:
         runs = crew.medians(_works(CALIBRATION))
-    costs = costs_of(runs)
+        costs = costs_of(runs, redis_second_s=crew.second())
     table = Table(
         "objects", "bytes", "groups", "worker s", "error", "Redis s", "error", "control s", "error", "s", "error"
     )
@@ -208,15 +212,18 @@ def _second_worker(report: Report, crew: Crew) -> None:
     )
 
 
-def costs_of(runs: list[Run], farm: Farm | None = None) -> Costs:
-    """Fit the costs to some runs on a farm (default: this machine), by least squares of the relative errors; what comes out below zero is zero."""
+def costs_of(runs: list[Run], farm: Farm | None = None, *, redis_second_s: float) -> Costs:
+    """Fit the costs to some runs on a farm (default: this machine), by least squares of the relative errors; what comes out below zero is zero.
+
+    What Redis spends by the clock is given: in jobs that are bound by objects it cannot be told from what those cost.
+    """
     farm = farm or _here()
     rows = np.array(
         [[r.work.objects, r.work.objects * r.work.mean_bytes, stretches_of(r.work), r.work.groups, 1] for r in runs]
     )
     worker = _fitted(rows[:, :4], np.array([r.data_s for r in runs]))
-    occupied = [[r.seconds * processes_of(r.work, farm)] for r in runs]
-    server = _fitted(np.hstack([rows[:, [0, 2, 3, 4]], occupied]), np.array([r.redis_s for r in runs]))
+    by_clock = [r.seconds * processes_of(r.work, farm) * redis_second_s for r in runs]
+    server = _fitted(rows[:, [0, 2, 3, 4]], np.array([r.redis_s for r in runs]) - by_clock)
     control = _fitted(rows[:, [0, 3, 4]], np.array([r.control_s for r in runs]))
     costs = Costs(
         object_s=worker[0],
@@ -230,7 +237,7 @@ def costs_of(runs: list[Run], farm: Farm | None = None) -> Costs:
         redis_stretch_s=server[1],
         redis_group_s=server[2],
         redis_job_s=server[3],
-        redis_second_s=server[4],
+        redis_second_s=redis_second_s,
         fixed_s=0,
     )
     rest = statistics.median(r.seconds - forecast(r.work, farm, costs).seconds for r in runs)
@@ -300,6 +307,18 @@ class Crew:
         time.sleep(IDLE_S)
         whole = time.perf_counter() - begun
         self.idle = tuple((after - was) / whole for after, was in zip(self._spent(), before, strict=True))
+
+    def second(self) -> float:
+        """Measure what Redis spends in a second on a process at work that looks at its job's flags as often as it may."""
+        context = self.rebalancer._context
+        lease = context.keys.job(NOBODYS).lease("g0000", 0)
+        self.redis.hset(lease, mapping={"epoch": 1, "owner": NOBODYS})
+        before = _of(self.server.process.pid)
+        for _ in range(LOOKS):
+            context.jobs.beat(NOBODYS, "g0000", 0, epoch=1)
+        spent = _of(self.server.process.pid) - before
+        self.redis.delete(lease)
+        return spent / LOOKS / BEAT_EVERY_S
 
     def medians(self, works: Sequence[Work]) -> list[Run]:
         """The median of each time over some runs of each job, all jobs in turn: what slows the machine for a while meets all of them."""
