@@ -47,20 +47,20 @@ class Costs(Frozen):
         fixed_s: seconds by the clock between a start and its last status in which nothing is copied.
     """
 
-    object_s: Seconds = 4.99e-05
-    byte_s: Seconds = 8.98e-10
-    stretch_s: Seconds = 0.00186
-    group_s: Seconds = 0.00294
-    start_object_s: Seconds = 1.81e-06
-    start_job_s: Seconds = 0.0134
-    control_group_s: Seconds = 0.00269
-    redis_object_s: Seconds = 3.16e-06
-    redis_stretch_s: Seconds = 0.000608
-    redis_group_s: Seconds = 0.000779
-    redis_job_s: Seconds = 0.00138
-    redis_second_s: Seconds = 0.00652
+    object_s: Seconds = 4.94e-05
+    byte_s: Seconds = 8.94e-10
+    stretch_s: Seconds = 0.00357
+    group_s: Seconds = 0.00279
+    start_object_s: Seconds = 2.13e-06
+    start_job_s: Seconds = 0.0119
+    control_group_s: Seconds = 0.00356
+    redis_object_s: Seconds = 2.59e-06
+    redis_stretch_s: Seconds = 0.00107
+    redis_group_s: Seconds = 0.000531
+    redis_job_s: Seconds = 0.00348
+    redis_second_s: Seconds = 0.00092
     redis_object_bytes: Seconds = 220.0
-    fixed_s: Seconds = 0.0145
+    fixed_s: Seconds = 0.0212
 
 
 class Work(Frozen):
