@@ -74,7 +74,7 @@ def main() -> int:
 
 def readers(locator: str, seed: int) -> bool:
     """A crowd reads and writes while workers are killed; print what came of it, and whether it is as it should be."""
-    outcome = play(locator, keys=600, kills=12, kill_every_s=3.0, seed=seed)
+    outcome = play(locator, keys=600, kills=12, seed=seed)
     print(f"readers and writers, {locator}: {outcome.line()}", flush=True)  # noqa: T201
     for problem in outcome.problems:
         print(f"  {problem}", flush=True)  # noqa: T201

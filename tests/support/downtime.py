@@ -92,7 +92,6 @@ class Rebalance:
     processes: ProcessFactory
     keys: int = 120
     kills: int = 2
-    kill_every_s: float = 1.0
     seed: int = 0
     #: how long the crowd is at it before anything moves
     idle_s: float = 0.0
@@ -128,21 +127,21 @@ class Rebalance:
         return Outcome(job, ops, kills, started, ended, self._judge(rebalancer, ops, names, job))
 
     def _kill(self, rebalancer: Rebalancer, job_id: str, workers: list[Worker]) -> int:
-        """Kill one worker after the other while the job runs; return how many."""
+        """Kill one worker after the other, evenly over the moves of the job, the first at once; return how many."""
         context = context_of(rebalancer)
         killed = 0
-        next_at = time.monotonic() + self.kill_every_s
 
         def over() -> bool:
-            nonlocal killed, next_at
-            if killed < self.kills and time.monotonic() > next_at:
+            nonlocal killed
+            job = rebalancer.status(job_id)
+            done = job.completed_moves + job.failed_moves + job.skipped_moves
+            if killed < self.kills and not job.status.terminal and done * (self.kills + 1) >= killed * job.total_moves:
                 workers.pop(0).kill9()
                 workers.append(self.processes.worker(concurrency=1, wait=False))
                 killed += 1
-                next_at = time.monotonic() + self.kill_every_s
             hurry(context.connection, context.keys.job(job_id), context.jobs.groups(job_id), quiet_ms=QUIET_MS)
             run_sweep(context)
-            return rebalancer.status(job_id).status.terminal
+            return job.status.terminal
 
         wait_until(over, JOB_TIMEOUT_S, "the job is over", interval_s=0.2)
         return killed
