@@ -6,7 +6,10 @@ import contextlib
 import errno
 import fcntl
 import os
+import subprocess
+import sys
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -237,13 +240,32 @@ def test_memory_and_the_portable_calls_know_nothing_to_go_around() -> None:
         assert os.fstat(file.fileno()).st_blocks == 0
 
 
-def test_a_child_that_forks_gets_a_buffer_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_thread_keeps_its_buffer_and_shares_it_with_no_other() -> None:
     mine = copying._buffer()
     assert copying._buffer() is mine
-    monkeypatch.setattr(os, "getpid", lambda: -1)
-    theirs = copying._buffer()
-    theirs[0] = mine[0] ^ 1
-    assert theirs[0] != mine[0]
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(copying._buffer).result() is not mine
+
+
+#: Both sides write what the other one must not see.
+FORK = """
+import os
+from rebalance_tasks.drivers.local_direct import aligned_buffer
+buffer = aligned_buffer(1 << 20)
+buffer[:] = b"p" * len(buffer)
+child = os.fork()
+if child == 0:
+    found = bytes(buffer)
+    buffer[:] = b"c" * len(buffer)
+    os._exit(found != bytes(len(found)))
+failed = os.waitpid(child, 0)[1]
+raise SystemExit(failed or bytes(buffer) != b"p" * len(buffer))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere nothing goes around the page cache")
+def test_a_child_that_forks_finds_the_buffer_empty_and_its_own() -> None:
+    assert subprocess.run([sys.executable, "-c", FORK], check=False).returncode == 0
 
 
 class Ticking:
