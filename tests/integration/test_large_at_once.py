@@ -14,15 +14,19 @@ import pytest
 from rebalance_tasks.control import lifecycle
 from rebalance_tasks.core.options import MIB
 from rebalance_tasks.core.states import RebalanceStatus
+from rebalance_tasks.drivers import local_burst
 from rebalance_tasks.drivers.linux import native
 from rebalance_tasks.drivers.local import LocalDriver
 from rebalance_tasks.drivers.local_files import LocalWriter
 from rebalance_tasks.drivers.registry import LARGE_AT_ONCE
-from rebalance_tasks.migration import control
+from rebalance_tasks.migration import control, copying
+from rebalance_tasks.migration.copying import Copier
+from rebalance_tasks.migration.faults import Step
 from rebalance_tasks.migration.slice import SliceOutcome
 from tests.support.checker import check, record
-from tests.support.engine import Engine, moves_between
+from tests.support.engine import Engine, copied_bytes, count_copied, killed_carry, moves_between
 from tests.support.fleets import NodeSpec
+from tests.support.killing import PART_BYTES
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -134,3 +138,30 @@ def test_an_operator_may_keep_a_node_s_large_copies_in_the_page_cache_where_they
     monkeypatch.setattr(LocalWriter, "write", write)
     check(fleet.roots, written, engine.finish())
     assert threads == {threading.get_ident()}
+
+
+@pytest.mark.parametrize(
+    ("step", "nth"),
+    [
+        *((Step.PART, nth) for nth in (1, 7)),
+        *((Step.STAGE, nth) for nth in (1, 4)),
+        *((step, 1) for step in (Step.SYNC_STAGED, Step.VERIFY, Step.PUBLISH)),
+    ],
+)
+def test_after_a_death_between_them_each_is_whole_counted_once_and_at_most_the_parts_in_flight_are_copied_again(
+    fleet: Fleet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: Step, nth: int
+) -> None:
+    written = record(fleet.roots)
+    monkeypatch.setattr(copying, "PART_BYTES", PART_BYTES)
+    monkeypatch.setattr(Copier, "_part", Copier._part)
+    monkeypatch.setattr(local_burst, "write_at", local_burst.write_at)
+    count_copied(tmp_path / "copied")
+    engine = Engine()
+    engine.start(moves_between("n1", "n2", SIZES))
+    assert killed_carry(tmp_path, faults_text=f"{step}=kill:{nth}", part_bytes=PART_BYTES)
+    engine.hurry()
+    job = engine.finish()
+    assert (job.completed_moves, job.failures) == (len(SIZES), {})
+    check(fleet.roots, written, job)
+    assert copied_bytes(tmp_path / "copied") - sum(SIZES.values()) <= (LARGE_AT_ONCE - 1) * PART_BYTES
+    assert job.bytes_moved == sum(SIZES.values())
