@@ -14,6 +14,7 @@ from urllib.parse import unquote, urlsplit
 
 from rebalance_tasks.core.errors import ConfigurationError
 from rebalance_tasks.core.fidelity import lost
+from rebalance_tasks.core.inflight import LARGE_AT_ONCE
 from rebalance_tasks.core.routes import seen_from, share_a_host, shared_queues
 from rebalance_tasks.drivers import fidelity, fsspec_options
 from rebalance_tasks.drivers.burst import NoBurst
@@ -37,8 +38,6 @@ if TYPE_CHECKING:
     from rebalance_tasks.drivers.burst import Burst
     from rebalance_tasks.drivers.plain_rows import PlainRows
 
-#: Large objects between local nodes go around the page cache, and each waits for the disk; a few at once keep it busy.
-LARGE_AT_ONCE: Final = 4
 #: Hosts that a file URL may name: this one.
 _THIS_HOST: Final = frozenset({"", "localhost"})
 
@@ -208,6 +207,7 @@ def lost_between(source: NodeDescriptor, target: NodeDescriptor) -> tuple[Attrib
 def at_once(source: Driver, target: Driver, sizes: Iterable[int]) -> int:
     """Return how many objects of these sizes in bytes may go through a step at once between two nodes."""
     if isinstance(source, LocalDriver) and isinstance(target, LocalDriver):
+        # Around the page cache each waits for the disk, which the others keep busy meanwhile.
         large = sum(size >= DIRECT_FROM_BYTES for size in sizes)
         return min(LARGE_AT_ONCE, large) if large and target.tree.direct else 1
     return min(MOST_AT_ONCE, max(int(getattr(driver, "parallel", 1)) for driver in (source, target)))

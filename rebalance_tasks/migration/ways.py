@@ -1,4 +1,4 @@
-"""The best way for a pair of nodes: several objects at once where each costs a round trip, no reading back where it proves nothing.
+"""The best way for a pair of nodes: no reading back where it proves nothing, and a control that several objects at once share.
 
 What a driver can do besides the protocol it says in attributes that others lack (`drivers.base.Remote`); this module asks for
 them, so that the steps of a batch need not.

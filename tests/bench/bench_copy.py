@@ -38,7 +38,7 @@ from tests.bench.report import Figure
 from tests.support.fleets import NodeSpec
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from tests.bench.report import Report
 
@@ -89,7 +89,7 @@ def measure(report: Report, *, durable: bool, cases: Sequence[tuple[int, int]] =
         return
     for count, size in cases:
         with _place(tempfile.gettempdir() if durable else None):
-            samples = _case(binary, count, size, durable=durable, rounds=rounds)
+            samples = _case(binary, count, size, durable=durable, rounds=rounds, say=report.console.print)
         _report(report, count, size, samples, durable=durable)
 
 
@@ -131,7 +131,7 @@ def _place(base: str | None) -> Iterator[None]:
         yield
 
 
-def _case(binary: str, count: int, size: int, *, durable: bool, rounds: int) -> Samples:
+def _case(binary: str, count: int, size: int, *, durable: bool, rounds: int, say: Callable[[str], object]) -> Samples:
     samples = Samples()
     nodes = {name: NodeSpec(files={}, capacity_bytes=PLENTY) for name in ("a", "b")}
     options = {"throttle_bytes_per_sec": "none", "max_egress_bytes_per_cycle": PLENTY}
@@ -157,6 +157,9 @@ def _case(binary: str, count: int, size: int, *, durable: bool, rounds: int) -> 
                 samples.rival_copy.append(rival_copy)
                 samples.ours_copy.append(_copy_alone(beside, count, size))
                 samples.around += _around(fleet.config.parent, count * size) if durable else []
+                say(
+                    f"  round {number}: {ours:.2f} s, rclone {rival:.2f} s with {best[0]} transfers, {best[1]} checkers"
+                )
     return samples
 
 
