@@ -31,17 +31,18 @@ _MADV_WIPEONFORK: Final = 18
 def aligned_buffer(size_bytes: int) -> memoryview:
     """Return zeroed memory that direct reads and writes may use.
 
-    It is a huge page where the system has one to give: in pages of 4 KiB a MiB is more pieces than many disks take in one request.
-    A child that forks finds it zeroed and its own: the kernel could otherwise read into the page of the wrong process, against
-    which open(2) warns.
+    A large one is a huge page where the system has one to give: in pages of 4 KiB a MiB is more pieces than many disks take in one
+    request. A child that forks finds it zeroed and its own: the kernel could otherwise read into the page of the wrong process,
+    against which open(2) warns.
     """
-    memory = mmap.mmap(-1, size_bytes + HUGE_BYTES, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    align = HUGE_BYTES if size_bytes >= DIRECT_FROM_BYTES else BLOCK_BYTES
+    memory = mmap.mmap(-1, size_bytes + align, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     if sys.platform == "linux":
         # Advice: a kernel that does not know one goes without (and has no direct I/O that `Syscalls.direct` believes in).
         for advice in (_MADV_WIPEONFORK, mmap.MADV_HUGEPAGE):
             with suppress(OSError):
                 memory.madvise(advice)
-    begin = -_address(memoryview(memory)) % HUGE_BYTES
+    begin = -_address(memoryview(memory)) % align
     return memoryview(memory)[begin : begin + size_bytes]
 
 

@@ -15,6 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -23,7 +24,7 @@ from rebalance_tasks.core.errors import ChecksumMismatch, NodeFull
 from rebalance_tasks.drivers import local_files
 from rebalance_tasks.drivers.linux import BLOCK_BYTES, PORTABLE, Syscalls, native
 from rebalance_tasks.drivers.local import LocalDriver
-from rebalance_tasks.drivers.local_direct import Around, aligned_buffer
+from rebalance_tasks.drivers.local_direct import HUGE_BYTES, Around, aligned_buffer
 from rebalance_tasks.drivers.local_entries import source_from
 from rebalance_tasks.migration import copying
 from rebalance_tasks.migration.control import SliceControl, SliceInterrupted
@@ -245,6 +246,17 @@ def test_a_thread_keeps_its_buffer_and_shares_it_with_no_other() -> None:
     assert copying._buffer() is mine
     with ThreadPoolExecutor(1) as pool:
         assert pool.submit(copying._buffer).result() is not mine
+
+
+@given(size_bytes=st.integers(1, 3 << 20))
+def test_a_buffer_has_its_size_and_begins_where_a_block_does_and_a_large_one_where_a_huge_page_does(
+    size_bytes: int,
+) -> None:
+    buffer = aligned_buffer(size_bytes)
+    address: int = np.frombuffer(buffer, np.uint8).ctypes.data
+    assert len(buffer) == size_bytes
+    assert address % (HUGE_BYTES if size_bytes >= 1 << 20 else BLOCK_BYTES) == 0
+    assert not any(buffer[:: max(1, size_bytes // 100)])
 
 
 #: Both sides write what the other one must not see.
