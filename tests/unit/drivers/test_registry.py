@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -14,6 +14,9 @@ from rebalance_tasks.core.options import MIB
 from rebalance_tasks.drivers.linux import native
 from rebalance_tasks.drivers.local import LocalDriver
 from rebalance_tasks.drivers.registry import at_once, known_schemes, open_driver, validate_roots
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 def node(node_id: str, url: object) -> NodeDescriptor:
@@ -109,11 +112,9 @@ def test_as_many_go_at_once_as_are_large_and_no_more_than_keep_a_disk_busy(tmp_p
 
 def test_a_node_that_was_adopted_since_is_asked_again_how_large_copies_go(tmp_path: Path) -> None:
     driver = LocalDriver("n", str(tmp_path), calls=replace(native(), direct=lambda _: True))
-    assert not driver.tree.direct
-    assert driver.probe().direct is None
+    before = driver.tree.direct, driver.probe().direct
     driver.adopt()
-    assert driver.tree.direct
-    assert driver.probe().direct is True
+    assert (*before, driver.tree.direct, driver.probe().direct) == (False, None, True, True)
 
 
 def test_direct_is_true_or_false(tmp_path: Path) -> None:
