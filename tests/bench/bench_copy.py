@@ -26,12 +26,15 @@ from unittest import mock
 from rebalance_tasks.client import Rebalancer
 from rebalance_tasks.core.ids import MoveId
 from rebalance_tasks.core.options import MIB
+from rebalance_tasks.drivers.lanes import each
 from rebalance_tasks.drivers.linux import native
 from rebalance_tasks.drivers.local import LocalDriver
 from rebalance_tasks.drivers.local_direct import Around, aligned_buffer
+from rebalance_tasks.drivers.registry import at_once
 from rebalance_tasks.migration.control import SliceControl
 from rebalance_tasks.migration.copying import Copier
 from rebalance_tasks.migration.slice import BATCH_BYTES, BATCH_OBJECTS
+from rebalance_tasks.migration.ways import SharedControl
 from tests.bench import world as worlds
 from tests.bench.jobs import TIMEOUT_S, move_all
 from tests.bench.report import Figure
@@ -40,6 +43,8 @@ from tests.support.fleets import NodeSpec
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
+    from rebalance_tasks.core.fingerprint import Fingerprint
+    from rebalance_tasks.migration.copying import StagedCopy
     from tests.bench.report import Report
 
 #: (number of objects, bytes of each)
@@ -256,24 +261,31 @@ def _copy_alone(folder: Path, count: int, size: int) -> float:
 def copy_share(folder: str, keys: Sequence[str], size: int, number: int, ready: object, go: object) -> None:
     """What one process of `_copy_alone` does: batches, in the order of docs/invariants.md."""
     source, target = (LocalDriver(name, f"{folder}/{name}") for name in ("a", "b"))
-    copier = Copier(SliceControl(lambda: "ok", bucket=None, slice_s=TIMEOUT_S))
+    copier = Copier(SharedControl(SliceControl(lambda: "ok", bucket=None, slice_s=TIMEOUT_S)))
+    copies: dict[MoveId, StagedCopy] = {}
+    staged: dict[MoveId, Fingerprint] = {}
+
+    def stage(object_: tuple[str, MoveId]) -> None:
+        copies[object_[1]] = copier.stage(
+            source, target, *object_, size_bytes=size, resume=None, progress=lambda _: None, fresh=True
+        )
+
+    def verify(object_: tuple[str, MoveId]) -> None:
+        staged[object_[1]] = copier.verify(target, *object_, copies[object_[1]])
+
     ready.release()  # type: ignore[attr-defined]
     go.wait()  # type: ignore[attr-defined]
     step = max(1, min(BATCH_OBJECTS, BATCH_BYTES // size))
     for first in range(0, len(keys), step):
         batch = [(key, MoveId(f"m{number}.{place}")) for place, key in enumerate(keys[first : first + step], first)]
+        lanes = at_once(source, target, [size] * len(batch))
         with source.hold():
-            copies = [
-                copier.stage(
-                    source, target, key, move_id, size_bytes=size, resume=None, progress=lambda _: None, fresh=True
-                )
-                for key, move_id in batch
-            ]
+            each(batch, stage, at_once=lanes)
         target.sync()
-        staged = [copier.verify(target, key, move_id, copy) for (key, move_id), copy in zip(batch, copies, strict=True)]
+        each(batch, verify, at_once=lanes)
         with target.hold():
-            for (key, move_id), expected in zip(batch, staged, strict=True):
-                target.publish(move_id, key, expected=expected)
+            for key, move_id in batch:
+                target.publish(move_id, key, expected=staged[move_id])
         target.sync()
 
 
