@@ -38,8 +38,11 @@ OBJECT_BYTES: Final = 1000
 
 def run(report: Report, *, runs: int = RUNS) -> None:
     """Measure each case with a worker of its own."""
+    figures: list[Figure] = []
     for groups, permits, limit in CASES:
-        report.add(_case(groups, permits, limit, runs=runs))
+        figures.append(_case(groups, permits, limit, runs=runs))
+        report.add(figures[-1])
+    report.add(_growth(figures[0], figures[2]))
 
 
 def _case(groups: int, permits: int, limit: float, *, runs: int) -> Figure:
@@ -72,6 +75,24 @@ def _case(groups: int, permits: int, limit: float, *, runs: int) -> Figure:
         command="python -m tests.bench gate",
         samples={"ours_s": ours, "bare_chord_s": bare},
         detail=f"{statistics.median(ours):.2f} s against {statistics.median(bare):.2f} s",
+    )
+
+
+def _growth(small: Figure, large: Figure) -> Figure:
+    """Whether a group costs more in a large job than in a small one; both at the same N."""
+    each = [
+        [seconds / groups for seconds in figure.samples["ours_s"]]
+        for figure, (groups, _, _) in ((large, CASES[2]), (small, CASES[0]))
+    ]
+    of_large, of_small = map(statistics.median, each)
+    return Figure(
+        name=f"a group of a job of {CASES[2][0]} ÷ one of a job of {CASES[0][0]}, N = {CASES[0][1]}",
+        value=of_large / of_small,
+        unit="×",
+        limit=1.0,
+        command="python -m tests.bench gate",
+        samples={"large_s": each[0], "small_s": each[1]},
+        detail=f"{of_large * 1000:.2f} against {of_small * 1000:.2f} ms",
     )
 
 

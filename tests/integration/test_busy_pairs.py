@@ -21,6 +21,7 @@ from tests.support.stores import Stores
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from tests.conftest import FleetFactory
     from tests.support.fleets import Fleet
 
 pytestmark = pytest.mark.integration
@@ -152,6 +153,20 @@ def test_a_group_beyond_a_lowered_limit_keeps_its_permit_while_one_of_its_slices
     assert stores.jobs.acquire_lease("j1", "g0", owner="a", limit=2).code == "ok"
     assert stores.jobs.acquire_lease("j1", "g0", owner="b", limit=1).code == "busy"
     assert stores.jobs.permits("j1") == ["g0", "g1"]
+
+
+def test_groups_start_by_priority_the_most_urgent_first(
+    fleet_config: FleetFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    urgency = {"n2": 1, "n3": 9, "n4": -3, "n5": 5}
+    fleet_config(
+        {"n1": dict.fromkeys(urgency, 1), **{node: {} for node in urgency}}, options={"max_concurrent_migrations": 1}
+    )
+    engine, started = Engine(), list[str]()
+    before(monkeypatch, Batch, "run", lambda batch: started.append(batch._c.target.node_id), times=99)
+    engine.start([move(node, "n1", node, 1, priority=priority) for node, priority in urgency.items()])
+    assert engine.finish().completed_moves == len(urgency)
+    assert started == ["n3", "n5", "n2", "n4"]
 
 
 def test_only_so_many_headers_are_out_that_nobody_picked_up(stores: Stores) -> None:
