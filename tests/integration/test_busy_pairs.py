@@ -215,3 +215,14 @@ def test_no_node_is_in_more_groups_than_allowed(stores: Stores) -> None:
     store.settle([Settlement(move, MoveState.FAILED, "x") for move, _ in lease.moves], purge_delay_ms=0)
     _, following, published = stores.end("j1", "g0", limit=3, per_node=2)
     assert (following, [group.group_id for group in published]) == (None, ["g2"])
+
+
+def test_a_group_far_back_gets_in_where_those_before_it_wait_for_their_nodes(fleet_config: FleetFactory) -> None:
+    targets = [f"n{number:02d}" for number in range(40)]
+    options = {"max_concurrent_migrations": 5, "max_concurrent_per_node": 1}
+    nodes = {"n1": dict.fromkeys(targets, 1), "far": {"last": 1}, **{target: {} for target in targets}}
+    fleet_config(nodes, options=options)
+    engine = Engine()
+    engine.start([*[move(key, "n1", key, 1, priority=1) for key in targets[:-1]], move("last", "far", targets[-1], 1)])
+    assert [message.group_id for message in engine.messages.queue] == ["g0000", "g0039"]
+    assert engine.finish().completed_moves == len(targets)
