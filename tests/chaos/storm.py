@@ -31,6 +31,7 @@ from rebalance_tasks.demo.processes import SOURCE_ROOT
 from rebalance_tasks.migration import faults
 from tests.chaos.report import Result
 from tests.chaos.schedule import WEIGHTS, schedule
+from tests.chaos.weather import Weather
 from tests.support import audit, fragile, strangers
 from tests.support.arena import context_of
 from tests.support.fleets import NodeSpec, write_fleet
@@ -58,7 +59,7 @@ CALM_S: Final = 120.0
 
 
 @dataclass
-class Storm:
+class Storm(Weather):
     """The round."""
 
     folder: Path
@@ -224,49 +225,6 @@ class Storm:
         """Long enough for the leases of the dead to end, so that a round sees more than waiting."""
         fragile.jump(self.server.client, self.prefix, 11_000)
         run_sweep(self.context)
-
-    # -- the network and the queues -------------------------------------------------------------------------------
-    def line(self, dice: random.Random) -> ChaosProxy:
-        """The line to Redis that is struck."""
-        return self.proxy
-
-    def reset(self, dice: random.Random) -> None:
-        self.line(dice).reset_all()
-
-    def refuse(self, dice: random.Random) -> None:
-        line = self.line(dice)
-        line.refuse(dice.uniform(0.1, 1.5))
-        line.reset_all()
-
-    def stall(self, dice: random.Random) -> None:
-        self.line(dice).stall(dice.uniform(0.5, 3.0))
-
-    def delay(self, dice: random.Random) -> None:
-        self.line(dice).delay(dice.uniform(0.01, 0.2), dice.uniform(0.2, 1.5))
-
-    def tear(self, dice: random.Random) -> None:
-        self.line(dice).tear(dice.choice(("request", "reply")), dice.randint(1, 4))
-
-    def double(self, dice: random.Random) -> None:
-        for _ in range(dice.randint(1, 3)):
-            fragile.double(self.server.client, dice, self.queues)
-
-    def reorder(self, dice: random.Random) -> None:
-        fragile.reorder(self.server.client, dice, self.queues)
-
-    def lose(self, dice: random.Random) -> None:
-        fragile.lose(self.server.client, dice, self.queues)
-
-    def publish_again(self, dice: random.Random) -> None:
-        job_id = self.context.jobs.active()
-        if job_id is not None:
-            groups = list(self.context.jobs.groups(job_id).values())
-            for _ in range(dice.randint(1, 4)):
-                self.context.messenger.publish_group(job_id, dice.choice(groups))
-
-    def late_finalize(self, dice: random.Random) -> None:
-        if self.plans:
-            self.context.messenger.publish_finalize(dice.choice(sorted(self.plans)))
 
     # -- operators ------------------------------------------------------------------------------------------------
     def pause(self, dice: random.Random) -> None:
