@@ -110,7 +110,8 @@ def answers(engine: Engine, *but: str) -> Callable[[], None]:
     def work() -> None:
         while engine.messages.surveys:
             token, names, _ = engine.messages.surveys.pop(0)
-            survey_nodes(engine.context, token, [name for name in names if name not in but])
+            if found := [name for name in names if name not in but]:
+                survey_nodes(engine.context, token, found)
 
     return work
 
