@@ -32,7 +32,7 @@ from rebalance_tasks.core.rules import with_rules
 from rebalance_tasks.store.accesses import AccessStore
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -91,6 +91,7 @@ def measured(context: FleetContext, inventory: Inventory) -> Inventory:
 
 
 def _with_access(context: FleetContext, inventory: Inventory) -> Inventory:
+    counts: Mapping[str, tuple[int, int]]
     match context.settings.gravity.access:
         case "none":
             return inventory

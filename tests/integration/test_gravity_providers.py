@@ -16,7 +16,7 @@ from tests.support.wait import wait_until
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from rebalance_tasks import Rebalancer, RebalancePlan
+    from rebalance_tasks import RebalancePlan, Rebalancer
     from tests.conftest import FleetFactory
     from tests.support.fleets import Fleet
     from tests.support.workers import ProcessFactory
@@ -74,4 +74,6 @@ def test_a_provider_that_fails_is_named_and_nothing_is_planned(
     switch.unlink()
     result = rebalancer_of(fleet).check()
     assert result.verdict == "skipped"
-    assert result.reason.startswith("configuration: [gravity] access = 'provider:acme-measures': reads_and_writes_per_hour failed")
+    assert result.reason.startswith(
+        "configuration: [gravity] access = 'provider:acme-measures': reads_and_writes_per_hour failed"
+    )

@@ -11,7 +11,7 @@ import pytest
 from rebalance_tasks import Rebalancer
 from rebalance_tasks.cli.app import run
 from rebalance_tasks.control import survey as surveys
-from rebalance_tasks.control import survey_waited
+from rebalance_tasks.control import survey_round, survey_waited
 from rebalance_tasks.control.check import conclude_check, run_check
 from rebalance_tasks.control.survey_round import CHECK_LOCK_MS, redrive, survey_nodes
 from rebalance_tasks.core.errors import RetryableError
@@ -150,9 +150,7 @@ def test_a_node_that_does_not_answer_is_left_out(
     assert {node.node_id for node in seen.nodes} == {"a", "b", "far"}
 
 
-def test_workers_leave_the_rest_to_who_waits(
-    engine: Engine, meanwhile: Callable[[Callable[[], object]], None]
-) -> None:
+def test_workers_leave_the_rest_to_who_waits(engine: Engine, meanwhile: Callable[[Callable[[], object]], None]) -> None:
     workers_say(engine, *QUEUES, "rebalance.data.h2")
     work = answers(engine)
     concluded: list[object] = []
@@ -194,7 +192,7 @@ def test_of_a_node_that_was_cut_every_part_is_left_out(
 ) -> None:
     workers_say(engine, *QUEUES)
     cut: Sequence[str] = ("far@0of2", "far@1of2")
-    begin = survey_waited.begin
+    begin = survey_round.begin
 
     def begun(*args: Any, **options: Any) -> tuple[int, int]:
         found = begin(*args, **options)

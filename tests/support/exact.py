@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from rebalance_tasks.core.inventory import Inventory
 from rebalance_tasks.core.models import NodeDescriptor
-from tests.support.partition import Partition
+from tests.support.covering import Covering
 from tests.support.silent import SilentSolver
 
 if TYPE_CHECKING:
@@ -135,7 +135,13 @@ class Best:
 
 
 def beaten_by(
-    fleet: Small, plan: RebalancePlan, goal: float, margin: float = 0.02, *, thorough: bool = False
+    fleet: Small,
+    plan: RebalancePlan,
+    goal: float,
+    margin: float = 0.02,
+    *,
+    moves: int | None = None,
+    thorough: bool = False,
 ) -> str | None:
     """Say in what some plan is better by a margin: ``spread``, or ``bytes`` at no wider a spread; empty when none is.
 
@@ -144,7 +150,8 @@ def beaten_by(
         plan: that is judged.
         goal: spread below which nothing is gained.
         margin: as a share.
-        thorough: where the integer program is cut off, try every way to share out the objects.
+        moves: at most so many; None for any number.
+        thorough: where the integer program is cut off, try every content of every node; not with a limit of moves.
 
     Returns:
         None when the search was cut off before it could tell.
@@ -152,8 +159,10 @@ def beaten_by(
     best = Best(fleet)
 
     def reaches(spread: float, size_bytes: float | None = None) -> bool | None:
-        found = best.reaches(spread, size_bytes)
-        return Partition(fleet).reaches(spread, size_bytes) if found is None and thorough else found
+        found = best.reaches(spread, size_bytes, moves)
+        if found is None and thorough and moves is None:
+            return Covering(fleet).reaches(spread, size_bytes)
+        return found
 
     found: list[bool | None] = [False]
     if plan.imbalance_after > goal * (1 + margin):

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 DIMENSIONS: Final = ("access", "colocation", "egress", "latency", "compliance")
 
 #: Only the dimension that a file names knows anything: it holds fully all objects but those of the folder of its name.
-_MODULE: Final = '''
+_MODULE: Final = """
 from pathlib import Path
 
 NOT_KNOWN = float("nan")
@@ -48,7 +48,7 @@ class Host:
 
     def compliant(self, keys, nodes):
         return self._column("compliance", keys, True, False)
-'''
+"""
 
 
 def install(directory: Path, monkeypatch: pytest.MonkeyPatch) -> Path:

@@ -48,7 +48,8 @@ def holding(*keys: str, size: int = 10, **columns: Any) -> Inventory:
 
 def scores(inventory: Inventory, prices: dict[tuple[str, str], Decimal] | None = None) -> list[float]:
     fleet = Fleet(NODES, inventory, OPTIONS, reserved_bytes={}, prices=prices or {})
-    return gravity_of(inventory, fleet, OPTIONS).tolist()
+    found: list[float] = gravity_of(inventory, fleet, OPTIONS).tolist()
+    return found
 
 
 # -- what a host answers ----------------------------------------------------------------------------------------------
@@ -207,7 +208,7 @@ def test_nothing_known_of_an_object_takes_the_documented_defaults() -> None:
 
 
 def test_columns_of_a_file_say_the_same_as_a_host() -> None:
-    columns = {"egress_cost_per_gb": [0.12, None], "latency_ms": [None, 10], "compliant": [True, None]}
+    columns: dict[str, Any] = {"egress_cost_per_gb": [0.12, None], "latency_ms": [None, 10], "compliant": [True, None]}
     found = holding("a", "b", **columns)
     told = with_told(
         holding("a", "b"),
@@ -229,7 +230,7 @@ def test_columns_of_a_file_say_the_same_as_a_host() -> None:
 )
 def test_a_measure_that_makes_no_sense_is_refused_with_its_row(column: str, value: object, told: str) -> None:
     with pytest.raises(InvalidInventory, match=told):
-        holding("a", **{column: [value]})
+        holding("a", **dict[str, Any]({column: [value]}))
 
 
 # -- which objects leave ----------------------------------------------------------------------------------------------
