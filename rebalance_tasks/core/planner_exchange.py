@@ -3,11 +3,9 @@
 Flows of water give each pair its bytes, and an object that is larger than one flow stays behind although it could go whole. With a
 few moves a pair that costs much of what they could do. So each move is compared with every other one that would touch
 the fullest or the emptiest node, in one array, and the best exchange is made, until none helps. What is compared is a
-smooth spread, log Σ exp(βx) + log Σ exp(−βx) over the utilisations x: unlike max − min it falls when one of several fullest
-nodes gets emptier. β grows from round to round, and with it the smooth spread comes near the real one.
+smooth spread (`planner_smooth`), whose sharpness grows from round to round.
 
-Source: Kernighan, Lin, An Efficient Heuristic Procedure for Partitioning Graphs (1970), for the exchange; Boyd, Vandenberghe,
-Convex Optimization (2004) §3.1.5, for log-sum-exp.
+Source: Kernighan, Lin, An Efficient Heuristic Procedure for Partitioning Graphs (1970).
 """
 
 from __future__ import annotations
@@ -16,6 +14,8 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
+
+from rebalance_tasks.core.planner_smooth import Without, smooth_spread
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -35,10 +35,6 @@ _MOST_COMPARED: Final = 3_000_000
 _GIVERS: Final = 8
 #: An exchange must lower the smooth spread by this share of the spread; less would go on for ever without being of use.
 _STEP: Final = 1e-5
-#: An exchange changes four nodes at most.
-_APART: Final = 5
-#: Exponents beyond it would overflow a double.
-_FARTHEST: Final = 600.0
 #: Exchanges of a step that are tried before the next round: the constraints of single objects are asked only then.
 _TRIED: Final = 32
 
@@ -208,7 +204,7 @@ class _Pool:
 
     def _step(self, beta: float, spread: float, *, spare: bool) -> bool:
         """Make the best move that gives up another one, or none; tell whether one was made."""
-        now = self._smooth(self._shares(), beta)
+        now = smooth_spread(self._shares(), beta)
         compared = self._compare(beta, spare=spare)
         better = np.flatnonzero(compared.smooth < now - _STEP * spread)
         best = better[np.argsort(compared.smooth[better], kind="stable")][:_TRIED]
@@ -217,33 +213,28 @@ class _Pool:
     def _shares(self) -> Values:
         return np.array([self._work.fleet.used[i] for i in self._members], np.float64) / self._capacity
 
-    def _smooth(self, shares: Values, beta: float) -> float:
-        x = beta * (shares - shares.mean())
-        return float(np.log(_exp(x).sum()) + np.log(_exp(-x).sum())) / beta
-
     def _compare(self, beta: float, *, spare: bool) -> _Compared:
         """Compare what touches the fullest or the emptiest node: moves that take none back, or that each take another one back."""
         shares, moves = self._shares(), self._moves
         fullest, emptiest = int(np.argmax(shares)), int(np.argmin(shares))
-        without = _Without(shares, self._capacity, moves, beta)
-        found = []
+        without = Without(shares, self._capacity, (moves.source, moves.target, moves.sizes), beta)
         every = np.array([len(moves.rows)]) if spare else np.arange(len(moves.rows))
         fuller = np.argsort(-shares, kind="stable")[:_GIVERS].tolist()
+        found = []
         for i in fuller:
             targets = self._every if i == fullest else np.array([emptiest])
             found += self._instead(without, every, i, targets)
         back = np.flatnonzero((moves.target == fullest) | (moves.source == emptiest))
         for i in [] if spare else sorted({*fuller, *moves.source[back].tolist()}):
             found += self._instead(without, back, i, self._every)
-        parts = (
-            [np.concatenate(column) for column in zip(*found, strict=True)] if found else [np.empty(0, np.int64)] * 5
-        )
-        return _Compared(*parts)
+        columns = zip(*found, strict=True) if found else [[np.empty(0, np.int64)]] * 4
+        move, source, target, size = map(np.concatenate, columns)
+        good = self._fits(without, move, source, target, size)
+        move, source, target, size = move[good], source[good], target[good], size[good]
+        return _Compared(move, source, target, size, without.smooth(move, source, target, size))
 
-    def _instead(
-        self, without: _Without, given_up: Rows, i: int, targets: Rows
-    ) -> list[tuple[Rows, Rows, Rows, Rows, Values]]:
-        """Compare giving up each of some moves for the object of i that would level i and each target best."""
+    def _instead(self, without: Without, given_up: Rows, i: int, targets: Rows) -> list[tuple[Rows, Rows, Rows, Rows]]:
+        """Return (move, source, target, size): to give up each of some moves for what would level i and each target best."""
         targets = targets[self._open[i, targets]]
         if not len(targets) or not len(given_up):
             return []
@@ -254,43 +245,25 @@ class _Pool:
         self.compared += len(ideal)
         useful = ideal > 0
         move, target, ideal = move[useful], target[useful], ideal[useful]
-        found = []
-        if len(sizes):
-            above = np.searchsorted(sizes, ideal)
-            for at in (above - 1, above):
-                there = (at >= 0) & (at < len(sizes))
-                found.append((move[there], target[there], sizes[at[there]]))
+        above = np.searchsorted(sizes, ideal)
         # The object of the move that is given up may go elsewhere.
         own = np.append(self._moves.source, -1)[move] == i
-        if own.any():
-            found.append((move[own], target[own], self._moves.sizes[move[own]]))
-        return [self._judged(without, m, i, j, size) for m, j, size in found]
+        found = [(move[own], target[own], self._moves.sizes[move[own]])]
+        for at in (above - 1, above):
+            there = (at >= 0) & (at < len(sizes))
+            found.append((move[there], target[there], sizes[at[there]]))
+        return [(move, np.full(len(move), i), target, size) for move, target, size in found]
 
-    def _judged(
-        self, without: _Without, move: Rows, i: int, target: Rows, size: Rows
-    ) -> tuple[Rows, Rows, Rows, Rows, Values]:
-        """Keep what room and budgets allow, as far as doubles tell, with the smooth spread after it."""
+    def _fits(self, without: Without, move: Rows, source: Rows, target: Rows, size: Rows) -> NDArray[np.bool_]:
+        """Tell what room and budgets allow, as far as doubles tell, and makes no node fuller than the fullest is, or emptier than the emptiest."""
         ledger, fleet = self._work.ledger, self._work.fleet
         ceiling = np.array([fleet.used[i] + fleet.room(i) for i in self._members], np.float64)
         given = np.append(self._moves.sizes, 0)[move]
         paid = np.append(self._price[self._moves.source, self._moves.target] * self._moves.sizes, 0.0)[move]
         fits = without.shares[move, target] * self._capacity[target] + size <= ceiling[target]
         fits &= size - given <= ledger.bytes_left
-        fits &= self._price[i, target] * size - paid <= float(ledger.cost_left)
-        fits &= self._inside(without, move, i, target, size)
-        move, target, size = move[fits], target[fits], size[fits]
-        return move, np.full(len(move), i), target, size, without.smooth(move, i, target, size)
-
-    def _inside(self, without: _Without, move: Rows, i: int, target: Rows, size: Rows) -> NDArray[np.bool_]:
-        """Whether no node ends fuller than the fullest is now, or emptier than the emptiest: most exchanges need no closer look."""
-        lowest, highest = without.lowest, without.highest
-        inside = without.shares[move, i] - size / self._capacity[i] >= lowest
-        inside &= without.shares[move, target] + size / self._capacity[target] <= highest
-        for ends in without.ends:
-            end = ends[move]
-            share = without.shares[move, end]
-            inside &= (end < 0) | (end == i) | (end == target) | ((share >= lowest) & (share <= highest))
-        return inside
+        fits &= self._price[source, target] * size - paid <= float(ledger.cost_left)
+        return fits & without.inside(move, source, target, size)
 
     def _make(self, compared: _Compared, at: int) -> bool:
         """Make an exchange if exact counts and the object's own constraints allow it."""
@@ -352,69 +325,3 @@ class _Pool:
         at = int(np.searchsorted(self._sizes[source], size))
         self._rows[source] = np.insert(self._rows[source], at, row)
         self._sizes[source] = np.insert(self._sizes[source], at, size)
-
-
-class _Without:
-    """Utilisations with one move given up, a row each, and what follows from them.
-
-    Attributes:
-        shares: float64 (moves + 1, nodes).
-        ends: source and target of each move, −1 where none is given up; int64 (moves + 1,) each.
-        lowest, highest: utilisation as things are.
-    """
-
-    def __init__(self, shares: Values, capacity: Values, moves: _Moves, beta: float) -> None:
-        """Give up each move, and in the last row none."""
-        every = np.arange(len(moves.rows))
-        self.shares = np.tile(shares, (len(moves.rows) + 1, 1))
-        self.shares[every, moves.source] += moves.sizes / capacity[moves.source]
-        self.shares[every, moves.target] -= moves.sizes / capacity[moves.target]
-        self.lowest, self.highest = float(shares.min()), float(shares.max())
-        self._capacity, self._beta, self._mean = capacity, beta, shares.mean()
-        # Giving up none changes no node: its ends are those of the move that is made.
-        self.ends = np.append(moves.source, -1), np.append(moves.target, -1)
-        self._sides = [_Side(_exp(sign * beta * (shares - self._mean))) for sign in (1.0, -1.0)]
-
-    def smooth(self, move: Rows, i: int, target: Rows, size: Rows) -> Values:
-        """Return the smooth spread after objects of i have gone to some targets instead of some moves."""
-        changed = [np.full(len(move), i), target]
-        after = [
-            self.shares[move, i] - size / self._capacity[i],
-            self.shares[move, target] + size / self._capacity[target],
-        ]
-        for ends in self.ends:
-            end = ends[move]
-            # A node that changes twice counts once.
-            changed.append(np.where((end == i) | (end == target), -1, end))
-            after.append(self.shares[move, end])
-        total = np.zeros(len(move))
-        for sign, side in zip((1.0, -1.0), self._sides, strict=True):
-            levels = side.others(changed)
-            for node, share in zip(changed, after, strict=True):
-                levels += np.where(node < 0, 0.0, _exp(sign * self._beta * (share - self._mean)))
-            total += np.log(levels)
-        return total / self._beta
-
-
-class _Side:
-    """Sums of exponentials over all nodes but a few, without losing the small ones beside the large."""
-
-    def __init__(self, levels: Values) -> None:
-        """Keep the largest apart: one more than can be left out at a time, so that subtracting never takes all there is."""
-        self._largest = np.argsort(-levels, kind="stable")[:_APART]
-        self._levels, self._rest = levels, levels.copy()
-        self._rest[self._largest] = 0.0
-        self._sum = float(self._rest.sum())
-
-    def others(self, left_out: list[Rows]) -> Values:
-        """Return Σ over the nodes that are not in any of the columns, float64; −1 in a column is no node."""
-        rest = np.append(self._rest, 0.0)
-        total: Values = np.maximum(0.0, self._sum - np.sum([rest[nodes] for nodes in left_out], axis=0))
-        for node in self._largest.tolist():
-            total += np.where(np.any([nodes == node for nodes in left_out], axis=0), 0.0, self._levels[node])
-        return total
-
-
-def _exp(values: Values) -> Values:
-    found: Values = np.exp(np.clip(values, -_FARTHEST, _FARTHEST))
-    return found
