@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 #: β × the spread at the start of a round: nodes that are a tenth, then a fortieth … of the spread from its ends count as ends.
 _SHARPNESS: Final = (10.0, 40.0, 160.0)
 #: Exchanges compared in all, and fullest nodes that may give to the emptiest: a plan takes seconds, not minutes.
-_MOST_COMPARED: Final = 3_000_000
+_MOST_COMPARED: Final = 6_000_000
 _GIVERS: Final = 8
 #: An exchange must lower the smooth spread by this share of the spread; less would go on for ever without being of use.
 _STEP: Final = 1e-5
@@ -50,8 +50,8 @@ def exchange(work: Work, eligibility: Eligibility, members: list[int], *, goal: 
     """
     before = best = work.snapshot()
     reached, compared = _worth(work, members, goal), 0
-    # What is chosen already; nothing; the largest object of one node, which flows of water cannot see as a whole.
-    for begins in (None, (), *((i,) for i in _by_largest(work, members))):
+    # Nothing; the largest object of one node, which flows of water cannot see as a whole; what is chosen already.
+    for begins in ((), *((i,) for i in _by_largest(work, members)), None):
         if reached[0] <= goal or compared >= _MOST_COMPARED:
             break
         work.restore(before)
