@@ -23,6 +23,7 @@ from pydantic import ValidationError
 from rebalance_tasks.core.errors import ConfigurationError
 from rebalance_tasks.core.masking import MASK, masked_url
 from rebalance_tasks.core.options import OPTION_PRESETS, RebalancerOptions
+from rebalance_tasks.settings_fleets import check_together
 from rebalance_tasks.settings_model import (
     DEFAULT_REDIS_URL,
     FLEET_URLS,
@@ -34,7 +35,6 @@ from rebalance_tasks.settings_model import (
     Service,
     Settings,
 )
-from rebalance_tasks.settings_fleets import check_together
 from rebalance_tasks.settings_problems import Problem, did_you_mean, nearest, problems_of, raise_problems, shown
 
 if TYPE_CHECKING:

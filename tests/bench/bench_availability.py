@@ -11,7 +11,6 @@ import os
 import shutil
 import threading
 import time
-from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
@@ -31,6 +30,8 @@ from tests.support.wait import wait_until
 from tests.support.workers import ProcessFactory
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from rebalance_tasks.demo.processes import ManagedProcess
     from tests.bench.report import Report
     from tests.support.workers import Worker

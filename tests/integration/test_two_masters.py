@@ -72,13 +72,17 @@ def test_two_sides_that_know_nothing_of_each_other_leave_one_owner_of_each_objec
     here, written = side(fleet, master), checker.record(fleet.roots)
     keys = sorted(fleet.objects("a"))
     sizes = {key: SIZE + number for number, key in enumerate(keys)}
-    moves = [move for n, to in enumerate(("b", "c")) for move in moves_between("a", to, {k: sizes[k] for k in keys[n::2]})]
+    moves = [
+        move for n, to in enumerate(("b", "c")) for move in moves_between("a", to, {k: sizes[k] for k in keys[n::2]})
+    ]
     processes.worker(wait=False, concurrency=2, env={"REBALANCE_REDIS_URL": master.url}, log_level="ERROR")
     before = wait_until(here.workers, JOB_TIMEOUT_S, "the first host is there").keys()
     here.start(RebalancePlan(plan_id="p1", fleet="test", moves=tuple(moves)), "j1")
     wait_until(lambda: here.status("j1").completed_moves, JOB_TIMEOUT_S, "objects move")
     wait_until(
-        lambda: replica.client().info("replication")["master_link_status"] == "up", JOB_TIMEOUT_S, "the replica is in step"
+        lambda: replica.client().info("replication")["master_link_status"] == "up",
+        JOB_TIMEOUT_S,
+        "the replica is in step",
     )
     replica.client().replicaof("NO", "ONE")
     there = side(fleet, replica)

@@ -24,7 +24,9 @@ def unpacked(commit: str, folder: Path) -> Path:
         ["git", "-C", str(ROOT), "archive", "--format=tar", commit, "rebalance_tasks"], capture_output=True, check=False
     )
     if packed.returncode != 0:
-        pytest.skip(f"commit {commit} is not in this clone (a shallow one, or none at all): {packed.stderr.decode()[:200]}")
+        pytest.skip(
+            f"commit {commit} is not in this clone (a shallow one, or none at all): {packed.stderr.decode()[:200]}"
+        )
     folder.mkdir(parents=True)
     subprocess.run(["tar", "-x", "-C", str(folder)], input=packed.stdout, check=True)
     return folder

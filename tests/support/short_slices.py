@@ -16,6 +16,6 @@ __all__ = ["app"]
 
 SLICE_S: Final = 0.5
 
-slices.SLICE_S = SLICE_S  # type: ignore[misc]
+slices.SLICE_S = SLICE_S  # type: ignore[attr-defined]
 control.SLICE_S = SLICE_S  # type: ignore[misc]
 relay.RELAY_S = SLICE_S  # type: ignore[misc]

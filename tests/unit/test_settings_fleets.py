@@ -30,9 +30,7 @@ def files(folder: Path, **fleets: Mapping[str, Any]) -> str:
     return os.pathsep.join(paths)
 
 
-def test_each_file_is_a_fleet_and_the_first_one_is_the_default(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_each_file_is_a_fleet_and_the_first_one_is_the_default(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = files(tmp_path, archive={"priority": 1}, media={"priority": 4, "mode": "auto"})
     assert [(one.fleet, one.priority) for one in load_fleets({"REBALANCE_CONFIG": config})] == [
         ("archive", 1),
