@@ -57,6 +57,10 @@ def side(fleet: Fleet, server: FragileServer) -> Rebalancer:
     return Rebalancer(load_settings(fleet.config, environ={}), redis_url=server.url)
 
 
+def copies(fleet: Fleet, node: str) -> bool:
+    return any(fleet.roots[node].glob(".rebalance/tmp/*"))
+
+
 def sweep(rebalancer: Rebalancer) -> bool:
     """Do what the beat of one side would do, with waiting times cut short; whether the job is over there."""
     context = context_of(rebalancer)
@@ -78,17 +82,16 @@ def test_two_sides_that_know_nothing_of_each_other_leave_one_owner_of_each_objec
     processes.worker(wait=False, concurrency=2, env={"REBALANCE_REDIS_URL": master.url}, log_level="ERROR")
     before = wait_until(here.workers, JOB_TIMEOUT_S, "the first host is there").keys()
     here.start(RebalancePlan(plan_id="p1", fleet="test", moves=tuple(moves)), "j1")
-    wait_until(lambda: here.status("j1").completed_moves, JOB_TIMEOUT_S, "objects move")
-    wait_until(
-        lambda: replica.client().info("replication")["master_link_status"] == "up",
-        JOB_TIMEOUT_S,
-        "the replica is in step",
-    )
-    replica.client().replicaof("NO", "ONE")
+    wait_until(lambda: copies(fleet, "b") and copies(fleet, "c"), JOB_TIMEOUT_S, "both groups copy")
+    here.pause("j1")
     there = side(fleet, replica)
+    wait_until(lambda: there.status("j1").paused_reasons, JOB_TIMEOUT_S, "the replica is in step")
+    replica.client().replicaof("NO", "ONE")
     processes.worker(wait=False, concurrency=2, env={"REBALANCE_REDIS_URL": replica.url}, log_level="ERROR")
     wait_until(lambda: there.workers().keys() - before, JOB_TIMEOUT_S, "the second host is there")
-    assert not here.status("j1").status.terminal
+    # Both sides carry the same moves on from the same point, side by side.
+    for one in (here, there):
+        one.resume("j1")
     wait_until(lambda: sweep(here) & sweep(there), JOB_TIMEOUT_S * 2, "the job is over on both sides", interval_s=0.3)
     seen = checker.look(fleet.roots)
     assert {key: [content for _, content in places] for key, places in seen.objects.items()} == {
@@ -97,6 +100,8 @@ def test_two_sides_that_know_nothing_of_each_other_leave_one_owner_of_each_objec
     for one in (here, there):
         job = one.status("j1")
         assert_counts_add_up(job)
-        assert job.completed_moves == job.total_moves == OBJECTS, dict(job.failures)
+        # What the other side carried off in the middle of a step, of which this one heard nothing, may be missed here, never lost.
+        assert set(job.failures) <= {"source_vanished"}
+        assert job.total_moves == OBJECTS
     for key, [(node, _)] in seen.objects.items():
         assert there.locate(key).node_id == node

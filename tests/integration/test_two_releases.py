@@ -7,7 +7,7 @@ Redis (docs/operations.md, "Upgrades"); what a check or a job meets that is of a
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import pytest
@@ -17,13 +17,12 @@ from tests.support.arena import JOB_TIMEOUT_S, assert_counts_add_up, context_of,
 from tests.support.checker import check, record
 from tests.support.engine import hurry
 from tests.support.fleets import NodeSpec
-from tests.support.releases import BEFORE, environment_of, run_in, unpacked
+from tests.support.releases import BEFORE, Client, environment_of, unpacked
 from tests.support.wait import wait_until
 from tests.support.workers import Worker
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
-    from pathlib import Path
 
     from rebalance_tasks import Rebalancer
     from rebalance_tasks.core.models import RebalanceJob
@@ -32,34 +31,27 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.integration
 
-OBJECTS: Final = 2_000
+OBJECTS: Final = 1_200
 SIZE: Final = 1_000
-TARGETS: Final = "bcdefghi"
+TARGETS: Final = "bcdefg"
 QUIET_MS: Final = 3_500
-VERB: Final = "from rebalance_tasks import Rebalancer; r = Rebalancer(); print(r.{})"
-SWEEP: Final = "from rebalance_tasks import Rebalancer; from rebalance_tasks.control.sweep import run_sweep; run_sweep(Rebalancer()._context)"
 
 
-@dataclass
 class Release:
-    """One of the two: its processes are started in this environment."""
+    """One of the two: its client, and a worker when it is asked for."""
 
-    env: Mapping[str, str]
-    folder: Path
-    broker_url: str
-    name: str
+    def __init__(self, name: str, env: Mapping[str, str], folder: Path, broker_url: str) -> None:
+        self._env, self._broker_url, self._log = env, broker_url, folder / f"{name}.log"
+        self.client = Client(env)
+        self.ask = self.client.ask
 
     def worker(self) -> Worker:
-        log = self.folder / f"{self.name}.log"
-        return Worker(broker_url=self.broker_url, log_path=log, env=self.env, concurrency=2).wait_ready()
-
-    def run(self, code: str) -> str:
-        return run_in(self.env, code)
+        return Worker(broker_url=self._broker_url, log_path=self._log, env=self._env, concurrency=2).wait_ready()
 
 
 @pytest.fixture
 def fleet(fleet_config: FleetFactory) -> Fleet:
-    """Eight groups, two at a time, of a second or two each: some are over, some under way and some not begun when one dies."""
+    """Six groups, two at a time, of a second or two each: some are over, some under way and some not begun when one dies."""
     files = {f"o/{number:04}": SIZE for number in range(OBJECTS)}
     capacity = OBJECTS * SIZE * 2
     nodes = {"a": NodeSpec(files, capacity)} | {target: NodeSpec({}, capacity) for target in TARGETS}
@@ -72,15 +64,24 @@ def fleet(fleet_config: FleetFactory) -> Fleet:
     return fleet_config(nodes, options=options)
 
 
+@pytest.fixture(scope="module")
+def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return unpacked(BEFORE, tmp_path_factory.mktemp("releases") / BEFORE)
+
+
 @pytest.fixture
-def releases(fleet: Fleet, tmp_path: Path, redis_url: str) -> Iterator[dict[str, Release]]:
-    older = environment_of(unpacked(BEFORE, tmp_path / "older"))
-    yield {
-        "older": Release(older, tmp_path, redis_url, "older"),
-        "newer": Release(dict(os.environ), tmp_path, redis_url, "newer"),
+def releases(fleet: Fleet, tree: Path, tmp_path: Path, redis_url: str) -> Iterator[dict[str, Release]]:
+    made = {
+        name: Release(name, env, tmp_path, redis_url)
+        for name, env in {"older": environment_of(tree), "newer": dict(os.environ)}.items()
     }
-    for log in tmp_path.glob("*er*.log"):
-        print(f"--- {log.name}\n{log.read_text()[-3000:]}")  # noqa: T201  shown when the test fails
+    assert Path(made["older"].ask("rebalance_tasks.__file__")).is_relative_to(tree)
+    assert not Path(made["newer"].ask("rebalance_tasks.__file__")).is_relative_to(tree)
+    yield made
+    for name, release in made.items():
+        release.client.close()
+        log = tmp_path / f"{name}.log"
+        print(f"--- {name}\n{log.read_text()[-3000:]}")  # noqa: T201  shown when the test fails
 
 
 def finish(rebalancer: Rebalancer, release: Release) -> RebalanceJob:
@@ -89,7 +90,7 @@ def finish(rebalancer: Rebalancer, release: Release) -> RebalanceJob:
 
     def over() -> RebalanceJob | None:
         hurry(context.connection, context.keys.job("j1"), context.jobs.groups("j1"), quiet_ms=QUIET_MS)
-        release.run(SWEEP)
+        release.ask("run_sweep(r._context)")
         job = rebalancer.status("j1")
         return job if job.status.terminal else None
 
@@ -104,16 +105,16 @@ def test_workers_of_two_releases_carry_one_job_and_either_goes_on_when_the_other
     context = context_of(rebalancer)
     began, goes_on = releases[first], releases[second]
     with began.worker() as leaving:
-        assert began.run(VERB.format("start(r.plan(), 'j1').job_id")).strip() == "j1"
+        assert began.ask("r.start(r.plan(), 'j1').job_id") == "j1"
         total = rebalancer.status("j1").total_moves
         assert total > OBJECTS // 2
         wait_until(lambda: rebalancer.status("j1").completed_moves, JOB_TIMEOUT_S, "it moves")
-        assert began.run(VERB.format("pause('j1').status")).strip() == RebalanceStatus.PAUSED
+        assert began.ask("r.pause('j1').status") == RebalanceStatus.PAUSED
         with goes_on.worker():
             wait_until(lambda: len(context.digests()) == 2, JOB_TIMEOUT_S, "both say that they are there")
-            moved = int(goes_on.run(VERB.format("status('j1').completed_moves")))
+            moved = int(goes_on.ask("r.status('j1').completed_moves"))
             assert 0 < moved < total
-            assert goes_on.run(VERB.format("resume('j1').status")).strip() == RebalanceStatus.RUNNING
+            assert goes_on.ask("r.resume('j1').status") == RebalanceStatus.RUNNING
             wait_until(lambda: rebalancer.status("j1").completed_moves > moved, JOB_TIMEOUT_S, "it goes on")
             leaving.kill9()
             assert not rebalancer.status("j1").status.terminal
@@ -123,4 +124,4 @@ def test_workers_of_two_releases_carry_one_job_and_either_goes_on_when_the_other
     assert_counts_add_up(job)
     check(fleet.roots, written, job)
     # What either has written of the ended job, the other one reads.
-    assert int(releases["older"].run(VERB.format("status('j1').completed_moves"))) == total
+    assert int(releases["older"].ask("r.status('j1').completed_moves")) == total

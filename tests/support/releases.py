@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import pytest
+
+from rebalance_tasks.embedded import die_with_parent
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -33,19 +36,46 @@ def unpacked(commit: str, folder: Path) -> Path:
 
 
 def environment_of(tree: Path) -> dict[str, str]:
-    """This process' environment, except that ``rebalance_tasks`` is that tree's, whatever is installed; it is asked, to be sure.
+    """This process' environment, except that ``rebalance_tasks`` is that tree's, whatever is installed.
 
     Nor is its coverage counted: it would be that of files which are gone when the test is over.
     """
     env = {name: value for name, value in os.environ.items() if not name.startswith("COV")}
-    env |= {"PYTHONPATH": str(tree), "PYTHONSAFEPATH": "1"}
-    told = run_in(env, "import rebalance_tasks; print(rebalance_tasks.__file__)")
-    assert Path(told.strip()).is_relative_to(tree), told
-    return env
+    return {**env, "PYTHONPATH": str(tree), "PYTHONSAFEPATH": "1"}
 
 
-def run_in(env: Mapping[str, str], code: str) -> str:
-    """Run a piece of Python in an environment and return what it prints."""
-    done = subprocess.run([sys.executable, "-c", code], env=dict(env), capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+class Client:
+    """A client of the fleet in a process of its own: ``r`` is a `Rebalancer` of the release that the environment leads to."""
+
+    def __init__(self, env: Mapping[str, str]) -> None:
+        self._process = subprocess.Popen(
+            die_with_parent([sys.executable, "-c", _LISTEN], sig=signal.SIGKILL),
+            env=dict(env),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+
+    def ask(self, expression: str) -> str:
+        """Return what an expression comes to, as text."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        print(expression, file=self._process.stdin, flush=True)
+        told = self._process.stdout.readline().rstrip("\n")
+        assert told, f"{expression}: see the client's traceback in the test's output"
+        return told
+
+    def close(self) -> None:
+        self._process.kill()
+        self._process.communicate()
+
+
+_LISTEN: Final = """
+import sys
+import rebalance_tasks
+from rebalance_tasks import Rebalancer
+from rebalance_tasks.control.sweep import run_sweep
+r = Rebalancer()
+for line in sys.stdin:
+    print(eval(line), flush=True)
+"""
