@@ -29,6 +29,8 @@ log = get_logger(__name__)
 
 #: How often a worker says so.
 EVERY_S: Final = 5.0
+#: A fleet whose server does not answer is told so seldom by a worker that serves others too: each try holds up their messages.
+RESTS_S: Final = 30.0
 
 
 class Beacon:
@@ -39,6 +41,8 @@ class Beacon:
         self._next = 0.0
         #: fleets whose server's settings were warned of
         self._warned: set[str] = set()
+        #: fleet → until when it is left alone
+        self._rests: dict[str, float] = {}
 
     def publish(self, sender: Any, **_: object) -> None:  # noqa: ANN401  Celery passes a consumer or a heart
         """Say to each fleet that it serves that it is there, if it has not said so just now."""
@@ -52,7 +56,7 @@ class Beacon:
             if not set(own).isdisjoint(every_queue(context.settings.nodes)):
                 self._publish(context, _name(sender), tuple(own))
 
-        _in_each_fleet(sender, say, "presence.not_published")
+        self._in_each_fleet(sender, say, "presence.not_published")
 
     def _publish(self, context: FleetContext, worker: str, queues: tuple[str, ...]) -> None:
         now_ms = context.connection.now_ms()
@@ -66,21 +70,25 @@ class Beacon:
     def withdraw(self, sender: Any, **_: object) -> None:  # noqa: ANN401  the worker
         """Take the entries of a worker that ends in order along."""
         self._next = float("inf")
-        _in_each_fleet(sender, lambda context: context.presence.forget(_name(sender)), "presence.not_withdrawn")
+        self._in_each_fleet(sender, lambda context: context.presence.forget(_name(sender)), "presence.not_withdrawn")
 
-
-def _in_each_fleet(sender: Any, act: Callable[[FleetContext], None], failed: str) -> None:  # noqa: ANN401  as above
-    """Act in each fleet of a worker; one that is out of reach keeps it from no other."""
-    try:
-        contexts = [runtime.context for runtime in runtimes_for(_app(sender)).values()]
-    except RebalanceError as exc:
-        log.warning(failed, error=str(exc))
-        return
-    for context in contexts:
+    def _in_each_fleet(self, sender: Any, act: Callable[[FleetContext], None], failed: str) -> None:  # noqa: ANN401  as above
+        """Act in each fleet of a worker; one that is out of reach keeps it from no other."""
         try:
-            act(context)
-        except (RebalanceError, RedisError, OSError) as exc:
-            log.warning(failed, fleet=context.settings.fleet, error=str(exc))
+            contexts = [runtime.context for runtime in runtimes_for(_app(sender)).values()]
+        except RebalanceError as exc:
+            log.warning(failed, error=str(exc))
+            return
+        for context in contexts:
+            fleet = context.settings.fleet
+            if self._rests.get(fleet, 0.0) > time.monotonic():
+                continue
+            try:
+                act(context)
+            except (RebalanceError, RedisError, OSError) as exc:
+                log.warning(failed, fleet=fleet, error=str(exc))
+                if len(contexts) > 1:
+                    self._rests[fleet] = time.monotonic() + RESTS_S
 
 
 def _app(sender: Any) -> Celery:  # noqa: ANN401  a consumer, a heart or a worker
