@@ -18,7 +18,7 @@ from rebalance_tasks.core.errors import (
 )
 from rebalance_tasks.core.states import MoveState
 from rebalance_tasks.drivers.base import FreeOutcome
-from rebalance_tasks.drivers.lanes import each
+from rebalance_tasks.drivers.lanes import each, rest_of
 from rebalance_tasks.drivers.registry import burst
 from rebalance_tasks.migration import manifests
 from rebalance_tasks.migration.committing import commit
@@ -168,7 +168,7 @@ class Batch:
             except RebalanceError as exc:
                 self._endings.trouble(pair[0], exc)
 
-        each(items, one, at_once=at_once)
+        each(rest_of(items, one), one, at_once=at_once)
 
     def _copy_aside(self, item: Item, copied: tuple[Fingerprint, str] | None) -> None:
         if copied is None:
@@ -362,7 +362,12 @@ class Batch:
                 (item.move.key, item.move.move_id, item.copy.source) if item.fresh and item.copy else None
                 for item in items
             )
-            each(zip(items, done, strict=False), lambda pair: self._free(*pair), at_once=self._lanes)
+
+
+            def free(pair: tuple[Item, bool]) -> None:
+                self._free(*pair)
+
+            each(rest_of(zip(items, done, strict=False), free), free, at_once=self._lanes)
         back = self._plain.leave(hold.strays) if hold.strays else []
         self._items += back
         for item in [*items, *back] if hold.strays else ():
