@@ -17,16 +17,10 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.integration
 
 
-class GcsHarness(ObstoreHarness):
-    def holds(self, key: str) -> bool:
-        """SeaweedFS makes a slash of a backslash; GCS does not."""
-        return super().holds(key) and "\\" not in key
-
-
 @pytest.fixture
-def harness(gcs: Gcs, weed: Weed) -> GcsHarness:
+def harness(gcs: Gcs, weed: Weed) -> ObstoreHarness:
     node = NodeDescriptor(node_id="n", url=f"gs://{weed.bucket()}", storage_options=gcs.options())
-    return GcsHarness(lambda: open_obstore_bucket(node)[0])
+    return ObstoreHarness(lambda: open_obstore_bucket(node)[0])
 
 
 class TestGcsNode(ObstoreConformance):

@@ -8,10 +8,11 @@ keeps objects and honours conditions. It shows nothing of Google's own server.
 from __future__ import annotations
 
 import contextlib
+import json
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Thread
 from typing import TYPE_CHECKING, Any, cast
-from urllib.parse import parse_qsl, unquote, urlsplit
+from urllib.parse import parse_qsl, quote, unquote, urlsplit
 
 from rebalance_tasks.embedded import HOST
 
@@ -26,6 +27,8 @@ FORWARDED = {"content-type", "cache-control", "content-disposition", "content-en
 CONDITIONS = {"if-match", "if-none-match", "if-modified-since", "if-unmodified-since"}
 #: What belongs to the line and not to the answer.
 OF_THE_LINE = {"connection", "content-length", "transfer-encoding", "date", "server"}
+#: SeaweedFS makes a slash of a backslash, which GCS keeps: there it goes by another letter.
+BACKSLASH, STAND_IN = "\\", "\uf05c"
 #: "No generation": the object must not be there.
 NEW = f"{GOOG}if-generation-match"
 
@@ -40,21 +43,30 @@ class Gcs(ThreadingHTTPServer):
         self.endpoint = endpoint
 
     def options(self) -> dict[str, Any]:
-        return {"base_url": f"http://{HOST}:{self.server_port}", "skip_signature": True, "allow_http": True}
+        """An account that needs no token, at an address of its own: obstore's way to an emulator."""
+        account = {
+            "gcs_base_url": f"http://{HOST}:{self.server_port}",
+            "disable_oauth": True,
+            **dict.fromkeys(("client_email", "private_key", "private_key_id"), ""),
+        }
+        return {"service_account_key": json.dumps(account), "allow_http": True}
 
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    #: An answer goes out in one piece, not after the other side's patience.
+    wbufsize = -1
+    disable_nagle_algorithm = True
 
     def _pass_on(self) -> None:
         url = urlsplit(self.path)
-        bucket, _, name = unquote(url.path[1:]).partition("/")
+        bucket, _, name = _there(unquote(url.path[1:])).partition("/")
         body = self.rfile.read(int(self.headers.get("content-length", 0)))
         answer = cast("Gcs", self.server).endpoint.request(
             self.command,
             bucket,
             name,
-            query=dict(parse_qsl(url.query, keep_blank_values=True)),
+            query={key: _there(value) for key, value in parse_qsl(url.query, keep_blank_values=True)},
             headers=_to_s3({key.lower(): value for key, value in self.headers.items()}),
             body=body,
         )
@@ -62,15 +74,21 @@ class _Handler(BaseHTTPRequestHandler):
         for key, value in answer.headers.items():
             if key not in OF_THE_LINE:
                 self.send_header(key.replace(AMZ, GOOG, 1) if key.startswith(AMZ) else key, value)
-        length = answer.headers.get("content-length", "0") if self.command == "HEAD" else str(len(answer.body))
+        told = answer.body if name else answer.body.replace(STAND_IN.encode(), BACKSLASH.encode())
+        length = answer.headers.get("content-length", "0") if self.command == "HEAD" else str(len(told))
         self.send_header("content-length", length)
         self.end_headers()
-        self.wfile.write(answer.body)
+        self.wfile.write(told)
 
     do_GET = do_HEAD = do_PUT = do_POST = do_DELETE = _pass_on  # noqa: N815  as http.server calls them
 
     def log_message(self, *_: object) -> None:
         """Say nothing."""
+
+
+def _there(name: str) -> str:
+    """What the server calls it."""
+    return name.replace(BACKSLASH, STAND_IN)
 
 
 def _to_s3(headers: Mapping[str, str]) -> dict[str, str]:
@@ -81,7 +99,7 @@ def _to_s3(headers: Mapping[str, str]) -> dict[str, str]:
             assert value == "0", "only obstore's own condition is spoken"
             sent["if-none-match"] = "*"
         elif key.startswith(GOOG):
-            sent[key.replace(GOOG, AMZ, 1)] = value
+            sent[key.replace(GOOG, AMZ, 1)] = value.replace(quote(BACKSLASH), quote(STAND_IN))
     return sent
 
 
