@@ -400,6 +400,8 @@ class Batch:
                 record = Freed(self._c.source.node_id, key, item.move.size_bytes, expected)
                 end(item, MoveState.COMPLETED, trash=record)
             case FreeOutcome.GONE:
+                # A place that is not mounted has lost nothing.
+                self._c.source.check_identity()
                 end(item, MoveState.COMPLETED)
             case FreeOutcome.CHANGED:
                 self._endings.take_back(item)
