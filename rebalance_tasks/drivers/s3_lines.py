@@ -87,7 +87,7 @@ class _UnderWay(Generic[T]):
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, *_raised: object) -> None:
         """Hang up where an answer is still to come: nobody will read it."""
         for _, way, begun in self._sent.values():
             way.close()

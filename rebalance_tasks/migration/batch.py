@@ -362,12 +362,7 @@ class Batch:
                 (item.move.key, item.move.move_id, item.copy.source) if item.fresh and item.copy else None
                 for item in items
             )
-
-
-            def free(pair: tuple[Item, bool]) -> None:
-                self._free(*pair)
-
-            each(rest_of(zip(items, done, strict=False), free), free, at_once=self._lanes)
+            each(rest_of(zip(items, done, strict=False), self._free), self._free, at_once=self._lanes)
         back = self._plain.leave(hold.strays) if hold.strays else []
         self._items += back
         for item in [*items, *back] if hold.strays else ():
@@ -375,7 +370,9 @@ class Batch:
                 # Its folder was renamed while it was freed: it was put back there, and nothing is at its key.
                 end(item, MoveState.COMPLETED)
 
-    def _free(self, item: Item, freed: bool) -> None:  # noqa: FBT001  as above
+    def _free(self, pair: tuple[Item, bool]) -> None:
+        """Free one source, unless a burst has done it."""
+        item, freed = pair
         key, move_id = item.move.key, item.move.move_id
         expected = item.copy.source if item.copy else None
         if expected is None:

@@ -250,9 +250,7 @@ def test_each_copy_of_a_job_asks_the_target_for_a_request_before_it_is_made(
 def test_measured_buckets_of_one_account_still_copy_by_themselves_and_every_copy_is_measured(
     weed: Weed, fleet_config: FleetFactory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    places: dict[str, Place] = {
-        node: S3Place(weed.bucket(), "", weed.options(free="delete")) for node in ("n1", "n2")
-    }
+    places: dict[str, Place] = {node: S3Place(weed.bucket(), "", weed.options(free="delete")) for node in ("n1", "n2")}
     world = world_of(places, fleet_config, tmp_path, monkeypatch, adaptive_throttle=True)
     lines = [world.spoil(node, weed.url) for node in places]
     monkeypatch.setattr("rebalance_tasks.migration.measured._TELL_EVERY_S", 0.0)

@@ -50,7 +50,9 @@ class Listed:
             yield page
 
 
-@given(there=NAMES, wanted=NAMES, in_parts=st.frozensets(st.text("ab", min_size=1, max_size=2)), by_folder=st.booleans())
+@given(
+    there=NAMES, wanted=NAMES, in_parts=st.frozensets(st.text("ab", min_size=1, max_size=2)), by_folder=st.booleans()
+)
 def test_what_is_there_and_proves_itself_is_returned_and_nothing_else(
     there: list[str], wanted: list[str], in_parts: frozenset[str], by_folder: bool
 ) -> None:
