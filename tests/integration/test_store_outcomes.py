@@ -14,6 +14,7 @@ from rebalance_tasks.core.states import RebalanceStatus
 from rebalance_tasks.drivers.object_store import ObjectStoreDriver
 from rebalance_tasks.drivers.s3_bucket import S3Bucket
 from rebalance_tasks.drivers.s3_signing import Credentials
+from rebalance_tasks.drivers.sftp import SftpDriver
 from rebalance_tasks.migration.control import SliceControl
 from rebalance_tasks.store.pace import PaceStore
 from tests.support import checker
@@ -21,7 +22,7 @@ from tests.support.bad_line import SLOW_DOWN, BadLine
 from tests.support.engine import Engine, moves_between
 from tests.support.fleets import NodeSpec, made_up
 from tests.support.hooks import DAY_MS
-from tests.support.places import LocalPlace, Place, S3Place
+from tests.support.places import LocalPlace, Place, S3Place, SftpPlace
 from tests.support.weed import ACCESS_KEY, OTHER_KEY, SECRET_KEY
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 
     from rebalance_tasks.drivers.s3_http import Begun
     from tests.conftest import FleetFactory
+    from tests.support.sftp import Sftp
     from tests.support.weed import Weed
 
 pytestmark = pytest.mark.integration
@@ -215,6 +217,36 @@ def test_a_store_that_does_not_look_at_what_it_is_sent_is_read_back_before_anyth
     assert (job.completed_moves, dict(job.failures)) == (len(SIZES), {})
     assert not line.line.flips
     world.check(at="n2")
+
+
+def test_objects_of_a_folder_that_is_unmounted_in_the_middle_wait_and_are_not_taken_for_deleted(
+    sftp: Sftp, fleet_config: FleetFactory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    places: dict[str, Place] = {
+        "n1": SftpPlace(tmp_path / "n1", sftp.port, sftp.options()),
+        "n2": LocalPlace(tmp_path / "n2"),
+    }
+    for place in places.values():
+        place.put("resident", b"x")
+    world = world_of(places, fleet_config, tmp_path, monkeypatch)
+    lost: list[str] = []
+    original = SftpDriver.open_source
+
+    def unmounted(self: SftpDriver, key: str) -> Any:
+        if not lost:
+            lost.append(key)
+            self.close()
+            places["n1"].lose()
+        return original(self, key)
+
+    monkeypatch.setattr(SftpDriver, "open_source", unmounted)
+    world.engine.start(moves_between("n1", "n2", SIZES))
+    world.engine.work()
+    assert lost
+    assert (world.engine.job().skipped_moves, dict(world.engine.job().failures)) == (0, {})
+    places["n1"].back()
+    job = world.engine.finish()
+    assert (job.completed_moves, dict(job.failures)) == (len(SIZES), {})
 
 
 def unguarded(self: S3Bucket, name: str, data: bytes, **more: Any) -> Any:
