@@ -13,8 +13,9 @@ import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from rebalance_tasks.client import Rebalancer
 from rebalance_tasks.core.options import KIB, MIB
@@ -40,7 +41,8 @@ ROUNDS: Final = 3
 PROCESSES: Final = 2
 
 
-class Case(NamedTuple):
+@dataclass(frozen=True)
+class Case:
     """Objects of one size from one place to another, and what a job may take of rclone's time."""
 
     source: str
@@ -96,7 +98,7 @@ def run(report: Report, *, cases: Sequence[Case] = CASES, rounds: int = ROUNDS) 
 def _measure(report: Report, binary: str, server: Server, case: Case, folder: Path, name: str, rounds: int) -> None:
     ours: list[tuple[float, float]] = []
     rival: list[tuple[float, float]] = []
-    settings = SETTINGS
+    settings: Sequence[tuple[int, int]] = SETTINGS
     for number in range(rounds):
         with tempfile.TemporaryDirectory(dir=folder) as place:
             ours.append(_ours(server, case, Path(place) / "ours"))

@@ -118,7 +118,10 @@ def test_objects_are_written_copied_renamed_and_removed(fs: FleetFileSystem, tmp
     assert (tmp_path / "tree/deep/one").read_bytes() == b"1"
     fs.mv("test/tree", "test/wood", recursive=True)
     assert fs.find("test/wood") == ["test/wood/deep/one"]
+    # What is left on the disk are empty folders.
     assert not fs.exists("test/tree")
+    with pytest.raises(FileNotFoundError):
+        fs.ls("test/tree")
     fs.rm("test/wood", recursive=True)
     fs.get_file("test/new/big", str(tmp_path / "back"))
     assert (tmp_path / "back").read_bytes() == big

@@ -58,7 +58,9 @@ def test_a_chain_of_moves_is_one_forwarding_to_its_end(fleet_config: FleetFactor
         assert [entry.rpartition(b"|")[0] for entry in entries.values()] == [target.encode()]
 
 
-def test_what_is_kept_away_from_its_home_has_an_override_and_loses_it_at_home(fleet_config: FleetFactory) -> None:
+def test_what_is_kept_away_from_its_home_is_found_by_its_override_without_any_forwarding(
+    fleet_config: FleetFactory,
+) -> None:
     options = {**OPTIONS, "enable_read_forwarding": False}
     fleet_config({node: {} for node in NODES}, options=options, fleet={"locator": "crush"})
     home = home_of("k")
@@ -73,9 +75,9 @@ def test_what_is_kept_away_from_its_home_has_an_override_and_loses_it_at_home(fl
     carry(engine, ("k", home, other))
     assert (client.locate("k"), client.locate("k").via) == (other, "override")
     assert (fleet.roots[other] / "k").read_bytes() == made_up("k", SIZE)
+    assert engine.context.connection.hgetall(engine.context.keys.forwarding) == {}
     carry(engine, ("k", other, home))
-    assert (client.locate("k"), client.locate("k").via) == (home, "crush")
-    assert engine.context.connection.hgetall(engine.context.keys.locations) == {}
+    assert client.locate("k") == home
 
 
 def test_the_command_forgets_all_that_leads_to_a_node(

@@ -12,6 +12,7 @@ from rebalance_tasks.core.ids import MoveId
 from rebalance_tasks.drivers.base import FreeOutcome
 from rebalance_tasks.drivers.sftp import SftpDriver
 from rebalance_tasks.drivers.sftp_link import SftpAddress, SftpLink
+from rebalance_tasks.drivers.sftp_tree import SftpTree
 from rebalance_tasks.embedded import HOST
 from tests.support.fleets import made_up
 from tests.support.hooks import after
@@ -131,11 +132,11 @@ def test_a_free_whose_answer_was_lost_with_the_line_is_counted_as_made(
 ) -> None:
     published = driver.publish(M1, "a/k", expected=stage(driver, M1, DATA))
 
-    def asked_once_more(_: str, __: str) -> None:
+    def asked_once_more(*_: object) -> None:
         why = "the second try finds nothing"
         raise asyncssh.SFTPNoSuchFile(why)
 
-    after(monkeypatch, driver._tree, "move_aside", asked_once_more)
+    after(monkeypatch, SftpTree, "move_aside", asked_once_more)
     assert driver.free("a/k", M1, published) is FreeOutcome.FREED
     assert driver.free("a/none", MoveId("job-1.1"), published) is FreeOutcome.GONE
 

@@ -83,7 +83,8 @@ def test_requests_are_those_of_the_protocols_version() -> None:
 @given(st.integers(1, 4 * PIECE_BYTES + 3))
 def test_a_file_is_written_and_read_in_pieces_that_join_to_it_and_a_byte_more_is_asked_for(size_bytes: int) -> None:
     data = bytes(range(256)) * (size_bytes // 256 + 1)
-    written, read = bytearray(size_bytes), []
+    written = bytearray(size_bytes)
+    read: list[int] = []
     for _, body in Dialect.writes(b"h", data[:size_bytes]):
         at, length = struct.unpack_from(">QI", body, 5)
         written[at : at + length] = body[17:]
