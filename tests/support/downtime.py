@@ -87,10 +87,11 @@ class Outcome:
 
     def line(self) -> str:
         reads = sum(op.kind == "read" for op in self.ops)
-        job = self.job
+        job, longest = self.job, max(self.ops, key=lambda op: op.ended - op.begun)
         return (
             f"{job.completed_moves} moves, {job.skipped_moves} skipped {dict(job.failures)}, {self.kills} kills, "
-            f"{reads} reads, {len(self.ops) - reads} writes, {len(self.problems)} problems"
+            f"{reads} reads, {len(self.ops) - reads} writes, the longest a {longest.kind} of {longest.ended - longest.begun:.1f} s, "
+            f"{len(self.problems)} problems"
         )
 
 
