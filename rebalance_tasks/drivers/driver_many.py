@@ -88,11 +88,12 @@ class DriverMany:
         """Nothing: what was read before the sync proves nothing of what is on the disk."""
 
     def publish(self, copies: Sequence[tuple[str, MoveId, Fingerprint]]) -> list[bool]:
-        """Give staged copies their keys, where they keep their versions; see `Many.publish`."""
-        # A store gives a copy a version of its own, which nobody here would tell.
-        return self._each(copies, self._publish, otherwise=False) if self._at_once == 1 else [False] * len(copies)
+        """Give staged copies their keys, where that leaves them the version that they have; see `Many.publish`."""
+        with suppress(RebalanceError):
+            if getattr(self._driver, "keeps_versions", True):
+                return self._each(copies, self._publish, otherwise=False)
+        return [False] * len(copies)
 
     def _publish(self, one: tuple[str, MoveId, Fingerprint]) -> bool:
         key, move_id, expected = one
-        self._driver.publish(move_id, key, expected=expected)
-        return True
+        return self._driver.publish(move_id, key, expected=expected) == expected

@@ -239,7 +239,7 @@ def burst(source: Driver, target: Driver, *, objects: int, largest: int = 0) -> 
     here, there = _end(source, stores), _end(target, stores)
     if here is None or there is None:
         return stores
-    # What is published one by one, or is too large to go together, takes a round trip each.
+    # What is too large to go together, and a look at each copy in a bucket, takes a round trip.
     return SmallBurst(here, there, alone=largest <= MOST_BYTES and not isinstance(target, ObjectStoreDriver))
 
 

@@ -217,7 +217,6 @@ def test_pandas_and_pyarrow_read_and_write_by_url(fs: FleetFileSystem) -> None:
 def test_polars_reads_and_writes_through_open_files(fs: FleetFileSystem) -> None:
     import polars as pl  # starts threads, which no test that forks needs
 
-    pl = pytest.importorskip("polars")
     frame = pl.DataFrame({"n": [1, 2, 3]})
     with fs.open("test/polars.parquet", "wb") as file:
         frame.write_parquet(file)

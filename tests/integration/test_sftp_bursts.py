@@ -19,7 +19,7 @@ from tests.support import checker
 from tests.support.engine import Engine, moves_between
 from tests.support.fleets import NodeSpec, made_up
 from tests.support.openssh import openssh_server, sshd_binary
-from tests.support.places import LocalPlace, SftpPlace
+from tests.support.places import LocalPlace, S3Place, SftpPlace
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from rebalance_tasks.drivers.base import Driver
     from tests.conftest import FleetFactory
     from tests.support.places import Place
-    from tests.support.sftp import Sftp
     from tests.support.sftp_harness import Server
 
 pytestmark = pytest.mark.integration
@@ -47,13 +46,24 @@ PAIRS: Final = pytest.mark.parametrize("pair", [TO, FROM, BETWEEN], ids=" to ".j
 
 # -- a job ------------------------------------------------------------------------------------------------------------
 @pytest.fixture
-def engine(sftp: Sftp, fleet_config: FleetFactory, tmp_path: Path, pair: tuple[str, str]) -> Engine:
-    """Two nodes, and a job from one to the other."""
+def places(request: pytest.FixtureRequest, tmp_path: Path, pair: tuple[str, str]) -> dict[str, Place]:
+    """Where the two nodes are."""
 
     def place(name: str, kind: str) -> Place:
-        return LocalPlace(tmp_path / name) if kind == "disk" else SftpPlace(tmp_path / name, sftp.port, sftp.options())
+        if kind == "s3":
+            weed = request.getfixturevalue("weed")
+            return S3Place(weed.bucket(), "a/b", weed.options())
+        if kind == "disk":
+            return LocalPlace(tmp_path / name)
+        sftp = request.getfixturevalue("sftp")
+        return SftpPlace(tmp_path / name, sftp.port, sftp.options())
 
-    places = {name: place(name, kind) for name, kind in zip(("n1", "n2"), pair, strict=True)}
+    return {name: place(name, kind) for name, kind in zip(("n1", "n2"), pair, strict=True)}
+
+
+@pytest.fixture
+def engine(fleet_config: FleetFactory, places: dict[str, Place]) -> Engine:
+    """Two nodes, and a job from one to the other."""
     nodes = {
         name: NodeSpec(capacity_bytes=10**9, settings={"url": place.url(), **place.settings()})
         for name, place in places.items()
@@ -67,19 +77,20 @@ def engine(sftp: Sftp, fleet_config: FleetFactory, tmp_path: Path, pair: tuple[s
     return made
 
 
-def carried(engine: Engine, tmp_path: Path) -> None:
+def carried(engine: Engine, places: dict[str, Place], tmp_path: Path) -> None:
     """Everything of a job is where it should be, counted once, and nothing is left over."""
     job = engine.finish()
     assert (job.status, job.completed_moves, dict(job.failures)) == (RebalanceStatus.COMPLETED, len(SIZES), {})
     written = checker.Written({}, {key: "n2" if key == "resident" else "n1" for key in {*SIZES, "resident"}})
     for key, size in SIZES.items():
         written = written.changed(key, made_up(key, size))
-    checker.check({name: tmp_path / name for name in ("n1", "n2")}, written.changed("resident", b"abc"), job)
+    roots = {name: place.mirror(tmp_path / f"mirror-{name}") for name, place in places.items()}
+    checker.check(roots, written.changed("resident", b"abc"), job)
 
 
-@PAIRS
+@pytest.mark.parametrize("pair", [TO, FROM, BETWEEN, ("s3", "sftp"), ("sftp", "s3")], ids=" to ".join)
 def test_a_job_whose_line_breaks_in_the_middle_of_each_step_of_a_burst_moves_everything_once(
-    engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pair: tuple[str, str]
+    engine: Engine, places: dict[str, Place], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pair: tuple[str, str]
 ) -> None:
     original = SftpMany._all
     broken: list[str] = []
@@ -93,7 +104,7 @@ def test_a_job_whose_line_breaks_in_the_middle_of_each_step_of_a_burst_moves_eve
         return original(self, act, things)
 
     monkeypatch.setattr(SftpMany, "_all", all_of)
-    carried(engine, tmp_path)
+    carried(engine, places, tmp_path)
     steps = ["_read"] * (pair[0] == "sftp") + ["_put"] * (pair[1] == "sftp")
     steps += ["_compare"] * (pair[0] == "sftp") + ["_publish"] * (pair[1] == "sftp") + ["_free"] * (pair[0] == "sftp")
     assert broken == steps
@@ -105,7 +116,7 @@ async def _nothing() -> None:
 
 @pytest.mark.parametrize("pair", [TO], ids=" to ".join)
 def test_an_object_that_the_server_garbles_is_noticed_in_a_burst_and_sent_again(
-    engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    engine: Engine, places: dict[str, Place], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     original = Dialect.writes
     garbled: list[str] = []
@@ -117,7 +128,7 @@ def test_an_object_that_the_server_garbles_is_noticed_in_a_burst_and_sent_again(
         return original(handle, data)
 
     monkeypatch.setattr(Dialect, "writes", staticmethod(writes))
-    carried(engine, tmp_path)
+    carried(engine, places, tmp_path)
     assert garbled
 
 
