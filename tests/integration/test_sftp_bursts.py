@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 import pytest
@@ -18,6 +19,8 @@ from rebalance_tasks.drivers.small_burst import AT_ONCE, MOST_BYTES, SmallBurst
 from tests.support import checker
 from tests.support.engine import Engine, moves_between
 from tests.support.fleets import NodeSpec, made_up
+from tests.support.killing import killed
+from tests.support.killing_stores import carry_and_die_in_a_burst
 from tests.support.openssh import openssh_server, sshd_binary
 from tests.support.places import LocalPlace, S3Place, SftpPlace
 
@@ -108,6 +111,20 @@ def test_a_job_whose_line_breaks_in_the_middle_of_each_step_of_a_burst_moves_eve
     steps = ["_read"] * (pair[0] == "sftp") + ["_put"] * (pair[1] == "sftp")
     steps += ["_compare"] * (pair[0] == "sftp") + ["_publish"] * (pair[1] == "sftp") + ["_free"] * (pair[0] == "sftp")
     assert broken == steps
+
+
+@pytest.mark.parametrize(
+    ("pair", "step"),
+    [(TO, "_put"), (TO, "_publish"), (FROM, "_read"), (FROM, "_free"), (BETWEEN, "_publish"), (BETWEEN, "_free")],
+    ids=lambda one: one if isinstance(one, str) else " to ".join(one),
+)
+def test_after_a_death_in_the_middle_of_a_burst_every_object_is_whole_and_moves_once(
+    engine: Engine, places: dict[str, Place], tmp_path: Path, step: str
+) -> None:
+    assert killed(tmp_path, partial(carry_and_die_in_a_burst, step), places, faults_text="")  # type: ignore[arg-type]
+    half_way = checker.look({name: place.mirror(tmp_path / name) for name, place in places.items()}).objects
+    assert SIZES.keys() <= half_way.keys(), "an object was nowhere where a reader looks"
+    carried(engine, places, tmp_path)
 
 
 async def _nothing() -> None:
