@@ -84,8 +84,9 @@ class Batch:
 
     def _run_all(self) -> int:
         self._begin()
-        small = sum(item.fresh and item.unpublished for item in self._items)
-        with self._plain.opened(), burst(self._c.source, self._c.target, objects=small) as self._burst:
+        sizes = [item.move.size_bytes for item in self._items if item.fresh and item.unpublished]
+        chosen = burst(self._c.source, self._c.target, objects=len(sizes), largest=max(sizes, default=0))
+        with self._plain.opened(), chosen as self._burst:
             if self._burst.alone:
                 self._lanes = 1
             return self._run()
