@@ -94,7 +94,7 @@ def examine_workers(context: FleetContext, serving: Mapping[str, Sequence[str]])
                 f"queue {queue}",
                 "fail",
                 f"no worker serves it{whose}",
-                f"start one with `celery -A rebalance_tasks worker --queues {queue}`",
+                f"start one with `celery -A rebalance_tasks worker --queues {context.settings.broker_queues.named(queue)}`",
             )
         )
     return found
