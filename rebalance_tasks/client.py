@@ -364,7 +364,7 @@ class Rebalancer:
 
     def check(self, *, force: bool = False) -> CheckResult:
         """Check the fleet now, as beat does; ``force`` plans even under the threshold."""
-        return checks.run_check(self._context, force=force, by=self._who())
+        return checks.run_check(self._context, force=force, by=self._who(), waits=True)
 
     def locate(self, key: str) -> Location:
         """Return the node that holds an object (a node id with ``.url`` and ``.via``). Raises: ObjectNotFound, InvalidKey."""

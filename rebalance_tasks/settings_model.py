@@ -12,6 +12,7 @@ import re
 from collections import Counter
 from datetime import timedelta
 from decimal import Decimal
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, TypeAlias, cast
 from urllib.parse import urlsplit
@@ -92,6 +93,13 @@ def _check_catalogue(source: str, info: ValidationInfo) -> str:
         msg = f'a provider says where objects are only with locator = "catalogue"; locator is {locator!r}: change the one, or leave the other out'
         raise ValueError(msg)
     return source
+
+
+def _one_of(words: tuple[str, ...], source: str) -> str:
+    if source in words or re.fullmatch(_PROVIDER, source):
+        return source
+    msg = f"should be {', '.join(map(repr, words))} or 'provider:<name>'"
+    raise ValueError(msg)
 
 
 def _check_survey_dir(place: str) -> str:
@@ -189,15 +197,31 @@ class Service(Frozen):
 
 
 class Gravity(Frozen):
-    """Where the measures behind gravity come from when the inventory brings none of its own.
+    """Where the measures behind gravity come from when the inventory brings none of its own; each may be ``provider:NAME``.
 
     Attributes:
         access: ``none``, ``times``, ``fleet`` (what went through ``fleet://``), or the path of an S3 access log.
-        colocation: ``none`` or ``folder``.
+        colocation: ``none``, ``folder`` or ``dataset``.
+        egress: ``nodes``, their prices and those of ``[[prices]]``.
+        latency: ``nodes``, as configured or measured.
+        compliance: ``rules``, the regions they require.
     """
 
     access: Annotated[str, Field(min_length=1)] = "none"
-    colocation: Literal["none", "folder"] = "none"
+    colocation: Annotated[str, AfterValidator(partial(_one_of, ("none", "folder", "dataset")))] = "none"
+    egress: Annotated[str, AfterValidator(partial(_one_of, ("nodes",)))] = "nodes"
+    latency: Annotated[str, AfterValidator(partial(_one_of, ("nodes",)))] = "nodes"
+    compliance: Annotated[str, AfterValidator(partial(_one_of, ("rules",)))] = "rules"
+
+    @property
+    def provided(self) -> dict[str, str]:
+        """Dimension → ``provider:NAME``, of those that a provider answers."""
+        return {name: source for name, source in self if re.fullmatch(_PROVIDER, source)}
+
+    @property
+    def follows_listing(self) -> bool:
+        """Whether equal listings mean equal measures: what is counted elsewhere, and what a host knows, changes by itself."""
+        return self.access in {"none", "times"} and not self.provided
 
 
 class Contents(Frozen):

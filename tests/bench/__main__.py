@@ -32,6 +32,7 @@ BENCHES: Final = {
     "metrics": "bench_metrics",
     "placement": "bench_placement",
     "plan": "bench_plan",
+    "moves": "bench_moves",
     "console": "bench_console",
     "scale": "bench_scale",
     "availability": "bench_availability",
