@@ -90,6 +90,8 @@ class NodeHealth:
     adopted: bool
     #: files in ``.rebalance/kept``, waiting for an operator's look.
     kept_files: int = 0
+    #: whether large copies go around the page cache there; ``None``: it is no local node, or not adopted.
+    direct: bool | None = None
 
 
 class FreeOutcome(StrEnum):
@@ -197,6 +199,9 @@ class Remote(Protocol):
 
     #: whether a copy has the modification time of its original, so that it can be told by it; true where it is not said.
     keeps_mtime: bool
+
+    #: whether what is freed is copied into the trash and then deleted, so that it may be at both places; false where it is not said.
+    frees_by_copy: bool
 
     @property
     def keeps_versions(self) -> bool:

@@ -18,8 +18,8 @@ from rebalance_tasks.core.errors import (
 )
 from rebalance_tasks.core.states import MoveState
 from rebalance_tasks.drivers.base import FreeOutcome
-from rebalance_tasks.drivers.lanes import each
-from rebalance_tasks.drivers.registry import burst
+from rebalance_tasks.drivers.lanes import each, rest_of
+from rebalance_tasks.drivers.registry import at_once, burst
 from rebalance_tasks.migration import manifests
 from rebalance_tasks.migration.committing import commit
 from rebalance_tasks.migration.control import Interrupt, SliceInterrupted
@@ -31,11 +31,7 @@ from rebalance_tasks.migration.faults import Step, reached
 from rebalance_tasks.migration.item import REFUSALS, attempt, journal_entry, journal_row, staged_path
 from rebalance_tasks.migration.plain import Plain
 from rebalance_tasks.migration.recognising import recognise
-from rebalance_tasks.migration.ways import (
-    arrives_checked,
-    for_lanes,
-    lanes,
-)
+from rebalance_tasks.migration.ways import arrives_checked, for_lanes
 from rebalance_tasks.store.moves import FREE_PENDING
 from rebalance_tasks.store.records import Freed, JournalEntry, Part
 
@@ -56,10 +52,11 @@ class Batch:
 
     def __init__(self, context: BatchContext, items: Sequence[Item], *, number: int) -> None:
         """Bind the items; ``number`` names the batch within its slice."""
-        self._c = for_lanes(context)
         self._items = list(items)
-        mean = sum(item.move.size_bytes for item in items) / max(1, len(items))
-        most = lanes(context.source, context.target)
+        sizes = [item.move.size_bytes for item in items]
+        mean = sum(sizes) / max(1, len(sizes))
+        most = at_once(context.source, context.target, sizes)
+        self._c = for_lanes(context) if most > 1 else context
         self._crowd = Crowd(context.source, context.target, mean_bytes=mean, most=most)
         self._lanes = self._crowd.at_once
         self._number = number
@@ -169,7 +166,7 @@ class Batch:
             except RebalanceError as exc:
                 self._endings.trouble(pair[0], exc)
 
-        each(items, one, at_once=at_once)
+        each(rest_of(items, one), one, at_once=at_once)
 
     def _copy_aside(self, item: Item, copied: tuple[Fingerprint, str] | None) -> None:
         if copied is None:
@@ -363,7 +360,7 @@ class Batch:
                 (item.move.key, item.move.move_id, item.copy.source) if item.fresh and item.copy else None
                 for item in items
             )
-            each(zip(items, done, strict=False), lambda pair: self._free(*pair), at_once=self._lanes)
+            each(rest_of(zip(items, done, strict=False), self._free), self._free, at_once=self._lanes)
         back = self._plain.leave(hold.strays) if hold.strays else []
         self._items += back
         for item in [*items, *back] if hold.strays else ():
@@ -371,7 +368,9 @@ class Batch:
                 # Its folder was renamed while it was freed: it was put back there, and nothing is at its key.
                 end(item, MoveState.COMPLETED)
 
-    def _free(self, item: Item, freed: bool) -> None:  # noqa: FBT001  as above
+    def _free(self, pair: tuple[Item, bool]) -> None:
+        """Free one source, unless a burst has done it."""
+        item, freed = pair
         key, move_id = item.move.key, item.move.move_id
         expected = item.copy.source if item.copy else None
         if expected is None:
@@ -396,6 +395,8 @@ class Batch:
                 record = Freed(self._c.source.node_id, key, item.move.size_bytes, expected)
                 end(item, MoveState.COMPLETED, trash=record)
             case FreeOutcome.GONE:
+                # A place that is not mounted has lost nothing.
+                self._c.source.check_identity()
                 end(item, MoveState.COMPLETED)
             case FreeOutcome.CHANGED:
                 self._endings.take_back(item)

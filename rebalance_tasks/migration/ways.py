@@ -1,4 +1,4 @@
-"""The best way for a pair of nodes: several objects at once where each costs a round trip, no reading back where it proves nothing.
+"""The best way for a pair of nodes: no reading back where it proves nothing, and a control that several objects at once share.
 
 What a driver can do besides the protocol it says in attributes that others lack (`drivers.base.Remote`); this module asks for
 them, so that the steps of a batch need not.
@@ -8,15 +8,13 @@ from __future__ import annotations
 
 import threading
 import time
-from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from rebalance_tasks.drivers.lanes import MOST_AT_ONCE
 from rebalance_tasks.migration.copying import Copier
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable
 
     from rebalance_tasks.core.fingerprint import Fingerprint
     from rebalance_tasks.core.ids import MoveId
@@ -61,11 +59,6 @@ def keeps_version(target: Driver, staged: Fingerprint) -> bool:
     return bool(getattr(target, "keeps_versions", True)) and "-" not in staged.etag
 
 
-def lanes(*drivers: Driver) -> int:
-    """How many objects these nodes take through a step at once."""
-    return min(MOST_AT_ONCE, max(int(getattr(driver, "parallel", 1)) for driver in drivers))
-
-
 class SharedControl:
     """A slice's control for several threads: one of them at a time spends, waits and looks at the flags."""
 
@@ -80,12 +73,11 @@ class SharedControl:
         """Seconds that the calling thread has waited for leave."""
         return float(getattr(self._waits, "seconds", 0.0))
 
-    @contextmanager
-    def _turn(self) -> Iterator[None]:
+    def _in_turn(self, ask: Callable[..., None], *arguments: int) -> None:
         begun = time.perf_counter()
         try:
             with self._lock:
-                yield
+                ask(*arguments)
         finally:
             self._waits.seconds = self.waited_s + time.perf_counter() - begun
 
@@ -108,23 +100,18 @@ class SharedControl:
 
     def check(self) -> None:
         """See `SliceControl.check`."""
-        with self._turn():
-            self._control.check()
+        self._in_turn(self._control.check)
 
     def spend(self, size_bytes: int) -> None:
         """See `SliceControl.spend`."""
-        with self._turn():
-            self._control.spend(size_bytes)
+        self._in_turn(self._control.spend, size_bytes)
 
     def request(self) -> None:
         """See `SliceControl.request`."""
-        with self._turn():
-            self._control.request()
+        self._in_turn(self._control.request)
 
 
 def for_lanes(context: BatchContext) -> BatchContext:
-    """Return the context with a control and a copier that several threads may use, if the pair wants them."""
-    if lanes(context.source, context.target) == 1:
-        return context
+    """Return the context with a control and a copier that several threads may use."""
     control = SharedControl(context.control)
     return replace(context, control=control, copier=Copier(control))
