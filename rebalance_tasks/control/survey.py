@@ -60,6 +60,7 @@ class NodeReport:
         status: ``ok``, ``unadopted`` (no node-id yet), ``missing``, ``not_writable`` or ``maintenance``.
         detail: what is wrong and what to do.
         left_out: reason → number of things on the node that are not objects.
+        direct: as in `NodeHealth`.
     """
 
     node: NodeDescriptor
@@ -69,6 +70,7 @@ class NodeReport:
     capacity_bytes: int | None = None
     objects: int | None = None
     left_out: Mapping[str, int] | None = None
+    direct: bool | None = None
 
     @property
     def utilisation(self) -> float | None:
@@ -320,6 +322,7 @@ def _report(node: NodeDescriptor, seen: Look | None) -> NodeReport:
         capacity_bytes=node.capacity_bytes,
         objects=len(seen.found.keys),
         left_out=dict(seen.found.left_out),
+        direct=seen.health.direct,
     )
 
 

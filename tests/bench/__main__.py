@@ -37,6 +37,7 @@ BENCHES: Final = {
     "scale": "bench_scale",
     "availability": "bench_availability",
     "hosted": "bench_hosted",
+    "turns": "bench_turns",
 }
 
 
