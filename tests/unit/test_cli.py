@@ -711,7 +711,7 @@ def test_ctrl_c_exits_130(client: FakeClient, capsys: Captured, monkeypatch: pyt
 
 def test_start_without_a_plan_makes_one_and_passes_the_job_id_on(client: FakeClient) -> None:
     assert run(["start", "--job-id", "mine"]) == 0
-    assert client.calls == [("plan",), ("start", client.made_plan, "mine")]
+    assert client.calls == [("dry_run",), ("start", client.made_plan, "mine")]
     client.calls.clear()
     assert run(["start", "plan-7"]) == 0
     assert client.calls == [("start", "plan-7", None)]
