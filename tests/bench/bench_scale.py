@@ -31,7 +31,7 @@ from rebalance_tasks.client import Rebalancer
 from rebalance_tasks.core import scale
 from rebalance_tasks.core.models import RebalanceMove, RebalancePlan
 from rebalance_tasks.core.options import MIB
-from rebalance_tasks.core.scale import Costs, Farm, Work, forecast, processes_of, stretches_of
+from rebalance_tasks.core.scale import Costs, Farm, Work, forecast, stretches_of
 from rebalance_tasks.core.states import RebalanceStatus
 from rebalance_tasks.demo.processes import CeleryWorker
 from rebalance_tasks.embedded import start_server
@@ -71,6 +71,8 @@ QUIET_LOAD: Final = 0.7
 #: Looks at the flags of a job that there is not, of which one's cost is taken.
 LOOKS: Final = 4_000
 NOBODYS: Final = "nobodys"
+#: What Redis spends: for each object, stretch, group, job, and second.
+REDIS_COSTS: Final = ("redis_object_s", "redis_stretch_s", "redis_group_s", "redis_job_s", "redis_second_s")
 #: How long idleness is measured.
 IDLE_S: Final = 6.0
 
@@ -222,8 +224,6 @@ def costs_of(runs: list[Run], farm: Farm | None = None, *, redis_second_s: float
         [[r.work.objects, r.work.objects * r.work.mean_bytes, stretches_of(r.work), r.work.groups, 1] for r in runs]
     )
     worker = _fitted(rows[:, :4], np.array([r.data_s for r in runs]))
-    by_clock = [r.seconds * processes_of(r.work, farm) * redis_second_s for r in runs]
-    server = _fitted(rows[:, [0, 2, 3, 4]], np.array([r.redis_s for r in runs]) - by_clock)
     control = _fitted(rows[:, [0, 3, 4]], np.array([r.control_s for r in runs]))
     costs = Costs(
         object_s=worker[0],
@@ -233,13 +233,12 @@ def costs_of(runs: list[Run], farm: Farm | None = None, *, redis_second_s: float
         start_object_s=control[0],
         control_group_s=control[1],
         start_job_s=control[2],
-        redis_object_s=server[0],
-        redis_stretch_s=server[1],
-        redis_group_s=server[2],
-        redis_job_s=server[3],
-        redis_second_s=redis_second_s,
+        **dict.fromkeys(REDIS_COSTS, 0),
         fixed_s=0,
     )
+    by_clock = [forecast(r.work, farm, costs).worked_s * redis_second_s for r in runs]
+    server = _fitted(rows[:, [0, 2, 3, 4]], np.array([r.redis_s for r in runs]) - by_clock)
+    costs = costs.model_copy(update=dict(zip(REDIS_COSTS, [*server, redis_second_s], strict=True)))
     rest = statistics.median(r.seconds - forecast(r.work, farm, costs).seconds for r in runs)
     return costs.model_copy(update={"fixed_s": max(0.0, rest)})
 
