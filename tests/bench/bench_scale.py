@@ -189,29 +189,30 @@ def _compare(report: Report, found: Run, told: object, *, quiet: bool) -> None:
 def _second_worker(report: Report, crew: Crew) -> None:
     """The same job by one worker of one process and by two, in turn; it lasts for seconds, so that its beginning does not count."""
     work = Work(objects=THROUGHPUT_OBJECTS, mean_bytes=MIB, groups=4, nodes=8)
-    one: list[float] = []
-    two: list[float] = []
+    one: list[Run] = []
+    two: list[Run] = []
     for _ in range(REPEATS):
-        for samples, workers in ((one, 1), (two, 2)):
+        for runs, workers in ((one, 1), (two, 2)):
             crew.hire(workers, processes=1)
             crew.job(Work(objects=64, mean_bytes=MIB, groups=2, nodes=4))  # warms up
-            samples.append(crew.job(work).seconds)
-    ratio = statistics.median(b / a for a, b in zip(one, two, strict=True))
+            runs.append(crew.job(work))
+    ratio = statistics.median(b.seconds / a.seconds for a, b in zip(one, two, strict=True))
+    # Two that share a memory, or a core, spend more on the same work; what nobody spends is waited for.
+    dearer = statistics.median(b.data_s / a.data_s for a, b in zip(one, two, strict=True))
+    idle = statistics.median(2 * b.seconds - b.data_s - b.control_s - b.redis_s for b in two)
+    first, second = _median(one), _median(two)
     detail = (
-        f"{1 / ratio:.2f} times the throughput; medians {statistics.median(one):.2f} and {statistics.median(two):.2f} s"
+        f"{1 / ratio:.2f} times the throughput; medians {first.seconds:.2f} and {second.seconds:.2f} s; two spend {dearer:.2f} times the "
+        f"processor time of one, and leave {idle:.2f} s of two processors idle"
     )
     limit = SECOND_WORKER_LIMIT if os.getloadavg()[0] < (os.cpu_count() or 1) + 1 else None
-    report.add(
-        Figure(
-            f"two workers ÷ one, seconds of {THROUGHPUT_OBJECTS:,} × 1 MiB",
-            ratio,
-            "×",
-            limit,
-            COMMAND,
-            {"one": one, "two": two},
-            detail,
-        )
-    )
+    samples = {
+        f"{name}_{what}": [getattr(run, what) for run in runs]
+        for name, runs in (("one", one), ("two", two))
+        for what in ("seconds", "data_s", "control_s", "redis_s")
+    }
+    name = f"two workers ÷ one, seconds of {THROUGHPUT_OBJECTS:,} × 1 MiB"
+    report.add(Figure(name, ratio, "×", limit, COMMAND, samples, detail))
 
 
 def costs_of(runs: list[Run], farm: Farm | None = None, *, redis_second_s: float) -> Costs:

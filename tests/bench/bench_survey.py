@@ -212,7 +212,8 @@ def _gathered(report: Report, place: Path, *, rows: int, nodes: int = 12) -> Non
 def _listing(node: int, objects: int) -> Remembered:
     numbers = pc.utf8_lpad(pa.array(np.arange(objects)).cast(pa.large_string()), 12, "0")
     sizes = np.maximum(1, np.random.default_rng(node).lognormal(15.0, 2.0, objects)).astype(np.int64)
-    keys = pc.binary_join_element_wise(f"data/{node}/", numbers, "")
+    parts = [pa.scalar(text, pa.large_string()) for text in ("data", str(node), "/")]
+    keys = pc.binary_join_element_wise(*parts[:2], numbers, parts[2])
     return Remembered((keys, sizes, np.zeros(objects, np.int64)), {})
 
 
