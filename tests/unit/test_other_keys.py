@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
+import sys
+from datetime import timedelta
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,6 +16,7 @@ from hypothesis import strategies as st
 
 from rebalance_tasks.control import other_keys
 from rebalance_tasks.control.other_keys import FLEET_HASHES, HashFiles, share_of
+from rebalance_tasks.control.survey_memory import SurveyMemory
 from rebalance_tasks.core.sought import Sought, unpacked
 
 if TYPE_CHECKING:
@@ -83,3 +89,26 @@ def test_nothing_is_kept_or_read_where_others_may_write(files: HashFiles) -> Non
     assert files.keep("n", hashes({2})) != mark
     files.folder.chmod(0o700)
     assert files.among("n", mark, Sought(hashes({1}))) is not None, "the file is the one before"
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+import numpy as np
+from rebalance_tasks.control.other_keys import HashFiles
+
+Path.replace = lambda self, target: os.kill(os.getpid(), signal.SIGKILL)
+HashFiles(Path(sys.argv[1])).keep("n", np.arange(9, dtype=np.uint64))
+"""
+
+
+def test_what_a_killed_task_left_is_not_read_and_removed_in_the_end(files: HashFiles) -> None:
+    dead = subprocess.run([sys.executable, "-c", KILLED, str(files.folder)], check=False)
+    assert dead.returncode == -signal.SIGKILL
+    [left] = files.folder.iterdir()
+    assert files.among("n", "any", Sought(hashes({1}))) is None
+    mark = files.keep("n", hashes({1, 2}))
+    assert files.among("n", mark, Sought(hashes({1}))) is not None
+    os.utime(left, ns=(0, 0))
+    SurveyMemory(None, timedelta(hours=1), files.folder).tidy(now_ns=10**18)
+    assert not left.exists()
