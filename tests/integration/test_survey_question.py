@@ -14,9 +14,10 @@ from rebalance_tasks.control.survey_round import CHECK_LOCK_MS, redrive, survey_
 from rebalance_tasks.core.errors import NodeMissing
 from rebalance_tasks.drivers import local_listing
 from rebalance_tasks.store.surveys import Finding
-from tests.support.arena import objects
+from tests.support.arena import context_of, objects, rebalancer_of
 from tests.support.engine import Engine
 from tests.support.fleets import NodeSpec
+from tests.support.wait import wait_until
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from rebalance_tasks.core.models import CheckResult, RebalancePlan
     from tests.conftest import FleetFactory
     from tests.support.fleets import Fleet
+    from tests.support.workers import ProcessFactory
 
 pytestmark = pytest.mark.integration
 
@@ -326,3 +328,21 @@ def test_a_message_may_carry_a_question_and_nothing_that_only_looks_like_one() -
 def test_a_finding_without_hashes_apart_is_read_by_the_release_before() -> None:
     """It refuses fields that it does not know: then its check ends, and the next one is a newer worker's."""
     assert "others_apart" not in Finding(node_id="a", objects=1).model_dump_json(exclude_defaults=True)
+
+
+# -- real workers -----------------------------------------------------------------------------------------------------
+def test_two_hosts_that_remember_apart_answer_for_each_other(
+    fleet_config: FleetFactory, processes: ProcessFactory, tmp_path: Path
+) -> None:
+    """Who is asked may not be the one who listed; the plan is the same, and no object that lies twice is in it."""
+    fleet = fleet_config(NODES, fleet={"surveys": "tasks", "mode": "observe", "survey_dir": "auto"})
+    rebalancer = rebalancer_of(fleet)
+    for host in ("one", "two"):
+        processes.worker(concurrency=1, app="tests.support.apart", env={"XDG_CACHE_HOME": str(tmp_path / host)})
+    context = context_of(rebalancer)
+    assert run_check(context, by="test", by_tasks=True).verdict == "surveying"
+    wait_until(rebalancer.checks, 60, "the check has decided")
+    plan = context.plans.load(str(rebalancer.checks()[0]["plan_id"]))
+    assert plan.not_moved["ambiguous"] > 0
+    assert {move.object_key for move in plan.moves} & TWICE.keys() == set()
+    assert {path.name for path in tmp_path.rglob("*.parquet")} == {"a.others.parquet", "b.others.parquet"}
