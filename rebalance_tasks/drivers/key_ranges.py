@@ -9,8 +9,8 @@ from __future__ import annotations
 import string
 from bisect import bisect_left
 from dataclasses import dataclass
-from itertools import pairwise
-from typing import TYPE_CHECKING, Final, Protocol, cast
+from itertools import accumulate, pairwise
+from typing import TYPE_CHECKING, Final, Protocol, Self, cast
 
 from rebalance_tasks.core.keys import is_reserved
 from rebalance_tasks.drivers.bucket import BucketError
@@ -25,9 +25,10 @@ if TYPE_CHECKING:
 
 #: Characters of the last key that are looked for, with up to nine looks each; where that does not find it, the last range is larger than the others.
 _LOOKS: Final = 48
+#: Looks for each range while an unknown bucket is cut.
+_LOOKS_EACH: Final = 6
 #: Looks at the end of a range, while objects may come and go there.
 _TRIES: Final = 3
-_ALPHABET: Final = string.digits + string.ascii_letters
 #: The largest character that it may be looked for by.
 _LAST: Final = 0x7E
 #: Characters of a key that count for how far it lies between the first and the last, behind those that both begin with.
@@ -149,10 +150,10 @@ def _continues(bucket: Bucket, root: str, name: str) -> bool:
 
 
 def probed(bucket: Bucket, root: str, count: int) -> list[str]:
-    """Look a bucket through for keys that cut it into ranges of about one width; rising, fewer than ``count``.
+    """Look a bucket through for keys that cut it into ranges of about as many objects; rising, fewer than ``count``.
 
-    Keys are taken for evenly spread between the first and the last, by the characters that were seen at each place of a key: those of one pattern (numbers,
-    hashes, times) nearly are. Where they are not, the listing of the ranges tells how to cut better next time.
+    Between the first and the last key it looks into the middle of whatever seems to hold most, judged by how close the keys lie that it sees there. The listing
+    of the ranges then tells how to cut better next time.
 
     Raises:
         BucketError.
@@ -161,15 +162,49 @@ def probed(bucket: Bucket, root: str, count: int) -> list[str]:
     first = [key for key in looks.after("") if not is_reserved(key.partition("/")[0])]
     if not first:
         return []
-    low, high = first[0], _last(looks, first[0])
-    scale = _Scale(low, high, looks.seen)
-    begin, end = scale.number(low), scale.number(high)
-    cuts: list[str] = []
-    for at in range(1, count):
-        found = looks.after(scale.key(begin + (end - begin) * at // count))
-        if found and found[0] > (cuts[-1] if cuts else low):
-            cuts.append(found[0])
-    return proven(bucket, root, cuts)
+    scale = _Scale(first[0], _last(looks, first[0]), looks.seen)
+    stretches = [_Stretch.seen(first, scale, scale.end, page=looks.page)]
+    for _ in range(_LOOKS_EACH * count):
+        largest = max(stretches, key=lambda stretch: stretch.objects)
+        middle = (largest.begin + largest.end) // 2
+        found = looks.after(scale.key(middle))
+        if found and found[0] > largest.key and middle <= scale.number(found[0]) < largest.end:
+            stretches.append(_Stretch.seen(found, scale, largest.end, page=looks.page))
+        largest.end = middle
+    return proven(bucket, root, _cuts_of(sorted(stretches, key=lambda stretch: stretch.begin), count))
+
+
+@dataclass(slots=True)
+class _Stretch:
+    """Keys from one on, as far as is known, in places on a scale."""
+
+    key: str
+    begin: int
+    end: int
+    #: objects to each place on the scale, where it begins
+    density: float
+
+    @classmethod
+    def seen(cls, keys: Sequence[str], scale: _Scale, end: int, *, page: int) -> Self:
+        """A stretch that begins with some keys, and ends with them where they are fewer than a ``page`` or reach its end."""
+        inside = [place for place in map(scale.number, keys) if place < end] or [scale.number(keys[0])]
+        span = inside[-1] - inside[0] + 1
+        return cls(keys[0], inside[0], inside[0] + span if len(inside) < page else end, len(inside) / span)
+
+    @property
+    def objects(self) -> float:
+        """About how many there are."""
+        return (self.end - self.begin) * self.density
+
+
+def _cuts_of(stretches: Sequence[_Stretch], count: int) -> list[str]:
+    """Keys at which stretches begin that are nearest to what would be even."""
+    before = [0.0, *accumulate(stretch.objects for stretch in stretches)]
+    nearest = {
+        min(range(1, len(stretches)), key=lambda at: abs(before[at] - before[-1] * number / count), default=0)
+        for number in range(1, count)
+    }
+    return [stretches[at].key for at in sorted(nearest - {0})]
 
 
 class _Looks:
@@ -178,12 +213,15 @@ class _Looks:
     def __init__(self, bucket: Bucket, root: str) -> None:
         self._bucket, self._root = bucket, root
         self.seen: list[str] = []
+        #: keys of the longest one
+        self.page = 0
 
     def after(self, key: str) -> list[str]:
         """The first keys after one, or of all."""
         page = _page(self._bucket, self._root, self._root + key if key else "")
         found = [stored.name[len(self._root) :] for stored in page]
         self.seen += found
+        self.page = max(self.page, len(found))
         return found
 
 
@@ -212,11 +250,11 @@ def _last(looks: _Looks, low: str) -> str:
 
 
 def _filled(chars: set[str]) -> list[str]:
-    """Characters in order, with the digits and letters that lie between them."""
-    known = sorted(char for char in chars if char in _ALPHABET)
-    between = {char for char in _ALPHABET if known and known[0] < char < known[-1]}
-    kinds = [kind for kind in (string.digits, string.ascii_uppercase, string.ascii_lowercase) if chars & set(kind)]
-    return sorted(chars | (between & set("".join(kinds))))
+    """Characters in order, with all others of their kind: more than were seen come later."""
+    kinds = [string.digits, string.ascii_uppercase, string.ascii_lowercase]
+    if chars & set(string.digits) and not chars & set(string.ascii_lowercase[6:]):
+        kinds[2] = string.hexdigits[10:16]
+    return sorted(chars.union(*(kind for kind in kinds if chars & set(kind))))
 
 
 class _Scale:
@@ -230,13 +268,22 @@ class _Scale:
         alike = [key[shared : shared + _LENGTH] for key in seen if key.startswith(self._begin)]
         places = (_filled({key[at] for key in alike if len(key) > at}) for at in range(_LENGTH))
         self._digits = [place for place in places if place]
+        #: behind the last key
+        self.end = self.number(high) + 1
 
     def number(self, key: str) -> int:
-        """Return the number of a key."""
-        number, rest = 0, key[len(self._begin) :]
+        """Return the number of a key; of one with characters that were not seen, that of the next key without."""
+        number, rest, below, above = 0, key[len(self._begin) :], False, False
         for at, digits in enumerate(self._digits):
-            digit = bisect_left(digits, rest[at]) if at < len(rest) else 0
-            number = number * len(digits) + min(digit, len(digits) - 1)
+            char = rest[at] if at < len(rest) else ""
+            digit = bisect_left(digits, char)
+            if below or above:
+                digit = len(digits) - 1 if above else 0
+            elif digit == len(digits):
+                digit, above = digit - 1, True
+            else:
+                below = digits[digit] != char
+            number = number * len(digits) + digit
         return number
 
     def key(self, number: int) -> str:

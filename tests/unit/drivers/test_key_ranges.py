@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from xxhash import xxh3_64_intdigest
 
 from rebalance_tasks.drivers.bucket import Stored
-from rebalance_tasks.drivers.key_ranges import KeyRange, OutOfOrder, pages_in, probed, proven
+from rebalance_tasks.drivers.key_ranges import KeyRange, OutOfOrder, _Scale, pages_in, probed, proven
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -76,14 +76,14 @@ def found(place: Bucket, keys: KeyRange) -> list[str]:
 NAMES = st.sets(st.text("ab/-.é~", min_size=1, max_size=6), max_size=40)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(names=NAMES, cuts=st.sets(st.text("ab/-.é~", min_size=1, max_size=4), max_size=4), page=st.integers(1, 5))
 def test_ranges_hold_every_object_once_in_order(names: set[str], cuts: set[str], page: int) -> None:
     place = bucket(names, page=page)
     assert [key for keys in ranges(sorted(cuts)) for key in found(place, keys)] == sorted(names)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(names=NAMES, count=st.integers(2, 8), page=st.integers(2, 5))
 def test_a_bucket_that_is_looked_through_is_cut_where_it_has_keys(names: set[str], count: int, page: int) -> None:
     place = bucket(names, page=page)
@@ -93,7 +93,7 @@ def test_a_bucket_that_is_looked_through_is_cut_where_it_has_keys(names: set[str
     assert [key for keys in ranges(cuts) for key in found(place, keys)] == sorted(names)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(
     names=NAMES,
     cuts=st.sets(st.text("ab/-.é~", min_size=1, max_size=4), max_size=4),
@@ -112,15 +112,25 @@ def test_a_server_that_lists_otherwise_is_found_out_or_lists_every_object_once(
     assert sorted(listed) == sorted(names)
 
 
-@pytest.mark.parametrize("pattern", ["{:012d}.bin", "2026-11-{:06d}", "logs/production/server/{:08x}"])
-def test_keys_of_one_pattern_are_cut_evenly(pattern: str) -> None:
-    names = {pattern.format(number) for number in range(0, 50_000, 7)}
+@pytest.mark.parametrize(
+    "patterns",
+    [
+        ["{:012d}.bin"],
+        ["2026-11-{:06d}"],
+        ["logs/production/server/{:08x}"],
+        ["{:03o}"],
+        ["a-{:06d}", "z/last"],
+        ["{:06d}", "x{:03d}", "xyz/{:09d}"],
+    ],
+)
+def test_a_bucket_that_nobody_knows_is_cut_evenly(patterns: list[str]) -> None:
+    names = {pattern.format(number) for pattern in patterns for number in range(0, 50_000, 17)}
     place = bucket(names, page=100)
     cuts = probed(place, "root/", 16)
-    assert cast("Listed", place).looks < 150
+    assert cast("Listed", place).looks < 450, "the ranges are hundreds of thousands of requests where this is needed"
     sizes = [len(found(place, keys)) for keys in ranges(cuts)]
     assert len(sizes) == 16
-    assert max(sizes) < 2 * len(names) / 16
+    assert max(sizes) < 3 * len(names) / 16
 
 
 def test_a_server_that_begins_anywhere_is_not_cut() -> None:
@@ -154,3 +164,13 @@ def test_what_comes_and_goes_at_the_end_of_a_range_is_no_gap() -> None:
     place.pages = busy
     assert found(place, KeyRange("", "b")) == ["a", "b"]
     assert len(looks) > 3, "it looked once more"
+
+
+@given(keys=st.lists(st.text("ab/-.é~019f", max_size=8), min_size=2, max_size=30, unique=True))
+def test_numbers_of_keys_rise_with_them(keys: list[str]) -> None:
+    """Also of those of which characters were not seen before."""
+    keys.sort()
+    scale = _Scale(keys[0], keys[-1], keys[::3])
+    numbers = [scale.number(key) for key in keys]
+    assert numbers == sorted(numbers)
+    assert scale.number(scale.key(numbers[0])) == numbers[0]
