@@ -36,6 +36,7 @@ from rebalance_tasks.core.states import RebalanceStatus
 from rebalance_tasks.demo.processes import CeleryWorker
 from rebalance_tasks.embedded import start_server
 from rebalance_tasks.migration.control import BEAT_EVERY_S
+from tests.bench.bare_copies import second_process
 from tests.bench.jobs import wait_for_end
 from tests.bench.report import Figure
 from tests.bench.world import scratch
@@ -210,13 +211,15 @@ def _second_worker(report: Report, crew: Crew) -> None:
     # Two that share a memory, or a core, spend more on the same work; what nobody spends is waited for.
     dearer = statistics.median(b.data_s / a.data_s for a, b in zip(one, two, strict=True))
     idle = statistics.median(2 * b.seconds - b.data_s - b.control_s - b.redis_s for b in two)
+    bare, bare_seconds = second_process(crew.folder, size_bytes=MIB, rounds=REPEATS)
     first, second = _median(one), _median(two)
     detail = (
         f"{1 / ratio:.2f} times the throughput; medians {first.seconds:.2f} and {second.seconds:.2f} s; two spend {dearer:.2f} times the "
-        f"processor time of one, and leave {idle:.2f} s of two processors idle; {statistics.median(short):.2f} s of any job are its beginning and end"
+        f"processor time of one, and leave {idle:.2f} s of two processors idle; {statistics.median(short):.2f} s of any job are its beginning and end; "
+        f"bare copies by two processes: {bare:.2f} times those by one"
     )
     limit = SECOND_WORKER_LIMIT if os.getloadavg()[0] < (os.cpu_count() or 1) + 1 else None
-    samples = {"short_s": short} | {
+    samples = {"short_s": short, **{f"bare_{name}_s": runs for name, runs in bare_seconds.items()}} | {
         f"{name}_{what}": [getattr(run, what) for run in runs]
         for name, runs in (("one", one), ("two", two))
         for what in ("seconds", "data_s", "control_s", "redis_s")
