@@ -22,6 +22,7 @@ import numpy as np
 import pyarrow as pa
 
 from rebalance_tasks.control.inventories import FROM_NODES
+from rebalance_tasks.control.measuring import measured
 from rebalance_tasks.control.other_keys import HashFiles, share_of
 from rebalance_tasks.control.parts import (
     FIRST_PARTS,
@@ -33,7 +34,7 @@ from rebalance_tasks.control.parts import (
     place_of,
     question_about,
 )
-from rebalance_tasks.control.survey import look, measured, most_rows
+from rebalance_tasks.control.survey import look, most_rows
 from rebalance_tasks.control.survey_memory import SurveyMemory, spill_folder
 from rebalance_tasks.control.survey_question import Answers
 from rebalance_tasks.control.survey_ranges import cut_now, places_of, range_of, sampled
@@ -83,8 +84,6 @@ LATEST_MS: Final = 600_000
 TIDY_EVERY: Final = 16
 #: A busy machine answers a small read so much later; in gravity it is a fortieth of one dimension of five.
 LATENCY_NOISE_MS: Final = 5.0
-#: Measures of access that follow from the listing; counts of a log do not.
-_STEADY: Final = frozenset({"none", "times"})
 _PACKED: Final = pa.ipc.IpcWriteOptions(compression="lz4")
 _heart: Final = Heart(longest_s=LONGEST_S)
 
@@ -97,7 +96,9 @@ def by_tasks(context: FleetContext) -> bool:
     return settings.surveys == "tasks" or len(nodes) > HERE_NODES or any(node.queue for node in nodes)
 
 
-def begin(context: FleetContext, token: int, *, force: bool, by: str) -> tuple[int, int]:
+def begin(
+    context: FleetContext, token: int, *, force: bool = False, by: str = "", waits: bool = False
+) -> tuple[int, int]:
     """Have every node listed that is not in maintenance.
 
     Args:
@@ -105,6 +106,7 @@ def begin(context: FleetContext, token: int, *, force: bool, by: str) -> tuple[i
         token: of the check.
         force: what the check was asked; it is asked again when it goes on.
         by: who asked.
+        waits: who asked goes on by himself.
 
     Returns:
         Nodes, and messages sent.
@@ -113,7 +115,8 @@ def begin(context: FleetContext, token: int, *, force: bool, by: str) -> tuple[i
         ConfigurationError: roots coincide.
     """
     validate_roots(context.settings.nodes)
-    nodes, asked = _looked_at(context), Asked(force=force, by=by, digest=context.settings.digest())
+    nodes = _looked_at(context)
+    asked = Asked(force=force, by=by, digest=context.settings.digest(), waits=waits)
     names = places_of(context.surveys, token, nodes)
     if not context.surveys.open(token, names, asked, lock_ms=CHECK_LOCK_MS):
         return 0, 0
@@ -317,7 +320,7 @@ class _Runner:
     def _digest(self, seen: Look, most: int) -> str:
         """Of all that a node's candidates follow from; empty where that may change without showing."""
         listing = seen.found.digest()
-        steady = self._context.settings.gravity.access in _STEADY
+        steady = self._context.settings.gravity.follows_listing
         return f"{listing}-{self._asked.digest}-{most}" if listing and steady and self._asked.digest else ""
 
 
@@ -358,6 +361,15 @@ def _left_out(name: str, exc: RebalanceError) -> Finding:
     return Finding(node_id=name, error=str(exc), cause=exc.cause)
 
 
+def leave_out(context: FleetContext, token: int, name: str, why: str) -> int:
+    """Leave out the node of which a place, or the answer to a question, did not come in; return how many are awaited still."""
+    place, surveys = place_of(name), context.surveys
+    finding = Finding(node_id=place, error=why, cause="retryable")
+    if is_question(name):
+        return surveys.answer(token, name, place, b"", failed=finding, lock_ms=CHECK_LOCK_MS)
+    return surveys.report(token, finding, Found(), lock_ms=CHECK_LOCK_MS)
+
+
 def _give_up(context: FleetContext, survey: OpenSurvey) -> int:
     """Leave out the nodes that did not answer in time."""
     minutes = LATEST_MS // 60_000
@@ -366,13 +378,6 @@ def _give_up(context: FleetContext, survey: OpenSurvey) -> int:
             f"{place_of(name)}: nobody surveyed it within {minutes} minutes; does a worker serve its queue (`rebalance doctor`)? "
             "A store with too many objects to list wants an inventory file ([fleet] inventory)"
         )
-        finding = Finding(node_id=place_of(name), error=error, cause="retryable")
-        if is_question(name):
-            left = context.surveys.answer(
-                survey.token, name, place_of(name), b"", failed=finding, lock_ms=CHECK_LOCK_MS
-            )
-        else:
-            left = context.surveys.report(survey.token, finding, Found(), lock_ms=CHECK_LOCK_MS)
-        if left == 0:
+        if leave_out(context, survey.token, name, error) == 0:
             context.messenger.publish_conclude(survey.token)
     return len(survey.awaited)
