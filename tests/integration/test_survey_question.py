@@ -330,16 +330,6 @@ def test_a_finding_without_hashes_apart_is_read_by_the_release_before() -> None:
     assert "others_apart" not in Finding(node_id="a", objects=1).model_dump_json(exclude_defaults=True)
 
 
-def test_one_who_waits_for_a_plan_gets_the_answers_too(fleet: Fleet, processes: ProcessFactory) -> None:
-    rebalancer = rebalancer_of(fleet)
-    processes.worker(concurrency=1, app="tests.support.apart")
-    plan = rebalancer.plan()
-    assert plan.not_moved["ambiguous"] > 0
-    assert {move.object_key for move in plan.moves} & TWICE.keys() == set()
-    context = context_of(rebalancer)
-    assert context.connection.get(context.keys.check_lock) is None
-
-
 # -- real workers -----------------------------------------------------------------------------------------------------
 def test_two_hosts_that_remember_apart_answer_for_each_other(
     fleet_config: FleetFactory, processes: ProcessFactory, tmp_path: Path
@@ -356,3 +346,13 @@ def test_two_hosts_that_remember_apart_answer_for_each_other(
     assert plan.not_moved["ambiguous"] > 0
     assert {move.object_key for move in plan.moves} & TWICE.keys() == set()
     assert {path.name for path in tmp_path.rglob("*.parquet")} == {"a.others.parquet", "b.others.parquet"}
+
+
+def test_one_who_waits_for_a_plan_gets_the_answers_too(fleet: Fleet, processes: ProcessFactory) -> None:
+    rebalancer = rebalancer_of(fleet)
+    processes.worker(concurrency=1, app="tests.support.apart")
+    plan = rebalancer.plan()
+    assert plan.not_moved["ambiguous"] > 0
+    assert {move.object_key for move in plan.moves} & TWICE.keys() == set()
+    context = context_of(rebalancer)
+    assert context.connection.get(context.keys.check_lock) is None
