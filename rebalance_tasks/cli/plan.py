@@ -46,6 +46,14 @@ def plan(
     if save is not None:
         from pyarrow import parquet  # noqa: PLC0415
 
+        from rebalance_tasks.core.errors import InvalidArgument  # noqa: PLC0415
+
+        if others := len(seen.inventory.unlisted):
+            msg = (
+                f"--save {save}: the fleet holds {seen.objects:,} objects, of which {others:,} are known only as numbers, so that file would not be the fleet; "
+                "hand `simulate --inventory` a list of your own, as [fleet] inventory takes it"
+            )
+            raise InvalidArgument(msg)
         parquet.write_table(seen.inventory.to_arrow(), save)
     if key is not None:
         _explain(client, made, seen, key, as_json=as_json)
