@@ -212,7 +212,8 @@ def migrate(self: Task[Any, Any], **given: Any) -> dict[str, Any]:  # noqa: ANN4
     """Carry a group's moves on for one slice (job_id, group_id); to the monitor it goes only when the group is terminal."""
     try:
         arguments = _validated(MigrateArguments, **given)
-        runtime, queue = _runtime(self, arguments), _queue(self)
+        runtime = _runtime(self, arguments)
+        queue = _queue(self, runtime)
         outcome = run_relay(
             runtime.context,
             arguments.job_id,
@@ -260,7 +261,8 @@ def sweep(self: Task[Any, Any], *, queue: str | None = None, fleet: str | None =
     report = sweeps.run_sweep(context)
     if notices.behind(context):
         # A task of its own: a receiver that hangs must not keep the sweep.
-        notify.apply_async(kwargs={"fleet": context.settings.fleet}, expires=NOTIFY_EXPIRES_S)
+        to = context.settings.broker_queues.named(CONTROL_QUEUE)
+        notify.apply_async(kwargs={"fleet": context.settings.fleet}, queue=to, expires=NOTIFY_EXPIRES_S)
     return asdict(report)
 
 
@@ -308,9 +310,10 @@ def _answer(job_id: str, verb: Callable[[], ControlResult]) -> dict[str, Any]:
     return result.model_dump(mode="json")
 
 
-def _queue(task: Task[Any, Any]) -> str:
-    """The queue that a task's message came from, and which this worker therefore serves."""
-    return str(task.request.delivery_info.get("routing_key", ""))
+def _queue(task: Task[Any, Any], runtime: Runtime) -> str:
+    """The fleet's queue that a task's message came from, and which this worker therefore serves."""
+    came_over = str(task.request.delivery_info.get("routing_key", ""))
+    return next(iter(runtime.settings.broker_queues.own([came_over])), "")
 
 
 def _run_slice(runtime: Runtime, queue: str, job_id: str, group_id: str, extra: bool, ending: Ending) -> SliceOutcome:  # noqa: FBT001  as the relay calls it

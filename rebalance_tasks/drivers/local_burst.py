@@ -65,8 +65,6 @@ DESCRIPTORS: Final = _Descriptors()
 class LocalBurst(NoBurst):
     """`Burst` between two local roots."""
 
-    alone = True
-
     def __init__(self, source: LocalTree, target: LocalTree, *, objects: int) -> None:
         """Prepare for up to so many objects."""
         self._source = source

@@ -14,12 +14,15 @@ from urllib.parse import unquote, urlsplit
 
 from rebalance_tasks.core.errors import ConfigurationError
 from rebalance_tasks.core.fidelity import lost
+from rebalance_tasks.core.inflight import LARGE_AT_ONCE
 from rebalance_tasks.core.routes import seen_from, share_a_host, shared_queues
 from rebalance_tasks.drivers import fidelity, fsspec_options
 from rebalance_tasks.drivers.burst import NoBurst
 from rebalance_tasks.drivers.compiled import compiled_rows
+from rebalance_tasks.drivers.lanes import MOST_AT_ONCE
 from rebalance_tasks.drivers.local import LocalDriver
 from rebalance_tasks.drivers.local_burst import LocalBurst
+from rebalance_tasks.drivers.local_direct import DIRECT_FROM_BYTES
 from rebalance_tasks.drivers.object_burst import ObjectBurst
 from rebalance_tasks.drivers.object_store import ObjectStoreDriver
 from rebalance_tasks.drivers.places import bucket_and_prefix, sftp_place
@@ -71,7 +74,12 @@ def local_path(node: NodeDescriptor) -> str:
 
 
 def _open_local(node: NodeDescriptor) -> Driver:
-    return LocalDriver(node.node_id, local_path(node), include=node.include, exclude=node.exclude)
+    # Whatever else is there is of the node's remote URL.
+    direct = node.storage_options.get("direct", True)
+    if not isinstance(direct, bool):
+        message = f"node {node.node_id!r}: storage_options.direct is neither true nor false"
+        raise ConfigurationError(message)
+    return LocalDriver(node.node_id, local_path(node), include=node.include, exclude=node.exclude, direct=direct)
 
 
 def _local_place(node: NodeDescriptor) -> tuple[str, ...]:
@@ -194,6 +202,15 @@ def lost_between(source: NodeDescriptor, target: NodeDescriptor) -> tuple[Attrib
     if kept is fidelity.S3 and _scheme(source).fidelity is fidelity.S3 and _s3_place(source)[1] == _s3_place(target)[1]:
         kept = fidelity.S3_BY_THE_SERVER
     return lost(_scheme(source).fidelity, kept)
+
+
+def at_once(source: Driver, target: Driver, sizes: Iterable[int]) -> int:
+    """Return how many objects of these sizes in bytes may go through a step at once between two nodes."""
+    if isinstance(source, LocalDriver) and isinstance(target, LocalDriver):
+        # Around the page cache each waits for the disk, which the others keep busy meanwhile.
+        large = sum(size >= DIRECT_FROM_BYTES for size in sizes)
+        return min(LARGE_AT_ONCE, large) if large and target.tree.direct else 1
+    return min(MOST_AT_ONCE, max(int(getattr(driver, "parallel", 1)) for driver in (source, target)))
 
 
 def burst(source: Driver, target: Driver, *, objects: int) -> Burst:
