@@ -13,7 +13,7 @@ SOURCES := rebalance_tasks tests $(wildcard *.py ops/*.py)
 export PYTHON
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint format unit integration chaos browser bench docs audit wheel check lock clean
+.PHONY: help install demo test lint format unit integration chaos kills browser bench docs audit wheel check lock clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -59,6 +59,9 @@ integration: install ## tests with a real server and real workers
 
 chaos: install ## kills, lost tails, a bad network, strangers: until CHAOS_KILLS=500 kills; CHAOS_SEED=n plays a round again, CHAOS_TOPOLOGY=hosts on three hosts, =forgetful loses Redis' last seconds above all, =clocks sets clocks wrong, =hosted with a host's catalogue, =stores over disks, S3 and SFTP
 	$(BIN)/python -m tests.chaos
+
+kills: install ## the kill matrix of stores, whole: each step on each kind of node that there is a server for
+	KILL_MATRIX=whole $(BIN)/python -m pytest tests/integration/test_kill_matrix_stores.py
 
 browser: install ## the console in a real Chromium, where one is on PATH; CONSOLE_PICTURES=DIR also takes screenshots
 	$(BIN)/python -m pytest -m browser tests/browser

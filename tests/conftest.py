@@ -15,6 +15,7 @@ from rebalance_tasks.embedded import EmbeddedServer, start_server
 from tests.support import azurite
 from tests.support.fleets import Content, Fleet, NodeSpec, write_fleet
 from tests.support.ftp import Ftp, ftp_server
+from tests.support.gcs import Gcs, gcs_front
 from tests.support.sftp import Sftp, sftp_server
 from tests.support.weed import Weed, weed_server
 from tests.support.workers import ProcessFactory
@@ -68,6 +69,13 @@ def weed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Weed]:
     """A real S3 server for this test process alone, on free ports."""
     with weed_server(tmp_path_factory.mktemp("weed")) as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def gcs(weed: Weed) -> Iterator[Gcs]:
+    """The S3 server behind a front that speaks the API of Google Cloud Storage."""
+    with gcs_front(weed.endpoint) as front:
+        yield front
 
 
 @pytest.fixture(scope="session")

@@ -194,7 +194,11 @@ class Chains:
             NodeError: a node of the chain cannot be asked.
         """
         if freed(holder, held, entry):
-            return self.end(entry.key, entry.target, entry.published_fingerprint()) is not None
+            if self.end(entry.key, entry.target, entry.published_fingerprint()) is not None:
+                return True
+            # Its delete was refused after it had been copied into the trash, and the move was taken back.
+            by_copy = getattr(holder, "frees_by_copy", False)
+            return by_copy and self.end(entry.key, holder.node_id, held) is not None
         if entry.target != holder.node_id or held_copy(holder, move_id, entry.published_fingerprint()) is None:
             return False
         # A copy that was taken back: its source was the object.

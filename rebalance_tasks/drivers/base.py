@@ -200,6 +200,9 @@ class Remote(Protocol):
     #: whether a copy has the modification time of its original, so that it can be told by it; true where it is not said.
     keeps_mtime: bool
 
+    #: whether what is freed is copied into the trash and then deleted, so that it may be at both places; false where it is not said.
+    frees_by_copy: bool
+
     @property
     def keeps_versions(self) -> bool:
         """Whether a copy is the same version at its key as it was aside; true where it is not said.

@@ -213,8 +213,14 @@ class Bucket(Protocol):
         """
         ...
 
-    def pages(self, prefix: str, *, after: str = "") -> Iterator[Sequence[Stored]]:
-        """Yield pages of the objects whose names begin with ``prefix`` and come after a name, in order of their names."""
+    def pages(self, prefix: str, *, after: str = "", most: int | None = None) -> Iterator[Sequence[Stored]]:
+        """Yield pages of the objects whose names begin with ``prefix`` and come after a name, in order of their names.
+
+        Args:
+            prefix: of the names.
+            after: a name.
+            most: objects on a page, where the store can be told; else as many as it likes.
+        """
         ...
 
     def level(self, prefix: str) -> Iterator[tuple[Sequence[Stored], Sequence[str]]]:

@@ -74,10 +74,11 @@ class HttpLine:
         lines = [f"{method} {target} HTTP/1.1", *(f"{name}: {value}" for name, value in headers.items())]
         if body or method in {"PUT", "POST"}:
             lines.append(f"content-length: {len(body)}")
-        if any("\r" in line or "\n" in line for line in lines):
+        text = "\r\n".join(lines) + "\r\n\r\n"
+        if not text.count("\r") == text.count("\n") == len(lines) + 1:
             msg = "a header of the request holds a line break"
             raise ValueError(msg)
-        head = ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1")
+        head = text.encode("latin-1")
         if len(body) <= _TOGETHER_BYTES:
             self._socket.sendall(head + body)
         else:

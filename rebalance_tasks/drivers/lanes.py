@@ -13,12 +13,22 @@ from functools import cache
 from typing import TYPE_CHECKING, Final, TypeVar
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Iterator
 
 T = TypeVar("T")
+D = TypeVar("D")
 
 #: More requests at once made nothing faster on two cores.
 MOST_AT_ONCE: Final = 16
+
+
+def rest_of(pairs: Iterable[tuple[T, D]], act: Callable[[tuple[T, D]], object]) -> Iterator[tuple[T, D]]:
+    """Act at once on pairs whose second part says that the costly step is done; yield the others, to be spread over threads by `each`."""
+    for pair in pairs:
+        if pair[1]:
+            act(pair)
+        else:
+            yield pair
 
 
 def each(items: Iterable[T], act: Callable[[T], object], *, at_once: int) -> None:

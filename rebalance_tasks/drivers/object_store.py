@@ -56,9 +56,11 @@ class ObjectStoreDriver:
 
     Attributes:
         parallel: objects that the engine may carry through one step at once.
+        frees_by_copy: see `Remote`.
     """
 
     parallel = PARALLEL
+    frees_by_copy = True
 
     def __init__(
         self,

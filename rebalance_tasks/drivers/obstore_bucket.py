@@ -182,7 +182,13 @@ class ObstoreBucket:
         """Delete none."""
         return set()
 
-    def pages(self, prefix: str, *, after: str = "") -> Iterator[Sequence[Stored]]:
+    def pages(
+        self,
+        prefix: str,
+        *,
+        after: str = "",
+        most: int | None = None,  # noqa: ARG002  obstore asks for as many as it likes
+    ) -> Iterator[Sequence[Stored]]:
         """Yield pages of objects, in order of their names."""
         # obstore's prefixes end at a slash, ours anywhere.
         folder = prefix.rpartition("/")[0]

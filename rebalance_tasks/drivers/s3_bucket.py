@@ -48,6 +48,7 @@ COPY_PART_BYTES: Final = 1024**3
 DELETED_AT_ONCE: Final = 128
 DELETES_AT_ONCE: Final = 4
 _OK_NOT_THERE: Final = 404
+_FORBIDDEN: Final = 403
 _PRECONDITION: Final = frozenset({409, 412})
 
 
@@ -85,6 +86,12 @@ class S3Bucket:
             return
         versioning = self._ask("GET", query={"versioning": ""})
         lock = self._ask("GET", query={"object-lock": ""})
+        if _FORBIDDEN in {versioning.status, lock.status}:
+            msg = (
+                f"{self.url} does not say whether it keeps old versions or locks its objects; give the credentials the rights "
+                "s3:GetBucketVersioning and s3:GetBucketObjectLockConfiguration, or set storage_options.allow_versions = true"
+            )
+            raise buckets.Refused(msg)
         found = versioning.text("Status") if versioning.ok else ""
         if found == "Enabled" or (lock.ok and lock.text("ObjectLockEnabled") == "Enabled"):
             what = "keeps old versions" if found == "Enabled" else "locks its objects"
@@ -233,9 +240,10 @@ class S3Bucket:
         """Whether the other is at the same endpoint, for the same account."""
         return isinstance(other, S3Bucket) and self.endpoint.same_account(other.endpoint)
 
-    def pages(self, prefix: str, *, after: str = "") -> Iterator[Sequence[Stored]]:
+    def pages(self, prefix: str, *, after: str = "", most: int | None = None) -> Iterator[Sequence[Stored]]:
         """Yield pages of objects, in order of their names."""
-        for root in self._pages(prefix, {"start-after": after} if after else {}):
+        more = {"start-after": after} if after else {}
+        for root in self._pages(prefix, more if most is None else {**more, "max-keys": str(most)}):
             yield [listed_of(element) for element in root.iterfind("Contents")]
 
     def level(self, prefix: str) -> Iterator[tuple[Sequence[Stored], Sequence[str]]]:

@@ -8,7 +8,7 @@ whoever wanted it asks by `S3Endpoint.request`, which is patient. An answer that
 
 from __future__ import annotations
 
-import selectors
+import select
 from collections.abc import Generator
 from typing import TYPE_CHECKING, Generic, NamedTuple, Self, TypeVar
 
@@ -78,20 +78,20 @@ class _UnderWay(Generic[T]):
     def __init__(self, at_once: int) -> None:
         self._at_once = at_once
         # A few lines that come and go: to name them all anew costs less than to tell the kernel of each.
-        self._selector = selectors.PollSelector()
-        self._sent: dict[int, tuple[Way[T], Begun]] = {}
+        self._poll = select.poll()
+        #: by the descriptor of the line: (number of the way, way, what was begun)
+        self._sent: dict[int, tuple[int, Way[T], Begun]] = {}
         self._results: dict[int, T | None] = {}
         self._started = self._yielded = 0
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, *_raised: object) -> None:
         """Hang up where an answer is still to come: nobody will read it."""
-        for way, begun in self._sent.values():
+        for _, way, begun in self._sent.values():
             way.close()
             begun.line.close()
-        self._selector.close()
 
     def __bool__(self) -> bool:
         return bool(self._sent)
@@ -118,10 +118,10 @@ class _UnderWay(Generic[T]):
         """Wait until at least one answer comes, and take the ways whose answers came on to their next request."""
         if not self._sent:
             return
-        ready = [key.data for key, _ in self._selector.select(TIMEOUT_S)]
-        for number in ready or list(self._sent):
-            way, begun = self._sent.pop(number)
-            self._selector.unregister(begun.line)
+        ready = [place for place, _ in self._poll.poll(TIMEOUT_S * 1000)]
+        for place in ready or list(self._sent):
+            number, way, begun = self._sent.pop(place)
+            self._poll.unregister(place)
             try:
                 if not ready:
                     begun.line.close()
@@ -143,5 +143,6 @@ class _UnderWay(Generic[T]):
             way.close()
         else:
             del self._results[number]
-            self._sent[number] = (way, begun)
-            self._selector.register(begun.line, selectors.EVENT_READ, number)
+            place = begun.line.fileno()
+            self._sent[place] = (number, way, begun)
+            self._poll.register(place, select.POLLIN)

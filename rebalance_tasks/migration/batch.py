@@ -18,7 +18,7 @@ from rebalance_tasks.core.errors import (
 )
 from rebalance_tasks.core.states import MoveState
 from rebalance_tasks.drivers.base import FreeOutcome
-from rebalance_tasks.drivers.lanes import each
+from rebalance_tasks.drivers.lanes import each, rest_of
 from rebalance_tasks.drivers.registry import at_once, burst
 from rebalance_tasks.migration import manifests
 from rebalance_tasks.migration.committing import commit
@@ -84,8 +84,9 @@ class Batch:
 
     def _run_all(self) -> int:
         self._begin()
-        small = sum(item.fresh and item.unpublished for item in self._items)
-        with self._plain.opened(), burst(self._c.source, self._c.target, objects=small) as self._burst:
+        sizes = [item.move.size_bytes for item in self._items if item.fresh and item.unpublished]
+        chosen = burst(self._c.source, self._c.target, objects=len(sizes), largest=max(sizes, default=0))
+        with self._plain.opened(), chosen as self._burst:
             if self._burst.alone:
                 self._lanes = 1
             return self._run()
@@ -165,7 +166,7 @@ class Batch:
             except RebalanceError as exc:
                 self._endings.trouble(pair[0], exc)
 
-        each(items, one, at_once=at_once)
+        each(rest_of(items, one), one, at_once=at_once)
 
     def _copy_aside(self, item: Item, copied: tuple[Fingerprint, str] | None) -> None:
         if copied is None:
@@ -359,7 +360,7 @@ class Batch:
                 (item.move.key, item.move.move_id, item.copy.source) if item.fresh and item.copy else None
                 for item in items
             )
-            each(zip(items, done, strict=False), lambda pair: self._free(*pair), at_once=self._lanes)
+            each(rest_of(zip(items, done, strict=False), self._free), self._free, at_once=self._lanes)
         back = self._plain.leave(hold.strays) if hold.strays else []
         self._items += back
         for item in [*items, *back] if hold.strays else ():
@@ -367,7 +368,9 @@ class Batch:
                 # Its folder was renamed while it was freed: it was put back there, and nothing is at its key.
                 end(item, MoveState.COMPLETED)
 
-    def _free(self, item: Item, freed: bool) -> None:  # noqa: FBT001  as above
+    def _free(self, pair: tuple[Item, bool]) -> None:
+        """Free one source, unless a burst has done it."""
+        item, freed = pair
         key, move_id = item.move.key, item.move.move_id
         expected = item.copy.source if item.copy else None
         if expected is None:
@@ -392,6 +395,8 @@ class Batch:
                 record = Freed(self._c.source.node_id, key, item.move.size_bytes, expected)
                 end(item, MoveState.COMPLETED, trash=record)
             case FreeOutcome.GONE:
+                # A place that is not mounted has lost nothing.
+                self._c.source.check_identity()
                 end(item, MoveState.COMPLETED)
             case FreeOutcome.CHANGED:
                 self._endings.take_back(item)

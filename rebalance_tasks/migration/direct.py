@@ -46,7 +46,8 @@ def mark_direct(context: BatchContext, items: Sequence[Item]) -> None:
 
 def spend_all(control: Steering, size_bytes: int) -> None:
     """Look at the flags, and ask for leave for bytes that are copied in one go. Raises: SliceInterrupted, StaleLease."""
-    control.check()
+    if not size_bytes:
+        control.check()
     left = size_bytes
     while left:
         chunk = min(left, control.chunk_bytes)

@@ -88,6 +88,8 @@ class Endings:
                 item.copy = StagedCopy(entry.copied_fingerprint())
                 item.resize()
                 return
+        # A place that is not mounted has lost nothing.
+        self._c.source.check_identity()
         self.discard(item)
         end(item, MoveState.SKIPPED, exc.cause, str(exc))
 

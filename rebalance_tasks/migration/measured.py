@@ -1,7 +1,7 @@
 """A driver whose calls are timed, for adaptive throttling: a wrapper that changes nothing of what the driver does.
 
-What is timed is what moves bytes (reads of a source, writes and the end of a copy) and the sync that makes them durable. Waiting
-for the throttle is no part of it. Bursts know plain local drivers only, so that measured nodes go without.
+What is timed is what moves bytes (reads of a source, writes and the end of a copy, what goes straight to its key) and the sync that
+makes them durable. Waiting for the throttle is no part of it. Bursts know plain drivers only, so that measured nodes go without.
 """
 
 from __future__ import annotations
@@ -10,11 +10,13 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any, Final, Self, TypeVar, cast
 
+from rebalance_tasks.migration.control import CHUNK_BYTES
 from rebalance_tasks.store.pace import INTERVAL_MS, READ, WRITE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from rebalance_tasks.core.fingerprint import Fingerprint
     from rebalance_tasks.drivers.base import Driver
     from rebalance_tasks.store.pace import PaceStore
 
@@ -107,12 +109,17 @@ class _Measured(_Timed):
         self._gauge.timed(self._inner.sync, calls=0)
 
     # Drivers ask each other what they are.
-    def copies_from(self, source: Driver) -> bool:
-        ask = getattr(self._inner, "copies_from", None)
-        return ask is not None and bool(ask(unmeasured(source)))
+    def direct_bytes(self, source: Driver) -> int:
+        ask = getattr(self._inner, "direct_bytes", None)
+        return 0 if ask is None else int(ask(unmeasured(source)))
 
-    def copy_from(self, source: Driver, *arguments: Any) -> Any:  # noqa: ANN401
-        return self._gauge.timed(lambda: self._inner.copy_from(unmeasured(source), *arguments))
+    def copy_from(self, source: Driver, key: str, version: Fingerprint) -> Any:  # noqa: ANN401
+        return self._gauge.timed(
+            lambda: self._inner.copy_from(unmeasured(source), key, version),
+            # A large object is no slow call: it counts for as many as a worker would have made.
+            calls=max(1, version.size_bytes // CHUNK_BYTES),
+            size_of=lambda _: version.size_bytes,
+        )
 
 
 def measured(driver: Driver, paces: PaceStore) -> Driver:

@@ -56,6 +56,8 @@ def undo(source: Driver, target: Driver, key: str, move_id: MoveId, copied: Fing
         return True
     published, held = as_published(target, key, copied), held_copy(target, move_id, copied)
     if published is None and held is None:
+        # A place that is not mounted shows nothing of it either.
+        target.check_identity()
         return True
     source.check_identity()
     if source.stat(key) is None:

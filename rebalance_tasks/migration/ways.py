@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import threading
 import time
-from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from rebalance_tasks.migration.copying import Copier
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable
 
     from rebalance_tasks.core.fingerprint import Fingerprint
     from rebalance_tasks.core.ids import MoveId
@@ -74,12 +73,11 @@ class SharedControl:
         """Seconds that the calling thread has waited for leave."""
         return float(getattr(self._waits, "seconds", 0.0))
 
-    @contextmanager
-    def _turn(self) -> Iterator[None]:
+    def _in_turn(self, ask: Callable[..., None], *arguments: int) -> None:
         begun = time.perf_counter()
         try:
             with self._lock:
-                yield
+                ask(*arguments)
         finally:
             self._waits.seconds = self.waited_s + time.perf_counter() - begun
 
@@ -102,18 +100,15 @@ class SharedControl:
 
     def check(self) -> None:
         """See `SliceControl.check`."""
-        with self._turn():
-            self._control.check()
+        self._in_turn(self._control.check)
 
     def spend(self, size_bytes: int) -> None:
         """See `SliceControl.spend`."""
-        with self._turn():
-            self._control.spend(size_bytes)
+        self._in_turn(self._control.spend, size_bytes)
 
     def request(self) -> None:
         """See `SliceControl.request`."""
-        with self._turn():
-            self._control.request()
+        self._in_turn(self._control.request)
 
 
 def for_lanes(context: BatchContext) -> BatchContext:

@@ -24,7 +24,7 @@ from rebalance_tasks.drivers.object_files import WINDOW_BYTES
 from rebalance_tasks.drivers.object_store import ObjectStoreDriver
 from rebalance_tasks.drivers.registry import open_driver, validate_roots
 from rebalance_tasks.drivers.s3_bucket import S3Bucket
-from rebalance_tasks.drivers.s3_http import TRIES
+from rebalance_tasks.drivers.s3_http import TRIES, Answer
 from rebalance_tasks.drivers.s3_signing import Credentials
 from tests.support.bad_line import SLOW_DOWN, BadLine, Line
 from tests.support.fleets import made_up
@@ -194,6 +194,17 @@ def test_a_bucket_that_keeps_versions_is_refused_unless_it_is_wanted(weed: Weed,
         return
     with pytest.raises(NodeNotWritable, match=r"keeps old versions.*storage_options\.allow_versions = true"):
         made.probe()
+
+
+@pytest.mark.parametrize("about", [b"VersioningConfiguration", b"ObjectLockConfiguration"])
+def test_a_bucket_that_may_not_be_asked_for_versions_and_locks_is_not_taken_for_one_without(
+    weed: Weed, endpoint: BadLine, bucket: str, about: bytes
+) -> None:
+    denied = b"<Error><Code>AccessDenied</Code></Error>"
+    endpoint.line.rewrite["GET"] = lambda answer: Answer(403, {}, denied) if about in answer.body else answer
+    with pytest.raises(NodeNotWritable, match=r"s3:GetBucketVersioning.*allow_versions = true"):
+        ObjectStoreDriver("n1", S3Bucket(endpoint, bucket)).probe()
+    ObjectStoreDriver("n1", S3Bucket(endpoint, bucket, allow_versions=True)).probe()
 
 
 @pytest.mark.parametrize("allowed", [False, True])

@@ -87,3 +87,20 @@ def test_attributes_travel_with_a_copy_that_the_server_makes(weed: Weed, source:
     [version] = source.versions(["k"]).values()
     target.copy_from(source, "k", version)
     assert kept(target, "k") == GIVEN
+
+
+def test_a_storage_class_and_an_expiry_travel_through_a_worker_and_through_a_disk(
+    weed: Weed, source: ObjectStoreDriver, tmp_path: Path
+) -> None:
+    given = {"storage-class": "STANDARD_IA", "expires": "Thu, 01 Dec 2033 16:00:00 GMT"}
+    source.bucket.put("cold", b"some bytes", given, new=True)
+    disk, first, second = LocalDriver("disk", str(tmp_path)), node(weed, "n2"), node(weed, "n3")
+    disk.adopt()
+    carry(source, first, "cold")
+    carry(first, disk, "cold")
+    carry(disk, second, "cold")
+    for target in (first, second):
+        found = target.bucket.head("cold")
+        assert found is not None
+        assert {name: found.attributes.get(name) for name in given} == given
+    disk.close()

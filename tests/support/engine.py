@@ -314,11 +314,14 @@ def write_before_free(path: Path) -> None:
     """Append to a file once, right before the first object of its node is freed."""
     original = Batch._free
 
-    def free(self: Batch, item: Any, freed: Any) -> None:
-        with path.open("ab") as file:
-            file.write(b"from a stranger")
-        Batch._free = original  # type: ignore[method-assign]
-        original(self, item, freed)
+    written: list[bool] = []
+
+    def free(self: Batch, pair: Any) -> None:
+        if not written:
+            written.append(True)
+            with path.open("ab") as file:
+                file.write(b"from a stranger")
+        original(self, pair)
 
     Batch._free = free  # type: ignore[method-assign]
 

@@ -111,16 +111,16 @@ def carry_and_corrupt(engine: Engine, roots: Roots) -> None:
     carry(engine, roots)
 
 
-def _after_part(number: int, act: Callable[[], Any]) -> None:
-    """Act when so many parts have been copied; flags are looked at all the time."""
+def _after_part(act: Callable[[], Any], *, of: str) -> None:
+    """Act when a part of an object whose key begins so has been copied; flags are looked at all the time."""
     controls.BEAT_EVERY_S = 0.0  # type: ignore[misc]
     original = Copier._part
-    parts = [0]
+    acted: list[bool] = []
 
     def part(self: Copier, *arguments: Any) -> None:
         original(self, *arguments)
-        parts[0] += 1
-        if parts[0] == number:
+        if arguments[-1].startswith(of) and not acted:
+            acted.append(True)
             act()
 
     Copier._part = part  # type: ignore[method-assign,assignment]
@@ -128,19 +128,19 @@ def _after_part(number: int, act: Callable[[], Any]) -> None:
 
 def carry_until_paused(engine: Engine, roots: Roots) -> None:
     """An operator pauses in the middle of the large object, which comes after six small ones."""
-    _after_part(7, lambda: lifecycle.pause(engine.context, "j1"))
+    _after_part(lambda: lifecycle.pause(engine.context, "j1"), of="large")
     carry(engine, roots)
 
 
 def carry_until_cancelled(engine: Engine, roots: Roots) -> None:
     """An operator cancels in the middle of the large object."""
-    _after_part(7, lambda: lifecycle.cancel(engine.context, "j1", requested_by="test"))
+    _after_part(lambda: lifecycle.cancel(engine.context, "j1", requested_by="test"), of="large")
     carry(engine, roots)
 
 
 def carry_until_cancelled_early(engine: Engine, roots: Roots) -> None:
     """An operator cancels while other objects wait that an earlier worker had begun."""
-    _after_part(1, lambda: lifecycle.cancel(engine.context, "j1", requested_by="test"))
+    _after_part(lambda: lifecycle.cancel(engine.context, "j1", requested_by="test"), of="")
     carry(engine, roots)
 
 

@@ -226,6 +226,17 @@ class AzurePlace(S3Place):
         return f"az://{self.bucket}/{self.prefix}"
 
 
+@dataclass(frozen=True)
+class GcsPlace(AzurePlace):
+    """A prefix of a bucket that is spoken to as Google's are."""
+
+    def __str__(self) -> str:
+        return json.dumps({"gcs": self.bucket, "prefix": self.prefix, "options": self.options})
+
+    def url(self) -> str:
+        return f"gs://{self.bucket}/{self.prefix}"
+
+
 def place_of(text: str) -> Place:
     """Read what ``str(place)`` wrote."""
     data = json.loads(text)
@@ -233,6 +244,8 @@ def place_of(text: str) -> Place:
         return S3Place(**data)
     if "container" in data:
         return AzurePlace(data.pop("container"), **data)
+    if "gcs" in data:
+        return GcsPlace(data.pop("gcs"), **data)
     root = Path(data.pop("root"))
     if "link" in data:
         return FsspecPlace(root, **data)

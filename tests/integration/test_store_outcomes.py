@@ -1,0 +1,297 @@
+"""What goes wrong with a bucket in the middle of a job: each object has an outcome of its own, and is at one place in the end."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any, cast
+
+import pytest
+
+from rebalance_tasks.control import cleanup as cleanups
+from rebalance_tasks.control.throttles import set_node_throttle
+from rebalance_tasks.core.states import RebalanceStatus
+from rebalance_tasks.drivers.object_store import ObjectStoreDriver
+from rebalance_tasks.drivers.s3_bucket import S3Bucket
+from rebalance_tasks.drivers.s3_signing import Credentials
+from rebalance_tasks.drivers.sftp import SftpDriver
+from rebalance_tasks.migration.control import SliceControl
+from rebalance_tasks.store.pace import PaceStore
+from tests.support import checker
+from tests.support.bad_line import SLOW_DOWN, BadLine
+from tests.support.engine import Engine, moves_between
+from tests.support.fleets import NodeSpec, made_up
+from tests.support.hooks import DAY_MS
+from tests.support.places import LocalPlace, Place, S3Place, SftpPlace
+from tests.support.weed import ACCESS_KEY, OTHER_KEY, SECRET_KEY
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from rebalance_tasks.drivers.s3_http import Begun
+    from tests.conftest import FleetFactory
+    from tests.support.sftp import Sftp
+    from tests.support.weed import Weed
+
+pytestmark = pytest.mark.integration
+
+SIZES = {f"o/{number}": 2000 + number for number in range(8)}
+
+
+@dataclass
+class World:
+    """Two nodes, and the line to those that are buckets."""
+
+    engine: Engine
+    places: dict[str, Place]
+    lines: dict[str, BadLine]
+    folder: Path
+
+    def spoil(self, node: str, url: str, **line: Any) -> BadLine:
+        """Let the job reach a bucket by a bad line from now on."""
+        self.lines[node] = made = BadLine(url, **line)
+        self.bucket(node).endpoint = made
+        return made
+
+    def bucket(self, node: str) -> S3Bucket:
+        return cast("S3Bucket", cast("ObjectStoreDriver", self.engine.context.driver(node)).bucket)
+
+    def check(self, *, at: str) -> None:
+        """After a cleanup every object is whole, once, where it is said to be, and nothing of ours is left."""
+        self.engine.cleanup(later_ms=DAY_MS)
+        roots = {node: place.mirror(self.folder / f"mirror-{node}") for node, place in self.places.items()}
+        written = checker.Written({}, dict.fromkeys(SIZES, "n1"))
+        for key, size in SIZES.items():
+            written = written.changed(key, made_up(key, size))
+        checker.check(roots, written, self.engine.job(), trash=True)
+        assert {key for key in SIZES if self.places[at].get(key)} == set(SIZES)
+
+
+def world_of(
+    places: dict[str, Place], fleet_config: FleetFactory, folder: Path, monkeypatch: pytest.MonkeyPatch, **options: Any
+) -> World:
+    """Adopted, asked what they can do, and with the objects on the first one."""
+    monkeypatch.setattr(cleanups, "ORPHAN_AGE", timedelta(0))
+    nodes = {
+        node: NodeSpec(capacity_bytes=10**9, settings={"url": place.url(), **place.settings()})
+        for node, place in places.items()
+    }
+    fleet_config(nodes, options={"throttle_bytes_per_sec": "none", "max_egress_bytes_per_cycle": 10**9, **options})
+    engine = Engine()
+    for key, size in SIZES.items():
+        places["n1"].put(key, made_up(key, size))
+    for node in places:
+        driver = engine.context.driver(node)
+        driver.adopt()
+        if isinstance(driver, ObjectStoreDriver):
+            assert driver.checks_writes
+    return World(engine, places, {}, folder)
+
+
+@pytest.fixture(params=[ACCESS_KEY, OTHER_KEY], ids=["one account", "two accounts"])
+def world(
+    request: pytest.FixtureRequest,
+    weed: Weed,
+    fleet_config: FleetFactory,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> World:
+    places: dict[str, Place] = {
+        "n1": S3Place(weed.bucket(), "", weed.options()),
+        "n2": S3Place(weed.bucket(), "", weed.options(access_key=request.param)),
+    }
+    return world_of(places, fleet_config, tmp_path, monkeypatch)
+
+
+def expiring(times: int) -> Iterator[Credentials]:
+    """Good for so many requests."""
+    for _ in range(times):
+        yield Credentials(ACCESS_KEY, SECRET_KEY)
+    while True:
+        yield Credentials(ACCESS_KEY, "expired")
+
+
+def test_credentials_that_expire_while_objects_are_written_fail_each_with_the_way_out_and_renewed_ones_clear_up(
+    world: World, weed: Weed
+) -> None:
+    held = expiring(6)
+    line = world.spoil("n2", weed.url, credentials=lambda: next(held))
+    world.engine.start(moves_between("n1", "n2", SIZES))
+    job = world.engine.finish()
+    assert (job.status, dict(job.failures)) == (RebalanceStatus.FAILED, {"node_not_writable": len(SIZES)})
+    for index in range(len(SIZES)):
+        assert "renew them, if they expire" in world.engine.outcome(index)
+        assert SECRET_KEY not in world.engine.outcome(index)
+    line._credentials = lambda: Credentials(ACCESS_KEY, SECRET_KEY)
+    world.check(at="n1")
+
+
+def test_credentials_that_may_not_delete_leave_each_object_where_it_was(world: World, weed: Weed) -> None:
+    line = world.spoil("n1", weed.url)
+    forbidden = b"<Error><Code>AccessDenied</Code></Error>"
+    for method in ("POST", "DELETE"):
+        line.line.answers.extend([(method, 403, forbidden)] * (1 if method == "POST" else len(SIZES)))
+    world.engine.start(moves_between("n1", "n2", SIZES))
+    job = world.engine.finish()
+    assert dict(job.failures) == {"unreadable": len(SIZES)}
+    assert "the right to read and delete it" in world.engine.outcome(0)
+    world.check(at="n1")
+
+
+def test_a_clock_that_is_off_is_put_right_in_the_middle_of_a_batch(world: World, weed: Weed) -> None:
+    late = [timedelta(0)]
+    for node in world.places:
+        world.spoil(node, weed.url, clock=lambda: datetime.now(UTC) - late[0])
+    late[0] = timedelta(hours=2)
+    world.engine.start(moves_between("n1", "n2", SIZES))
+    job = world.engine.finish()
+    assert (job.completed_moves, dict(job.failures)) == (len(SIZES), {})
+    world.check(at="n2")
+
+
+@pytest.mark.parametrize("trouble", ["slow down", "reset", "answer lost"])
+def test_passing_trouble_on_a_request_of_each_kind_changes_no_outcome(world: World, weed: Weed, trouble: str) -> None:
+    for node in world.places:
+        line = world.spoil(node, weed.url).line
+        for method in ("GET", "PUT", "POST", "DELETE"):
+            match trouble:
+                case "slow down":
+                    line.answers.append((method, 503, SLOW_DOWN))
+                case "reset":
+                    line.before.append((method, ConnectionResetError()))
+                case _:
+                    line.after.append((method, ConnectionResetError()))
+    world.engine.start(moves_between("n1", "n2", SIZES))
+    job = world.engine.finish()
+    assert (job.completed_moves, dict(job.failures)) == (len(SIZES), {})
+    world.check(at="n2")
+
+
+def test_a_bucket_that_locks_its_objects_gives_them_away_and_keeps_their_versions(
+    weed: Weed, fleet_config: FleetFactory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    locked = "locked-" + weed.bucket()
+    assert weed.endpoint.request("PUT", locked, headers={"x-amz-bucket-object-lock-enabled": "true"}).ok
+    places: dict[str, Place] = {
+        "n1": S3Place(locked, "", weed.options(allow_versions=True, free="delete")),
+        "n2": S3Place(weed.bucket(), "", weed.options()),
+    }
+    world = world_of(places, fleet_config, tmp_path, monkeypatch)
+    hold = b"<LegalHold><Status>ON</Status></LegalHold>"
+    assert weed.endpoint.request("PUT", locked, "o/0", query={"legal-hold": ""}, body=hold).ok
+    world.engine.start(moves_between("n1", "n2", SIZES))
+    job = world.engine.finish()
+    assert (job.completed_moves, dict(job.failures)) == (len(SIZES), {})
+    world.check(at="n2")
+    versions = weed.endpoint.request("GET", locked, query={"versions": "", "prefix": "o/"})
+    assert versions.body.count(b"<Version>") == len(SIZES)
+
+
+def test_a_key_that_only_the_source_can_hold_fails_for_itself_alone(
+    weed: Weed, fleet_config: FleetFactory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    places: dict[str, Place] = {"n1": LocalPlace(tmp_path / "n1"), "n2": S3Place(weed.bucket(), "", weed.options())}
+    world = world_of(places, fleet_config, tmp_path, monkeypatch)
+    odd = "o/back\\slash"
+    places["n1"].put(odd, b"x")
+    world.engine.start(moves_between("n1", "n2", {odd: 1, **SIZES}))
+    job = world.engine.finish()
+    assert (job.completed_moves, dict(job.failures)) == (len(SIZES), {"invalid_key": 1})
+    assert "takes a backslash for a slash" in world.engine.outcome(0)
+    assert places["n1"].get(odd) == b"x"
+
+
+def test_a_store_that_does_not_look_at_what_it_is_sent_is_read_back_before_anything_is_at_a_key(
+    weed: Weed, fleet_config: FleetFactory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same bits flip on their way in, and once nobody refuses them."""
+    places: dict[str, Place] = {"n1": LocalPlace(tmp_path / "n1"), "n2": S3Place(weed.bucket(), "", weed.options())}
+    world = world_of(places, fleet_config, tmp_path, monkeypatch)
+    monkeypatch.setattr(ObjectStoreDriver, "checks_writes", property(lambda _: False))
+    monkeypatch.setattr(S3Bucket, "_send", unguarded)
+    line = world.spoil("n2", weed.url)
+    line.line.flips.append(("PUT", "sent"))
+    world.engine.start(moves_between("n1", "n2", SIZES))
+    job = world.engine.finish()
+    assert (job.completed_moves, dict(job.failures)) == (len(SIZES), {})
+    assert not line.line.flips
+    world.check(at="n2")
+
+
+def test_objects_of_a_folder_that_is_unmounted_in_the_middle_wait_and_are_not_taken_for_deleted(
+    sftp: Sftp, fleet_config: FleetFactory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    places: dict[str, Place] = {
+        "n1": SftpPlace(tmp_path / "n1", sftp.port, sftp.options()),
+        "n2": LocalPlace(tmp_path / "n2"),
+    }
+    for place in places.values():
+        place.put("resident", b"x")
+    world = world_of(places, fleet_config, tmp_path, monkeypatch)
+    lost: list[str] = []
+    original = SftpDriver.open_source
+
+    def unmounted(self: SftpDriver, key: str) -> Any:
+        if not lost:
+            lost.append(key)
+            self.close()
+            places["n1"].lose()
+        return original(self, key)
+
+    monkeypatch.setattr(SftpDriver, "open_source", unmounted)
+    world.engine.start(moves_between("n1", "n2", SIZES))
+    world.engine.work()
+    assert lost
+    assert (world.engine.job().skipped_moves, dict(world.engine.job().failures)) == (0, {})
+    places["n1"].back()
+    job = world.engine.finish()
+    assert (job.completed_moves, dict(job.failures)) == (len(SIZES), {})
+
+
+def unguarded(self: S3Bucket, name: str, data: bytes, **more: Any) -> Any:
+    """Send a body with nothing that says what it ought to be."""
+    more.pop("md5", None)
+    return self._ask("PUT", name, body=data, **more)
+
+
+# -- throttles and adaptive throttling --------------------------------------------------------------------------------------------------
+def test_each_copy_of_a_job_asks_the_target_for_a_request_before_it_is_made(
+    world: World, weed: Weed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    line, events = world.spoil("n2", weed.url), list[str]()
+    asked, begun = SliceControl.request, line.begin
+
+    def request(self: SliceControl) -> None:
+        events.append("asked")
+        asked(self)
+
+    def begin(*arguments: Any, **more: Any) -> Begun:
+        events.append("sent")
+        return begun(*arguments, **more)
+
+    monkeypatch.setattr(SliceControl, "request", request)
+    monkeypatch.setattr(line, "begin", begin)
+    set_node_throttle(world.engine.context, "n2", "requests", 1000)
+    world.engine.start(moves_between("n1", "n2", SIZES))
+    assert world.engine.finish().completed_moves == len(SIZES)
+    assert events.count("asked") == events.count("sent") == len(SIZES)
+    assert all(events[:end].count("asked") >= events[:end].count("sent") for end in range(len(events)))
+
+
+def test_measured_buckets_of_one_account_still_copy_by_themselves_and_every_copy_is_measured(
+    weed: Weed, fleet_config: FleetFactory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    places: dict[str, Place] = {node: S3Place(weed.bucket(), "", weed.options(free="delete")) for node in ("n1", "n2")}
+    world = world_of(places, fleet_config, tmp_path, monkeypatch, adaptive_throttle=True)
+    lines = [world.spoil(node, weed.url) for node in places]
+    monkeypatch.setattr("rebalance_tasks.migration.measured._TELL_EVERY_S", 0.0)
+    noted: list[tuple[str, str, int]] = []
+    monkeypatch.setattr(PaceStore, "note", lambda _, node, way, **more: noted.append((node, way, more["size_bytes"])))
+    world.engine.start(moves_between("n1", "n2", SIZES))
+    assert world.engine.finish().completed_moves == len(SIZES)
+    # Not one byte of an object came to the worker: what is read is the node-id and a listing.
+    assert lines[0].asked["GET"] < len(SIZES)
+    assert lines[1].asked["PUT"] == len(SIZES) + 1, "each object, and a manifest"
+    assert sum(size for node, way, size in noted if (node, way) == ("n2", "write")) == sum(SIZES.values())
+    world.check(at="n2")
