@@ -57,7 +57,7 @@ unit: install ## tests that start no server
 integration: install ## tests with a real server and real workers
 	$(PYTEST) -m integration
 
-chaos: install ## kills, lost tails, a bad network, strangers: until CHAOS_KILLS=500 kills; CHAOS_SEED=n plays a round again, CHAOS_TOPOLOGY=hosts on three hosts, =forgetful loses Redis' last seconds above all, =clocks sets clocks wrong, =hosted with a host's catalogue
+chaos: install ## kills, lost tails, a bad network, strangers: until CHAOS_KILLS=500 kills; CHAOS_SEED=n plays a round again, CHAOS_TOPOLOGY=hosts on three hosts, =forgetful loses Redis' last seconds above all, =clocks sets clocks wrong, =hosted with a host's catalogue, =stores over disks, S3 and SFTP
 	$(BIN)/python -m tests.chaos
 
 kills: install ## the kill matrix of stores, whole: each step on each kind of node that there is a server for

@@ -14,11 +14,13 @@ from redis.exceptions import RedisError
 
 from rebalance_tasks.core.errors import RebalanceError
 from rebalance_tasks.core.routes import every_queue
-from rebalance_tasks.runtime import runtime_for
+from rebalance_tasks.runtime import runtimes_for
 from rebalance_tasks.store.presence import Presence
 from rebalance_tasks.telemetry import get_logger
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from celery import Celery
 
     from rebalance_tasks.control.context import FleetContext
@@ -27,6 +29,8 @@ log = get_logger(__name__)
 
 #: How often a worker says so.
 EVERY_S: Final = 5.0
+#: A fleet whose server does not answer is told so seldom by a worker that serves others too: each try holds up their messages.
+RESTS_S: Final = 30.0
 
 
 class Beacon:
@@ -35,38 +39,56 @@ class Beacon:
     def __init__(self) -> None:
         """Begin silent."""
         self._next = 0.0
-        self._warned = False
+        #: fleets whose server's settings were warned of
+        self._warned: set[str] = set()
+        #: fleet → until when it is left alone
+        self._rests: dict[str, float] = {}
 
     def publish(self, sender: Any, **_: object) -> None:  # noqa: ANN401  Celery passes a consumer or a heart
-        """Say that it is there, if it serves the fleet at all and has not said so just now."""
+        """Say to each fleet that it serves that it is there, if it has not said so just now."""
         if time.monotonic() < self._next:
             return
         self._next = time.monotonic() + EVERY_S
-        app = _app(sender)
-        try:
-            context = runtime_for(app).context
-            queues = tuple(sorted(app.amqp.queues.consume_from))
-            if not set(queues).isdisjoint(every_queue(context.settings.nodes)):
-                self._publish(context, _name(sender), queues)
-        except (RebalanceError, RedisError, OSError) as exc:
-            log.warning("presence.not_published", error=str(exc))
+        queues = sorted(_app(sender).amqp.queues.consume_from)
+
+        def say(context: FleetContext) -> None:
+            own = context.settings.broker_queues.own(queues)
+            if not set(own).isdisjoint(every_queue(context.settings.nodes)):
+                self._publish(context, _name(sender), tuple(own))
+
+        self._in_each_fleet(sender, say, "presence.not_published")
 
     def _publish(self, context: FleetContext, worker: str, queues: tuple[str, ...]) -> None:
         now_ms = context.connection.now_ms()
         skew_ms = int(time.time() * 1000) - now_ms
         context.presence.publish(Presence(worker, context.settings.digest(), now_ms, skew_ms, queues))
-        if not self._warned:
-            self._warned = True
+        if context.settings.fleet not in self._warned:
+            self._warned.add(context.settings.fleet)
             for warning in context.connection.warnings():
                 log.warning("redis.settings", warning=warning)
 
     def withdraw(self, sender: Any, **_: object) -> None:  # noqa: ANN401  the worker
-        """Take the entry of a worker that ends in order along."""
+        """Take the entries of a worker that ends in order along."""
         self._next = float("inf")
+        self._in_each_fleet(sender, lambda context: context.presence.forget(_name(sender)), "presence.not_withdrawn")
+
+    def _in_each_fleet(self, sender: Any, act: Callable[[FleetContext], None], failed: str) -> None:  # noqa: ANN401  as above
+        """Act in each fleet of a worker; one that is out of reach keeps it from no other."""
         try:
-            runtime_for(_app(sender)).context.presence.forget(_name(sender))
-        except (RebalanceError, RedisError, OSError) as exc:
-            log.warning("presence.not_withdrawn", error=str(exc))
+            contexts = [runtime.context for runtime in runtimes_for(_app(sender)).values()]
+        except RebalanceError as exc:
+            log.warning(failed, error=str(exc))
+            return
+        for context in contexts:
+            fleet = context.settings.fleet
+            if self._rests.get(fleet, 0.0) > time.monotonic():
+                continue
+            try:
+                act(context)
+            except (RebalanceError, RedisError, OSError) as exc:
+                log.warning(failed, fleet=fleet, error=str(exc))
+                if len(contexts) > 1:
+                    self._rests[fleet] = time.monotonic() + RESTS_S
 
 
 def _app(sender: Any) -> Celery:  # noqa: ANN401  a consumer, a heart or a worker

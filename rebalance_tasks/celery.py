@@ -7,6 +7,7 @@ task needs of them stands on the task as well, so that a stock app can include `
 from __future__ import annotations
 
 import gc
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from celery import Celery
@@ -14,36 +15,48 @@ from celery.signals import worker_init, worker_process_init
 from kombu.entity import Queue
 from kombu.utils.objects import cached_property
 
-from rebalance_tasks.core.routes import CONTROL_QUEUE, DATA_QUEUE
+from rebalance_tasks.core.routes import CONTROL_QUEUE, DATA_QUEUE, PLAIN_QUEUES, BrokerQueues
+from rebalance_tasks.core.turns import Turns
 from rebalance_tasks.migration.shutdown import SHUTTING_DOWN
-from rebalance_tasks.settings import Settings, load_settings
+from rebalance_tasks.settings import Settings, load_fleets
 from rebalance_tasks.settings_redis import celery_conf
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from rebalance_tasks.core.options import RebalancerOptions
 
 #: Lease 10 s, sweep 4 s, and a second for messages: a dead worker's group runs again within 15 s.
 SWEEP_EVERY_S: Final = 4.0
 CLEANUP_EVERY_S: Final = 60.0
-#: Beat looks at its schedule at least this often; a redbeat that waits for the lock asks for it as often.
-BEAT_LOOP_S: Final = 5
+#: Beat looks at its schedule at least this often; a redbeat that waits for the lock asks for it as often. With a lock of five such
+#: times, and the time since the last sweep, nobody sweeps for 22 s at most when the one that holds it dies.
+BEAT_LOOP_S: Final = 3
 
 
-def beat_schedule(options: RebalancerOptions) -> dict[str, dict[str, Any]]:
-    """Return the beat entries; a message that waited longer than its interval is worth nothing and expires."""
+def beat_schedule(options: RebalancerOptions, queues: BrokerQueues = PLAIN_QUEUES) -> dict[str, dict[str, Any]]:
+    """Return a fleet's beat entries; a message that waited longer than its interval is worth nothing and expires.
 
-    def entry(task: str, every_s: float) -> dict[str, Any]:
-        return {
-            "task": task,
-            "schedule": every_s,
-            "options": {"queue": CONTROL_QUEUE, "expires": every_s},
-        }
-
+    Args:
+        options: the fleet's.
+        queues: `Settings.broker_queues` of a fleet that shares workers: its entries name it.
+    """
+    intervals_s = {"check": options.check_interval.total_seconds(), "sweep": SWEEP_EVERY_S, "cleanup": CLEANUP_EVERY_S}
     return {
-        "rebalance-check": entry("rebalance.check", options.check_interval.total_seconds()),
-        "rebalance-sweep": entry("rebalance.sweep", SWEEP_EVERY_S),
-        "rebalance-cleanup": entry("rebalance.cleanup", CLEANUP_EVERY_S),
+        queues.named(f"rebalance-{task}"): {
+            "task": f"rebalance.{task}",
+            "schedule": every_s,
+            "kwargs": {"fleet": queues.fleet} if queues.fleet else {},
+            "options": {"queue": queues.named(CONTROL_QUEUE), "expires": every_s},
+        }
+        for task, every_s in intervals_s.items()
     }
+
+
+def turn_taking(fleets: Sequence[Settings]) -> dict[str, Any]:
+    """Return the transport options by which workers of several fleets heed their priorities; none for a single fleet."""
+    priorities = {settings.fleet: settings.priority or 1 for settings in fleets}
+    return {"queue_order_strategy": partial(Turns, priorities)} if len(fleets) > 1 else {}
 
 
 class RebalanceCelery(Celery):
@@ -55,15 +68,17 @@ class RebalanceCelery(Celery):
         return self.subclass_with_self("rebalance_tasks.worker:SoftWorker")
 
 
-def make_app(settings: Settings) -> Celery:
-    """Build the app for one configuration."""
+def make_app(*fleets: Settings) -> Celery:
+    """Build the app of one fleet, or of several that share workers; the first one's is the default."""
+    settings, *_ = fleets
     app = RebalanceCelery("rebalance", set_as_current=False, include=["rebalance_tasks.tasks"])
-    app.rebalance_settings = settings
+    app.rebalance_fleets = fleets
     transport = {
         "visibility_timeout": 300,
         "unacked_restore_interval": 10,
         "unacked_restore_throttle": 1,
         "socket_timeout": 30,
+        **turn_taking(fleets),
     }
     from_urls = celery_conf(settings)
     app.conf.update(
@@ -78,8 +93,12 @@ def make_app(settings: Settings) -> Celery:
         task_reject_on_worker_lost=True,
         task_ignore_result=True,
         task_time_limit=120,
-        task_default_queue=CONTROL_QUEUE,
-        task_queues=[Queue(CONTROL_QUEUE), Queue(DATA_QUEUE)],  # type: ignore[no-untyped-call]
+        task_default_queue=settings.broker_queues.named(CONTROL_QUEUE),
+        task_queues=[
+            Queue(fleet.broker_queues.named(queue))  # type: ignore[no-untyped-call]
+            for fleet in fleets
+            for queue in (CONTROL_QUEUE, DATA_QUEUE)
+        ],
         task_create_missing_queues=True,
         task_track_started=False,
         worker_consumer="rebalance_tasks.worker:SteadyConsumer",
@@ -92,7 +111,9 @@ def make_app(settings: Settings) -> Celery:
         result_expires=86_400,
         timezone="UTC",
         enable_utc=True,
-        beat_schedule=beat_schedule(settings.options),
+        beat_schedule={
+            name: entry for fleet in fleets for name, entry in beat_schedule(fleet.options, fleet.broker_queues).items()
+        },
         beat_max_loop_interval=BEAT_LOOP_S,
         # Read by redbeat alone (`beat -S redbeat.RedBeatScheduler`), which else guesses from the broker's settings.
         redbeat_redis_url=settings.redis_url,
@@ -116,4 +137,4 @@ def _begin(**_: object) -> None:
     SHUTTING_DOWN.clear()
 
 
-app: Celery = make_app(load_settings())
+app: Celery = make_app(*load_fleets())

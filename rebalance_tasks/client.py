@@ -15,7 +15,7 @@ from rebalance_tasks.core.errors import InvalidArgument, JobNotFound
 from rebalance_tasks.core.models import NodeState
 from rebalance_tasks.core.states import RebalanceStatus
 from rebalance_tasks.lazily import module
-from rebalance_tasks.settings import Settings, load_settings
+from rebalance_tasks.settings import Settings, configured_fleet
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -102,14 +102,14 @@ class Rebalancer:
         """Read the configuration; nothing is connected before it is used.
 
         Args:
-            fleet: name of the configured fleet (to be sure it is the right one), or settings of your own.
+            fleet: name of a configured fleet (default: the first one), or settings of your own.
             redis_url: where the state lives, instead of what the configuration says.
 
         Raises:
             ConfigurationError: the configuration is wrong.
             InvalidArgument: the configuration is for another fleet.
         """
-        settings = fleet if isinstance(fleet, Settings) else load_settings()
+        settings = fleet if isinstance(fleet, Settings) else configured_fleet(fleet)
         if isinstance(fleet, str) and fleet != settings.fleet:
             if settings.nodes:
                 msg = f"fleet={fleet!r}, but the configuration is for fleet {settings.fleet!r}; see REBALANCE_CONFIG"
@@ -364,7 +364,7 @@ class Rebalancer:
 
     def check(self, *, force: bool = False) -> CheckResult:
         """Check the fleet now, as beat does; ``force`` plans even under the threshold."""
-        return checks.run_check(self._context, force=force, by=self._who())
+        return checks.run_check(self._context, force=force, by=self._who(), waits=True)
 
     def locate(self, key: str) -> Location:
         """Return the node that holds an object (a node id with ``.url`` and ``.via``). Raises: ObjectNotFound, InvalidKey."""

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from celery import Celery, Signature
 
+    from rebalance_tasks.core.routes import BrokerQueues
     from rebalance_tasks.store.records import GroupRecord
 
 log = get_logger(__name__)
@@ -64,10 +65,11 @@ def worker_queues(app: Celery, *, timeout_s: float = 1.5) -> dict[str, list[str]
 class CeleryMessenger:
     """Publishes through a Celery app: ours, or the stock app of a service that includes our tasks."""
 
-    def __init__(self, app: Celery, *, fleet: str) -> None:
-        """Bind to an app and a fleet."""
+    def __init__(self, app: Celery, *, fleet: str, queues: BrokerQueues) -> None:
+        """Bind to an app, and to a fleet with the names of its queues there."""
         self._app = app
         self._fleet = fleet
+        self._queues = queues
 
     def open_chord(self, job_id: str, groups: int) -> None:
         """Tell the result backend how many groups the job's chord counts."""
@@ -120,9 +122,10 @@ class CeleryMessenger:
         self._task(name, {"queue": queue}, queue=queue, expires=CHORE_EXPIRES_S[name]).apply_async()
 
     def worker_queues(self) -> dict[str, list[str]]:
-        """Ask the workers that answer which queues each takes messages from; nobody answers through a broker that is away."""
+        """Ask the workers that answer which queues of the fleet each takes messages from; through a broker that is away nobody does."""
         try:
-            return worker_queues(self._app)
+            answers = worker_queues(self._app)
+            return {worker: own for worker, queues in answers.items() if (own := self._queues.own(queues))}
         except (OperationalError, RedisError, OSError) as exc:
             log.warning("workers.not_asked", error=str(exc))
             return {}
@@ -166,7 +169,7 @@ class CeleryMessenger:
 
     def _task(self, name: str, arguments: dict[str, Any], *, queue: str, **options: Any) -> Signature[Any]:  # noqa: ANN401
         # Nobody waits for these results; saying so spares the sender a subscription for each.
-        options |= {"queue": queue, "serializer": "json", "ignore_result": True}
+        options |= {"queue": self._queues.named(queue), "serializer": "json", "ignore_result": True}
         kwargs = {**arguments, "fleet": self._fleet}
         # What Flower shows; said here, it need not be worked out for each message.
         options |= {"argsrepr": "()", "kwargsrepr": " ".join(f"{key}={value}" for key, value in kwargs.items())}

@@ -9,7 +9,7 @@ import uuid
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
-from functools import cached_property, partial
+from functools import cached_property
 from typing import TYPE_CHECKING, Final
 
 from rebalance_tasks.control.catalogue import AWAY
@@ -27,12 +27,12 @@ from rebalance_tasks.migration.copying import Copier
 from rebalance_tasks.migration.item import BatchContext
 from rebalance_tasks.migration.measured import measured
 from rebalance_tasks.migration.slice import Slice, SliceWorld
-from rebalance_tasks.settings import Settings, load_settings
+from rebalance_tasks.settings import Settings, load_fleets
 from rebalance_tasks.store.attempts import AttemptStore
 from rebalance_tasks.store.moves import UNLIMITED, Budgets, Ending, MoveStore
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from wsgiref.types import WSGIApplication
 
     from celery import Celery
@@ -61,7 +61,7 @@ class Runtime:
     @cached_property
     def context(self) -> FleetContext:
         """What the verbs of `control` work with."""
-        messenger = CeleryMessenger(self._app, fleet=self.settings.fleet)
+        messenger = CeleryMessenger(self._app, fleet=self.settings.fleet, queues=self.settings.broker_queues)
         return FleetContext.wired(self.settings, driver=self._drivers, messenger=messenger)
 
     def metrics_registry(self) -> CollectorRegistry:
@@ -82,7 +82,11 @@ class Runtime:
     def _collector(self) -> FleetCollector:
         from rebalance_tasks.control import metrics  # noqa: PLC0415  no task needs it
 
-        return metrics.FleetCollector(self.context, partial(queue_depths, self._app))
+        return metrics.FleetCollector(self.context, self._queue_depths)
+
+    def _queue_depths(self, queues: Sequence[str]) -> dict[str, int]:
+        named = {self.settings.broker_queues.named(queue): queue for queue in queues}
+        return {named[queue]: count for queue, count in queue_depths(self._app, list(named)).items()}
 
     def drivers_of(self, queue: str) -> Callable[[str], Driver]:
         """The drivers of the hosts of a Celery queue."""
@@ -221,33 +225,49 @@ class _Beat:
         return code
 
 
-_runtimes: dict[tuple[int, int], Runtime] = {}
+#: (app, process) → fleet → its runtime, the default fleet's first.
+_runtimes: dict[tuple[int, int], dict[str, Runtime]] = {}
 #: In a pool of threads two first tasks may come at once.
 _wiring: Final = threading.Lock()
 
 
-def runtime_for(app: Celery, fleet: str | None = None) -> Runtime:
-    """Return this process' runtime.
+def runtimes_for(app: Celery) -> dict[str, Runtime]:
+    """Return this process' runtimes, one for each fleet that it serves, the default fleet's first.
 
     Args:
-        app: the Celery app whose messages it sends.
-        fleet: the fleet a message names; ``None`` is the configured one.
+        app: the Celery app whose messages they send.
 
     Raises:
-        UnknownFleet: this process is configured for another fleet.
         ConfigurationError: the settings are wrong.
     """
     place = (id(app), os.getpid())
-    runtime = _runtimes.get(place)
-    if runtime is None:
+    runtimes = _runtimes.get(place)
+    if runtimes is None:
         with _wiring:
-            runtime = _runtimes.get(place)
-            if runtime is None:
-                settings = getattr(app, "rebalance_settings", None) or load_settings()
-                runtime = _runtimes[place] = Runtime(settings, app)
-    if fleet is not None and fleet != runtime.settings.fleet:
-        raise UnknownFleet(fleet, runtime.settings.fleet)
-    return runtime
+            runtimes = _runtimes.get(place)
+            if runtimes is None:
+                fleets = getattr(app, "rebalance_fleets", None) or load_fleets()
+                runtimes = _runtimes[place] = {settings.fleet: Runtime(settings, app) for settings in fleets}
+    return runtimes
+
+
+def runtime_for(app: Celery, fleet: str | None = None) -> Runtime:
+    """Return this process' runtime of a fleet.
+
+    Args:
+        app: the Celery app whose messages it sends.
+        fleet: the fleet a message names; ``None`` is the default one.
+
+    Raises:
+        UnknownFleet: this process is not configured for that fleet.
+        ConfigurationError: the settings are wrong.
+    """
+    runtimes = runtimes_for(app)
+    if fleet is None:
+        return next(iter(runtimes.values()))
+    if fleet not in runtimes:
+        raise UnknownFleet(fleet, ", ".join(runtimes))
+    return runtimes[fleet]
 
 
 def _ms(duration: timedelta) -> int:

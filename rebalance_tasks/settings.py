@@ -23,6 +23,7 @@ from pydantic import ValidationError
 from rebalance_tasks.core.errors import ConfigurationError
 from rebalance_tasks.core.masking import MASK, masked_url
 from rebalance_tasks.core.options import OPTION_PRESETS, RebalancerOptions
+from rebalance_tasks.settings_fleets import check_together
 from rebalance_tasks.settings_model import (
     DEFAULT_REDIS_URL,
     FLEET_URLS,
@@ -47,7 +48,9 @@ __all__ = [
     "Mode",
     "Price",
     "Settings",
+    "configured_fleet",
     "environment_variables",
+    "load_fleets",
     "load_settings",
     "masked_url",
 ]
@@ -55,6 +58,7 @@ __all__ = [
 #: Looked for in the working directory when nothing names another file.
 DEFAULT_CONFIG_NAME: Final = "rebalance.toml"
 PREFIX: Final = "REBALANCE_"
+CONFIG: Final = f"{PREFIX}CONFIG"
 
 #: Nearer than this to a known variable's name and it is a slip; farther, it is somebody else's variable.
 _SLIP_CUTOFF: Final = 0.85
@@ -69,13 +73,43 @@ def load_settings(path: Path | str | None = None, environ: Mapping[str, str] | N
     """Read the settings.
 
     Args:
-        path: the file; else ``$REBALANCE_CONFIG``, else ``./rebalance.toml`` if it is there, else no file.
+        path: the file; else ``$REBALANCE_CONFIG`` (of several files the first), else ``./rebalance.toml`` if it is there, else no file.
         environ: the environment; ``os.environ`` by default.
 
     Raises:
         ConfigurationError: lists everything that is wrong, each with its source, path, value and the way out.
     """
     return _Loader(os.environ if environ is None else environ).load(path)
+
+
+def load_fleets(environ: Mapping[str, str] | None = None) -> tuple[Settings, ...]:
+    """Read the settings of every fleet that a process serves: one for each file in ``$REBALANCE_CONFIG``, the first one's first.
+
+    Args:
+        environ: the environment; ``os.environ`` by default. Its variables override the first file; further files say all themselves.
+
+    Raises:
+        ConfigurationError: as `load_settings`, or the fleets cannot share workers.
+    """
+    environ = os.environ if environ is None else environ
+    _, *others = _named_files(environ.get(CONFIG, ""))
+    plain = {name: value for name, value in environ.items() if name not in environment_variables()}
+    fleets = (load_settings(None, environ), *(load_settings(None, {**plain, CONFIG: other}) for other in others))
+    check_together(fleets)
+    return fleets
+
+
+def configured_fleet(name: str | None) -> Settings:
+    """Return the settings of the fleet of that name among `load_fleets`, else the first one's. Raises: ConfigurationError."""
+    fleets = load_fleets()
+    return next((settings for settings in fleets if settings.fleet == name), fleets[0])
+
+
+def _named_files(named: str) -> list[str]:
+    """The paths in ``REBALANCE_CONFIG``, with ``:`` between them as in ``PATH``; a file whose own name holds one is that file."""
+    if Path(named).is_file():
+        return [named]
+    return [name for name in named.split(os.pathsep) if name] or [""]
 
 
 def environment_variables() -> dict[str, Location]:
@@ -114,13 +148,13 @@ class _Loader:
         return Settings(fleet=parsed.fleet.name, config_path=self.file, **service, **contents)
 
     def _find(self, path: Path | str | None) -> Path | None:
-        named = self.environ.get(f"{PREFIX}CONFIG")
+        named = _named_files(self.environ.get(CONFIG, ""))[0]
         if path is None and not named:
             default = Path(DEFAULT_CONFIG_NAME)
             return default if default.is_file() else None
-        file = Path(path or named or "").expanduser()
+        file = Path(path or named).expanduser()
         if not file.is_file():
-            source = "" if path is not None else f"environment variable {PREFIX}CONFIG: "
+            source = "" if path is not None else f"environment variable {CONFIG}: "
             msg = f"{source}there is no settings file {str(file)!r}; name one that exists, or none for the defaults"
             raise ConfigurationError(msg)
         return file
@@ -211,7 +245,7 @@ class _Loader:
                 self._refuse_slip(variable, known)
 
     def _refuse_slip(self, variable: str, known: Iterable[str]) -> None:
-        names = {name.removeprefix(PREFIX) for name in (*known, f"{PREFIX}CONFIG")}
+        names = {name.removeprefix(PREFIX) for name in (*known, CONFIG)}
         meant = nearest(variable.removeprefix(PREFIX), names, cutoff=_SLIP_CUTOFF)
         if meant and f"{PREFIX}{meant}" != variable:
             text = f"unknown variable; did you mean {PREFIX}{meant}?"

@@ -12,6 +12,7 @@ import re
 from collections import Counter
 from datetime import timedelta
 from decimal import Decimal
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, TypeAlias, cast
 from urllib.parse import urlsplit
@@ -25,8 +26,9 @@ from rebalance_tasks.core.fidelity import Attribute
 from rebalance_tasks.core.masking import has_credentials, masked, masked_url
 from rebalance_tasks.core.models import Frozen, Identifier, Money, NodeDescriptor
 from rebalance_tasks.core.options import RebalancerOptions
-from rebalance_tasks.core.routes import share_a_host
+from rebalance_tasks.core.routes import BrokerQueues, share_a_host
 from rebalance_tasks.core.rule import Rule
+from rebalance_tasks.core.turns import HIGHEST_PRIORITY
 from rebalance_tasks.settings_redis import check_celery_url, check_redis_url
 
 if TYPE_CHECKING:
@@ -91,6 +93,13 @@ def _check_catalogue(source: str, info: ValidationInfo) -> str:
         msg = f'a provider says where objects are only with locator = "catalogue"; locator is {locator!r}: change the one, or leave the other out'
         raise ValueError(msg)
     return source
+
+
+def _one_of(words: tuple[str, ...], source: str) -> str:
+    if source in words or re.fullmatch(_PROVIDER, source):
+        return source
+    msg = f"should be {', '.join(map(repr, words))} or 'provider:<name>'"
+    raise ValueError(msg)
 
 
 def _check_survey_dir(place: str) -> str:
@@ -180,6 +189,7 @@ class Service(Frozen):
     )
     key_prefix: str = Field(default="rebalance", min_length=1, pattern=_PREFIX_PATTERN)
     message_prefix: str = Field(default="", pattern=_PREFIX_PATTERN)
+    priority: int | None = Field(default=None, ge=1, le=HIGHEST_PRIORITY)
     inventory: Annotated[str, AfterValidator(_check_inventory)] = "nodes"
     surveys: Literal["auto", "here", "tasks"] = "auto"
     survey_dir: Annotated[str, AfterValidator(_check_survey_dir)] = "auto"
@@ -187,15 +197,31 @@ class Service(Frozen):
 
 
 class Gravity(Frozen):
-    """Where the measures behind gravity come from when the inventory brings none of its own.
+    """Where the measures behind gravity come from when the inventory brings none of its own; each may be ``provider:NAME``.
 
     Attributes:
         access: ``none``, ``times``, ``fleet`` (what went through ``fleet://``), or the path of an S3 access log.
-        colocation: ``none`` or ``folder``.
+        colocation: ``none``, ``folder`` or ``dataset``.
+        egress: ``nodes``, their prices and those of ``[[prices]]``.
+        latency: ``nodes``, as configured or measured.
+        compliance: ``rules``, the regions they require.
     """
 
     access: Annotated[str, Field(min_length=1)] = "none"
-    colocation: Literal["none", "folder"] = "none"
+    colocation: Annotated[str, AfterValidator(partial(_one_of, ("none", "folder", "dataset")))] = "none"
+    egress: Annotated[str, AfterValidator(partial(_one_of, ("nodes",)))] = "nodes"
+    latency: Annotated[str, AfterValidator(partial(_one_of, ("nodes",)))] = "nodes"
+    compliance: Annotated[str, AfterValidator(partial(_one_of, ("rules",)))] = "rules"
+
+    @property
+    def provided(self) -> dict[str, str]:
+        """Dimension → ``provider:NAME``, of those that a provider answers."""
+        return {name: source for name, source in self if re.fullmatch(_PROVIDER, source)}
+
+    @property
+    def follows_listing(self) -> bool:
+        """Whether equal listings mean equal measures: what is counted elsewhere, and what a host knows, changes by itself."""
+        return self.access in {"none", "times"} and not self.provided
 
 
 class Contents(Frozen):
@@ -235,6 +261,7 @@ class Settings(Service, Contents):
         redis_url: where the truth lives; ``broker_url`` and ``result_backend`` default to it.
         key_prefix: first part of every key of the state.
         message_prefix: first part of every key that Celery makes on the broker and the result backend; none by default.
+        priority: how many turns it gets at workers that it shares with other fleets, beside theirs; none by default: it shares none.
         inventory: where the list of objects comes from.
         surveys: whether a check lists the nodes itself or has tasks do it, each on its node's queue.
         survey_dir: where this host keeps what its surveys saw, so that what did not change is not listed again.
@@ -271,6 +298,11 @@ class Settings(Service, Contents):
                 return node
         raise UnknownNode(node_id, f"is not configured in fleet {self.fleet!r}; see [[nodes]] in rebalance.toml")
 
+    @property
+    def broker_queues(self) -> BrokerQueues:
+        """The names of its queues on the broker: they bear the fleet's where it shares workers."""
+        return BrokerQueues("" if self.priority is None else self.fleet)
+
     def public(self) -> dict[str, Any]:
         """Return plain JSON data without secrets, with the digest; safe to print, log and publish."""
         return {**self.model_dump(mode="json"), "digest": self.digest()}
@@ -278,7 +310,7 @@ class Settings(Service, Contents):
     def digest(self) -> str:
         """Return 16 hex digits over what the workers of a fleet must agree on.
 
-        That is fleet, mode, locator, catalogue, placement rule, inventory, surveys, what must be carried, options, gravity, nodes, prices and rules. Connection URLs,
+        That is fleet, mode, locator, catalogue, placement rule, inventory, surveys, what must be carried, options, gravity, nodes, prices and rules, and whether it shares workers. Connection URLs,
         storage_options and the file's path may differ from machine to machine; the order of nodes and prices means nothing.
         """
         agreed = {
@@ -298,6 +330,8 @@ class Settings(Service, Contents):
             "gravity": self.gravity.model_dump(),
             "rules": [rule.model_dump(mode="json") for rule in self.rules],
             "prices": sorted((price.from_region, price.to_region, _canonical(price.per_gb)) for price in self.prices),
+            # Only where it is so: an older release, which knows of no such thing, is to come to the same digest.
+            **({} if self.priority is None else {"shares_workers": True}),
         }
         text = json.dumps(agreed, sort_keys=True, separators=(",", ":"), default=_canonical)
         return hashlib.sha256(text.encode()).hexdigest()[:16]

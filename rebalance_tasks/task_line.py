@@ -18,7 +18,7 @@ from celery.signals import worker_process_shutdown, worker_shutdown
 from redis.exceptions import RedisError
 
 from rebalance_tasks.core.errors import RebalanceError
-from rebalance_tasks.runtime import runtime_for
+from rebalance_tasks.runtime import runtime_for, runtimes_for
 from rebalance_tasks.store.counters import TASK_BOUNDS_S, bucket
 from rebalance_tasks.telemetry import bound_ids, get_logger
 
@@ -60,7 +60,7 @@ class LoggedTask(Task):
             finally:
                 seconds = time.monotonic() - begun
                 log.info("task.done", task=self.name, ended=outcome, seconds=round(seconds, 4), **told)
-                METER.note(self.app, self.name.removeprefix("rebalance."), outcome, seconds)
+                METER.note(self.app, kwargs.get("fleet"), self.name.removeprefix("rebalance."), outcome, seconds)
 
 
 class Meter:
@@ -68,17 +68,19 @@ class Meter:
 
     def __init__(self) -> None:
         """Begin with nothing."""
-        self._counts: Counter[str] = Counter()
+        #: fleet that the message named → what is to be added there
+        self._counts: dict[str | None, Counter[str]] = {}
         self._lock = threading.Lock()
         self._due = 0.0
         self._app: Celery | None = None
         self._timer: threading.Timer | None = None
 
-    def note(self, app: Celery, task: str, outcome: str, seconds: float) -> None:
-        """Count the end of a task."""
+    def note(self, app: Celery, fleet: object, task: str, outcome: str, seconds: float) -> None:
+        """Count the end of a task of a fleet; of the default one where its message named none, or none of this process."""
         with self._lock:
             self._app = app
-            self._counts.update({f"tasks:{task}:{outcome}": 1, **bucket(f"task:{task}", seconds, TASK_BOUNDS_S)})
+            counts = self._counts.setdefault(_served(app, fleet), Counter())
+            counts.update({f"tasks:{task}:{outcome}": 1, **bucket(f"task:{task}", seconds, TASK_BOUNDS_S)})
             wait_s = self._due - time.monotonic()
             if wait_s > 0:
                 self._add_after(wait_s)
@@ -93,25 +95,34 @@ class Meter:
             self._timer.start()
 
     def add(self, **_: object) -> None:
-        """Add what was collected to the fleet's counters; without Redis it is kept for the next time."""
+        """Add what was collected to the fleets' counters; without Redis it is kept for the next time."""
         with self._lock:
-            counts, self._counts = self._counts, Counter()
+            collected, self._counts = self._counts, {}
             self._timer = None
             self._due = time.monotonic() + ADD_EVERY_S
-        if self._app is None or not counts:
+        if self._app is None:
             return
-        try:
-            runtime_for(self._app).context.counters.add(counts)
-        except (RedisError, RebalanceError, OSError) as exc:
-            log.debug("counters.kept", error=str(exc))
-            with self._lock:
-                self._counts.update(counts)
+        for fleet, counts in collected.items():
+            try:
+                runtime_for(self._app, fleet).context.counters.add(counts)
+            except (RedisError, RebalanceError, OSError) as exc:
+                log.debug("counters.kept", error=str(exc))
+                with self._lock:
+                    self._counts.setdefault(fleet, Counter()).update(counts)
 
 
 #: This process' meter.
 METER: Final = Meter()
 worker_process_shutdown.connect(METER.add)
 worker_shutdown.connect(METER.add)
+
+
+def _served(app: Celery, fleet: object) -> str | None:
+    """The fleet that a message names, if this process serves it; ``None`` is the default one."""
+    try:
+        return fleet if isinstance(fleet, str) and fleet in runtimes_for(app) else None
+    except RebalanceError:
+        return None
 
 
 def _ids(arguments: Mapping[str, object]) -> dict[str, str]:

@@ -9,13 +9,14 @@ too early drops itself with `Ignore`, and the sweep re-drives what stalls.
 from __future__ import annotations
 
 import uuid
+from contextlib import suppress
 from dataclasses import asdict
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from celery import shared_task
 from celery.exceptions import Ignore
-from celery.signals import worker_shutting_down
+from celery.signals import worker_init, worker_shutting_down
 from pydantic import Field, PositiveInt, ValidationError
 from redis.exceptions import RedisError
 
@@ -33,6 +34,7 @@ from rebalance_tasks.control.survey_round import survey_nodes
 from rebalance_tasks.core.errors import InvalidArgument, PermanentError, RebalanceError
 from rebalance_tasks.core.models import ControlResult, Frozen, Identifier
 from rebalance_tasks.core.routes import CONTROL_QUEUE, DATA_QUEUE
+from rebalance_tasks.drivers.registry import import_ahead
 from rebalance_tasks.migration.shutdown import SHUTTING_DOWN
 from rebalance_tasks.migration.slice import SliceOutcome
 from rebalance_tasks.runtime import Runtime, runtime_for
@@ -53,6 +55,13 @@ log = get_logger(__name__)
 def _hand_back(**_: object) -> None:
     """Slices in all processes of this worker look at this flag, which its main process raises: in a stock app too, so here."""
     SHUTTING_DOWN.set()
+
+
+@worker_init.connect
+def _import_ahead(sender: Any, **_: object) -> None:  # noqa: ANN401  the worker
+    """What the fleet's nodes need is imported before the pool forks: once, and while no job waits for it."""
+    with suppress(RebalanceError):  # the first task says what is wrong
+        import_ahead(runtime_for(sender.app).settings.nodes)
 
 
 #: Delivery, whatever the host app's defaults are: redelivered when a worker dies, never a stored result nobody reads.
@@ -212,7 +221,8 @@ def migrate(self: Task[Any, Any], **given: Any) -> dict[str, Any]:  # noqa: ANN4
     """Carry a group's moves on for one slice (job_id, group_id); to the monitor it goes only when the group is terminal."""
     try:
         arguments = _validated(MigrateArguments, **given)
-        runtime, queue = _runtime(self, arguments), _queue(self)
+        runtime = _runtime(self, arguments)
+        queue = _queue(self, runtime)
         outcome = run_relay(
             runtime.context,
             arguments.job_id,
@@ -260,7 +270,8 @@ def sweep(self: Task[Any, Any], *, queue: str | None = None, fleet: str | None =
     report = sweeps.run_sweep(context)
     if notices.behind(context):
         # A task of its own: a receiver that hangs must not keep the sweep.
-        notify.apply_async(kwargs={"fleet": context.settings.fleet}, expires=NOTIFY_EXPIRES_S)
+        to = context.settings.broker_queues.named(CONTROL_QUEUE)
+        notify.apply_async(kwargs={"fleet": context.settings.fleet}, queue=to, expires=NOTIFY_EXPIRES_S)
     return asdict(report)
 
 
@@ -308,9 +319,10 @@ def _answer(job_id: str, verb: Callable[[], ControlResult]) -> dict[str, Any]:
     return result.model_dump(mode="json")
 
 
-def _queue(task: Task[Any, Any]) -> str:
-    """The queue that a task's message came from, and which this worker therefore serves."""
-    return str(task.request.delivery_info.get("routing_key", ""))
+def _queue(task: Task[Any, Any], runtime: Runtime) -> str:
+    """The fleet's queue that a task's message came from, and which this worker therefore serves."""
+    came_over = str(task.request.delivery_info.get("routing_key", ""))
+    return next(iter(runtime.settings.broker_queues.own([came_over])), "")
 
 
 def _run_slice(runtime: Runtime, queue: str, job_id: str, group_id: str, extra: bool, ending: Ending) -> SliceOutcome:  # noqa: FBT001  as the relay calls it

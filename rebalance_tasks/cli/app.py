@@ -306,7 +306,7 @@ def start(
 
     client = session.open_client()
     with output.busy("surveying the nodes and planning" if plan_id is None else "starting", quiet=as_json):
-        started = client.start(client.plan() if plan_id is None else plan_id, job_id=job_id)
+        started = client.start(plan_id or plan.planned_now(client), job_id=job_id)
     if follow:
         session.follow_to_end(started.job_id, as_json=as_json)
         return

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from rebalance_tasks.cli import session
-from rebalance_tasks.cli.output import busy, emit, jsonable
+from rebalance_tasks.cli.output import busy, console, emit, jsonable
 from rebalance_tasks.cli.parameters import Json  # noqa: TC001  typer reads it at run time
 
 if TYPE_CHECKING:
@@ -52,9 +52,18 @@ def plan(
         return
 
     def view() -> RenderableType:
-        return tables.plan_view(made, explain=explain, picture=plan_picture(made, seen.nodes, client.settings.options))
+        picture = plan_picture(made, seen.nodes, client.settings.options)
+        return tables.plan_view(made, explain=explain, picture=picture, left_out=seen.left_out)
 
-    emit(made, as_json=as_json, render=view)
+    emit({**jsonable(made), "left_out": seen.left_out}, as_json=as_json, render=view)
+
+
+def planned_now(client: Rebalancer) -> RebalancePlan:
+    """Plan, and say on stderr which nodes the plan was made without."""
+    made, seen = client.dry_run()
+    for why in seen.left_out.values():
+        console(stderr=True).print(f"left out: {why}", style="yellow", markup=False)
+    return made
 
 
 def _explain(client: Rebalancer, made: RebalancePlan, seen: Survey, key: str, *, as_json: bool) -> None:

@@ -15,7 +15,7 @@ from rebalance_tasks.core.models import NodeState
 from rebalance_tasks.core.states import RebalanceStatus
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
     from datetime import datetime
 
     from rich.console import RenderableType
@@ -254,9 +254,13 @@ def _left_alone(what: str, count: int, names: Sequence[str]) -> list[RenderableT
 # -- plans ---------------------------------------------------------------------------------------------------------
 
 
-def plan_view(plan: RebalancePlan, *, explain: bool, picture: Sequence[RenderableType]) -> RenderableType:
-    """A plan: its totals, its picture, and its moves (all of them when explained)."""
-    parts: list[RenderableType] = [_plan_totals(plan), *picture]
+def plan_view(
+    plan: RebalancePlan, *, explain: bool, picture: Sequence[RenderableType], left_out: Mapping[str, str] | None = None
+) -> RenderableType:
+    """A plan: its totals, the nodes it was made without and why, its picture, and its moves (all of them when explained)."""
+    parts: list[RenderableType] = [_plan_totals(plan)]
+    parts += [Text(printable(f"left out: {why}"), style="yellow") for why in (left_out or {}).values()]
+    parts += picture
     if plan.moves:
         parts += [Text(), _moves(plan.moves if explain else plan.moves[:MOVES_SHOWN])]
         if not explain and len(plan.moves) > MOVES_SHOWN:

@@ -55,6 +55,17 @@ class Browser:
             self._settle(found, key, prefix)
         return found
 
+    def holds_any(self, folder: str) -> bool:
+        """Whether an object is anywhere below a folder: disks keep folders whose last object has left. Raises: as `list`."""
+        folders = [folder]
+        while folders:
+            here = folders.pop()
+            found = self.list(here)
+            if any(version is not None for version in found.values()):
+                return True
+            folders += [f"{here}/{name}" if here else name for name in found]
+        return False
+
     def _look(self, node: NodeDescriptor, folder: str, prefix: str) -> dict[str, Fingerprint | None]:
         passes = key_filter(node.include, node.exclude)
         found: dict[str, Fingerprint | None] = {}

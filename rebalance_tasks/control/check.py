@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import xxhash
 
-from rebalance_tasks.control import survey_round
+from rebalance_tasks.control import survey_round, survey_waited
 from rebalance_tasks.control.carrying import with_losses
 from rebalance_tasks.control.standing import basis_of, note, standing
 from rebalance_tasks.control.start import nearby
@@ -48,7 +48,9 @@ class Skipped(Exception):
         self.spread = spread
 
 
-def run_check(context: FleetContext, *, force: bool = False, by: str = "", by_tasks: bool = False) -> CheckResult:
+def run_check(
+    context: FleetContext, *, force: bool = False, by: str = "", by_tasks: bool = False, waits: bool = False
+) -> CheckResult:
     """Check the fleet once and record what came of it.
 
     Args:
@@ -56,6 +58,7 @@ def run_check(context: FleetContext, *, force: bool = False, by: str = "", by_ta
         force: plan even under the threshold.
         by: who asks.
         by_tasks: in a fleet where tasks are to list the nodes, begin that and return; `conclude_check` goes on.
+        waits: in such a fleet wait for them, where there are workers (`survey_waited`).
 
     Returns:
         verdict ``skipped``, ``planned`` (observe mode), ``started`` (auto mode: a start was asked for) or ``surveying``.
@@ -76,7 +79,8 @@ def run_check(context: FleetContext, *, force: bool = False, by: str = "", by_ta
     except BaseException:
         run.release()
         raise
-    return run.decided(lambda: survey(context, leave_out=True))
+    token = run.token
+    return run.decided(lambda: survey_waited.seen(context, token) if waits else survey(context, leave_out=True))
 
 
 def conclude_check(context: FleetContext, token: int) -> CheckResult | None:
@@ -87,7 +91,7 @@ def conclude_check(context: FleetContext, token: int) -> CheckResult | None:
         token: of that check.
     """
     asked = context.surveys.asked()
-    if not context.surveys.conclude(token, lock_ms=survey_round.CHECK_LOCK_MS):
+    if asked.waits or not context.surveys.conclude(token, lock_ms=survey_round.CHECK_LOCK_MS):
         return None
     run = _Run(context, force=asked.force, by=asked.by, token=token)
     try:
@@ -373,17 +377,18 @@ def dry_run(context: FleetContext) -> tuple[RebalancePlan, Survey]:
     """Survey and plan for an operator; the plan is kept and can be started. A balanced fleet has a plan of no moves.
 
     Returns:
-        The plan, and the fleet it was made for.
+        The plan, and the fleet it was made for, which says which nodes were left out and why.
 
     Raises:
         JobActive: a job is moving objects about, so a plan would be stale at once.
+        RetryableError: the workers that would be asked look at the nodes for a check.
         NodeError: a node is missing or not writable, and fewer than two are left.
         ConfigurationError: roots coincide, or a capacity must be stated.
     """
     active = context.jobs.active()
     if active is not None:
         raise JobActive(active)
-    seen = _noted(context, survey(context, leave_out=True))
+    seen = _noted(context, survey_waited.seen_alone(context))
     plan = _plan(context, seen, force=False)
     context.plans.save(plan, fence=None)
     return plan, seen

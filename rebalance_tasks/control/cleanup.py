@@ -288,7 +288,7 @@ def _strays(context: FleetContext, jobs: EndedJobs, drivers: Sequence[Driver], r
     active = context.jobs.active()
     if now_ms - since_ms < _orphan_age_ms() or (active and _began_ms(context, active) < since_ms + _orphan_age_ms()):
         return
-    strays = Strays(context, jobs, drivers, ended_since=datetime.fromtimestamp(since_ms / 1000, tz=UTC) - LIFE_OVERLAP)
+    strays = Strays(context, jobs, ended_since=datetime.fromtimestamp(since_ms / 1000, tz=UTC) - LIFE_OVERLAP)
     for driver in drivers:
         try:
             progress = Progress.read(context.fleet.searched(driver.node_id), life=run_id)

@@ -10,7 +10,7 @@ from collections import defaultdict
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from rebalance_tasks.core.errors import JobNotFound, NodeError
+from rebalance_tasks.core.errors import JobNotFound, NodeError, NodeMissing
 from rebalance_tasks.core.models import NodeState
 from rebalance_tasks.core.states import MoveState
 from rebalance_tasks.migration import manifests
@@ -88,6 +88,28 @@ def look(context: FleetContext, node_id: str, key: str) -> Fingerprint | None:
     driver = context.driver(node_id)
     driver.check_identity()
     return driver.stat(key)
+
+
+def held_elsewhere(context: FleetContext, key: str, node_id: str, *, adopted: Collection[str]) -> bool:
+    """Whether any node but one holds a key.
+
+    Args:
+        context: the fleet.
+        key: of an object.
+        node_id: the node that is left out.
+        adopted: nodes that carry their node-id; others hold no copy of ours, so they need not prove themselves.
+
+    Raises:
+        NodeError: one of them cannot be asked, nor its manifests, so that nobody knows.
+    """
+    for other in context.nodes():
+        if other.node_id == node_id:
+            continue
+        if other.state is NodeState.MAINTENANCE:
+            raise NodeMissing(other.node_id, "is in maintenance, and may hold the object")
+        if look(context, other.node_id, key) if other.node_id in adopted else context.driver(other.node_id).stat(key):
+            return True
+    return False
 
 
 # -- manifests --------------------------------------------------------------------------------------------------------

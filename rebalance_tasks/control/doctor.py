@@ -36,6 +36,12 @@ MOST_SKEW_S: Final = 5.0
 CHECKS_MISSED: Final = 3
 #: What a node's status means; any other one is a failure.
 _VERDICTS: Final[dict[str, Verdict]] = {"ok": "ok", "unadopted": "warn", "maintenance": "warn"}
+#: How large copies reach a node, by `NodeReport.direct`.
+_WAYS: Final = {
+    None: "",
+    True: "; large copies go around the page cache",
+    False: "; large copies go through the page cache",
+}
 
 
 def examine(context: FleetContext, ask_workers: Callable[[], Mapping[str, Sequence[str]]]) -> list[Finding]:
@@ -88,7 +94,7 @@ def examine_workers(context: FleetContext, serving: Mapping[str, Sequence[str]])
                 f"queue {queue}",
                 "fail",
                 f"no worker serves it{whose}",
-                f"start one with `celery -A rebalance_tasks worker --queues {queue}`",
+                f"start one with `celery -A rebalance_tasks worker --queues {context.settings.broker_queues.named(queue)}`",
             )
         )
     return found
@@ -181,7 +187,7 @@ def examine_nodes(nodes: Iterable[NodeReport]) -> list[Finding]:
         if report.status == "missing" and report.node.queues:
             verdict, hosts = "warn", ", ".join(queues_reaching(report.node))
             detail = f"not reached from this machine, as it should be where {hosts} is not served ({report.detail})"
-        shown = masked_url(report.node.url) if verdict == "ok" else detail
+        shown = f"{masked_url(report.node.url)}{_WAYS[report.direct]}" if verdict == "ok" else detail
         found.append(Finding(f"node {report.node.node_id}", verdict, shown, steps.get(report.status, "")))
     return found or [
         Finding("nodes", "fail", "none is configured", "add [[nodes]] to rebalance.toml: `rebalance init`")

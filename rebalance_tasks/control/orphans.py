@@ -12,10 +12,10 @@ from itertools import islice
 from typing import TYPE_CHECKING
 
 from rebalance_tasks.control.custody import Chains, freed, histories_of, job_of, lines_of, look
+from rebalance_tasks.control.unmoved import unmoved
 from rebalance_tasks.core.errors import NodeError, RebalanceError
 from rebalance_tasks.migration.faults import Step, reached
 from rebalance_tasks.store.claims import WRITE_PREFIX
-from rebalance_tasks.store.unmoved import unmoved
 from rebalance_tasks.telemetry import get_logger
 
 if TYPE_CHECKING:
@@ -23,11 +23,11 @@ if TYPE_CHECKING:
 
     from rebalance_tasks.control.context import FleetContext
     from rebalance_tasks.control.custody import EndedJobs
+    from rebalance_tasks.control.unmoved import Unmoved
     from rebalance_tasks.core.fingerprint import Fingerprint
     from rebalance_tasks.core.ids import MoveId
     from rebalance_tasks.drivers.base import Driver
     from rebalance_tasks.migration.manifests import ManifestEntry
-    from rebalance_tasks.store.records import GroupRecord
 
 log = get_logger(__name__)
 
@@ -73,7 +73,7 @@ class OrphanTrash:
         self._c, self._jobs, self._drivers = context, jobs, drivers
         self._histories: Mapping[str, list[ManifestEntry]] = {}
         self._chains = Chains(context, {})
-        self._unmoved: dict[str, dict[MoveId, tuple[str, GroupRecord]]] = {}
+        self._unmoved: dict[str, dict[MoveId, Unmoved]] = {}
         self.purged = self.restored = 0
 
     def tidy(self, *, before_ns: int, limit: int) -> None:
@@ -90,6 +90,7 @@ class OrphanTrash:
         left = [orphan for orphan in todo if not self._purged(orphan)]
         # Few are left: only for those are all manifests read a second time.
         keys = {entry.key for orphan in left for entry in self._histories.get(orphan.move_id, ())}
+        keys |= {move.key for orphan in left if (move := self._move(orphan)) is not None}
         self._chains = Chains(self._c, lines_of(self._c, keys))
         for orphan in left:
             if not self._purged(orphan) and names[orphan.move_id] > 1:
@@ -132,16 +133,20 @@ class OrphanTrash:
         return not entries and self._unlisted(orphan)
 
     def _unlisted(self, orphan: _Orphan) -> bool:
-        """Whether it is a copy without a manifest that was taken back, and the job's own list says that its source stands."""
+        """Whether it is a copy without a manifest that was taken back, and what its job says to be its source stands, there or further on."""
+        move = self._move(orphan)
+        if move is None or move.target != orphan.driver.node_id:
+            return False
+        original = self._chains.end(move.key, move.source, None)
+        there, held = None if original is None else look(self._c, original, move.key), orphan.held
+        return there is not None and (there.mtime_ns >= held.mtime_ns > 0 or there.etag == held.etag != "")
+
+    def _move(self, orphan: _Orphan) -> Unmoved | None:
+        """What its job says of the move."""
         job_id = job_of(orphan.move_id)
         if job_id not in self._unmoved:
-            moves = unmoved(self._c.connection, self._c.keys, job_id)
-            self._unmoved[job_id] = {move.move_id: (move.key, group) for move, group in moves}
-        key, group = self._unmoved[job_id].get(orphan.move_id, ("", None))
-        if group is None or group.target != orphan.driver.node_id:
-            return False
-        there, held = look(self._c, group.source, key), orphan.held
-        return there is not None and (there.mtime_ns >= held.mtime_ns > 0 or there.etag == held.etag != "")
+            self._unmoved[job_id] = {move.move_id: move for move in unmoved(self._c, job_id)}
+        return self._unmoved[job_id].get(orphan.move_id)
 
     def _put_back(self, orphan: _Orphan) -> None:
         """Bring a freed source back whose copy was taken off the target, if nothing of the object stands anywhere."""

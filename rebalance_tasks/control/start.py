@@ -119,7 +119,7 @@ def _freeze(
     nodes = {node.node_id: node for node in context.nodes()}
     capacities = _capacities(context)
     stale = stale_moves(context, plan, moves, job_id=job_id, capacities=capacities)
-    pairs, order, ends = _grouped(moves)
+    pairs, order, ends = moves.in_groups()
     moves, why = moves.take(order), stale.codes[order]
     holds = why < 0
     groups: list[NewGroup] = []
@@ -149,19 +149,6 @@ def _freeze(
         skipped=+skipped,
         capacities=capacities,
     )
-
-
-def _grouped(moves: MoveColumns) -> tuple[list[tuple[str, str]], NDArray[np.int64], list[int]]:
-    """Return the pairs of nodes, the most urgent one first, the moves in that order, and where each pair's moves end."""
-    pairs, place = moves.pairs()
-    urgency = np.full(len(pairs), np.iinfo(np.int64).min)
-    np.maximum.at(urgency, place, moves.priority)
-    ranked = sorted(range(len(pairs)), key=lambda number: (-int(urgency[number]), pairs[number]))
-    # NumPy sorts the smallest integers without comparing them.
-    rank = np.empty(len(pairs), np.min_scalar_type(len(pairs)))
-    rank[ranked] = np.arange(len(pairs))
-    ends = np.cumsum(np.bincount(place, minlength=len(pairs))[ranked])
-    return [pairs[number] for number in ranked], np.argsort(rank[place], kind="stable"), ends.tolist()
 
 
 def _stretches(moves: MoveColumns, holds: NDArray[np.bool_], rows: slice) -> list[Stretch]:

@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Final
 
-from rebalance_tasks.control.custody import Chains, look
+from rebalance_tasks.control.custody import Chains, held_elsewhere
 from rebalance_tasks.core.ids import MoveId
 from rebalance_tasks.core.options import MIB
 from rebalance_tasks.migration.ways import as_published
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Collection, Mapping
 
     from rebalance_tasks.control.context import FleetContext
     from rebalance_tasks.core.fingerprint import Fingerprint
@@ -76,16 +76,16 @@ class Looks:
 
     Attributes:
         context: the fleet.
-        drivers: of the nodes in reach.
+        adopted: nodes that carry their node-id.
         lines: what manifests list of their keys, oldest first.
     """
 
     context: FleetContext
-    drivers: Sequence[Driver]
+    adopted: Collection[str]
     lines: Mapping[str, list[ManifestEntry]]
 
     def see(self, stray: Stray, source: Driver, target: Driver) -> Seen:
-        """Look at both nodes, without changing anything."""
+        """Look at both nodes, without changing anything. Raises: NodeError, also where another node may hold the object and is away."""
         source.check_identity()  # missing is never gone
         at_target, at_source = target.stat(stray.key), source.stat(stray.key)
         if at_target is None:
@@ -104,9 +104,10 @@ class Looks:
             if untouched and (same or at_source.mtime_ns > copied.mtime_ns):
                 return Seen(Verdict.TAKE_OFF, copy, stray.source)
             return Seen(Verdict.HAND_OVER if same and not untouched else Verdict.AMBIGUOUS, copy, stray.source)
-        if at_source is not None:
-            return Seen(Verdict.COMPARE, at_target, stray.source)
-        astray = self._leads_elsewhere(stray.key, target.node_id) and not self._elsewhere(stray.key, target.node_id)
+        original = stray.source if at_source is not None else self._taken_on(stray)
+        if original not in {None, target.node_id}:
+            return Seen(Verdict.COMPARE, at_target, original)
+        astray = not self._elsewhere(stray.key, target.node_id) and self._leads_elsewhere(stray.key, target.node_id)
         return Seen(Verdict.ADOPT if astray else Verdict.NOTHING, at_target, target.node_id)
 
     def _without_source(
@@ -124,10 +125,12 @@ class Looks:
             return Seen(Verdict.BRING_BACK, copy, stray.source)
         return Seen(Verdict.ADOPT, copy, target.node_id)
 
+    def _taken_on(self, stray: Stray) -> str | None:
+        """Where later moves took an object whose copy no manifest lists."""
+        return Chains(self.context, self.lines).end(stray.key, stray.source, None)
+
     def _elsewhere(self, key: str, node_id: str) -> bool:
-        """Whether any other node holds a key."""
-        others = [driver.node_id for driver in self.drivers if driver.node_id != node_id]
-        return any(look(self.context, other, key) for other in others)
+        return held_elsewhere(self.context, key, node_id, adopted=self.adopted)
 
     def _leads_elsewhere(self, key: str, node_id: str) -> bool:
         """Whether readers of a key are sent to another node first."""

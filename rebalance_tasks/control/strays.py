@@ -16,18 +16,18 @@ from rebalance_tasks.control.custody import lines_of, look
 from rebalance_tasks.control.host_claims import claims_of, committed
 from rebalance_tasks.control.locate import Locator
 from rebalance_tasks.control.stray_verdicts import Looks, Seen, Stray, Verdict, compare
+from rebalance_tasks.control.unmoved import unmoved
 from rebalance_tasks.control.writing import claim_ttl_ms, needs_entry
-from rebalance_tasks.core.errors import InvalidKey, MoveError, PermanentError, RebalanceError
+from rebalance_tasks.core.errors import InvalidKey, MoveError, NodeError, PermanentError, RebalanceError
 from rebalance_tasks.core.ids import MoveId
 from rebalance_tasks.core.routes import share_a_host
 from rebalance_tasks.drivers.base import FreeOutcome
 from rebalance_tasks.migration import manifests
 from rebalance_tasks.migration.faults import Step, reached
-from rebalance_tasks.store.unmoved import unmoved
 from rebalance_tasks.telemetry import get_logger
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection
     from datetime import datetime
 
     from rebalance_tasks.control.context import FleetContext
@@ -87,21 +87,18 @@ class Progress:
 class Strays:
     """Searches targets for copies that Redis forgot."""
 
-    def __init__(
-        self, context: FleetContext, jobs: EndedJobs, drivers: Sequence[Driver], *, ended_since: datetime
-    ) -> None:
+    def __init__(self, context: FleetContext, jobs: EndedJobs, *, ended_since: datetime) -> None:
         """Wire what a claim takes.
 
         Args:
             context: the fleet.
             jobs: says which jobs are over.
-            drivers: of the nodes in reach.
             ended_since: jobs that ended earlier lost nothing.
         """
         self._c, self._jobs, self._ended_since = context, jobs, ended_since
         self._claims = claims_of(context)
         self._locator = Locator(context)
-        self._looks = Looks(context, drivers, {})
+        self._looks = Looks(context, context.fleet.adopted(), {})
         self.report = StrayReport()
         #: moves looked for so far, on all nodes
         self.looks = 0
@@ -157,8 +154,8 @@ class Strays:
                 continue
             ended = self._c.jobs.load(job_id).completed_utc
             if ended is None or ended >= self._ended_since:
-                for move, group in unmoved(self._c.connection, self._c.keys, job_id):
-                    found[group.target].add((move.move_id, move.key, group.source))
+                for move in unmoved(self._c, job_id):
+                    found[move.target].add((move.move_id, move.key, move.source))
         return found
 
     # -- mending --------------------------------------------------------------------------------------------------
@@ -179,11 +176,13 @@ class Strays:
                 self._claims.give_back(claim)
         except RebalanceError as exc:
             log.debug("stray.postponed", move_id=stray.move_id, object_key=stray.key, error=str(exc))
-            return isinstance(exc, PermanentError) or not self._share_a_host(stray.source, target.node_id)
+            away = {exc.node_id} if isinstance(exc, NodeError) else set()
+            return isinstance(exc, PermanentError) or not self._reached_with(target.node_id, {stray.source, *away})
 
-    def _share_a_host(self, source: str, target: str) -> bool:
+    def _reached_with(self, target: str, others: Collection[str]) -> bool:
+        """Whether each of these nodes has a host in common with the target: else no host will ever look at both."""
         nodes = {node.node_id: node for node in self._c.settings.nodes}
-        return source in nodes and share_a_host(nodes[source], nodes[target])
+        return all(other in nodes and share_a_host(nodes[other], nodes[target]) for other in others)
 
     def _mend_claimed(self, stray: Stray, source: Driver, target: Driver, claim: Claim) -> bool:
         if self._known_to_others(stray, target, claim):
@@ -193,10 +192,7 @@ class Strays:
             # The host's catalogue sends readers to the copy: it is the object, whatever Redis knows.
             seen = replace(seen, verdict=Verdict.HAND_OVER)
         if seen.verdict is Verdict.COMPARE:
-            verdict, versions = compare(source, target, stray.key)
-            if verdict is Verdict.HAND_OVER:
-                self._list(stray, target, *versions)
-            seen = replace(seen, verdict=verdict)
+            seen = replace(seen, verdict=self._compared(stray, seen.original, target))
         match seen.verdict:
             case Verdict.NOTHING:
                 return True
@@ -212,6 +208,16 @@ class Strays:
                 return undone and self._take_off(stray, target, claim, seen)
             case _:
                 assert_never(seen.verdict)
+
+    def _compared(self, stray: Stray, original: str, target: Driver) -> Verdict:
+        """Let the bytes of a copy that no manifest lists tell, beside those of the object."""
+        verdict, versions = compare(self._c.driver(original), target, stray.key)
+        if verdict is not Verdict.HAND_OVER:
+            return verdict
+        if original != stray.source:
+            return Verdict.AMBIGUOUS  # it is no source of this move that would have to be freed
+        self._list(stray, target, *versions)
+        return verdict
 
     def _known_to_others(self, stray: Stray, target: Driver, claim: Claim) -> bool:
         """Whether Redis knows of the copy after all; nothing but the holder of the claim can change that by now."""

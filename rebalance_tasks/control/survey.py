@@ -12,27 +12,23 @@ from collections import defaultdict
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from rebalance_tasks.control.access_log import read_access_log
 from rebalance_tasks.control.carrying import require_carried
 from rebalance_tasks.control.inventories import FROM_NODES
+from rebalance_tasks.control.measuring import measured
 from rebalance_tasks.control.streams import found_in
 from rebalance_tasks.control.survey_memory import SurveyMemory
 from rebalance_tasks.core.errors import ConfigurationError, NodeError, NodeMissing
 from rebalance_tasks.core.inventory import UNKNOWN_TIME, Inventory
 from rebalance_tasks.core.inventory_columns import text
-from rebalance_tasks.core.measures import with_access_counts, with_access_from_times, with_neighbours
 from rebalance_tasks.core.models import NodeState
-from rebalance_tasks.core.rules import with_rules
 from rebalance_tasks.drivers.registry import validate_roots
 from rebalance_tasks.drivers.remembered import Remembered
-from rebalance_tasks.store.accesses import AccessStore
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping, Sequence
@@ -64,6 +60,7 @@ class NodeReport:
         status: ``ok``, ``unadopted`` (no node-id yet), ``missing``, ``not_writable`` or ``maintenance``.
         detail: what is wrong and what to do.
         left_out: reason → number of things on the node that are not objects.
+        direct: as in `NodeHealth`.
     """
 
     node: NodeDescriptor
@@ -73,6 +70,7 @@ class NodeReport:
     capacity_bytes: int | None = None
     objects: int | None = None
     left_out: Mapping[str, int] | None = None
+    direct: bool | None = None
 
     @property
     def utilisation(self) -> float | None:
@@ -294,19 +292,6 @@ def most_rows(nodes: int) -> int:
     return max(LEAST_ROWS, FLEET_ROWS // max(1, nodes))
 
 
-def measured(context: FleetContext, inventory: Inventory) -> Inventory:
-    """Add what the fleet's rules say, and the measures of use that are configured where the inventory has none."""
-    inventory = with_rules(inventory, context.settings.rules)
-    wanted = context.settings.gravity
-    if wanted.access == "times":
-        inventory = with_access_from_times(inventory, context.connection.now_ms() * 10**6)
-    elif wanted.access != "none":
-        fleet = AccessStore(context.connection, context.keys)
-        counts, hours = fleet.recent() if wanted.access == "fleet" else read_access_log(Path(wanted.access))
-        inventory = with_access_counts(inventory, counts, hours)
-    return with_neighbours(inventory) if wanted.colocation == "folder" else inventory
-
-
 def reports(context: FleetContext) -> list[NodeReport]:
     """Report on every node, also on those with which something is wrong."""
     nodes = context.nodes()
@@ -337,6 +322,7 @@ def _report(node: NodeDescriptor, seen: Look | None) -> NodeReport:
         capacity_bytes=node.capacity_bytes,
         objects=len(seen.found.keys),
         left_out=dict(seen.found.left_out),
+        direct=seen.health.direct,
     )
 
 

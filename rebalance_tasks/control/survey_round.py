@@ -21,8 +21,9 @@ import numpy as np
 import pyarrow as pa
 
 from rebalance_tasks.control.inventories import FROM_NODES
+from rebalance_tasks.control.measuring import measured
 from rebalance_tasks.control.parts import FIRST_PARTS, MOST_OBJECTS, joined, names_of, node_of, part_of, parts_for
-from rebalance_tasks.control.survey import look, measured, most_rows
+from rebalance_tasks.control.survey import look, most_rows
 from rebalance_tasks.control.survey_memory import SurveyMemory
 from rebalance_tasks.core.candidates import thinned
 from rebalance_tasks.core.errors import RebalanceError
@@ -66,8 +67,6 @@ LATEST_MS: Final = 600_000
 TIDY_EVERY: Final = 16
 #: A busy machine answers a small read so much later; in gravity it is a fortieth of one dimension of five.
 LATENCY_NOISE_MS: Final = 5.0
-#: Measures of access that follow from the listing; counts of a log do not.
-_STEADY: Final = frozenset({"none", "times"})
 _PACKED: Final = pa.ipc.IpcWriteOptions(compression="lz4")
 _heart: Final = Heart(longest_s=LONGEST_S)
 
@@ -80,7 +79,9 @@ def by_tasks(context: FleetContext) -> bool:
     return settings.surveys == "tasks" or len(nodes) > HERE_NODES or any(node.queue for node in nodes)
 
 
-def begin(context: FleetContext, token: int, *, force: bool, by: str) -> tuple[int, int]:
+def begin(
+    context: FleetContext, token: int, *, force: bool = False, by: str = "", waits: bool = False
+) -> tuple[int, int]:
     """Have every node listed that is not in maintenance.
 
     Args:
@@ -88,6 +89,7 @@ def begin(context: FleetContext, token: int, *, force: bool, by: str) -> tuple[i
         token: of the check.
         force: what the check was asked; it is asked again when it goes on.
         by: who asked.
+        waits: who asked goes on by himself.
 
     Returns:
         Nodes, and messages sent.
@@ -96,7 +98,8 @@ def begin(context: FleetContext, token: int, *, force: bool, by: str) -> tuple[i
         ConfigurationError: roots coincide.
     """
     validate_roots(context.settings.nodes)
-    nodes, asked = _looked_at(context), Asked(force=force, by=by, digest=context.settings.digest())
+    nodes = _looked_at(context)
+    asked = Asked(force=force, by=by, digest=context.settings.digest(), waits=waits)
     found = context.surveys.findings()
     cut = {node_of(finding.node_id) for finding in found if part_of(finding.node_id) is not None}
     sizes = {finding.node_id: finding.objects for finding in joined(found)}
@@ -264,7 +267,7 @@ class _Runner:
     def _digest(self, seen: Look, most: int) -> str:
         """Of all that a node's candidates follow from; empty where that may change without showing."""
         listing = seen.found.digest()
-        steady = self._context.settings.gravity.access in _STEADY
+        steady = self._context.settings.gravity.follows_listing
         return f"{listing}-{self._asked.digest}-{most}" if listing and steady and self._asked.digest else ""
 
 

@@ -38,6 +38,9 @@ COLUMNS: Final = (
     "writes_per_hour",
     "last_access_utc",
     "colocated_dependencies",
+    "egress_cost_per_gb",
+    "latency_ms",
+    "compliant",
     "replica_group",
     "required_regions",
     "required_storage_class",
@@ -46,6 +49,11 @@ COLUMNS: Final = (
     "last_moved_utc",
     "mtime_utc",
     "mtime_ns",
+)
+#: Columns that are written as they are held.
+_PLAIN: Final = (
+    *("gravity", "reads_per_hour", "writes_per_hour", "colocated_dependencies"),
+    *("egress_cost_per_gb", "latency_ms", "compliant", "pinned"),
 )
 #: How alike an unknown column must be to a known one to count as a misspelling. "pined" (0.91) would silently unpin.
 _LOOKS_ALIKE: Final = 0.85
@@ -89,6 +97,9 @@ class Inventory:
         node_ids: ids of the nodes that appear, sorted.
         gravity: float64 (n,) in [0, 1]; ``None`` without such a column.
         reads_per_hour: float64 (n,), ≥ 0, or ``None``; so are writes_per_hour and colocated_dependencies (int64).
+        egress_cost_per_gb: float64 (n,), money for 10⁹ bytes of it that leave its node, ≥ 0, NaN where only the node's price is
+            known, or ``None``; so are latency_ms (of its node to those who use it) and compliant (1 where its node's region is
+            one that it asks for, 0 where not, NaN where only the rules say).
         mtime_ns: int64 (n,) nanoseconds since 1970 UTC, `UNKNOWN_TIME` where unknown, or ``None``; so are
             last_access_ns and last_moved_ns.
         pinned: bool (n,) or ``None``.
@@ -109,6 +120,9 @@ class Inventory:
     writes_per_hour: NDArray[np.float64] | None = None
     last_access_ns: NDArray[np.int64] | None = None
     colocated_dependencies: NDArray[np.int64] | None = None
+    egress_cost_per_gb: NDArray[np.float64] | None = None
+    latency_ms: NDArray[np.float64] | None = None
+    compliant: NDArray[np.float64] | None = None
     replica_group: Coded[str] | None = None
     required_regions: Coded[tuple[str, ...]] | None = None
     required_storage_class: Coded[str] | None = None
@@ -147,6 +161,9 @@ class Inventory:
             writes_per_hour=reader.floats("writes_per_hour"),
             last_access_ns=reader.times("last_access_utc"),
             colocated_dependencies=reader.counts("colocated_dependencies"),
+            egress_cost_per_gb=reader.floats("egress_cost_per_gb", missing=np.nan),
+            latency_ms=reader.floats("latency_ms", missing=np.nan),
+            compliant=reader.verdicts("compliant"),
             replica_group=reader.coded("replica_group"),
             required_regions=reader.text_sets("required_regions"),
             required_storage_class=reader.storage_classes("required_storage_class"),
@@ -283,7 +300,7 @@ class Inventory:
                 pa.array(self.node_index), pa.array(self.node_ids, type=pa.string())
             ),
         }
-        for name in ("gravity", "reads_per_hour", "writes_per_hour", "colocated_dependencies", "pinned"):
+        for name in _PLAIN:
             if (plain := getattr(self, name)) is not None:
                 out[name] = plain
         for name in ("replica_group", "required_regions", "required_storage_class", "required_tags"):

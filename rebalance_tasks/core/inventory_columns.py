@@ -117,18 +117,25 @@ class Reader:
         return _frozen(rank[codes]), tuple(values)
 
     # -- optional columns; None when absent -----------------------------------------------------------------------
-    def floats(self, name: str, *, upper: float | None = None) -> NDArray[np.float64] | None:
-        """Return a numeric column as float64 in [0, upper]; null is 0."""
+    def floats(self, name: str, *, upper: float | None = None, missing: float = 0.0) -> NDArray[np.float64] | None:
+        """Return a numeric column as float64 in [0, upper]; null is ``missing``, and where that is NaN, NaN may stand for itself."""
         column = self._optional(name)
         if column is None:
             return None
         if not _is_number(column.type):
             raise self._wrong_type(name, column.type, "a number")
-        values = column.cast(pa.float64()).fill_null(0.0).to_numpy(zero_copy_only=False)
+        values = column.cast(pa.float64()).fill_null(missing).to_numpy(zero_copy_only=False)
         allowed = f"[0, {upper:g}]" if upper is not None else "[0, ∞)"
         good = np.isfinite(values) & (values >= 0) & (values <= (np.inf if upper is None else upper))
-        self._refuse(~good, name, f"lies outside {allowed}", values)
+        self._refuse(~(good | (np.isnan(values) & np.isnan(missing))), name, f"lies outside {allowed}", values)
         return _frozen(values)
+
+    def verdicts(self, name: str) -> NDArray[np.float64] | None:
+        """Return a column of truths as float64: 1 true, 0 false, NaN where null; numbers in [0, 1] are taken too."""
+        column = self._optional(name)
+        if column is not None and pt.is_boolean(column.type):
+            return _frozen(column.cast(pa.uint8()).cast(pa.float64()).fill_null(np.nan).to_numpy(zero_copy_only=False))
+        return self.floats(name, upper=1.0, missing=np.nan)
 
     def counts(self, name: str) -> NDArray[np.int64] | None:
         """Return a column of counts as int64, ≥ 0; null is 0."""

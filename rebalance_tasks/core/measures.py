@@ -14,15 +14,22 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from rebalance_tasks.core.inventory import UNKNOWN_TIME
+from rebalance_tasks.core.patterns import matching
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
+
+    from numpy.typing import NDArray
 
     from rebalance_tasks.core.inventory import Inventory
+    from rebalance_tasks.core.rule import Rule
 
 _HOUR_NS: Final = 3_600 * 10**9
-#: Everything up to the last slash.
-_NAME: Final = r"[^/]*$"
+#: Columns in which nothing known is nothing.
+_COUNTED: Final = frozenset({"reads_per_hour", "writes_per_hour", "colocated_dependencies"})
+#: What follows the last slash, with the slash; what follows the first.
+_NAME: Final = r"/[^/]*$"
+_BELOW_FIRST: Final = r"(?s)/.*$"
 
 
 def with_access_from_times(inventory: Inventory, now_ns: int) -> Inventory:
@@ -63,12 +70,56 @@ def with_neighbours(inventory: Inventory) -> Inventory:
     """Count as dependencies the other objects of the same folder on the same node; an object in no folder has none."""
     if inventory.colocated_dependencies is not None or not len(inventory):
         return inventory
-    folders = pc.replace_substring_regex(inventory.keys, _NAME, "").dictionary_encode()
-    code = folders.indices.to_numpy(zero_copy_only=False).astype(np.int64)
+    return _with_mates(inventory, _folders(inventory, _NAME))
+
+
+def with_datasets(inventory: Inventory, rules: Sequence[Rule]) -> Inventory:
+    """Count as dependencies the other objects of the same dataset on the same node.
+
+    An object's dataset is what the first rule that matches its key and names one says, else its first folder; an object in no
+    folder has none then.
+
+    Args:
+        inventory: without a column of dependencies; one that is there stays.
+        rules: of the fleet.
+    """
+    if inventory.colocated_dependencies is not None or not len(inventory):
+        return inventory
+    code = _folders(inventory, _BELOW_FIRST)
+    declared = np.full(len(inventory), -1, np.int64)
+    named = [rule for rule in rules if rule.dataset]
+    number = {rule.dataset: at for at, rule in enumerate(named)}
+    for rule in named:
+        declared[(declared < 0) & matching(inventory.keys, [rule.pattern])] = number[rule.dataset]
+    return _with_mates(inventory, np.where(declared < 0, code, declared + int(code.max()) + 1))
+
+
+def _folders(inventory: Inventory, cut: str) -> NDArray[np.int64]:
+    """Return int64 (n,): equal numbers for keys that are equal without what a pattern matches, −1 for keys in no folder."""
+    folders = pc.replace_substring_regex(inventory.keys, cut, "/").dictionary_encode()
+    code: NDArray[np.int64] = folders.indices.to_numpy(zero_copy_only=False).astype(np.int64)
+    return np.where(pc.less(pc.find_substring(inventory.keys, "/"), 0).to_numpy(zero_copy_only=False), -1, code)
+
+
+def _with_mates(inventory: Inventory, code: NDArray[np.int64]) -> Inventory:
+    """Add how many others of the same number are on the same node; −1 is alone."""
     place = code * len(inventory.node_ids) + inventory.node_index
     _, at, counts = np.unique(place, return_inverse=True, return_counts=True)
-    names = pc.equal(folders.dictionary, "").to_numpy(zero_copy_only=False)
-    return _with(inventory, colocated_dependencies=np.where(names[code], 0, counts[at] - 1).astype(np.int64))
+    return _with(inventory, colocated_dependencies=np.where(code < 0, 0, counts[at] - 1).astype(np.int64))
+
+
+def with_told(inventory: Inventory, **columns: NDArray[np.float64]) -> Inventory:
+    """Add what a host told of its objects, each float64 (n,) with NaN where it knows nothing; columns that are there stay.
+
+    What is not known is 0 reads, writes and dependencies; prices, latencies and compliance stay unknown, so that the node's own
+    and the rules count (`planner_candidates.gravity_of`).
+    """
+    made: dict[str, NDArray[Any]] = {}
+    for name, column in columns.items():
+        if getattr(inventory, name) is None:
+            known = np.nan_to_num(column, nan=0.0) if name in _COUNTED else column.copy()
+            made[name] = known.astype(np.int64) if name == "colocated_dependencies" else known
+    return _with(inventory, **made) if made else inventory
 
 
 def _with(inventory: Inventory, **columns: Any) -> Inventory:  # noqa: ANN401  columns of any type, by name

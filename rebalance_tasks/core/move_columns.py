@@ -112,6 +112,22 @@ class MoveColumns:
         ]
         return pairs, (np.cumsum(there) - 1)[numbers]
 
+    def in_groups(self) -> tuple[list[tuple[str, str]], NDArray[np.int64], list[int]]:
+        """Cut the moves into groups; equal moves are cut equally, whenever and wherever.
+
+        Returns:
+            The pairs of nodes, the most urgent one first; int64 (n,), the moves in that order; where each pair's moves end.
+        """
+        pairs, place = self.pairs()
+        urgency = np.full(len(pairs), np.iinfo(np.int64).min)
+        np.maximum.at(urgency, place, self.priority)
+        ranked = sorted(range(len(pairs)), key=lambda number: (-int(urgency[number]), pairs[number]))
+        # NumPy sorts the smallest integers without comparing them.
+        rank = np.empty(len(pairs), np.min_scalar_type(len(pairs)))
+        rank[ranked] = np.arange(len(pairs))
+        ends = np.cumsum(np.bincount(place, minlength=len(pairs))[ranked])
+        return [pairs[number] for number in ranked], np.argsort(rank[place], kind="stable"), ends.tolist()
+
     def repeated(self) -> NDArray[np.bool_]:
         """Return bool (n,): an earlier move takes the same object."""
         # Codes are given in the order in which keys come up first, so a new key's is one higher than all before.

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from rebalance_tasks.core.planner_exact import ENOUGH, balance_exactly
+from rebalance_tasks.core.planner_exchange import exchange
 from rebalance_tasks.core.planner_fill import Filler, about_objects, in_order, smallest_needed
 from rebalance_tasks.core.planner_flow import Hubs, Limits, Network, Supply
 from rebalance_tasks.core.planner_repair import Repair
@@ -94,8 +95,12 @@ def _by_flows(work: Work, eligibility: Eligibility, pools: list[list[int]], *, g
         Filler(work, eligibility, pools[at], exceed=not solution.used_up, least=demand.least).fill(flows)
     for at in order:
         Repair(work, eligibility, pools[at], goal=goals[at]).run()
+    as_good = max(goals) + (0 if max(goals) == goal else _AS_GOOD * (wide - max(goals)))
+    if "max_moves_per_cycle" in work.ledger.limits and _result(work, pools, before, goal=max(goals))[0] > as_good:
+        for at in order:
+            exchange(work, eligibility, pools[at], goal=goals[at])
     reached, size_bytes, _ = _result(work, pools, before, goal=max(goals))
-    near = reached <= max(goals) + (0 if max(goals) == goal else _AS_GOOD * (wide - max(goals)))
+    near = reached <= as_good
     # Water that leaves out the largest objects is no bound to what exchanging them would reach.
     near = near and (reached <= goal or not demand.too_large)
     return by_size, near and size_bytes <= solution.size_bytes * (1 + _AS_GOOD) + 1

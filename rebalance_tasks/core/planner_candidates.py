@@ -6,7 +6,7 @@ Each object gets at most one reason to stay; the first that applies, in the orde
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import pyarrow as pa
@@ -223,14 +223,16 @@ class Eligibility:
 def gravity_of(inventory: Inventory, fleet: Fleet, options: RebalancerOptions) -> NDArray[np.float64]:
     """Return float64 (n,) in [0, 1]: how strongly each object is held where it is.
 
-    The ``gravity`` column when there is one. Else, when the inventory knows reads, writes or dependencies, the composite
-    of `gravity`. Else 0 for all: a plain listing says nothing of use, and a score made of the node's price and latency
-    alone would be the same for every object of a node, so it could not rank them.
+    The ``gravity`` column when there is one. Else, when the inventory knows a measure of single objects, the composite
+    of `gravity`, with the node's price and latency and the required regions for what it does not know. Else 0 for all: a
+    plain listing says nothing of use, and a score made of the node's price and latency alone would be the same for every
+    object of a node, so it could not rank them.
     """
     if inventory.gravity is not None:
         return inventory.gravity
     reads, writes, near = inventory.reads_per_hour, inventory.writes_per_hour, inventory.colocated_dependencies
-    if reads is None and writes is None and near is None:
+    told = (inventory.egress_cost_per_gb, inventory.latency_ms, inventory.compliant)
+    if all(column is None for column in (reads, writes, near, *told)):
         return np.zeros(len(inventory), np.float64)
     from rebalance_tasks.core import gravity  # noqa: PLC0415  a plain inventory needs none of it
 
@@ -249,9 +251,14 @@ def gravity_of(inventory: Inventory, fleet: Fleet, options: RebalancerOptions) -
         found[rows] = gravity.composite(
             sum((column[rows] for column in (reads, writes) if column is not None), np.zeros(len(found[rows]))),
             0.0 if near is None else near[rows],
-            price[node[rows]],
-            latency[node[rows]],
-            inside[-1 if rules is None else rules.codes[rows], node[rows]],
+            _told(inventory.egress_cost_per_gb, rows, price[node[rows]]),
+            _told(inventory.latency_ms, rows, latency[node[rows]]),
+            _told(inventory.compliant, rows, inside[-1 if rules is None else rules.codes[rows], node[rows]]),
             options.scoring_weights,
         )
     return np.clip(found, 0.0, 1.0, out=found)
+
+
+def _told(column: NDArray[np.float64] | None, rows: slice, otherwise: NDArray[Any]) -> NDArray[Any]:
+    """Return some rows of a column, and what holds otherwise where it is not known."""
+    return otherwise if column is None else np.where(np.isnan(column[rows]), otherwise, column[rows])

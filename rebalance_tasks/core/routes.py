@@ -5,10 +5,14 @@ the hosts that reach it; one that names none (a bucket, say) is reached from eve
 nodes name. Where they share none, the source's hosts push to the target's ``remote_url``, if it has one: straight from host
 to host, around any gateway. Pushing, never pulling, so that a source is always read, compared and freed where it lies, by one
 driver. Other nodes that share no queue are never paired.
+
+Where several fleets share workers, the names of a fleet's queues on the broker end in its own (`BrokerQueues`); everywhere else
+they go by the names that are used here.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
@@ -20,6 +24,37 @@ if TYPE_CHECKING:
 CONTROL_QUEUE: Final = "rebalance.control"
 #: Tasks that move bytes between nodes which every host reaches.
 DATA_QUEUE: Final = "rebalance.data"
+#: Between a queue's name and the fleet's; no name of either holds it.
+_AT: Final = "@"
+
+
+@dataclass(frozen=True, slots=True)
+class BrokerQueues:
+    """The names of a fleet's queues on the broker.
+
+    Attributes:
+        fleet: whose workers serve other fleets too; '' for one that has its broker, or its `message_prefix`, to itself.
+    """
+
+    fleet: str = ""
+
+    def named(self, queue: str) -> str:
+        """Return a queue's name on the broker: ``rebalance.data.h1@archive``."""
+        return f"{queue}{_AT}{self.fleet}" if self.fleet else queue
+
+    def own(self, queues: Iterable[str]) -> list[str]:
+        """Return those of the broker's queues that are this fleet's, by the names that routes have for them."""
+        end = self.named("")
+        return [queue.removesuffix(end) for queue in queues if queue.endswith(end)]
+
+
+#: Those of a fleet that shares no workers.
+PLAIN_QUEUES: Final = BrokerQueues()
+
+
+def fleet_of(queue: str) -> str:
+    """Return whose queue it is by its name on the broker; '' where that does not say."""
+    return queue.rpartition(_AT)[2] if _AT in queue else ""
 
 
 def data_queue(name: str) -> str:

@@ -19,6 +19,7 @@ class Rule(Frozen):
         storage_class: what their node must offer.
         tags: what their node must carry.
         pinned: they are never moved.
+        dataset: what they belong to, where colocation goes by datasets: its objects on one node hold each other there.
     """
 
     pattern: Annotated[str, Field(min_length=1, max_length=1024)]
@@ -26,3 +27,4 @@ class Rule(Frozen):
     storage_class: StorageClass | None = None
     tags: Mapping[str, str] = Field(default_factory=dict)
     pinned: bool = False
+    dataset: Annotated[str, Field(max_length=256)] = ""

@@ -90,6 +90,8 @@ class NodeHealth:
     adopted: bool
     #: files in ``.rebalance/kept``, waiting for an operator's look.
     kept_files: int = 0
+    #: whether large copies go around the page cache there; ``None``: it is no local node, or not adopted.
+    direct: bool | None = None
 
 
 class FreeOutcome(StrEnum):

@@ -1,4 +1,4 @@
-"""Several objects at once where each costs a round trip: threads that stay, one list of things to do, errors that stop the rest.
+"""Several objects at once where each waits for a round trip or a disk: threads that stay, one list of things to do, errors that stop the rest.
 
 Both the engine (its steps over a batch) and drivers (requests of one step) share the threads of a process; nothing that runs on
 one of them may wait for another.

@@ -67,6 +67,7 @@ class LocalDriver:
         include: Iterable[str] = (),
         exclude: Iterable[str] = (),
         calls: Syscalls | None = None,
+        direct: bool = True,
     ) -> None:
         """Serve the folder at the absolute path ``root``; nothing is opened before the first call.
 
@@ -76,9 +77,10 @@ class LocalDriver:
             include: glob patterns; when given, only keys that match one are objects.
             exclude: glob patterns; keys that match one are left alone.
             calls: system calls to stand on, by default the best this kernel has.
+            direct: large copies go around the page cache, where the file system can do that.
         """
         self.node_id = NodeId(node_id)
-        self._tree = LocalTree(node_id, root, calls or native())
+        self._tree = LocalTree(node_id, root, calls or native(), direct=direct)
         self._trash = LocalTrash(self._tree)
         self._passes = key_filter(include, exclude)
 
@@ -106,6 +108,7 @@ class LocalDriver:
                 device=os.fstat(fd).st_dev,
                 adopted=adopted,
                 kept_files=sum(1 for _ in self.list_kept()) if adopted else 0,
+                direct=self._tree.direct if adopted else None,
             )
         except OSError as exc:
             raise node_error(self.node_id, self.root, exc, "look at the root") from exc
@@ -216,9 +219,7 @@ class LocalDriver:
             fd = self._stage_again(move_id, folder, offset) if offset else create_staged(move_id, folder)
         except OSError as exc:
             raise node_error(self.node_id, self.root, exc, "stage a copy") from exc
-        return LocalWriter(
-            fd, self.node_id, self.root, f"staged:{move_id}", offset=offset, sparse=sparse, calls=self._tree.calls
-        )
+        return LocalWriter(fd, self._tree, f"staged:{move_id}", offset=offset, sparse=sparse)
 
     def _stage_again(self, move_id: MoveId, folder: int, offset: int) -> int:
         held = regular(move_id, folder)
@@ -257,7 +258,7 @@ class LocalDriver:
                 fd = os.open(move_id, READ_FLAGS, dir_fd=folder)
         except OSError as exc:
             raise source_error(label, exc, "read back") from exc
-        return source_from(fd, label, self._tree.calls.direct)
+        return source_from(fd, label, direct=self._tree.direct)
 
     def sync(self) -> None:
         """Make everything staged, published or renamed so far durable. Raises: NodeFull, NodeNotWritable, NodeMissing."""

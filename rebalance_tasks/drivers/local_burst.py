@@ -65,8 +65,6 @@ DESCRIPTORS: Final = _Descriptors()
 class LocalBurst(NoBurst):
     """`Burst` between two local roots."""
 
-    alone = True
-
     def __init__(self, source: LocalTree, target: LocalTree, *, objects: int) -> None:
         """Prepare for up to so many objects."""
         self._source = source
@@ -205,23 +203,28 @@ class LocalBurst(NoBurst):
 
     def free(self, objects: Iterable[tuple[str, MoveId, Fingerprint] | None]) -> Iterator[bool]:
         """Move sources into the trash; see `Burst.free`."""
-        hold = self._source.held
-        trash, rename, stat = self._source.work_fd("trash"), self._source.calls.rename_aside, os.stat
-        for wanted in objects:
-            done = False
-            if wanted is not None and hold is not None:
-                key, move_id, version = wanted
-                folder, _, name = key.rpartition("/")
-                parent = hold.folders.get(folder or ".")
-                if parent is not None:
-                    try:
-                        if is_version(stat(name, dir_fd=parent, follow_symlinks=False), version):
-                            rename(name, move_id, parent, trash)
-                            hold.note(Renamed(parent, name, trash, move_id, version, freed=True))
-                            done = is_version(stat(move_id, dir_fd=trash, follow_symlinks=False), version)
-                    except OSError:
-                        done = False
-            yield done
+        return free_held(self._source, objects)
+
+
+def free_held(source: LocalTree, objects: Iterable[tuple[str, MoveId, Fingerprint] | None]) -> Iterator[bool]:
+    """Move objects whose folders this thread holds into the trash; see `Burst.free`."""
+    hold = source.held
+    trash, rename, stat = source.work_fd("trash"), source.calls.rename_aside, os.stat
+    for wanted in objects:
+        done = False
+        if wanted is not None and hold is not None:
+            key, move_id, version = wanted
+            folder, _, name = key.rpartition("/")
+            parent = hold.folders.get(folder or ".")
+            if parent is not None:
+                try:
+                    if is_version(stat(name, dir_fd=parent, follow_symlinks=False), version):
+                        rename(name, move_id, parent, trash)
+                        hold.note(Renamed(parent, name, trash, move_id, version, freed=True))
+                        done = is_version(stat(move_id, dir_fd=trash, follow_symlinks=False), version)
+                except OSError:
+                    done = False
+        yield done
 
 
 def _fits(key: str) -> bool:

@@ -1,7 +1,7 @@
 """Reads and writes that go around the page cache, for copies that must be on the disk anyway.
 
 A large copy gains nothing from the page cache: it is synced at once, and read back once, to see what the disk holds. Filling the
-cache with it costs more than the disk itself (docs/adr/0032), pushes out the pages that readers need, and lets a read-back
+cache with it costs more than the disk itself (docs/adr/0031), pushes out the pages that readers need, and lets a read-back
 compare memory with memory. So such a copy is written and read back with ``O_DIRECT``, in whole blocks at aligned offsets from
 aligned memory; what is not aligned goes through the cache, which the kernel keeps coherent.
 """
@@ -12,6 +12,8 @@ import errno
 import fcntl
 import mmap
 import os
+import sys
+from contextlib import suppress
 from typing import Final
 
 import numpy as np
@@ -20,15 +22,33 @@ from rebalance_tasks.drivers.linux import BLOCK_BYTES
 
 #: Smaller copies are as fast through the cache, where many of them are written out together.
 DIRECT_FROM_BYTES: Final = 1 << 20
+#: The smallest huge page of x86-64 and of most ARM systems; elsewhere it is only alignment.
+HUGE_BYTES: Final = 2 << 20
+#: madvise(2), Linux 4.14; Python has no name for it.
+_MADV_WIPEONFORK: Final = 18
 
 
 def aligned_buffer(size_bytes: int) -> memoryview:
     """Return zeroed memory that direct reads and writes may use.
 
-    It is shared with children that fork, as open(2) asks of such memory: the kernel could otherwise read into the page of
-    the wrong process. A child must get a buffer of its own.
+    A large one is a huge page where the system has one to give: in pages of 4 KiB a MiB is more pieces than many disks take in one
+    request. A child that forks finds it zeroed and its own: the kernel could otherwise read into the page of the wrong process,
+    against which open(2) warns.
     """
-    return memoryview(mmap.mmap(-1, size_bytes))
+    align = HUGE_BYTES if size_bytes >= DIRECT_FROM_BYTES else BLOCK_BYTES
+    memory = mmap.mmap(-1, size_bytes + align, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    if sys.platform == "linux":
+        # Advice: a kernel that does not know one goes without (and has no direct I/O that `Syscalls.direct` believes in).
+        for advice in (_MADV_WIPEONFORK, mmap.MADV_HUGEPAGE):
+            with suppress(OSError):
+                memory.madvise(advice)
+    begin = -_address(memoryview(memory)) % align
+    return memoryview(memory)[begin : begin + size_bytes]
+
+
+def _address(data: memoryview) -> int:
+    address: int = np.frombuffer(data, np.uint8).__array_interface__["data"][0]
+    return address
 
 
 class Around:
@@ -74,8 +94,7 @@ class Around:
 
     def _blocks(self, data: memoryview, offset: int) -> int:
         """Bytes at the head of ``data`` that can go around the cache, which the file is then switched to."""
-        address: int = np.frombuffer(data, np.uint8).__array_interface__["data"][0]
-        whole = 0 if (offset | address) % BLOCK_BYTES else len(data) - len(data) % BLOCK_BYTES
+        whole = 0 if (offset | _address(data)) % BLOCK_BYTES else len(data) - len(data) % BLOCK_BYTES
         return whole if self._switch(on=whole > 0) else 0
 
     def _switch(self, *, on: bool) -> bool:

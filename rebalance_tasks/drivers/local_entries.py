@@ -14,7 +14,7 @@ from rebalance_tasks.drivers.local_errors import is_name, source_error
 from rebalance_tasks.drivers.local_files import LocalSource, fingerprint_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
     from rebalance_tasks.drivers.base import Fingerprint
 
@@ -53,7 +53,7 @@ def require_object(key: str, status: os.stat_result) -> None:
         raise ObjectUnreadable(key, why)
 
 
-def source_from(fd: int, key: str, direct: Callable[[int], bool] | None = None) -> LocalSource:
+def source_from(fd: int, key: str, *, direct: bool = False) -> LocalSource:
     """Wrap an open descriptor, which is closed on failure; with ``direct`` a large file is read past the page cache.
 
     Raises:
@@ -62,7 +62,7 @@ def source_from(fd: int, key: str, direct: Callable[[int], bool] | None = None) 
     try:
         status = os.fstat(fd)
         require_object(key, status)
-        past = direct is not None and status.st_size >= DIRECT_FROM_BYTES and direct(fd)
+        past = direct and status.st_size >= DIRECT_FROM_BYTES
         return LocalSource(fd, key, status, Around(fd) if past else None)
     except OSError as exc:
         os.close(fd)

@@ -15,13 +15,16 @@ from typing import TYPE_CHECKING, Final, Self
 import numpy as np
 
 from rebalance_tasks.drivers.base import Fingerprint, ObjectMetadata
-from rebalance_tasks.drivers.linux import Syscalls, fdatasync, fsync
+from rebalance_tasks.drivers.linux import fdatasync, fsync
 from rebalance_tasks.drivers.local_direct import DIRECT_FROM_BYTES, Around
 from rebalance_tasks.drivers.local_errors import copy_error, source_error
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from types import TracebackType
+
+    from rebalance_tasks.core.errors import RebalanceError
+    from rebalance_tasks.drivers.local_tree import LocalTree
 
 #: st_blocks counts in these, whatever the file system's own block size (POSIX).
 _STAT_BLOCK_BYTES: Final = 512
@@ -195,30 +198,24 @@ def data_runs(data: memoryview, position: int) -> Iterator[tuple[int, int]]:
 class LocalWriter:
     """A staged file open for appending; `StagedWriter` and `Expecting` of the local driver."""
 
-    __slots__ = ("_around", "_calls", "_fd", "_label", "_length", "_node_id", "_position", "_root", "_sparse")
+    __slots__ = ("_around", "_fd", "_label", "_length", "_position", "_sparse", "_tree")
 
-    def __init__(
-        self, fd: int, node_id: str, root: str, label: str, *, offset: int, sparse: bool, calls: Syscalls
-    ) -> None:
+    def __init__(self, fd: int, tree: LocalTree, label: str, *, offset: int, sparse: bool) -> None:
         """Own an open file.
 
         Args:
             fd: its descriptor, closed by `finish` or `close`.
-            node_id: whose it is, for errors.
-            root: that node's root, for errors.
+            tree: whose it is.
             label: names the copy in errors.
             offset: how long it is.
             sparse: leave holes where whole blocks are zero.
-            calls: what the driver stands on.
         """
         self._fd = fd
-        self._node_id = node_id
-        self._root = root
+        self._tree = tree
         self._label = label
         self._position = offset
         self._length = offset
         self._sparse = sparse
-        self._calls = calls
         self._around: Around | None = None
 
     def expect(self, size_bytes: int) -> None:
@@ -228,13 +225,13 @@ class LocalWriter:
             NodeFull: there is no room for it.
             NodeNotWritable.
         """
-        # A sparse one would lose its holes; in memory there is nothing to go around.
-        if self._sparse or size_bytes < DIRECT_FROM_BYTES or not self._calls.direct(self._fd):
+        # A sparse one would lose its holes.
+        if self._sparse or size_bytes < DIRECT_FROM_BYTES or not self._tree.direct:
             return
         try:
-            self._calls.preallocate(self._fd, size_bytes)
+            self._tree.calls.preallocate(self._fd, size_bytes)
         except OSError as exc:
-            raise copy_error(self._node_id, self._root, self._label, exc, "make room for a copy") from exc
+            raise self._error(exc, "make room for a copy") from exc
         self._around = Around(self._fd)
 
     def write(self, data: memoryview) -> None:
@@ -246,7 +243,7 @@ class LocalWriter:
                 for start, end in data_runs(data, self._position):
                     self._put(data[start:end], self._position + start)
         except OSError as exc:
-            raise copy_error(self._node_id, self._root, self._label, exc, "write") from exc
+            raise self._error(exc, "write") from exc
         self._position += len(data)
 
     def _put(self, data: memoryview, offset: int) -> None:
@@ -270,17 +267,17 @@ class LocalWriter:
             self._settle_length()
             fdatasync(self._fd)
         except OSError as exc:
-            raise copy_error(self._node_id, self._root, self._label, exc, "sync") from exc
+            raise self._error(exc, "sync") from exc
 
     def finish(self, metadata: ObjectMetadata) -> None:
         """Apply the metadata, mtime last, and close. Raises: NodeFull, NodeNotWritable."""
         try:
             self._settle_length()
             apply_metadata(self._fd, metadata)
-            if self._calls.syncfs is None:  # else the driver syncs the whole batch
+            if self._tree.calls.syncfs is None:  # else the driver syncs the whole batch
                 fsync(self._fd)
         except OSError as exc:
-            raise copy_error(self._node_id, self._root, self._label, exc, "finish a copy") from exc
+            raise self._error(exc, "finish a copy") from exc
         finally:
             self._release()
 
@@ -297,3 +294,6 @@ class LocalWriter:
         fd, self._fd = self._fd, -1
         if fd >= 0:
             os.close(fd)
+
+    def _error(self, exc: OSError, doing: str) -> RebalanceError:
+        return copy_error(self._tree.node_id, self._tree.root, self._label, exc, doing)

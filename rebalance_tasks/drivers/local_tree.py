@@ -19,12 +19,12 @@ from typing import TYPE_CHECKING, Final, Literal
 from rebalance_tasks.core.errors import InvalidKey
 from rebalance_tasks.core.keys import RESERVED
 from rebalance_tasks.drivers.linux import DIR_PATH_FLAGS, DIR_READ_FLAGS, Syscalls, fsync
-from rebalance_tasks.drivers.local_entries import entries, look
+from rebalance_tasks.drivers.local_entries import READ_FLAGS, entries, look
 from rebalance_tasks.drivers.local_errors import UNFIT_NAME, node_error, source_error, target_error, validate_local_key
 from rebalance_tasks.drivers.local_files import fingerprint_of
 from rebalance_tasks.drivers.local_folders import make_folder, make_folder_like_parent
 from rebalance_tasks.drivers.local_hold import LocalHold
-from rebalance_tasks.drivers.local_identity import verify_identity, write_identity
+from rebalance_tasks.drivers.local_identity import NODE_ID, verify_identity, write_identity
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator
@@ -52,11 +52,14 @@ class _Thread(threading.local):
 class LocalTree:
     """Descriptors of one root; safe to use from several threads."""
 
-    def __init__(self, node_id: str, root: str, calls: Syscalls) -> None:
-        """Resolve symbolic links in ``root`` (an absolute path) once; nothing is opened yet."""
+    def __init__(self, node_id: str, root: str, calls: Syscalls, *, direct: bool = True) -> None:
+        """Resolve symbolic links in ``root`` (an absolute path) once; nothing is opened yet. ``direct``: see the property."""
         self.node_id = node_id
         self.root = os.path.realpath(root)
         self.calls = calls
+        self._may_go_around = direct
+        #: what the file system says; None: it was not asked yet.
+        self._goes_around: bool | None = None
         self._lock = threading.Lock()
         self._root_fd = -1
         self._work: dict[str, int] = {}
@@ -109,6 +112,7 @@ class LocalTree:
         if root and self._root_fd >= 0:
             self._retired.append(self._root_fd)
             self._root_fd = -1
+            self._goes_around = None
 
     # -- descriptors ----------------------------------------------------------------------------------------------
     def root_fd(self) -> int:
@@ -140,6 +144,21 @@ class LocalTree:
     def open_folder(self, path: str, flags: int = DIR_PATH_FLAGS) -> int:
         """Open a folder below the root (``"."``: the root). Raises: OSError, NodeMissing."""
         return self.calls.open_beneath(self.root_fd(), path, flags)
+
+    @property
+    def direct(self) -> bool:
+        """Whether large copies go around the page cache here: the file system can do that, and nobody has ruled it out."""
+        if self._goes_around is None and self._may_go_around:
+            try:
+                # Of folders statx does not say it.
+                fd = self.open_folder(f"{RESERVED}/{NODE_ID}", READ_FLAGS)
+            except OSError:
+                return False
+            try:
+                self._goes_around = self.calls.direct(fd)
+            finally:
+                os.close(fd)
+        return bool(self._goes_around)
 
     @property
     def held(self) -> LocalHold | None:

@@ -7,23 +7,31 @@ A new kind of store joins by one entry in `_SCHEMES`. URLs come from the process
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 from urllib.parse import unquote, urlsplit
 
 from rebalance_tasks.core.errors import ConfigurationError
 from rebalance_tasks.core.fidelity import lost
+from rebalance_tasks.core.inflight import LARGE_AT_ONCE
 from rebalance_tasks.core.routes import seen_from, share_a_host, shared_queues
 from rebalance_tasks.drivers import fidelity, fsspec_options
 from rebalance_tasks.drivers.burst import NoBurst
 from rebalance_tasks.drivers.compiled import compiled_rows
+from rebalance_tasks.drivers.driver_many import DriverMany
+from rebalance_tasks.drivers.lanes import MOST_AT_ONCE
 from rebalance_tasks.drivers.local import LocalDriver
-from rebalance_tasks.drivers.local_burst import LocalBurst
+from rebalance_tasks.drivers.local_burst import LocalBurst, free_held
+from rebalance_tasks.drivers.local_direct import DIRECT_FROM_BYTES
 from rebalance_tasks.drivers.object_burst import ObjectBurst
 from rebalance_tasks.drivers.object_store import ObjectStoreDriver
 from rebalance_tasks.drivers.places import bucket_and_prefix, sftp_place
 from rebalance_tasks.drivers.s3_options import endpoint_of, open_s3_bucket, options_of
+from rebalance_tasks.drivers.small_burst import MOST_BYTES, SmallBurst
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -34,6 +42,7 @@ if TYPE_CHECKING:
     from rebalance_tasks.drivers.base import Driver
     from rebalance_tasks.drivers.burst import Burst
     from rebalance_tasks.drivers.plain_rows import PlainRows
+    from rebalance_tasks.drivers.small_burst import Many
 
 #: Hosts that a file URL may name: this one.
 _THIS_HOST: Final = frozenset({"", "localhost"})
@@ -48,6 +57,8 @@ class _Scheme:
     place: Callable[[NodeDescriptor], tuple[str, ...]]
     #: what its objects have and keep besides their bytes.
     fidelity: Fidelity
+    #: modules that take long to import, and may be imported before a process forks
+    ahead: tuple[str, ...] = ()
 
 
 def local_path(node: NodeDescriptor) -> str:
@@ -71,7 +82,12 @@ def local_path(node: NodeDescriptor) -> str:
 
 
 def _open_local(node: NodeDescriptor) -> Driver:
-    return LocalDriver(node.node_id, local_path(node), include=node.include, exclude=node.exclude)
+    # Whatever else is there is of the node's remote URL.
+    direct = node.storage_options.get("direct", True)
+    if not isinstance(direct, bool):
+        message = f"node {node.node_id!r}: storage_options.direct is neither true nor false"
+        raise ConfigurationError(message)
+    return LocalDriver(node.node_id, local_path(node), include=node.include, exclude=node.exclude, direct=direct)
 
 
 def _local_place(node: NodeDescriptor) -> tuple[str, ...]:
@@ -148,7 +164,9 @@ _SCHEMES: Final = {
     "gs": _OBSTORE,
     "memory": _OBSTORE,
     "s3": _Scheme(open=_open_s3, place=_s3_place, fidelity=fidelity.S3),
-    "sftp": _Scheme(open=_open_sftp, place=_sftp_place, fidelity=fidelity.SFTP),
+    "sftp": _Scheme(
+        open=_open_sftp, place=_sftp_place, fidelity=fidelity.SFTP, ahead=("rebalance_tasks.drivers.sftp",)
+    ),
 }
 
 
@@ -181,6 +199,19 @@ def _known_to_fsspec(protocol: str) -> bool:
     return protocol in available_protocols()
 
 
+def import_ahead(nodes: Iterable[NodeDescriptor]) -> None:
+    """Import what serves these nodes, and open nothing: for a process that forks, so that none of its children has to.
+
+    What is not installed is left to who opens the node and says so.
+
+    Raises:
+        ConfigurationError: a URL has an unknown scheme.
+    """
+    for name in sorted({name for node in _by_url(nodes) for name in _scheme(node).ahead}):
+        with suppress(ModuleNotFoundError):
+            import_module(name)
+
+
 def open_driver(node: NodeDescriptor) -> Driver:
     """Return the driver that serves a node; it opens nothing before its first call. Raises: ConfigurationError."""
     return _scheme(node).open(node)
@@ -196,21 +227,54 @@ def lost_between(source: NodeDescriptor, target: NodeDescriptor) -> tuple[Attrib
     return lost(_scheme(source).fidelity, kept)
 
 
-def burst(source: Driver, target: Driver, *, objects: int) -> Burst:
-    """Return the fastest way for up to so many fresh objects between two nodes."""
+def at_once(source: Driver, target: Driver, sizes: Iterable[int]) -> int:
+    """Return how many objects of these sizes in bytes may go through a step at once between two nodes."""
+    if isinstance(source, LocalDriver) and isinstance(target, LocalDriver):
+        # Around the page cache each waits for the disk, which the others keep busy meanwhile.
+        large = sum(size >= DIRECT_FROM_BYTES for size in sizes)
+        return min(LARGE_AT_ONCE, large) if large and target.tree.direct else 1
+    return min(MOST_AT_ONCE, max(int(getattr(driver, "parallel", 1)) for driver in (source, target)))
+
+
+def burst(source: Driver, target: Driver, *, objects: int, largest: int = 0) -> Burst:
+    """Return the fastest way for fresh objects between two nodes.
+
+    Args:
+        source: where they are.
+        target: where they go.
+        objects: how many, at most.
+        largest: bytes of the largest of them.
+    """
     if objects < 2:  # noqa: PLR2004  one is no burst
         return NoBurst()
-    if isinstance(source, ObjectStoreDriver):
-        return ObjectBurst(source, target)
-    if not isinstance(source, LocalDriver):
-        return NoBurst()
-    burst_from: Callable[[Driver], Burst] | None = getattr(target, "burst_from", None)
-    if burst_from is not None:
-        return burst_from(source)
-    if not isinstance(target, LocalDriver):
-        return NoBurst()
-    # Without syncfs each copy is synced when it is finished, which its own writer does.
-    return NoBurst() if target.tree.calls.syncfs is None else LocalBurst(source.tree, target.tree, objects=objects)
+    if isinstance(source, LocalDriver) and isinstance(target, LocalDriver):
+        # Without syncfs each copy is synced when it is finished, which its own writer does.
+        return NoBurst() if target.tree.calls.syncfs is None else LocalBurst(source.tree, target.tree, objects=objects)
+    stores = ObjectBurst(source, target) if isinstance(source, ObjectStoreDriver) else NoBurst()
+    if _many_of(source) is None and _many_of(target) is None:
+        return stores
+    here, there = _end(source, stores), _end(target, stores)
+    if here is None or there is None:
+        return stores
+    # What is too large to go together, and a look at each copy in a bucket, takes a round trip.
+    return SmallBurst(here, there, alone=largest <= MOST_BYTES and not isinstance(target, ObjectStoreDriver))
+
+
+def _many_of(driver: Driver) -> Callable[[Driver], Many] | None:
+    """What a kind of node has to offer for many objects at once."""
+    # Of its class: a driver whose calls are timed passes on what its own has, and goes without.
+    offered: Callable[[Driver], Many] | None = getattr(type(driver), "many", None)
+    return offered
+
+
+def _end(driver: Driver, stores: Burst) -> Many | None:
+    """A node as one end of a burst with a node that has something to offer; ``stores`` frees what is in a bucket."""
+    offered = _many_of(driver)
+    if offered is not None:
+        return offered(driver)
+    if isinstance(driver, LocalDriver):
+        return DriverMany(driver, partial(free_held, driver.tree))
+    return DriverMany(driver, stores.free, at_once=driver.parallel) if isinstance(driver, ObjectStoreDriver) else None
 
 
 def plain_rows(
@@ -235,6 +299,16 @@ def plain_rows(
     return chosen, compiled.PlainRows(source.tree, target.tree, [moves[place] for place in chosen], ahead=ahead)
 
 
+def _by_url(nodes: Iterable[NodeDescriptor]) -> list[NodeDescriptor]:
+    """The nodes, and those that have a remote URL once more by that: it is the same place for every host."""
+    reached = list(nodes)
+    return reached + [
+        node.model_copy(update={"url": node.remote_url, "remote_url": "", "queue": ""})
+        for node in reached
+        if node.remote_url
+    ]
+
+
 def validate_roots(nodes: Iterable[NodeDescriptor]) -> None:
     """Refuse two nodes whose roots are the same or nested, symbolic links, ``..`` and bind mounts of a root resolved.
 
@@ -243,15 +317,8 @@ def validate_roots(nodes: Iterable[NodeDescriptor]) -> None:
     Raises:
         ConfigurationError: names both nodes, their URLs and the way out; also for an unknown scheme or a bad URL.
     """
-    reached = list(nodes)
-    # A remote URL is the same place for every host.
-    reached += [
-        node.model_copy(update={"url": node.remote_url, "remote_url": "", "queue": ""})
-        for node in reached
-        if node.remote_url
-    ]
     placed = sorted(
-        ((_scheme(node).place(node), node) for node in reached), key=lambda pair: (pair[0], pair[1].node_id)
+        ((_scheme(node).place(node), node) for node in _by_url(nodes)), key=lambda pair: (pair[0], pair[1].node_id)
     )
     # A prefix sorts before what extends it: those of the one at hand stand open.
     around: list[tuple[tuple[str, ...], NodeDescriptor]] = []

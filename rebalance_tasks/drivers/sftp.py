@@ -10,15 +10,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from rebalance_tasks.core.errors import NodeMissing
-from rebalance_tasks.drivers.sftp_burst import SftpBurst
 from rebalance_tasks.drivers.sftp_errors import WORDS
+from rebalance_tasks.drivers.sftp_many import SftpMany
 from rebalance_tasks.drivers.sftp_tree import SftpTree
 from rebalance_tasks.drivers.tree_driver import TreeDriver
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from rebalance_tasks.drivers.base import Driver
     from rebalance_tasks.drivers.sftp_link import SftpLink
 
 #: Requests of so many objects are in flight at once on one connection.
@@ -48,9 +47,9 @@ class SftpDriver(TreeDriver):
         """What its calls stand on, for `drivers.doors`."""
         return self._tree
 
-    def burst_from(self, source: Driver) -> SftpBurst:
-        """The burst of small objects from a node whose reads are quick."""
-        return SftpBurst(source, self._tree)
+    def many(self) -> SftpMany:
+        """This node as one end of a burst of small objects."""
+        return SftpMany(self._tree)
 
     def _require_root(self) -> None:
         if self._tree.look("") is None:

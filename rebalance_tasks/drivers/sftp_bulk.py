@@ -9,6 +9,7 @@ back and closed without waiting in between.
 from __future__ import annotations
 
 import asyncio
+from itertools import islice
 from typing import TYPE_CHECKING, Final, Self
 
 import asyncssh
@@ -68,6 +69,11 @@ class BulkSession(asyncssh.SSHClientSession[bytes]):
             self._channel.write(b"".join(request(n, *one) for n, one in zip(numbers, requests, strict=True)))
             await self._done
             return [answer for answer in self._awaited.values() if answer is not None]
+
+    async def ask_of_each(self, groups: Sequence[Sequence[tuple[int, bytes]]]) -> list[list[Answer]]:
+        """Send the requests of all groups together, and return the answers of each group. Raises: as `ask`."""
+        answers = iter(await self.ask([one for group in groups for one in group]))
+        return [list(islice(answers, len(group))) for group in groups]
 
     @staticmethod
     def _broken(requests: Sequence[tuple[int, bytes]]) -> list[Answer]:

@@ -37,14 +37,21 @@ _HANDLE: Final = 102
 _DATA: Final = 103
 _ATTRS: Final = 105
 
+#: SSH_FXF_READ
+_AS_IT_IS: Final = 0x01
+#: ACE4_READ_DATA | READ_ATTRIBUTES, then SSH_FXF_OPEN_EXISTING
+_AS_IT_IS_5: Final = (0x81, 2)
 #: SSH_FXF_READ | WRITE | CREAT | TRUNC
 _MADE_ANEW: Final = 0x1B
 #: ACE4_READ_DATA | WRITE_DATA | READ_ATTRIBUTES | WRITE_ATTRIBUTES, then SSH_FXF_CREATE_TRUNCATE
 _MADE_ANEW_5: Final = (0x183, 1)
+#: Every server takes, and gives, as many bytes of a file in one packet (draft-ietf-secsh-filexfer-02 §3).
+PIECE_BYTES: Final = 32 * 1024
 #: No server may want more room for one answer; OpenSSH's and asyncssh's take requests of a quarter of a megabyte.
 MOST_BYTES: Final = 1 << 20
 _NS: Final = 10**9
 _UINT32: Final = struct.Struct(">I")
+_UINT64: Final = struct.Struct(">Q")
 _HEAD: Final = struct.Struct(">IBI")
 #: What may be told of a file in version 4 and later.
 _ALL_ATTRS: Final = 0xFFFD
@@ -129,13 +136,23 @@ class Dialect:
 
     def open_new(self, path: bytes) -> tuple[int, bytes]:
         """Make a file anew, for writing and reading."""
-        flags = struct.pack(">I", _MADE_ANEW) if self.version < 5 else struct.pack(">II", *_MADE_ANEW_5)  # noqa: PLR2004
-        return _OPEN, string(path) + flags + asyncssh.SFTPAttrs().encode(self.version)
+        return self._open(path, _MADE_ANEW, _MADE_ANEW_5)
+
+    def open_old(self, path: bytes) -> tuple[int, bytes]:
+        """Open a file that is there, for reading."""
+        return self._open(path, _AS_IT_IS, _AS_IT_IS_5)
+
+    def _open(self, path: bytes, flags: int, flags_5: tuple[int, int]) -> tuple[int, bytes]:
+        how = _UINT32.pack(flags) if self.version < 5 else struct.pack(">II", *flags_5)  # noqa: PLR2004
+        return _OPEN, string(path) + how + asyncssh.SFTPAttrs().encode(self.version)
 
     @staticmethod
-    def write(handle: bytes, data: bytes) -> tuple[int, bytes]:
-        """Write from the beginning."""
-        return _WRITE, b"".join((string(handle), bytes(8), string(data)))
+    def writes(handle: bytes, data: bytes) -> list[tuple[int, bytes]]:
+        """Write a file from its beginning, in as many requests as it takes."""
+        return [
+            (_WRITE, b"".join((string(handle), _UINT64.pack(at), string(data[at : at + PIECE_BYTES]))))
+            for at in range(0, len(data), PIECE_BYTES)
+        ]
 
     @staticmethod
     def sync(handle: bytes) -> tuple[int, bytes]:
@@ -147,9 +164,13 @@ class Dialect:
         return _FSETSTAT, string(handle) + attrs_of(metadata).encode(self.version)
 
     @staticmethod
-    def read(handle: bytes, size_bytes: int) -> tuple[int, bytes]:
-        """Read from the beginning."""
-        return _READ, string(handle) + struct.pack(">QI", 0, size_bytes)
+    def reads(handle: bytes, size_bytes: int) -> list[tuple[int, bytes]]:
+        """Read a file of that size, in as many requests as it takes, and one byte more, which a file that has grown has."""
+        lengths = [(at, min(PIECE_BYTES, size_bytes - at)) for at in range(0, size_bytes, PIECE_BYTES)]
+        return [
+            (_READ, string(handle) + struct.pack(">QI", at, length + (at + length == size_bytes)))
+            for at, length in lengths
+        ]
 
     def show(self, handle: bytes) -> tuple[int, bytes]:
         """Look at an open file."""

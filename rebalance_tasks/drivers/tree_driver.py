@@ -254,7 +254,9 @@ class TreeDriver:
         self._require_write()
         with self._on_source(key, "free"):
             found = self.stat(key)
-            held = None if move_id in self._fresh else self.trashed(move_id)
+            # Of a fresh move there is nothing, unless a burst has put there what was no more what was copied.
+            fresh = move_id in self._fresh and found == expected
+            held = None if fresh else self.trashed(move_id)
             if held is not None and held != found:
                 return self._settle(key, move_id, expected, freed_before)
             if held is not None:  # a rename or a restore that was cut off between its two steps
@@ -266,7 +268,9 @@ class TreeDriver:
             try:
                 self._tree.move_aside(key, trash)
             except self._words.gone:
-                return FreeOutcome.GONE
+                if self.trashed(move_id) is None:
+                    return FreeOutcome.GONE
+                # The answer to the rename was lost with the line, and it was asked once more.
             except self._words.taken:  # a stale worker frees under the same move, or an earlier life of the move did
                 if self.trashed(move_id) == expected == self.stat(key):
                     self._tree.remove(trash)

@@ -84,7 +84,7 @@ class FleetFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec ships
         try:
             return _file(plain, fleet.reader.stat(key))
         except ObjectNotFound as exc:
-            if exc.__cause__ is None and fleet.browser.list(key):
+            if exc.__cause__ is None and fleet.browser.holds_any(key):
                 return _folder(plain)
             raise as_os_error(exc, plain) from exc
         except RebalanceError as exc:
@@ -110,10 +110,11 @@ class FleetFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec ships
         fleet, key = self._at(plain)
         try:
             found = fleet.browser.list(key)
+            files = any(version is not None for version in found.values())
+            if key and not files and not (found and fleet.browser.holds_any(key)):
+                return [self.info(plain)]
         except RebalanceError as exc:
             raise as_os_error(exc, plain) from exc
-        if not found and key:
-            return [self.info(plain)]
         return [
             _folder(f"{plain}/{name}") if version is None else _file(f"{plain}/{name}", version)
             for name, version in sorted(found.items())

@@ -19,7 +19,7 @@ from rebalance_tasks.core.errors import (
 from rebalance_tasks.core.states import MoveState
 from rebalance_tasks.drivers.base import FreeOutcome
 from rebalance_tasks.drivers.lanes import each, rest_of
-from rebalance_tasks.drivers.registry import burst
+from rebalance_tasks.drivers.registry import at_once, burst
 from rebalance_tasks.migration import manifests
 from rebalance_tasks.migration.committing import commit
 from rebalance_tasks.migration.control import Interrupt, SliceInterrupted
@@ -31,11 +31,7 @@ from rebalance_tasks.migration.faults import Step, reached
 from rebalance_tasks.migration.item import REFUSALS, attempt, journal_entry, journal_row, staged_path
 from rebalance_tasks.migration.plain import Plain
 from rebalance_tasks.migration.recognising import recognise
-from rebalance_tasks.migration.ways import (
-    arrives_checked,
-    for_lanes,
-    lanes,
-)
+from rebalance_tasks.migration.ways import arrives_checked, for_lanes
 from rebalance_tasks.store.moves import FREE_PENDING
 from rebalance_tasks.store.records import Freed, JournalEntry, Part
 
@@ -56,10 +52,11 @@ class Batch:
 
     def __init__(self, context: BatchContext, items: Sequence[Item], *, number: int) -> None:
         """Bind the items; ``number`` names the batch within its slice."""
-        self._c = for_lanes(context)
         self._items = list(items)
-        mean = sum(item.move.size_bytes for item in items) / max(1, len(items))
-        most = lanes(context.source, context.target)
+        sizes = [item.move.size_bytes for item in items]
+        mean = sum(sizes) / max(1, len(sizes))
+        most = at_once(context.source, context.target, sizes)
+        self._c = for_lanes(context) if most > 1 else context
         self._crowd = Crowd(context.source, context.target, mean_bytes=mean, most=most)
         self._lanes = self._crowd.at_once
         self._number = number
@@ -87,8 +84,9 @@ class Batch:
 
     def _run_all(self) -> int:
         self._begin()
-        small = sum(item.fresh and item.unpublished for item in self._items)
-        with self._plain.opened(), burst(self._c.source, self._c.target, objects=small) as self._burst:
+        sizes = [item.move.size_bytes for item in self._items if item.fresh and item.unpublished]
+        chosen = burst(self._c.source, self._c.target, objects=len(sizes), largest=max(sizes, default=0))
+        with self._plain.opened(), chosen as self._burst:
             if self._burst.alone:
                 self._lanes = 1
             return self._run()

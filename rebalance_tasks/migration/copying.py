@@ -6,7 +6,6 @@ shorter part, so that no byte is copied twice; verification reads the staged cop
 
 from __future__ import annotations
 
-import os
 import threading
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
@@ -252,11 +251,10 @@ _buffers = threading.local()
 
 
 def _buffer() -> memoryview:
-    """One buffer a thread of each process, kept for all slices: a fresh megabyte costs more than a small object's copy."""
-    process = os.getpid()
-    if getattr(_buffers, "process", None) != process:
-        _buffers.process, _buffers.view = process, aligned_buffer(CHUNK_BYTES)
-    view: memoryview = _buffers.view
+    """One buffer a thread, kept for all slices: a fresh megabyte costs more than a small object's copy."""
+    view: memoryview | None = getattr(_buffers, "view", None)
+    if view is None:
+        view = _buffers.view = aligned_buffer(CHUNK_BYTES)
     return view
 
 

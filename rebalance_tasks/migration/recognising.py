@@ -58,9 +58,9 @@ def _find_copy(context: BatchContext, item: Item, staged: Fingerprint) -> None:
     item.published = as_published(context.target, item.move.key, staged)
     if item.published is not None:
         return
-    aside = context.target.staged(item.move.move_id)
-    if aside == staged:
-        item.staged = staged
+    if item.copy is not None and context.target.staged(item.move.move_id) == staged:
+        # It was whole when that attempt had read it back. It may have lain here for a night since: whoever publishes it has read it.
+        item.copy.verified = 0
         return
     item.copy = None
     # A worker that died while it took the copy back left it in the target's trash.

@@ -1,4 +1,4 @@
-"""The best way for a pair of nodes: several objects at once where each costs a round trip, no reading back where it proves nothing.
+"""The best way for a pair of nodes: no reading back where it proves nothing, and a control that several objects at once share.
 
 What a driver can do besides the protocol it says in attributes that others lack (`drivers.base.Remote`); this module asks for
 them, so that the steps of a batch need not.
@@ -11,7 +11,6 @@ import time
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from rebalance_tasks.drivers.lanes import MOST_AT_ONCE
 from rebalance_tasks.migration.copying import Copier
 
 if TYPE_CHECKING:
@@ -58,11 +57,6 @@ def _renamed(target: Driver, found: Fingerprint, staged: Fingerprint) -> bool:
 def keeps_version(target: Driver, staged: Fingerprint) -> bool:
     """Whether a copy is the same version at its key as it was aside; S3 gives one that was uploaded in parts another ETag."""
     return bool(getattr(target, "keeps_versions", True)) and "-" not in staged.etag
-
-
-def lanes(*drivers: Driver) -> int:
-    """How many objects these nodes take through a step at once."""
-    return min(MOST_AT_ONCE, max(int(getattr(driver, "parallel", 1)) for driver in drivers))
 
 
 class SharedControl:
@@ -118,8 +112,6 @@ class SharedControl:
 
 
 def for_lanes(context: BatchContext) -> BatchContext:
-    """Return the context with a control and a copier that several threads may use, if the pair wants them."""
-    if lanes(context.source, context.target) == 1:
-        return context
+    """Return the context with a control and a copier that several threads may use."""
     control = SharedControl(context.control)
     return replace(context, control=control, copier=Copier(control))

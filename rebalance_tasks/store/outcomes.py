@@ -120,7 +120,7 @@ class OutcomeStore:
             group_id = field.rpartition(":")[0]
             first, moves = _unpack(packed)
             here = wanted.intersection(range(first, first + len(moves)))
-            if here:
+            if here and group_id in groups:  # Redis may have lost a part of a job that was given up
                 group = GroupRecord.model_validate_json(groups[group_id])
                 for index in here:
                     key, size = moves[index - first]

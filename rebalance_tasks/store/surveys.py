@@ -69,11 +69,13 @@ class Asked(Frozen):
         force: plan under the threshold as well.
         by: who asked.
         digest: of the configuration it was asked under.
+        waits: who asked waits for the nodes, and goes on by himself.
     """
 
     force: bool = False
     by: str = ""
     digest: str = ""
+    waits: bool = False
 
 
 class Found(NamedTuple):
@@ -120,7 +122,7 @@ class SurveyStore:
 
     def open(self, token: int, node_ids: Iterable[str], asked: Asked, *, lock_ms: int) -> bool:
         """Begin; False when the check has lost its lock."""
-        args: list[Value] = [token, asked.model_dump_json(), lock_ms, *node_ids]
+        args: list[Value] = [token, asked.model_dump_json(exclude_defaults=True), lock_ms, *node_ids]
         return bool(self._redis.run("survey_open", [self._keys.check_lock, *self._all], args))
 
     def asked(self) -> Asked:

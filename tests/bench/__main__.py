@@ -32,10 +32,12 @@ BENCHES: Final = {
     "metrics": "bench_metrics",
     "placement": "bench_placement",
     "plan": "bench_plan",
+    "moves": "bench_moves",
     "console": "bench_console",
     "scale": "bench_scale",
     "availability": "bench_availability",
     "hosted": "bench_hosted",
+    "turns": "bench_turns",
 }
 
 

@@ -1,8 +1,8 @@
 """How long a fleet stands still when one of its processes dies for good: at default settings, nothing is cut short.
 
-Two hosts, each with a worker that decides and moves, two plain beats, a Redis with a replica and a Sentinel. A job runs under a
-throttle; one process is killed and does not come back; measured is the longest time in which no byte of the job was written.
-The death of a beat shows in the sweep: there the longest time between two sweeps counts.
+Two hosts, each with a worker that decides and moves and with a beat, a Redis with a replica and a Sentinel. A job runs under a
+throttle; one process (or all of one host) is killed and does not come back; measured is the longest time in which no byte of the job
+was written. The death of a beat shows in the sweep: there the longest time between two sweeps counts.
 """
 
 from __future__ import annotations
@@ -12,8 +12,10 @@ import shutil
 import threading
 import time
 from contextlib import ExitStack, suppress
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+import psutil
 from redis.exceptions import RedisError
 
 from rebalance_tasks.client import Rebalancer
@@ -28,10 +30,9 @@ from tests.support.wait import wait_until
 from tests.support.workers import ProcessFactory
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
-    from pathlib import Path
+    from collections.abc import Callable
 
-    from rebalance_tasks.demo.processes import CeleryBeat, ManagedProcess
+    from rebalance_tasks.demo.processes import ManagedProcess
     from tests.bench.report import Report
     from tests.support.workers import Worker
 
@@ -49,28 +50,19 @@ READY_S: Final = 120.0
 
 def run(report: Report) -> None:
     """Kill one process after the other, each in a fleet of its own."""
-    for name, (strike, steady) in STRIKES.items():
+    for name, death in DEATHS.items():
         with ExitStack() as stack:
-            world = World(stack)
-            seconds = world.gap_of(strike, sweeps=name.startswith("beat"))
-            report.add(
-                Figure(
-                    f"death of {name}: longest standstill",
-                    seconds,
-                    "s",
-                    LIMIT_S,
-                    COMMAND,
-                    {"seconds": [seconds]},
-                    steady,
-                )
-            )
+            world = World(stack, redbeat=death.redbeat)
+            seconds = world.gap_of(death.strike, sweeps=death.sweeps)
+            figure = f"death of {name}: longest standstill"
+            report.add(Figure(figure, seconds, "s", LIMIT_S, COMMAND, {"seconds": [seconds]}, death.takes_over))
 
 
 class World:
     """A fleet whose every process has a second of its kind."""
 
-    def __init__(self, stack: ExitStack) -> None:
-        """Start everything, and a job."""
+    def __init__(self, stack: ExitStack, *, redbeat: bool) -> None:
+        """Start everything, and a job; ``redbeat``: of the two beats one works and the other waits for its lock."""
         folder = scratch()
         stack.callback(shutil.rmtree, folder, ignore_errors=True)
         self.sentinels = stack.enter_context(Sentinels(folder))
@@ -81,7 +73,9 @@ class World:
         os.environ["REBALANCE_CONFIG"] = str(self.fleet.config)
         factory = ProcessFactory(folder, self.sentinels.url)
         stack.callback(factory.stop_all)
-        self.beats: list[CeleryBeat] = [factory.beat() for _ in range(2)]
+        self.beats: list[ManagedProcess] = [
+            factory.redbeat(app="rebalance_tasks") if redbeat else factory.beat() for _ in range(2)
+        ]
         self.workers: list[Worker] = [factory.worker(wait=False, concurrency=2) for _ in range(2)]
         self.rebalancer = Rebalancer()
         self.context = self.rebalancer._context
@@ -99,6 +93,14 @@ class World:
             with suppress(FileNotFoundError):
                 staged += path.stat().st_size
         return sum(1 for _ in (root / "o").glob("*")) if (root / "o").exists() else 0, staged
+
+    def writes(self, worker: Worker) -> int:
+        """Files of the target that a worker's processes have open."""
+        count = 0
+        for child in psutil.Process(worker.pid).children(recursive=True):
+            with suppress(psutil.Error):
+                count += sum(1 for file in child.open_files() if file.path.startswith(str(self.fleet.roots["b"])))
+        return count
 
     def swept(self) -> object:
         """When the last sweep ended."""
@@ -132,38 +134,48 @@ class World:
 
 def _runner(world: World) -> None:
     """The worker whose process holds the stretch, its pool included."""
-    owners = {worker: _writes(worker, world.fleet.roots["b"]) for worker in world.workers}
-    max(world.workers, key=lambda worker: owners[worker]).kill9()
+    max(world.workers, key=world.writes).kill9()
 
 
-def _writes(worker: ManagedProcess, root: Path) -> int:
-    import psutil
+def _idle(world: World) -> None:
+    """The worker that moves nothing just now."""
+    min(world.workers, key=world.writes).kill9()
 
-    count = 0
-    for child in psutil.Process(worker.pid).children(recursive=True):
-        with suppress(psutil.Error):
-            count += sum(1 for file in child.open_files() if file.path.startswith(str(root)))
-    return count
+
+def _host(world: World) -> None:
+    """All of the host that moves: its worker and its beat."""
+    _beat(world)
+    _runner(world)
 
 
 def _beat(world: World) -> None:
     world.beats[0].kill()
 
 
+def _holder(world: World) -> None:
+    """The redbeat that has the lock: the other one has sent nothing."""
+    max(world.beats, key=lambda beat: beat.log_path.read_text(encoding="utf-8").count("Sending due task")).kill()
+
+
 def _master(world: World) -> None:
     world.sentinels.master.kill()
 
 
-def _idle(world: World) -> None:
-    """The worker that moves nothing just now."""
-    owners = {worker: _writes(worker, world.fleet.roots["b"]) for worker in world.workers}
-    min(world.workers, key=lambda worker: owners[worker]).kill9()
+@dataclass(frozen=True)
+class Death:
+    """Who dies: how, what is to take over, and where it would show."""
+
+    strike: Callable[[World], None]
+    takes_over: str
+    sweeps: bool = False
+    redbeat: bool = False
 
 
-#: Who dies → how, and what is to take over.
-STRIKES: Final[Mapping[str, tuple[Callable[[World], None], str]]] = {
-    "the worker that copies": (_runner, "the sweep hands its stretch to the other worker"),
-    "the other worker": (_idle, "the first one also decides"),
-    "beat": (_beat, "the other beat goes on"),
-    "the Redis master": (_master, "Sentinel makes the replica master"),
+DEATHS: Final = {
+    "the worker that copies": Death(_runner, "the sweep hands its stretch to the other worker"),
+    "the other worker": Death(_idle, "the first one also decides"),
+    "a whole host, worker and beat": Death(_host, "the other host's beat and worker"),
+    "beat": Death(_beat, "the other beat goes on", sweeps=True),
+    "the redbeat that holds the lock": Death(_holder, "the other one takes it", sweeps=True, redbeat=True),
+    "the Redis master": Death(_master, "Sentinel makes the replica master"),
 }

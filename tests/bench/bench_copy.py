@@ -26,20 +26,25 @@ from unittest import mock
 from rebalance_tasks.client import Rebalancer
 from rebalance_tasks.core.ids import MoveId
 from rebalance_tasks.core.options import MIB
+from rebalance_tasks.drivers.lanes import each
 from rebalance_tasks.drivers.linux import native
 from rebalance_tasks.drivers.local import LocalDriver
 from rebalance_tasks.drivers.local_direct import Around, aligned_buffer
+from rebalance_tasks.drivers.registry import at_once
 from rebalance_tasks.migration.control import SliceControl
 from rebalance_tasks.migration.copying import Copier
 from rebalance_tasks.migration.slice import BATCH_BYTES, BATCH_OBJECTS
+from rebalance_tasks.migration.ways import SharedControl
 from tests.bench import world as worlds
 from tests.bench.jobs import TIMEOUT_S, move_all
 from tests.bench.report import Figure
 from tests.support.fleets import NodeSpec
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
+    from rebalance_tasks.core.fingerprint import Fingerprint
+    from rebalance_tasks.migration.copying import StagedCopy
     from tests.bench.report import Report
 
 #: (number of objects, bytes of each)
@@ -47,8 +52,9 @@ CASES: Final = ((50_000, 4096), (2_000, MIB), (2, 1024 * MIB))
 #: ours ÷ rclone: at least four times as fast with the page cache, three times when durable.
 MEMORY_LIMIT: Final = 1 / 4
 DISK_LIMIT: Final = 1 / 3
-#: ``--transfers``/``--checkers`` of rclone; the best of a first round is the rival of the others.
+#: ``--transfers``/``--checkers`` of rclone; the best with a share of the objects is the rival of all rounds.
 SETTINGS: Final = ((2, 4), (4, 8), (8, 16))
+SHARE: Final = 5
 ROUNDS: Final = 3
 PROCESSES: Final = 2
 #: A common shape of object trees.
@@ -88,7 +94,7 @@ def measure(report: Report, *, durable: bool, cases: Sequence[tuple[int, int]] =
         return
     for count, size in cases:
         with _place(tempfile.gettempdir() if durable else None):
-            samples = _case(binary, count, size, durable=durable, rounds=rounds)
+            samples = _case(binary, count, size, durable=durable, rounds=rounds, say=report.console.print)
         _report(report, count, size, samples, durable=durable)
 
 
@@ -130,7 +136,7 @@ def _place(base: str | None) -> Iterator[None]:
         yield
 
 
-def _case(binary: str, count: int, size: int, *, durable: bool, rounds: int) -> Samples:
+def _case(binary: str, count: int, size: int, *, durable: bool, rounds: int, say: Callable[[str], object]) -> Samples:
     samples = Samples()
     nodes = {name: NodeSpec(files={}, capacity_bytes=PLENTY) for name in ("a", "b")}
     options = {"throttle_bytes_per_sec": "none", "max_egress_bytes_per_cycle": PLENTY}
@@ -138,7 +144,7 @@ def _case(binary: str, count: int, size: int, *, durable: bool, rounds: int) -> 
         beside = fleet.config.parent / "beside"
         rebalancer = Rebalancer()
         rebalancer.adopt()
-        settings: Sequence[tuple[int, int]] = SETTINGS
+        best = _best_setting(binary, beside, count, size, durable=durable)
         for number in range(rounds + 1):
             begun = time.perf_counter()
             keys = _fill(fleet.roots["a"], f"r{number}", count, size)
@@ -148,16 +154,17 @@ def _case(binary: str, count: int, size: int, *, durable: bool, rounds: int) -> 
             # Each round is of a fleet that has moved nothing lately: what it has is asked for when a job starts.
             context = rebalancer._context
             context.connection.client.delete(context.keys.moved, context.keys.moved_batches)
-            rival, rival_copy, best = min(_rival(binary, beside, one, count, size, durable=durable) for one in settings)
-            settings = (best,)
-            alone = _copy_alone(beside, count, size)
-            if number:  # the first round warms up: memory that a virtual machine touches for the first time is slow
+            if number:  # the first round warms up, as `_best_setting` does for the rival
                 samples.ours.append(ours)
+                samples.writing.append(writing)
+                rival, rival_copy = _rival(binary, beside, best, count, size, durable=durable)
                 samples.rival.append(rival)
                 samples.rival_copy.append(rival_copy)
-                samples.ours_copy.append(alone)
-                samples.writing.append(writing)
+                samples.ours_copy.append(_copy_alone(beside, count, size))
                 samples.around += _around(fleet.config.parent, count * size) if durable else []
+                say(
+                    f"  round {number}: {ours:.2f} s, rclone {rival:.2f} s with {best[0]} transfers, {best[1]} checkers"
+                )
     return samples
 
 
@@ -254,32 +261,46 @@ def _copy_alone(folder: Path, count: int, size: int) -> float:
 def copy_share(folder: str, keys: Sequence[str], size: int, number: int, ready: object, go: object) -> None:
     """What one process of `_copy_alone` does: batches, in the order of docs/invariants.md."""
     source, target = (LocalDriver(name, f"{folder}/{name}") for name in ("a", "b"))
-    copier = Copier(SliceControl(lambda: "ok", bucket=None, slice_s=TIMEOUT_S))
+    copier = Copier(SharedControl(SliceControl(lambda: "ok", bucket=None, slice_s=TIMEOUT_S)))
+    copies: dict[MoveId, StagedCopy] = {}
+    staged: dict[MoveId, Fingerprint] = {}
+
+    def stage(object_: tuple[str, MoveId]) -> None:
+        copies[object_[1]] = copier.stage(
+            source, target, *object_, size_bytes=size, resume=None, progress=lambda _: None, fresh=True
+        )
+
+    def verify(object_: tuple[str, MoveId]) -> None:
+        staged[object_[1]] = copier.verify(target, *object_, copies[object_[1]])
+
     ready.release()  # type: ignore[attr-defined]
     go.wait()  # type: ignore[attr-defined]
     step = max(1, min(BATCH_OBJECTS, BATCH_BYTES // size))
     for first in range(0, len(keys), step):
         batch = [(key, MoveId(f"m{number}.{place}")) for place, key in enumerate(keys[first : first + step], first)]
+        lanes = at_once(source, target, [size] * len(batch))
         with source.hold():
-            copies = [
-                copier.stage(
-                    source, target, key, move_id, size_bytes=size, resume=None, progress=lambda _: None, fresh=True
-                )
-                for key, move_id in batch
-            ]
+            each(batch, stage, at_once=lanes)
         target.sync()
-        staged = [copier.verify(target, key, move_id, copy) for (key, move_id), copy in zip(batch, copies, strict=True)]
+        each(batch, verify, at_once=lanes)
         with target.hold():
-            for (key, move_id), expected in zip(batch, staged, strict=True):
-                target.publish(move_id, key, expected=expected)
+            for key, move_id in batch:
+                target.publish(move_id, key, expected=staged[move_id])
         target.sync()
 
 
 # -- the rival --------------------------------------------------------------------------------------------------------
+def _best_setting(binary: str, folder: Path, count: int, size: int, *, durable: bool) -> tuple[int, int]:
+    """Return the setting with which the rival carries a share of the objects fastest; settings beyond their number are one."""
+    share = max(2, count // SHARE)
+    apart = {tuple(min(limit, share) for limit in one): one for one in SETTINGS}
+    return min(apart.values(), key=lambda one: _rival(binary, folder, one, share, size, durable=durable)[0])
+
+
 def _rival(
     binary: str, folder: Path, settings: tuple[int, int], count: int, size: int, *, durable: bool
-) -> tuple[float, float, tuple[int, int]]:
-    """Return seconds of copy + check + delete, of copy + check, and the settings."""
+) -> tuple[float, float]:
+    """Return seconds of copy + check + delete, and of copy + check."""
     shutil.rmtree(folder, ignore_errors=True)
     (folder / "b").mkdir(parents=True)
     keys = _fill(folder / "a", "rival", count, size)
@@ -301,4 +322,4 @@ def _rival(
         sys.exit("rclone has not deleted everything")
     shutil.rmtree(folder)
     os.sync()
-    return seconds, copied, settings
+    return seconds, copied

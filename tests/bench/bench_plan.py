@@ -32,6 +32,7 @@ from rebalance_tasks.core.planner import plan_rebalance
 from rebalance_tasks.core.verify import verify_plan
 from tests.bench.report import Figure
 from tests.support.exact import beaten_by, small_fleet
+from tests.support.silent import SilentSolver
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -308,8 +309,7 @@ def relaxed_spread(nodes: list[NodeDescriptor], inventory: Inventory, options: R
 
     Any plan of at most M moves takes from a node at most what its M largest objects hold; those are variables of their own.
     """
-    solver = highspy.Highs()  # type: ignore[no-untyped-call]
-    solver.silent()
+    solver = SilentSolver()
     unit, n = (nodes[0].capacity_bytes or 1) / 1e4, len(nodes)
     used = inventory.used_bytes()
     largest = [_largest(inventory, i, options.max_moves_per_cycle) for i in range(n)]

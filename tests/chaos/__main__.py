@@ -2,7 +2,8 @@
 
 ``CHAOS_TOPOLOGY=hosts`` plays on three hosts (`tests.chaos.hosts`), ``forgetful`` with a Redis that loses its last seconds again and
 again (`tests.chaos.forgetful`), ``clocks`` with the clocks of workers and beat set wrong (`tests.chaos.clocks`), ``hosted`` with a
-host's catalogue; ``CHAOS_LOCATOR`` names another locator. Each round has the next seed; ``CHAOS_SEED=n CHAOS_KILLS=1`` plays one round again. What a broken round left (nodes, Redis'
+host's catalogue, ``stores`` with a bucket and SFTP (`tests.chaos.stores`); ``CHAOS_LOCATOR`` names another locator, ``CHAOS_PACE=0.5`` lets a
+slow machine get on between the kills. Each round has the next seed; ``CHAOS_SEED=n CHAOS_KILLS=1`` plays one round again. What a broken round left (nodes, Redis'
 files, logs, what was written) is kept for whoever looks into it.
 """
 
@@ -13,25 +14,30 @@ import random
 import shutil
 import sys
 import tempfile
+from collections import Counter
 from pathlib import Path
 
+from rebalance_tasks.migration import faults
 from tests.chaos.clocks import ClocksStorm
 from tests.chaos.forgetful import ForgetfulStorm
 from tests.chaos.hosted import HostedStorm
 from tests.chaos.hosts import HostsStorm
+from tests.chaos.stores import StoresStorm
 from tests.chaos.storm import Storm
 from tests.support.downtime import play
 
 #: How long faults rain in one round, and how much faster than usual.
 STORM_S = float(os.environ.get("CHAOS_STORM_S", "45"))
-PACE = 1.5
-#: One host, or three with disks and lines of their own; one host and a forgetful Redis, or wrong clocks, or a catalogue of its own.
+PACE = float(os.environ.get("CHAOS_PACE", "1.5"))
+#: One host, or three with disks and lines of their own; one host and a forgetful Redis, or wrong clocks, or a catalogue of its own,
+#: or a bucket and SFTP besides its disks.
 TOPOLOGIES = {
     "one": Storm,
     "hosts": HostsStorm,
     "forgetful": ForgetfulStorm,
     "clocks": ClocksStorm,
     "hosted": HostedStorm,
+    "stores": StoresStorm,
 }
 #: From so many kills on, readers and writers have rounds of their own, one for each locator.
 LONG = 50
@@ -45,6 +51,7 @@ def main() -> int:
     storm = TOPOLOGIES[os.environ.get("CHAOS_TOPOLOGY", "one")]
     locator = os.environ.get("CHAOS_LOCATOR", "union")
     kills = rounds = 0
+    struck = Counter[str]()
     broken: list[int] = []
     while kills < wanted:
         folder = Path(tempfile.mkdtemp(prefix=f"chaos-{seed}-"))
@@ -56,6 +63,7 @@ def main() -> int:
             kills += 1  # a round that never ends must not go on for ever
         else:
             kills += result.killed
+            struck += result.struck
             print(result.line(), flush=True)  # noqa: T201
             for problem in result.violations:
                 print(f"  {problem}", flush=True)  # noqa: T201
@@ -67,6 +75,8 @@ def main() -> int:
         rounds += 1
         print(f"{kills} of {wanted} kills, {rounds} rounds, broken: {broken or 'none'}", flush=True)  # noqa: T201
         seed += 1
+    spared = [step for step in faults.Step if not struck[step]]
+    print(f"processes died right after {len(struck)} of {len(faults.Step)} steps, never after {', '.join(spared)}")  # noqa: T201
     if wanted >= LONG:
         broken += [seed for locator in LOCATORS if not readers(locator, seed)]
     return 1 if broken else 0

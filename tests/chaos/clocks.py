@@ -9,9 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
-from rebalance_tasks.migration import faults
 from tests.chaos.schedule import WEIGHTS
-from tests.chaos.storm import DEATH_ONE_IN, Storm
+from tests.chaos.storm import Storm
 from tests.support import clocks
 
 if TYPE_CHECKING:
@@ -31,15 +30,8 @@ class ClocksStorm(Storm):
 
     weights: Mapping[str, float] = field(default_factory=lambda: CLOCK_WEIGHTS)
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self.begun = 0
-
-    def start_worker(self) -> None:
-        env = {faults.ENVIRONMENT: f"*=maybe:{DEATH_ONE_IN}", faults.LEDGER: str(self.ledger)}
-        env |= self.clock(CLOCKS[self.begun % 2])
-        self.begun += 1
-        self.workers.append(self.processes.worker(wait=False, env=env))
+    def worker_env(self) -> dict[str, str]:
+        return super().worker_env() | self.clock(CLOCKS[self.begun % 2])
 
     def start_beat(self) -> None:
         self.beats.append(self.processes.beat(env=self.clock("beat")))

@@ -12,10 +12,11 @@ if TYPE_CHECKING:
 
 @dataclass
 class Result:
-    """What a round did and found."""
+    """What a round did and found; ``struck`` counts the steps right after which a process died."""
 
     seed: int
     kills: Counter[str]
+    struck: Counter[str]
     acts: Counter[str]
     jobs: list[RebalanceJob]
     reads: int

@@ -27,9 +27,11 @@ from rebalance_tasks.control.sweep import run_sweep
 from rebalance_tasks.core.errors import JobNotFound, ObjectNotFound, RebalanceError
 from rebalance_tasks.core.models import RebalanceMove, RebalancePlan
 from rebalance_tasks.core.routes import every_queue, share_a_host
+from rebalance_tasks.demo.processes import SOURCE_ROOT
 from rebalance_tasks.migration import faults
 from tests.chaos.report import Result
 from tests.chaos.schedule import WEIGHTS, schedule
+from tests.chaos.weather import Weather
 from tests.support import audit, fragile, strangers
 from tests.support.arena import context_of
 from tests.support.fleets import NodeSpec, write_fleet
@@ -53,11 +55,11 @@ DEATH_ONE_IN: Final = 150
 #: In the calm, leases are let run out so often: a live runner renews its own several times in between.
 HURRY_EVERY_S: Final = 3.0
 #: How long a calm fleet may take to end what it has.
-CALM_S: Final = 90.0
+CALM_S: Final = 120.0
 
 
 @dataclass
-class Storm:
+class Storm(Weather):
     """The round."""
 
     folder: Path
@@ -111,12 +113,43 @@ class Storm:
         self.queues = every_queue(self.context.settings.nodes)
         self.plans: dict[str, RebalancePlan] = {}
         self.over = threading.Event()
-        self.reader = strangers.UnionReader(self.fleet.roots, self.log, random.Random(f"reader {self.seed}"))
+        self.begun = 0
+        self.reader = strangers.UnionReader(self.doors(), self.log, random.Random(f"reader {self.seed}"))
+
+    # -- nodes ----------------------------------------------------------------------------------------------------
+    def doors(self) -> dict[str, Callable[[str], bytes]]:
+        """How readers who look on all nodes read each."""
+        return {node: strangers.door(root) for node, root in self.fleet.roots.items()}
+
+    def written_to(self) -> Mapping[str, Path]:
+        """Where strangers write: node -> directory."""
+        return self.fleet.roots
+
+    def homes(self) -> dict[str, tuple[str, int]]:
+        """Key -> its node and its size."""
+        found: dict[str, tuple[str, int]] = {}
+        for node, root in self.fleet.roots.items():
+            for key in strangers.keys_on(root):
+                with suppress(FileNotFoundError):
+                    found[key] = node, (root / key).stat().st_size
+        return found
 
     # -- processes ------------------------------------------------------------------------------------------------
+    def worker_env(self) -> dict[str, str]:
+        """What makes a worker mortal, and lets it find its app."""
+        python_path = os.pathsep.join(filter(None, [str(SOURCE_ROOT), os.environ.get("PYTHONPATH", "")]))
+        return {
+            faults.ENVIRONMENT: f"*=maybe:{DEATH_ONE_IN}",
+            faults.LEDGER: str(self.ledger),
+            "PYTHONPATH": python_path,
+        }
+
     def start_worker(self) -> None:
-        env = {faults.ENVIRONMENT: f"*=maybe:{DEATH_ONE_IN}", faults.LEDGER: str(self.ledger)}
-        self.workers.append(self.processes.worker(wait=False, env=env))
+        """Start a worker whose large objects are small; every third is a pool of threads, which dies as a whole."""
+        self.begun += 1
+        pool = ("--pool", "threads") if self.begun % 3 == 0 else ()
+        worker = self.processes.worker(wait=False, env=self.worker_env(), app="tests.support.small_parts", extra=pool)
+        self.workers.append(worker)
 
     def start_beat(self) -> None:
         self.beats.append(self.processes.beat())
@@ -193,49 +226,6 @@ class Storm:
         fragile.jump(self.server.client, self.prefix, 11_000)
         run_sweep(self.context)
 
-    # -- the network and the queues -------------------------------------------------------------------------------
-    def line(self, dice: random.Random) -> ChaosProxy:
-        """The line to Redis that is struck."""
-        return self.proxy
-
-    def reset(self, dice: random.Random) -> None:
-        self.line(dice).reset_all()
-
-    def refuse(self, dice: random.Random) -> None:
-        line = self.line(dice)
-        line.refuse(dice.uniform(0.1, 1.5))
-        line.reset_all()
-
-    def stall(self, dice: random.Random) -> None:
-        self.line(dice).stall(dice.uniform(0.5, 3.0))
-
-    def delay(self, dice: random.Random) -> None:
-        self.line(dice).delay(dice.uniform(0.01, 0.2), dice.uniform(0.2, 1.5))
-
-    def tear(self, dice: random.Random) -> None:
-        self.line(dice).tear(dice.choice(("request", "reply")), dice.randint(1, 4))
-
-    def double(self, dice: random.Random) -> None:
-        for _ in range(dice.randint(1, 3)):
-            fragile.double(self.server.client, dice, self.queues)
-
-    def reorder(self, dice: random.Random) -> None:
-        fragile.reorder(self.server.client, dice, self.queues)
-
-    def lose(self, dice: random.Random) -> None:
-        fragile.lose(self.server.client, dice, self.queues)
-
-    def publish_again(self, dice: random.Random) -> None:
-        job_id = self.context.jobs.active()
-        if job_id is not None:
-            groups = list(self.context.jobs.groups(job_id).values())
-            for _ in range(dice.randint(1, 4)):
-                self.context.messenger.publish_group(job_id, dice.choice(groups))
-
-    def late_finalize(self, dice: random.Random) -> None:
-        if self.plans:
-            self.context.messenger.publish_finalize(dice.choice(sorted(self.plans)))
-
     # -- operators ------------------------------------------------------------------------------------------------
     def pause(self, dice: random.Random) -> None:
         self._verb("pause", dice)
@@ -291,14 +281,12 @@ class Storm:
 
     def random_moves(self) -> tuple[RebalanceMove, ...]:
         """Half of what is there goes somewhere else."""
-        homes = {key: node for node, root in self.fleet.roots.items() for key in strangers.keys_on(root)}
+        homes = self.homes()
         moves: list[RebalanceMove] = []
         for key in self.dice.sample(sorted(homes), k=len(homes) // 2):
-            source = homes[key]
+            source, size = homes[key]
             target = self.dice.choice(self.targets_of(source))
-            with suppress(FileNotFoundError):
-                size = (self.fleet.roots[source] / key).stat().st_size
-                moves.append(RebalanceMove(object_key=key, source_node=source, target_node=target, size_bytes=size))
+            moves.append(RebalanceMove(object_key=key, source_node=source, target_node=target, size_bytes=size))
         return tuple(moves)
 
     # -- the round ------------------------------------------------------------------------------------------------
@@ -347,7 +335,7 @@ class Storm:
             act()
 
     def _strange(self) -> None:
-        strange = strangers.Strangers(self.fleet.roots, self.log, random.Random(f"strangers {self.seed}"))
+        strange = strangers.Strangers(self.written_to(), self.log, random.Random(f"strangers {self.seed}"))
         while not self.over.wait(0.1):
             strange.act()
 
@@ -405,8 +393,12 @@ class Storm:
         finally:
             cleanups.ORPHAN_AGE = age  # type: ignore[misc]
 
+    def gather(self) -> None:
+        """Lay what is no file where the judge looks."""
+
     def judge(self) -> Result:
         self.clean()
+        self.gather()
         answers: dict[str, str | None] = {}
         for root in self.fleet.roots.values():
             for key in strangers.keys_on(root):
@@ -418,8 +410,8 @@ class Storm:
             self.fleet.roots, self.log, self.server.client, self.prefix, job_ids=list(self.plans), answers=answers
         )
         strikes = self.ledger / "strikes"
-        if strikes.exists():
-            self.kills["at a fault point"] += len(strikes.read_text().split())
+        struck = Counter(strikes.read_text().split() if strikes.exists() else ())
+        self.kills["at a fault point"] += struck.total()
         jobs = [self.rebalancer.status(job_id) for job_id in self.plans]
         violations = [*problems, *self.reader.violations, *self.seen]
-        return Result(self.seed, self.kills, self.done, jobs, self.reader.reads, violations)
+        return Result(self.seed, self.kills, struck, self.done, jobs, self.reader.reads, violations)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import zlib
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -12,7 +14,6 @@ from tests.support import audit, objects, strangers
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from pathlib import Path
 
     import redis
 
@@ -102,6 +103,15 @@ DAMAGE: dict[str, Callable[[World], object]] = {
     "forwarding of a/one": lambda world: world.client.hset(f"{PREFIX}forwarding", KEY, "n1|99999999999999"),
     "locate(a/one)": lambda world: world.answers.update({KEY: None}),
 }
+
+
+@pytest.mark.parametrize("module", ["audit", "checker", "objects", "strangers"])
+def test_who_judges_imports_nothing_of_what_is_judged(module: str) -> None:
+    tree = ast.parse((Path(__file__).parents[1] / "support" / f"{module}.py").read_text(encoding="utf-8"))
+    imported = {node.module or "" for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
+    imported |= {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
+    assert not [name for name in imported if name.startswith("rebalance_tasks")]
+    assert {name for name in imported if name.startswith("tests")} <= {"tests.support", "tests.support.strangers"}
 
 
 def test_a_world_in_order_has_no_problems(world: World) -> None:

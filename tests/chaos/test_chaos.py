@@ -17,6 +17,7 @@ from tests.chaos.forgetful import FORGETFUL_WEIGHTS
 from tests.chaos.hosted import HostedStorm
 from tests.chaos.hosts import HOST_WEIGHTS, HostsStorm
 from tests.chaos.schedule import WEIGHTS, schedule
+from tests.chaos.stores import StoresStorm
 from tests.chaos.storm import Storm
 from tests.support import clocks
 
@@ -66,7 +67,7 @@ def test_a_seed_is_a_schedule() -> None:
 def test_every_kind_of_fault_has_its_turn() -> None:
     seen = {act.name for seed in range(20) for act in schedule(seed, 60.0, weights=HOST_WEIGHTS)}
     assert seen == set(HOST_WEIGHTS) > set(WEIGHTS) == set(FORGETFUL_WEIGHTS)
-    assert all(callable(getattr(Storm, name)) for name in WEIGHTS)
+    assert all(callable(getattr(storm, name)) for storm in (Storm, StoresStorm) for name in WEIGHTS)
     assert all(callable(getattr(HostsStorm, name)) for name in HOST_WEIGHTS)
     assert all(callable(getattr(ClocksStorm, name)) for name in CLOCK_WEIGHTS)
 

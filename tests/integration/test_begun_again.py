@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from rebalance_tasks.control import cleanup as cleanups
+from rebalance_tasks.core.models import NodeState
 from rebalance_tasks.migration.batch import Batch
 from tests.support.checker import check, record
 from tests.support.engine import Engine, moves_between
@@ -127,6 +128,32 @@ def test_a_copy_of_a_forgotten_job_does_not_stay_beside_its_source_that_was_writ
     engine = Engine()
     engine.start(moves_between("n1", "n2", ONE), epoch=7)
     job = engine.finish()
+    for _ in range(2):
+        engine.cleanup(later_ms=DAY_MS)
+    check(fleet.roots, written, job, trash=True)
+
+
+@pytest.mark.parametrize("step", ["publish", "sync_published", "manifest", "flip"])
+def test_a_copy_of_a_forgotten_job_is_found_though_nothing_of_its_stretch_is_left_to_do_when_it_begins_again(
+    fleet: Fleet, step: str
+) -> None:
+    """Such a stretch leaves the job no list of its moves: its plan still has one."""
+    engine, written = Engine(), record(fleet.roots)
+    nothing = remember(engine)
+    moves = [*moves_between("n1", "n3", {"four": 0}), *moves_between("n1", "n2", ONE)]
+    engine.start(moves)
+    engine.messages.queue.clear()
+    with pytest.MonkeyPatch.context() as patch:
+        die_at(patch, step)
+        with pytest.raises(WorkerDiedError):
+            engine.slice("g0000")
+    forget(engine, nothing)
+    engine = Engine()
+    engine.context.fleet.set_node_state("n2", NodeState.DRAINING)
+    engine.start(moves)
+    job = engine.finish()
+    assert (job.completed_moves, job.skipped_moves) == (1, 1)
+    assert engine.context.outcomes.moves("j1", [0]) == {}
     for _ in range(2):
         engine.cleanup(later_ms=DAY_MS)
     check(fleet.roots, written, job, trash=True)

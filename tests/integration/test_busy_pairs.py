@@ -8,6 +8,7 @@ import pytest
 
 from rebalance_tasks.control.sweep import run_sweep
 from rebalance_tasks.core.states import MoveState, RebalanceStatus
+from rebalance_tasks.migration import control
 from rebalance_tasks.migration import slice as slices
 from rebalance_tasks.migration.batch import Batch
 from rebalance_tasks.migration.slice import SliceOutcome
@@ -21,6 +22,7 @@ from tests.support.stores import Stores
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from tests.conftest import FleetFactory
     from tests.support.fleets import Fleet
 
 pytestmark = pytest.mark.integration
@@ -124,6 +126,8 @@ def test_a_slice_whose_time_is_up_between_two_stretches_is_carried_on(
 
 def test_a_cancel_reaches_every_stretch(fleet: Fleet, engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     start(engine, fleet)
+    # However slow the machine is, the first stretch is carried to its end before the flags are looked at.
+    monkeypatch.setattr(control, "BEAT_EVERY_S", 3600.0)
     before(monkeypatch, Batch, "run", lambda _: engine.context.jobs.cancel("j1", by="test"))
     job = engine.finish()
     assert (job.status, job.completed_moves, job.skipped_moves) == (RebalanceStatus.CANCELLED, 1, 4)
@@ -152,6 +156,20 @@ def test_a_group_beyond_a_lowered_limit_keeps_its_permit_while_one_of_its_slices
     assert stores.jobs.acquire_lease("j1", "g0", owner="a", limit=2).code == "ok"
     assert stores.jobs.acquire_lease("j1", "g0", owner="b", limit=1).code == "busy"
     assert stores.jobs.permits("j1") == ["g0", "g1"]
+
+
+def test_groups_start_by_priority_the_most_urgent_first(
+    fleet_config: FleetFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    urgency = {"n2": 1, "n3": 9, "n4": -3, "n5": 5}
+    fleet_config(
+        {"n1": dict.fromkeys(urgency, 1), **{node: {} for node in urgency}}, options={"max_concurrent_migrations": 1}
+    )
+    engine, started = Engine(), list[str]()
+    before(monkeypatch, Batch, "run", lambda batch: started.append(batch._c.target.node_id), times=99)
+    engine.start([move(node, "n1", node, 1, priority=priority) for node, priority in urgency.items()])
+    assert engine.finish().completed_moves == len(urgency)
+    assert started == ["n3", "n5", "n2", "n4"]
 
 
 def test_only_so_many_headers_are_out_that_nobody_picked_up(stores: Stores) -> None:
@@ -200,3 +218,14 @@ def test_no_node_is_in_more_groups_than_allowed(stores: Stores) -> None:
     store.settle([Settlement(move, MoveState.FAILED, "x") for move, _ in lease.moves], purge_delay_ms=0)
     _, following, published = stores.end("j1", "g0", limit=3, per_node=2)
     assert (following, [group.group_id for group in published]) == (None, ["g2"])
+
+
+def test_a_group_far_back_gets_in_where_those_before_it_wait_for_their_nodes(fleet_config: FleetFactory) -> None:
+    targets = [f"n{number:02d}" for number in range(40)]
+    options = {"max_concurrent_migrations": 5, "max_concurrent_per_node": 1}
+    nodes = {"n1": dict.fromkeys(targets, 1), "far": {"last": 1}, **{target: {} for target in targets}}
+    fleet_config(nodes, options=options)
+    engine = Engine()
+    engine.start([*[move(key, "n1", key, 1, priority=1) for key in targets[:-1]], move("last", "far", targets[-1], 1)])
+    assert [message.group_id for message in engine.messages.queue] == ["g0000", "g0039"]
+    assert engine.finish().completed_moves == len(targets)

@@ -72,10 +72,17 @@ def test_processes_are_added_and_taken_away_and_workers_change_in_the_middle(
 ) -> None:
     rebalancer = rebalancer_of(fleet)
     context, written = context_of(rebalancer), record(fleet.roots)
-    first = processes.worker(concurrency=1, extra=(*QUEUES, "--autoscale", "4,1"))
-    assert processes_of(first) >= 1
+    # An idle process is taken away after a second, not after half a minute.
+    eager = {"AUTOSCALE_KEEPALIVE": "1"}
+    first = processes.worker(concurrency=1, extra=(*QUEUES, "--autoscale", "4,1"), env=eager)
+    least = processes_of(first)
+    assert least >= 1
     start(rebalancer)
-    wait_until(lambda: processes_of(first) >= 3, JOB_TIMEOUT_S, "the worker has grown")
+    wait_until(lambda: processes_of(first) >= least + 2, JOB_TIMEOUT_S, "the worker has grown")
+    rebalancer.pause("j1")
+    wait_until(lambda: processes_of(first) == least, JOB_TIMEOUT_S, "it has shrunk, since nothing may move")
+    rebalancer.resume("j1")
+    wait_until(lambda: processes_of(first) > least, JOB_TIMEOUT_S, "it grows with the job that goes on")
     second = processes.worker(concurrency=1, extra=(*QUEUES, "--autoscale", "4,1"))
     wait_until(lambda: len(rebalancer.workers()) == 2, JOB_TIMEOUT_S, "both say that they are there")
     first.terminate()

@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from rebalance_tasks.control import lifecycle
 from rebalance_tasks.control.sweep import run_sweep
 from rebalance_tasks.core.ids import MoveId
 from rebalance_tasks.drivers.local import LocalDriver
+from rebalance_tasks.migration import control as controls
 from rebalance_tasks.migration import copying, faults
 from rebalance_tasks.migration import slice as slices
 from rebalance_tasks.migration.batch import Batch
@@ -22,6 +24,7 @@ from tests.support.hooks import (
     DAY_MS,
     SIZES,
     WorkerDiedError,
+    after,
     append,
     before,
     deadly,
@@ -141,6 +144,36 @@ def test_a_stalled_worker_that_lets_go_of_its_copy_does_not_cut_what_its_success
     driver.close()
     assert staged is not None
     assert staged.size_bytes == 12_288
+
+
+@pytest.mark.parametrize("step", ["part", "stage", "sync_staged", "journal"])
+def test_a_bit_that_flips_at_rest_in_the_copy_of_a_dead_worker_is_noticed_and_the_copy_made_again(
+    fleet: Fleet, engine: Engine, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    monkeypatch.setattr(copying, "PART_BYTES", 1024)
+    written = record(fleet.roots)
+    engine.start([move("b/three", "n1", "n2", 7000)])
+    staged = fleet.roots["n2"] / ".rebalance/tmp/j1.0"
+    work_until_death(engine, step, when=lambda: staged.stat().st_size >= 4096)
+    faults.corrupt(staged)
+    job = engine.finish()
+    assert (job.completed_moves, job.failures) == (1, {})
+    check(fleet.roots, written, job)
+
+
+def test_a_bit_that_flips_at_rest_while_a_job_is_paused_is_noticed_and_the_copy_made_again(
+    fleet: Fleet, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(controls, "BEAT_EVERY_S", 0.0)
+    written = record(fleet.roots)
+    after(monkeypatch, Batch, "_verify", lambda _: lifecycle.pause(engine.context, "j1"))
+    engine.start([move("b/three", "n1", "n2", 7000)])
+    engine.work()
+    faults.corrupt(fleet.roots["n2"] / ".rebalance/tmp/j1.0")
+    lifecycle.resume(engine.context, "j1")
+    job = engine.finish()
+    assert (job.completed_moves, job.failures) == (1, {})
+    check(fleet.roots, written, job)
 
 
 def test_a_staged_copy_that_is_shorter_than_its_journal_is_made_anew(

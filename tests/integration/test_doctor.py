@@ -239,6 +239,13 @@ def test_nodes_that_are_missing_unwritable_unadopted_or_left_alone_are_told(well
     assert_told(look(well), "node n1", "fail", "missing|not_writable")
 
 
+@pytest.mark.parametrize(("direct", "way"), [(True, "around"), (False, "through"), (None, None)])
+def test_how_large_copies_reach_a_node_is_told_where_it_is_known(direct: bool | None, way: str | None) -> None:
+    node = NodeDescriptor(node_id="n", url="/srv/n")
+    (found,) = examine_nodes([NodeReport(node, "ok", direct=direct)])
+    assert found.detail == ("/srv/n" if way is None else f"/srv/n; large copies go {way} the page cache")
+
+
 def test_a_fleet_without_nodes_is_told(fleet_config: FleetFactory) -> None:
     fleet_config({})
     assert_told(look(Engine().context), "nodes", "fail", "none is configured")

@@ -111,6 +111,18 @@ def test_objects_are_written_copied_renamed_and_removed(fs: FleetFileSystem, tmp
         file.write(big[100:])
     (tmp_path / "local").write_bytes(b"from here")
     fs.put_file(str(tmp_path / "local"), "test/new/put")
+    (tmp_path / "folder/deep").mkdir(parents=True)
+    (tmp_path / "folder/deep/one").write_bytes(b"1")
+    fs.put(str(tmp_path / "folder"), "test/tree", recursive=True)
+    fs.get("test/tree", str(tmp_path / "tree"), recursive=True)
+    assert (tmp_path / "tree/deep/one").read_bytes() == b"1"
+    fs.mv("test/tree", "test/wood", recursive=True)
+    assert fs.find("test/wood") == ["test/wood/deep/one"]
+    # What is left on the disk are empty folders.
+    assert not fs.exists("test/tree")
+    with pytest.raises(FileNotFoundError):
+        fs.ls("test/tree")
+    fs.rm("test/wood", recursive=True)
     fs.get_file("test/new/big", str(tmp_path / "back"))
     assert (tmp_path / "back").read_bytes() == big
     fs.cp_file("test/new/put", "test/new/copy")
@@ -203,7 +215,8 @@ def test_pandas_and_pyarrow_read_and_write_by_url(fs: FleetFileSystem) -> None:
 
 
 def test_polars_reads_and_writes_through_open_files(fs: FleetFileSystem) -> None:
-    pl = pytest.importorskip("polars")
+    import polars as pl  # starts threads, which no test that forks needs
+
     frame = pl.DataFrame({"n": [1, 2, 3]})
     with fs.open("test/polars.parquet", "wb") as file:
         frame.write_parquet(file)

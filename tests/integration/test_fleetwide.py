@@ -13,10 +13,11 @@ from rebalance_tasks.core.errors import InvalidArgument
 from rebalance_tasks.core.states import RebalanceStatus
 from rebalance_tasks.migration.slice import SliceOutcome
 from rebalance_tasks.store.throttle import ByteBucket
-from tests.support.engine import Engine, moves_between
+from tests.support.engine import Engine, move, moves_between
 from tests.support.hooks import SIZES
 
 if TYPE_CHECKING:
+    from tests.conftest import FleetFactory
     from tests.support.fleets import Fleet
 
 pytestmark = pytest.mark.integration
@@ -100,6 +101,28 @@ def test_a_limit_set_at_run_time_wins_and_can_be_taken_back(fleet: Fleet, engine
     assert fleetwide.set_limit(engine.context, None) == configured
     with pytest.raises(InvalidArgument, match="at least 1"):
         fleetwide.set_limit(engine.context, 0)
+
+
+def test_a_changed_limit_acts_on_the_running_job(fleet_config: FleetFactory) -> None:
+    fleet_config(
+        {"n1": {"a": 1, "b": 2, "c": 3}, "n2": {}, "n3": {}, "n4": {}}, options={"max_concurrent_migrations": 1}
+    )
+    engine = Engine()
+    engine.start(
+        [move(key, "n1", target, size) for key, target, size in (("a", "n2", 1), ("b", "n3", 2), ("c", "n4", 3))]
+    )
+
+    def headers() -> list[str]:
+        return [message.group_id for message in engine.messages.queue if message.task == "migrate"]
+
+    assert headers() == ["g0000"]
+    fleetwide.set_limit(engine.context, 3)
+    assert headers() == ["g0000", "g0001", "g0002"], "a raised limit lets others in at once"
+    fleetwide.set_limit(engine.context, 1)
+    outcomes = [engine.slice(group) for group in headers()]
+    assert outcomes == [SliceOutcome.DROPPED, SliceOutcome.DROPPED, SliceOutcome.TERMINAL]
+    assert len(engine.context.jobs.permits("j1")) == 1
+    assert engine.finish().completed_moves == 3
 
 
 def test_a_throttle_set_at_run_time_wins_and_can_be_taken_back(fleet: Fleet, engine: Engine) -> None:

@@ -11,6 +11,7 @@ import pytest
 from rebalance_tasks.control import cleanup as cleanups
 from rebalance_tasks.control import stray_verdicts
 from rebalance_tasks.core.ids import MoveId
+from rebalance_tasks.core.models import NodeState
 from rebalance_tasks.drivers.local import LocalDriver
 from rebalance_tasks.store.claims import ClaimStore
 from rebalance_tasks.store.connection import Connection
@@ -20,6 +21,9 @@ from tests.support.forgetting import forget, forgotten_job, remember
 from tests.support.hooks import DAY_MS, SIZES, after, mount_again, unmount
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
     from tests.conftest import FleetFactory
     from tests.support.fleets import Fleet
 
@@ -218,9 +222,10 @@ def test_trash_that_redis_forgot_goes_when_a_later_job_moved_the_object_on(fleet
     check(fleet.roots, written, trash=True)
 
 
-def test_a_copy_goes_when_a_later_job_moved_its_source_elsewhere(fleet: Fleet, engine: Engine) -> None:
+@pytest.mark.parametrize("step", DOUBLED)
+def test_a_copy_goes_when_a_later_job_moved_its_source_elsewhere(fleet: Fleet, engine: Engine, step: str) -> None:
     written = record(fleet.roots)
-    forgotten_job(engine, moves_between("n1", "n2", ONE), "flip")
+    forgotten_job(engine, moves_between("n1", "n2", ONE), step)
     engine.start(moves_between("n1", "n3", ONE), job_id="j2")
     assert engine.finish("j2").completed_moves == 1
     assert places(fleet, "a/one") == ["n2", "n3"]
@@ -240,6 +245,49 @@ def test_a_copy_stays_while_the_node_of_its_source_is_away(fleet: Fleet, engine:
     mount_again(fleet.roots["n1"])
     assert tidy(engine).strays == 1
     check(fleet.roots, written, engine.job(), trash=True)
+
+
+@pytest.mark.parametrize("gone", [unmount, None], ids=["unmounted", "maintenance"])
+@pytest.mark.parametrize("step", ["publish", "flip"])
+def test_a_copy_is_not_taken_for_the_object_while_a_node_is_away_that_may_hold_it(
+    fleet: Fleet, engine: Engine, step: str, gone: Callable[[Path], None] | None
+) -> None:
+    """A later job took the object further; only the node that is away knows of that."""
+    written = record(fleet.roots)
+    forgotten_job(engine, moves_between("n1", "n2", ONE), step)
+    engine.start(moves_between("n1", "n3", ONE), job_id="j2")
+    assert engine.finish("j2").completed_moves == 1
+    with (fleet.roots["n3"] / "a/one").open("ab") as stranger:
+        stranger.write(b"more")
+    written = written.changed("a/one", (fleet.roots["n3"] / "a/one").read_bytes())
+    engine.context.driver("n3").close()
+    if gone is None:
+        engine.context.fleet.set_node_state("n3", NodeState.MAINTENANCE)
+    else:
+        gone(fleet.roots["n3"])
+    report = tidy(engine)
+    assert (report.strays, report.adopted) == (0, 0)
+    assert holds(engine, "a/one") == "n3"
+    if gone is None:
+        engine.context.fleet.forget_node_state("n3")
+    else:
+        mount_again(fleet.roots["n3"])
+    assert tidy(engine).strays == 1
+    check(fleet.roots, written, trash=True)
+    assert (places(fleet, "a/one"), holds(engine, "a/one")) == (["n3"], "n3")
+
+
+def test_a_copy_without_a_manifest_that_was_written_to_stays_beside_the_object_that_a_later_job_moved(
+    fleet: Fleet, engine: Engine
+) -> None:
+    forgotten_job(engine, moves_between("n1", "n2", ONE), "publish")
+    engine.start(moves_between("n1", "n3", ONE), job_id="j2")
+    assert engine.finish("j2").completed_moves == 1
+    with (fleet.roots["n2"] / "a/one").open("ab") as stranger:
+        stranger.write(b"more")
+    report = tidy(engine)
+    assert (report.strays, report.adopted, report.ambiguous) == (0, 0, 1)
+    assert (places(fleet, "a/one"), holds(engine, "a/one")) == (["n2", "n3"], "n3")
 
 
 def test_a_copy_stays_while_a_writer_holds_its_key(fleet: Fleet, engine: Engine) -> None:

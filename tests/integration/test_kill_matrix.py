@@ -12,6 +12,7 @@ import re
 from collections import Counter
 from dataclasses import dataclass, field
 from datetime import timedelta
+from functools import cache
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -86,12 +87,15 @@ def calls(tree: ast.AST) -> Iterator[ast.Call]:
     yield from sorted(found, key=lambda call: (call.end_lineno or 0, call.end_col_offset or 0))
 
 
-def functions() -> Iterator[tuple[str, ast.FunctionDef]]:
+@cache
+def functions() -> list[tuple[str, ast.FunctionDef]]:
     """Every function of the package with its module."""
-    for path in sorted(SOURCES.rglob("*.py")):
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.FunctionDef):
-                yield path.relative_to(SOURCES).as_posix(), node
+    return [
+        (path.relative_to(SOURCES).as_posix(), node)
+        for path in sorted(SOURCES.rglob("*.py"))
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.FunctionDef)
+    ]
 
 
 def is_fault_point(call: ast.Call) -> bool:
@@ -150,10 +154,20 @@ READS = {
 }
 #: Not a step of an object: adopting a node.
 NO_STEPS = {"adopt"}
+#: Modules that write without fault points of their own, and what is done instead.
+TESTED_ELSEWHERE = {
+    "migration/copying.py": "what it stages is a step of its callers, who journal its parts",
+    "control/catalogue.py": "hands on what it is asked",
+    "control/accesses.py": "counts reads and writes; no object's way leads there",
+    "control/writing.py": "writers through the fleet: test_fleet_writes.py dies at each of their steps",
+    "control/host_claims.py": "tells the host's catalogue for those writers, and for the strays, who do it again",
+    "control/reindex.py": "doing it twice changes nothing more: test_reindex.py",
+}
 #: What these are called where objects are moved, freed and purged.
 RECEIVERS = {"source", "target", "store", "driver", "trash", "catalogue"}
 
 
+@cache
 def writes() -> set[str]:
     """Names of the methods that change a node or Redis."""
     public = {name for kind, reads in READS.items() for name in vars(kind) if name[0] != "_" and name not in reads}
@@ -166,8 +180,21 @@ def is_write(call: ast.Call) -> bool:
     if call.args and isinstance(call.args[0], ast.List) and not call.args[0].elts:
         return False  # a list of no moves changes none
     owner = call.func.value
+    if isinstance(owner, ast.Call):
+        owner = owner.func  # the driver that something has opened
     name = owner.attr if isinstance(owner, ast.Attribute) else owner.id if isinstance(owner, ast.Name) else ""
-    return name in RECEIVERS
+    return name.lstrip("_") in RECEIVERS
+
+
+@cache
+def modules_that_write() -> frozenset[str]:
+    """Modules that have a node or Redis changed by those who can do it."""
+    able = ("drivers", "store", "core")
+    return frozenset(
+        module
+        for module, function in functions()
+        if module.partition("/")[0] not in able and any(map(is_write, calls(function)))
+    )
 
 
 def test_every_step_is_a_fault_point_at_exactly_one_place_in_the_code() -> None:
@@ -180,28 +207,27 @@ def test_every_step_has_a_case_in_the_matrix() -> None:
     assert {case.step for case in CASES} == set(Step) - {Step.COPY, *HOST_STEPS}
 
 
-@pytest.mark.parametrize(
-    "module",
-    [
-        *("migration/batch.py", "migration/committing.py", "migration/slice.py", "migration/undo.py"),
-        "migration/recognising.py",
-        *("control/cleanup.py", "control/orphans.py", "control/strays.py"),
-    ],
-)
-def test_no_write_stands_between_two_fault_points_without_one(module: str) -> None:
+def test_no_write_stands_between_two_fault_points_without_one() -> None:
+    """In any module: one that begins to write tomorrow is looked at as well."""
     bare: list[str] = []
-    seen = 0
     shared = only_fault_points()
-    for where, function in functions():
-        steps = [call for call in calls(function) if where == module and (is_write(call) or reaches(call, shared))]
-        for call, following in pairwise([*steps, None]):
-            if call is None or reaches(call, shared):
-                continue
-            seen += 1
-            if following is None or not reaches(following, shared):
-                bare.append(f"{module}:{call.lineno} {ast.unparse(call.func)} in {function.name}")
+    for module, function in functions():
+        if module not in modules_that_write() - TESTED_ELSEWHERE.keys():
+            continue
+        steps = [call for call in calls(function) if is_write(call) or reaches(call, shared)]
+        bare += [
+            f"{module}:{call.lineno} {ast.unparse(call.func)} in {function.name}"
+            for call, following in pairwise([*steps, None])
+            if call is not None and not reaches(call, shared) and (following is None or not reaches(following, shared))
+        ]
     assert bare == []
-    assert seen, "this test looks for the wrong names"
+
+
+def test_what_writes_without_fault_points_is_known_and_nothing_else_does() -> None:
+    assert modules_that_write() > TESTED_ELSEWHERE.keys()
+    assert {f"migration/{name}.py" for name in ("batch", "committing", "endings", "recognising", "slice", "undo")} | {
+        f"control/{name}.py" for name in ("cleanup", "orphans", "strays")
+    } <= modules_that_write(), "this test looks for the wrong names"
 
 
 # -- the cases ------------------------------------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ import pytest
 from rebalance_tasks.core.ids import MoveId
 from rebalance_tasks.drivers.base import FreeOutcome, ObjectMetadata
 from rebalance_tasks.drivers.local import LocalDriver
+from rebalance_tasks.drivers.registry import burst
 from rebalance_tasks.drivers.sftp import SftpDriver
 from tests.support.openssh import OpenSsh, openssh_server, sshd_binary
 from tests.support.sftp_harness import SftpHarness
@@ -81,7 +82,7 @@ def test_a_server_that_grants_one_session_is_served_object_by_object(tmp_path: P
         source.adopt()
         target.adopt()
         (tmp_path / "a/k").write_bytes(b"one")
-        assert list(target.burst_from(source).stage([("k", M1, 3)], lambda _: None)) == [None]
+        assert list(burst(source, target, objects=2).stage([("k", M1, 3)], lambda _: None)) == [None]
         assert stage(target, M1, b"one").size_bytes == 3
         source.close()
         target.close()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING, Any
 
 import asyncssh
@@ -10,17 +9,13 @@ import pytest
 
 from rebalance_tasks.core.errors import NodeFull, NodeMissing, NodeNotWritable
 from rebalance_tasks.core.ids import MoveId
-from rebalance_tasks.core.states import RebalanceStatus
-from rebalance_tasks.drivers.local import LocalDriver
+from rebalance_tasks.drivers.base import FreeOutcome
 from rebalance_tasks.drivers.sftp import SftpDriver
-from rebalance_tasks.drivers.sftp_burst import AT_ONCE, MOST_BYTES, SftpBurst
 from rebalance_tasks.drivers.sftp_link import SftpAddress, SftpLink
-from rebalance_tasks.drivers.sftp_packets import Dialect
+from rebalance_tasks.drivers.sftp_tree import SftpTree
 from rebalance_tasks.embedded import HOST
-from tests.support import checker
-from tests.support.engine import Engine, moves_between
-from tests.support.fleets import NodeSpec, made_up
-from tests.support.places import LocalPlace, SftpPlace
+from tests.support.fleets import made_up
+from tests.support.hooks import after
 from tests.support.proxy import ChaosProxy
 from tests.unit.drivers.conformance import read_all, stage
 
@@ -28,7 +23,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from tests.conftest import FleetFactory
     from tests.support.sftp import Sftp
 
 pytestmark = pytest.mark.integration
@@ -133,92 +127,32 @@ def test_what_the_disk_refuses_is_said_in_our_words(
     assert driver.list_objects().keys == []
 
 
-# -- a job ------------------------------------------------------------------------------------------------------------
-SIZES = {f"o/{number:02d}": 3000 + number for number in range(2 * AT_ONCE + 5)} | {"large": MOST_BYTES + 1}
-
-
-@pytest.fixture
-def engine(sftp: Sftp, fleet_config: FleetFactory, tmp_path: Path) -> Engine:
-    """A disk, and a folder behind the server."""
-    places = {"n1": LocalPlace(tmp_path / "n1"), "n2": SftpPlace(tmp_path / "n2", sftp.port, sftp.options())}
-    nodes = {
-        name: NodeSpec(capacity_bytes=10**9, settings={"url": place.url(), **place.settings()})
-        for name, place in places.items()
-    }
-    for key, size in SIZES.items():
-        places["n1"].put(key, made_up(key, size))
-    places["n2"].put("resident", b"abc")
-    fleet_config(nodes, options={"throttle_bytes_per_sec": "none", "max_egress_bytes_per_cycle": 10**9})
-    made = Engine()
-    made.start(moves_between("n1", "n2", SIZES))
-    return made
-
-
-def carried(engine: Engine, tmp_path: Path) -> None:
-    """Everything of a job is where it should be, counted once, and nothing is left over."""
-    job = engine.finish()
-    assert (job.status, job.completed_moves, dict(job.failures)) == (RebalanceStatus.COMPLETED, len(SIZES), {})
-    written = checker.Written({}, {key: "n2" if key == "resident" else "n1" for key in {*SIZES, "resident"}})
-    for key, size in SIZES.items():
-        written = written.changed(key, made_up(key, size))
-    checker.check({name: tmp_path / name for name in ("n1", "n2")}, written.changed("resident", b"abc"), job)
-
-
-def test_a_job_whose_line_breaks_in_the_middle_of_a_burst_moves_everything_once(
-    engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_free_whose_answer_was_lost_with_the_line_is_counted_as_made(
+    driver: SftpDriver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    original = SftpBurst._all
-    broken: list[str] = []
+    published = driver.publish(M1, "a/k", expected=stage(driver, M1, DATA))
 
-    def all_of(self: SftpBurst, act: Any, things: Any) -> Any:
-        if act.__name__ not in broken:
-            broken.append(act.__name__)
-            link = self._target.link
-            link._loop.call_soon_threadsafe(link._open[-1].abort)  # type: ignore[union-attr]
-        return original(self, act, things)
+    def asked_once_more(*_: object) -> None:
+        why = "the second try finds nothing"
+        raise asyncssh.SFTPNoSuchFile(why)
 
-    monkeypatch.setattr(SftpBurst, "_all", all_of)
-    carried(engine, tmp_path)
-    assert broken == ["_put", "_publish"]
+    after(monkeypatch, SftpTree, "move_aside", asked_once_more)
+    assert driver.free("a/k", M1, published) is FreeOutcome.FREED
+    assert driver.free("a/none", MoveId("job-1.1"), published) is FreeOutcome.GONE
 
 
-def test_an_object_that_the_server_garbles_is_noticed_in_a_burst_and_sent_again(
-    engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("replaced", [True, False])
+def test_what_a_burst_has_put_into_the_trash_and_is_another_version_goes_back(
+    driver: SftpDriver, tmp_path: Path, replaced: bool
 ) -> None:
-    original = Dialect.write
-    garbled: list[str] = []
-
-    def write(handle: bytes, data: bytes) -> tuple[int, bytes]:
-        if len(data) == SIZES["o/03"] and not garbled:
-            garbled.append("o/03")
-            data = bytes([data[0] ^ 1]) + data[1:]
-        return original(handle, data)
-
-    monkeypatch.setattr(Dialect, "write", staticmethod(write))
-    carried(engine, tmp_path)
-    assert garbled
-
-
-def test_a_burst_leaves_alone_what_changed_since_it_was_read(sftp: Sftp, tmp_path: Path) -> None:
-    for name in ("a", "b"):
-        (tmp_path / name).mkdir()
-    source, target = LocalDriver("a", str(tmp_path / "a")), SftpDriver("b", sftp.link(), str(tmp_path / "b"))
-    source.adopt()
-    target.adopt()
-    (tmp_path / "a/k").write_bytes(b"one")
-    burst = target.burst_from(source)
-    spent: list[int] = []
-    [copied] = burst.stage([("k", M1, 3)], spent.append)
-    [proven] = burst.read_back([(M1, 3, "")])
-    assert copied is not None
-    assert proven is not None
-    (tmp_path / "a/k").write_bytes(b"longer")
-    assert list(burst.publish([("k", M1, copied[0], proven)])) == [False]
-    assert not (tmp_path / "b/k").exists()
-    assert list(burst.stage([("k", M1, 3), ("none", M1, 3), None], spent.append)) == [None, None, None]
-    os.truncate(tmp_path / "b/.rebalance/tmp" / M1, 1)
-    (tmp_path / "a/k").write_bytes(b"one")
-    assert list(burst.publish([("k", M1, source.stat("k") or copied[0], proven)])) == [False]
-    assert spent == [3, 3, 3]
-    source.close()
-    target.close()
+    published = driver.publish(M1, "a/k", expected=stage(driver, M1, DATA))
+    root = tmp_path / "root"
+    (root / "a/k").write_bytes(b"newer")
+    (root / "a/k").rename(root / ".rebalance/trash" / M1)
+    if replaced:
+        (root / "a/k").write_bytes(b"newest")
+    with driver.hold({M1}):
+        assert driver.free("a/k", M1, published) is FreeOutcome.CHANGED
+    assert read_all(driver, "a/k") == (b"newest" if replaced else b"newer")
+    assert list(driver.list_trash()) == []
+    assert driver.probe().kept_files == int(replaced)

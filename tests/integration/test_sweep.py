@@ -98,6 +98,16 @@ def test_a_job_of_which_redis_lost_a_part_fails_and_the_fleet_goes_on(fleet: Fle
     checker.check(fleet.roots, written, engine.job("j2"), trash=True)
 
 
+def test_a_job_whose_plan_vanished_goes_on_since_it_holds_its_moves_itself(fleet: Fleet, engine: Engine) -> None:
+    written = checker.record(fleet.roots)
+    engine.start(moves_between("n1", "n2", SIZES))
+    engine.messages.queue.clear()
+    engine.context.connection.client.delete(engine.context.keys.plan("p-j1"))
+    job = engine.finish()
+    assert (job.status, job.completed_moves) == (RebalanceStatus.COMPLETED, len(SIZES))
+    checker.check(fleet.roots, written, job)
+
+
 def test_an_active_job_that_is_gone_altogether_is_forgotten(fleet: Fleet, engine: Engine) -> None:
     engine.start(moves_between("n1", "n2", SIZES))
     for key in engine.context.connection.client.scan_iter(base(engine) + "*"):
@@ -119,6 +129,24 @@ def test_a_job_whose_closer_died_before_it_could_retire_it_expires_all_the_same(
     assert sweep_tidily(engine).retired == 1
     assert all(client.ttl(key) > 0 for key in client.scan_iter(base(engine) + "*"))
     assert sweep_tidily(engine).retired == 0
+
+
+def test_an_ended_job_is_gone_from_redis_when_its_time_is_over(fleet_config: FleetFactory) -> None:
+    fleet_config({"n1": SIZES, "n2": {}}, options={"job_retention": "1m", "throttle_bytes_per_sec": "none"})
+    engine = Engine()
+    engine.start([*moves_between("n1", "n2", SIZES), move("never/there", "n1", "n2", 7)])
+    assert engine.finish().completed_moves == len(SIZES)
+    client = engine.context.connection.client
+    left = list(client.scan_iter(base(engine) + "*"))
+    assert left
+    assert all(0 < client.ttl(key) <= 60 for key in left)
+    for key in left:
+        client.pexpire(key, 1)
+    client.zincrby(engine.context.keys.jobs, -60_001, "j1")
+    engine.start([], job_id="j2")
+    engine.finish("j2")
+    assert engine.context.jobs.ids() == ["j2"]
+    assert not list(client.scan_iter(base(engine) + "*"))
 
 
 def test_permits_and_reservations_of_jobs_that_are_over_are_given_back(fleet: Fleet, engine: Engine) -> None:

@@ -1,7 +1,8 @@
-"""A whole rebalance of disks, a bucket and SFTP by real workers, which are killed, while a crowd reads and writes through ``fleet://``."""
+"""A whole rebalance of disks, buckets and SFTP by real workers, which are killed, while a crowd reads and writes through ``fleet://``."""
 
 from __future__ import annotations
 
+import json
 import shutil
 import tempfile
 import time
@@ -22,7 +23,7 @@ from tests.support.engine import hurry
 from tests.support.fleets import NodeSpec, write_fleet
 from tests.support.hammer import INITIAL, Crowd, id_of, value_of
 from tests.support.history import Op, violations
-from tests.support.places import LocalPlace, S3Place, SftpPlace
+from tests.support.places import MANIFESTS, LocalPlace, S3Place, SftpPlace
 from tests.support.sftp import sftp_server
 from tests.support.wait import wait_until
 from tests.support.weed import weed_server
@@ -45,14 +46,21 @@ OPTIONS: Final = {"throttle_bytes_per_sec": 100_000, "imbalance_threshold": 0.05
 
 
 def places_of(folder: Path, weed: Weed, sftp: Sftp) -> dict[str, Place]:
-    """Two disks, a bucket, a folder behind SFTP."""
-    (folder / "far").mkdir()
-    return {
-        "disk1": LocalPlace(folder / "nodes/disk1"),
-        "disk2": LocalPlace(folder / "nodes/disk2"),
-        "bucket": S3Place(weed.bucket(), "a/b", weed.options()),
-        "far": SftpPlace(folder / "far", port=sftp.port, options=sftp.options()),
-    }
+    """Two disks, two buckets, two folders behind SFTP: of each kind one that is full at first, and an empty one."""
+    found: dict[str, Place] = {}
+    for number in (1, 2):
+        far = folder / f"far{number}"
+        far.mkdir()
+        found |= {
+            f"disk{number}": LocalPlace(folder / f"nodes/disk{number}"),
+            f"bucket{number}": S3Place(weed.bucket(), "a/b", weed.options()),
+            f"far{number}": SftpPlace(far, port=sftp.port, options=sftp.options()),
+        }
+    return found
+
+
+FULL: Final = ("disk1", "bucket1", "far1")
+EMPTY: Final = ("disk2", "bucket2", "far2")
 
 
 def specs(places: Mapping[str, Place], capacity_bytes: int) -> dict[str, NodeSpec]:
@@ -72,14 +80,18 @@ class Outcome:
     #: when the job began and ended, on the clock of the operations
     started: float
     ended: float
+    #: nodes that gave and nodes that took, as their manifests say
+    gave: frozenset[str]
+    took: frozenset[str]
     problems: list[str] = field(default_factory=list)
 
     def line(self) -> str:
         reads = sum(op.kind == "read" for op in self.ops)
-        job = self.job
+        job, longest = self.job, max(self.ops, key=lambda op: op.ended - op.begun)
         return (
             f"{job.completed_moves} moves, {job.skipped_moves} skipped {dict(job.failures)}, {self.kills} kills, "
-            f"{reads} reads, {len(self.ops) - reads} writes, {len(self.problems)} problems"
+            f"{reads} reads, {len(self.ops) - reads} writes, the longest a {longest.kind} of {longest.ended - longest.begun:.1f} s, "
+            f"{len(self.problems)} problems"
         )
 
 
@@ -99,9 +111,9 @@ class Rebalance:
     hosted: bool = False
 
     def fill(self) -> list[str]:
-        """Put everything on one disk and the bucket: every kind of pair has something to move."""
+        """Put everything on half of the nodes, one of each kind."""
         names = [f"o/{number:03d}" for number in range(self.keys)]
-        homes = {key: "disk1" if number % 2 else "bucket" for number, key in enumerate(names)}
+        homes = {key: FULL[number % len(FULL)] for number, key in enumerate(names)}
         for key, node in homes.items():
             self.places[node].put(key, value_of(key, INITIAL))
         if self.hosted:
@@ -124,7 +136,17 @@ class Rebalance:
             ended = time.monotonic()
             ops = crowd.stop()
         job = rebalancer.status(job_id)
-        return Outcome(job, ops, kills, started, ended, self._judge(rebalancer, ops, names, job))
+        gave, took = self._ways()
+        return Outcome(job, ops, kills, started, ended, gave, took, self._judge(rebalancer, ops, names, job))
+
+    def _ways(self) -> tuple[frozenset[str], frozenset[str]]:
+        told = [
+            json.loads(line)
+            for place in self.places.values()
+            for name in place.names(MANIFESTS)
+            for line in (place.get(name) or b"").splitlines()
+        ]
+        return frozenset(entry["source"] for entry in told), frozenset(entry["target"] for entry in told)
 
     def _kill(self, rebalancer: Rebalancer, job_id: str, workers: list[Worker]) -> int:
         """Kill one worker after the other, evenly over the moves of the job, the first at once; return how many."""

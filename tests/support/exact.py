@@ -15,7 +15,8 @@ import pyarrow as pa
 
 from rebalance_tasks.core.inventory import Inventory
 from rebalance_tasks.core.models import NodeDescriptor
-from tests.support.partition import Partition
+from tests.support.covering import Covering
+from tests.support.silent import SilentSolver
 
 if TYPE_CHECKING:
     from rebalance_tasks.core.models import RebalancePlan
@@ -87,10 +88,8 @@ class Best:
             for j in range(len(room))
             if j != fleet.at[o] and size <= room[j]
         ]
-        solver = self._solver = highspy.Highs()  # type: ignore[no-untyped-call]
-        solver.silent()
-        for name, value in (("threads", 1), ("mip_max_nodes", MOST_NODES)):
-            solver.setOptionValue(name, value)
+        solver = self._solver = SilentSolver()
+        solver.setOptionValue("mip_max_nodes", MOST_NODES)
         for _ in self._ways:
             solver.addVar(0, 1)
         for at in range(len(self._ways)):
@@ -109,9 +108,10 @@ class Best:
             self._row(-INF, -used[i] / unit, {**moved, self._bottom: -share, self._spread: -share})
         self._total = solver.getNumRow()
         self._row(-INF, INF, {at: fleet.sizes[o] / unit for at, (o, _) in enumerate(self._ways)})
+        self._row(-INF, INF, dict.fromkeys(range(len(self._ways)), 1.0))
 
-    def reaches(self, spread: float, size_bytes: float | None = None) -> bool | None:
-        """Whether some plan reaches a spread, moving at most so many bytes; None when the search was cut off.
+    def reaches(self, spread: float, size_bytes: float | None = None, moves: int | None = None) -> bool | None:
+        """Whether some plan reaches a spread, with at most so many bytes and moves; None when the search was cut off.
 
         Asking for a plan that is better by two parts in a hundred is much quicker than looking for the best one.
         """
@@ -119,6 +119,7 @@ class Best:
         solver.changeColBounds(self._spread, 0.0, spread * SCALE)
         most = INF if size_bytes is None else size_bytes / self._unit
         solver.changeRowBounds(self._total, -INF, most)
+        solver.changeRowBounds(self._total + 1, -INF, INF if moves is None else float(moves))
         solver.run()
         match solver.getModelStatus():
             case highspy.HighsModelStatus.kOptimal:
@@ -134,7 +135,13 @@ class Best:
 
 
 def beaten_by(
-    fleet: Small, plan: RebalancePlan, goal: float, margin: float = 0.02, *, thorough: bool = False
+    fleet: Small,
+    plan: RebalancePlan,
+    goal: float,
+    margin: float = 0.02,
+    *,
+    moves: int | None = None,
+    thorough: bool = False,
 ) -> str | None:
     """Say in what some plan is better by a margin: ``spread``, or ``bytes`` at no wider a spread; empty when none is.
 
@@ -143,7 +150,8 @@ def beaten_by(
         plan: that is judged.
         goal: spread below which nothing is gained.
         margin: as a share.
-        thorough: where the integer program is cut off, try every way to share out the objects.
+        moves: at most so many; None for any number.
+        thorough: where the integer program is cut off, try every content of every node; not with a limit of moves.
 
     Returns:
         None when the search was cut off before it could tell.
@@ -151,8 +159,10 @@ def beaten_by(
     best = Best(fleet)
 
     def reaches(spread: float, size_bytes: float | None = None) -> bool | None:
-        found = best.reaches(spread, size_bytes)
-        return Partition(fleet).reaches(spread, size_bytes) if found is None and thorough else found
+        found = best.reaches(spread, size_bytes, moves)
+        if found is None and thorough and moves is None:
+            return Covering(fleet).reaches(spread, size_bytes)
+        return found
 
     found: list[bool | None] = [False]
     if plan.imbalance_after > goal * (1 + margin):

@@ -31,6 +31,8 @@ WRITERS: Final = 1
 #: A writer rests as long as a person's program would.
 WRITER_RESTS_S: Final = 0.01
 READER_RESTS_S: Final = 0.005
+#: A writer has the patience to wait this long, and a line that was lost is waited for.
+STOP_S: Final = 180
 #: What is there before anybody writes.
 INITIAL: Final = "initial"
 
@@ -181,7 +183,7 @@ class Crowd:
         """Let them end; return what they did."""
         (self.folder / "stop").touch()
         for process in self._running:
-            process.wait(60)
+            process.wait(STOP_S)
         assert [process.returncode for process in self._running] == [0] * self.processes, self.complaints()
         return [op for number in range(self.processes) for op in read_log(self.folder / f"p{number}.log")]
 

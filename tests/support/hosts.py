@@ -53,10 +53,11 @@ def nodes_of_hosts(files: Mapping[str, Mapping[str, Content]], *, capacity: int 
 
 
 @cache
-def namespaces() -> tuple[str, ...]:
-    """What to put before a command so that it gets namespaces of its own; empty where that cannot be."""
+def namespaces(*kinds: str) -> tuple[str, ...]:
+    """What to put before a command so that it gets namespaces of its own, by default for mounts and the network; empty where that cannot be."""
     program = shutil.which("unshare")
-    for options in (("--mount", "--net"), ("--user", "--map-root-user", "--mount", "--net")):
+    wanted = kinds or ("--mount", "--net")
+    for options in (wanted, ("--user", "--map-root-user", *wanted)):
         if program is None:
             break
         tried = subprocess.run([program, *options, "true"], capture_output=True, check=False)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from rebalance_tasks.drivers import object_direct, object_files, s3_bucket
 from rebalance_tasks.drivers.bucket import NoBucket
 from rebalance_tasks.drivers.object_files import LEAST_PART_BYTES
 from rebalance_tasks.drivers.object_store import ObjectStoreDriver
+from rebalance_tasks.drivers.sftp_many import SftpMany
 from rebalance_tasks.migration.batch import Batch
 from tests.support.engine import small_parts
 from tests.support.killing import Roots, carry
@@ -84,6 +87,20 @@ def aside(act: Callable[[Engine, Roots], None], engine: Engine, roots: Roots) ->
     """Act where nothing is read and put straight to its key: every copy through a worker lies aside first."""
     object_direct.SENT_BYTES = 0  # type: ignore[misc]
     act(engine, roots)
+
+
+def carry_and_die_in_a_burst(step: str, engine: Engine, roots: Roots) -> None:
+    """Die when a server has done what a burst asked of it in one step, for many objects at once, and nobody knows it yet."""
+    original = SftpMany._all
+
+    def all_of(self: SftpMany, act: Any, things: Any) -> Any:
+        done = original(self, act, things)
+        if act.__name__ == step:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return done
+
+    SftpMany._all = all_of  # type: ignore[method-assign]
+    carry(engine, roots)
 
 
 class Unreachable:

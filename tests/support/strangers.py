@@ -21,7 +21,7 @@ from tests.support import objects
 
 if TYPE_CHECKING:
     import random
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
 RESERVED: Final = ".rebalance"
 #: A union reader that misses an object looks again: it may have passed the node before the object came there.
@@ -182,12 +182,17 @@ class Strangers:
         path.unlink()
 
 
+def door(root: Path) -> Callable[[str], bytes]:
+    """Reads a node's objects whole; a miss is a FileNotFoundError."""
+    return lambda key: (root / key).read_bytes()
+
+
 class UnionReader(threading.Thread):
     """Reads objects all the time, on all nodes; what it misses or finds torn is a violation."""
 
-    def __init__(self, roots: Mapping[str, Path], log: WriteLog, dice: random.Random) -> None:
+    def __init__(self, doors: Mapping[str, Callable[[str], bytes]], log: WriteLog, dice: random.Random) -> None:
         super().__init__(name="union-reader", daemon=True)
-        self._roots = dict(roots)
+        self._doors = dict(doors)
         self._log = log
         self._dice = dice
         self._over = threading.Event()
@@ -217,9 +222,9 @@ class UnionReader(threading.Thread):
 
     def _found(self, oid: str) -> bool:
         for key in self._log.keys()[oid]:
-            for node, root in self._roots.items():
+            for node, read in self._doors.items():
                 try:
-                    content = (root / key).read_bytes()
+                    content = read(key)
                 except FileNotFoundError:
                     continue
                 seen = objects.read(content, growing=True)

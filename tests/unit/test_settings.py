@@ -162,6 +162,7 @@ GIVEN: Final[Mapping[str, tuple[str, Any]]] = {
     "REBALANCE_RESULT_BACKEND": ("rpc://", "rpc://"),
     "REBALANCE_KEY_PREFIX": ("acme.rebalance", "acme.rebalance"),
     "REBALANCE_MESSAGE_PREFIX": ("acme", "acme"),
+    "REBALANCE_PRIORITY": ("4", 4),
     "REBALANCE_SURVEYS": ("tasks", "tasks"),
     "REBALANCE_SURVEY_DIR": ("/var/cache/rebalance", "/var/cache/rebalance"),
     "REBALANCE_FULL_SURVEY_INTERVAL": ("30m", timedelta(minutes=30)),

@@ -91,7 +91,7 @@ def test_every_key_of_the_fleet_is_in_the_table_with_default_and_variable() -> N
     for name, (default, _, variable, _) in rows.items():
         assert environment_variables()[code(variable)] == ("fleet", name)
         expected = defaults.fleet if name == "name" else getattr(defaults, name)
-        assert default == "none" if expected in {"", ()} else code(default) in {expected, "redis_url"}
+        assert default == "none" if expected in {"", (), None} else code(default) in {expected, "redis_url"}
 
 
 def test_every_field_of_a_node_is_in_the_table() -> None:

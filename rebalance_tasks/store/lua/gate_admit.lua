@@ -35,32 +35,42 @@ end
 
 local taken, published = '', {}
 local wanted = ARGV[6] ~= ''
--- A page of the queue is enough: what is passed over waits for a node or a queue, and is looked at again at the next turn.
-for _, id in ipairs(redis.call('ZRANGE', KEYS[2], 0, 255)) do
-  if free <= 0 or (open == 0 and not wanted) then break end
-  local gkey = KEYS[1] .. ':g:' .. id
-  local g = redis.call('HMGET', gkey, 'queue', 'source', 'target')
-  local queue, source, target = g[1], g[2], g[3]
-  local room = per_node == 0 or ((at_node[source] or 0) < per_node and (at_node[target] or 0) < per_node)
-  local mine = taken == '' and queue == ARGV[6]
-  if room and (mine or (out[queue] or 0) < ahead) then
-    redis.call('ZREM', KEYS[2], id)
-    local permit = redis.call('HINCRBY', KEYS[1], 'permit_seq', 1)
-    redis.call('HSET', KEYS[3], ARGV[1] .. '/' .. id, permit)
-    redis.call('HSET', gkey, 'status', 'running', 'permit', permit, 'redrive_at', now + tonumber(ARGV[3]))
-    at_node[source], at_node[target] = (at_node[source] or 0) + 1, (at_node[target] or 0) + 1
-    free = free - 1
-    local record = redis.call('HGET', KEYS[6], id)
-    if mine then
-      taken, wanted = record, false
+-- Some hundred groups are enough: what is passed over waits for a node or a queue, and is looked at again at the next turn. Few are
+-- read at a time, since mostly one is let in; whoever is leaves the queue, and those behind move up.
+local function enough() return free <= 0 or (open == 0 and not wanted) end
+local passed = 0
+while passed < 256 and not enough() do
+  local ids = redis.call('ZRANGE', KEYS[2], passed, passed + 7)
+  if #ids == 0 then break end
+  for _, id in ipairs(ids) do
+    if enough() then break end
+    local gkey = KEYS[1] .. ':g:' .. id
+    local g = redis.call('HMGET', gkey, 'queue', 'source', 'target')
+    local queue, source, target = g[1], g[2], g[3]
+    local room = per_node == 0 or ((at_node[source] or 0) < per_node and (at_node[target] or 0) < per_node)
+    local mine = taken == '' and queue == ARGV[6]
+    if room and (mine or (out[queue] or 0) < ahead) then
+      redis.call('ZREM', KEYS[2], id)
+      local permit = redis.call('HINCRBY', KEYS[1], 'permit_seq', 1)
+      redis.call('HSET', KEYS[3], ARGV[1] .. '/' .. id, permit)
+      redis.call('HSET', gkey, 'status', 'running', 'permit', permit, 'redrive_at', now + tonumber(ARGV[3]))
+      at_node[source], at_node[target] = (at_node[source] or 0) + 1, (at_node[target] or 0) + 1
+      free = free - 1
+      local record = redis.call('HGET', KEYS[6], id)
+      if mine then
+        taken, wanted = record, false
+      else
+        out[queue] = (out[queue] or 0) + 1
+        if out[queue] == ahead then open = open - 1 end
+        redis.call('HSET', KEYS[8], id, queue)
+        published[#published + 1] = record
+      end
     else
-      out[queue] = (out[queue] or 0) + 1
-      if out[queue] == ahead then open = open - 1 end
-      redis.call('HSET', KEYS[8], id, queue)
-      published[#published + 1] = record
+      passed = passed + 1
     end
   end
 end
+
 if taken ~= '' or #published > 0 then
   if status == 'pending' then redis.call('HSET', KEYS[1], 'status', 'running') end
   redis.call('HSETNX', KEYS[1], 'started_ms', now)

@@ -6,12 +6,16 @@ import contextlib
 import errno
 import fcntl
 import os
+import subprocess
+import sys
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -20,7 +24,7 @@ from rebalance_tasks.core.errors import ChecksumMismatch, NodeFull
 from rebalance_tasks.drivers import local_files
 from rebalance_tasks.drivers.linux import BLOCK_BYTES, PORTABLE, Syscalls, native
 from rebalance_tasks.drivers.local import LocalDriver
-from rebalance_tasks.drivers.local_direct import Around, aligned_buffer
+from rebalance_tasks.drivers.local_direct import HUGE_BYTES, Around, aligned_buffer
 from rebalance_tasks.drivers.local_entries import source_from
 from rebalance_tasks.migration import copying
 from rebalance_tasks.migration.control import SliceControl, SliceInterrupted
@@ -237,13 +241,43 @@ def test_memory_and_the_portable_calls_know_nothing_to_go_around() -> None:
         assert os.fstat(file.fileno()).st_blocks == 0
 
 
-def test_a_child_that_forks_gets_a_buffer_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_thread_keeps_its_buffer_and_shares_it_with_no_other() -> None:
     mine = copying._buffer()
     assert copying._buffer() is mine
-    monkeypatch.setattr(os, "getpid", lambda: -1)
-    theirs = copying._buffer()
-    theirs[0] = mine[0] ^ 1
-    assert theirs[0] != mine[0]
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(copying._buffer).result() is not mine
+
+
+@given(size_bytes=st.integers(1, 3 << 20))
+def test_a_buffer_has_its_size_and_begins_where_a_block_does_and_a_large_one_where_a_huge_page_does(
+    size_bytes: int,
+) -> None:
+    buffer = aligned_buffer(size_bytes)
+    address: int = np.frombuffer(buffer, np.uint8).ctypes.data
+    assert len(buffer) == size_bytes
+    assert address % (HUGE_BYTES if size_bytes >= 1 << 20 else BLOCK_BYTES) == 0
+    assert not any(buffer[:: max(1, size_bytes // 100)])
+
+
+#: Both sides write what the other one must not see.
+FORK = """
+import os
+from rebalance_tasks.drivers.local_direct import aligned_buffer
+buffer = aligned_buffer(1 << 20)
+buffer[:] = b"p" * len(buffer)
+child = os.fork()
+if child == 0:
+    found = bytes(buffer)
+    buffer[:] = b"c" * len(buffer)
+    os._exit(found != bytes(len(found)))
+failed = os.waitpid(child, 0)[1]
+raise SystemExit(failed or bytes(buffer) != b"p" * len(buffer))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere nothing goes around the page cache")
+def test_a_child_that_forks_finds_the_buffer_empty_and_its_own() -> None:
+    assert subprocess.run([sys.executable, "-c", FORK], check=False).returncode == 0
 
 
 class Ticking:

@@ -31,6 +31,7 @@ from rebalance_tasks.drivers.base import Fingerprint, FreeOutcome, ObjectMetadat
 from rebalance_tasks.drivers.linux import PORTABLE, Syscalls
 from rebalance_tasks.drivers.local import LocalDriver
 from rebalance_tasks.drivers.local_files import LocalWriter
+from rebalance_tasks.drivers.local_tree import LocalTree
 from tests.unit.drivers.conformance import M1, M2, expected_at, stage
 from tests.unit.drivers.local_harness import CALLS, LocalHarness
 
@@ -343,9 +344,8 @@ def test_closing_lets_go_of_every_descriptor(harness: LocalHarness) -> None:
 # -- failing disks ----------------------------------------------------------------------------------------------------
 @pytest.mark.skipif(not FULL_DEVICE.exists(), reason="needs /dev/full, which Linux has")
 def test_a_full_target_is_reported_as_full() -> None:
-    writer = LocalWriter(
-        os.open(FULL_DEVICE, os.O_RDWR), "node-1", "/x", "staged:m", offset=0, sparse=False, calls=linux.native()
-    )
+    tree = LocalTree("node-1", "/x", linux.native())
+    writer = LocalWriter(os.open(FULL_DEVICE, os.O_RDWR), tree, "staged:m", offset=0, sparse=False)
     with pytest.raises(NodeFull, match=r"'node-1'.*No space left.*free space"):
         writer.write(memoryview(b"x"))
     writer.close()

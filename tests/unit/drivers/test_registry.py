@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
 
 from rebalance_tasks.core.errors import ConfigurationError
+from rebalance_tasks.core.inflight import LARGE_AT_ONCE
 from rebalance_tasks.core.models import NodeDescriptor
+from rebalance_tasks.core.options import MIB
+from rebalance_tasks.drivers.linux import native
 from rebalance_tasks.drivers.local import LocalDriver
-from rebalance_tasks.drivers.registry import known_schemes, open_driver, validate_roots
+from rebalance_tasks.drivers.registry import at_once, known_schemes, open_driver, validate_roots
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -81,3 +85,38 @@ def test_the_same_and_nested_roots_are_refused_naming_both(tmp_path: Path, secon
 def test_the_root_of_everything_nests_every_node(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match="nested"):
         validate_roots([node("a", "file:///"), node("b", tmp_path)])
+
+
+# -- large copies -----------------------------------------------------------------------------------------------------
+def with_direct(root: Path, name: str, direct: object = True) -> LocalDriver:
+    (root / name).mkdir()
+    url = (root / name).as_uri()
+    driver = open_driver(NodeDescriptor(node_id=name, url=url, storage_options={"direct": direct, "client_key": "k"}))
+    assert isinstance(driver, LocalDriver)
+    # Whatever these files lie on: one whose word is that it can.
+    object.__setattr__(driver.tree, "calls", replace(native(), direct=lambda _: True))
+    driver.adopt()
+    return driver
+
+
+def test_as_many_go_at_once_as_are_large_and_no_more_than_keep_a_disk_busy(tmp_path: Path) -> None:
+    source, target = (with_direct(tmp_path, name) for name in ("a", "b"))
+    cached = with_direct(tmp_path, "c", False)
+    small = [0, 1, MIB - 1]
+    for large in range(2 * LARGE_AT_ONCE):
+        sizes = [*small, *[MIB + large] * large]
+        assert at_once(source, target, sizes) == max(1, min(LARGE_AT_ONCE, large))
+        assert at_once(source, cached, sizes) == 1, "what goes through the page cache waits for nothing"
+        assert at_once(cached, target, sizes) == at_once(source, target, sizes)
+
+
+def test_a_node_that_was_adopted_since_is_asked_again_how_large_copies_go(tmp_path: Path) -> None:
+    driver = LocalDriver("n", str(tmp_path), calls=replace(native(), direct=lambda _: True))
+    before = driver.tree.direct, driver.probe().direct
+    driver.adopt()
+    assert (*before, driver.tree.direct, driver.probe().direct) == (False, None, True, True)
+
+
+def test_direct_is_true_or_false(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match=r"'n': storage_options.direct is neither true nor false"):
+        open_driver(NodeDescriptor(node_id="n", url=tmp_path.as_uri(), storage_options={"direct": "no"}))

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from rebalance_tasks.drivers.base import ObjectMetadata
 from rebalance_tasks.drivers.sftp_packets import (
     MOST_BYTES,
+    PIECE_BYTES,
     Answer,
     Answers,
     Dialect,
@@ -69,12 +70,31 @@ def test_requests_are_those_of_the_protocols_version() -> None:
     assert (old.syncs, old.links, new.syncs, new.links, Dialect(3, {}).links) == (True, True, False, True, False)
     assert old.open_new(b"/p") == (OPEN, String(b"/p") + UInt32(0x1B) + UInt32(0))
     assert new.open_new(b"/p") == (OPEN, String(b"/p") + UInt32(0x183) + UInt32(1) + asyncssh.SFTPAttrs().encode(6))
-    assert old.write(b"h", b"xy") == (WRITE, String(b"h") + UInt64(0) + String(b"xy"))
-    assert old.read(b"h", 3) == (READ, String(b"h") + UInt64(0) + UInt32(3))
+    assert old.open_old(b"/p") == (OPEN, String(b"/p") + UInt32(0x01) + UInt32(0))
+    assert new.open_old(b"/p") == (OPEN, String(b"/p") + UInt32(0x81) + UInt32(2) + asyncssh.SFTPAttrs().encode(6))
+    assert old.writes(b"h", b"xy") == [(WRITE, String(b"h") + UInt64(0) + String(b"xy"))]
+    assert old.reads(b"h", 3) == [(READ, String(b"h") + UInt64(0) + UInt32(4))]
     assert old.rename(b"a", b"b") == (RENAME, String(b"a") + String(b"b"))
     assert new.rename(b"a", b"b") == (RENAME, String(b"a") + String(b"b") + UInt32(0))
     assert old.link(b"a", b"b") == (EXTENDED, String(b"hardlink@openssh.com") + String(b"a") + String(b"b"))
     assert new.link(b"a", b"b") == (LINK, String(b"b") + String(b"a") + b"\0")
+
+
+@given(st.integers(1, 4 * PIECE_BYTES + 3))
+def test_a_file_is_written_and_read_in_pieces_that_join_to_it_and_a_byte_more_is_asked_for(size_bytes: int) -> None:
+    data = bytes(range(256)) * (size_bytes // 256 + 1)
+    written = bytearray(size_bytes)
+    read: list[int] = []
+    for _, body in Dialect.writes(b"h", data[:size_bytes]):
+        at, length = struct.unpack_from(">QI", body, 5)
+        written[at : at + length] = body[17:]
+        assert len(body[17:]) == length <= PIECE_BYTES
+    for _, body in Dialect.reads(b"h", size_bytes):
+        at, length = struct.unpack_from(">QI", body, 5)
+        read += range(at, at + length)
+        assert length <= PIECE_BYTES + 1
+    assert written == data[:size_bytes]
+    assert read == list(range(size_bytes + 1))
 
 
 def test_a_servers_hello_tells_its_version_and_its_extensions() -> None:

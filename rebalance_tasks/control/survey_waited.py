@@ -1,0 +1,104 @@
+"""A survey that somebody waits for: each node as the hosts see it that reach it, where there are workers to ask, else as it is seen from here.
+
+check or plan by hand ─▶ **seen** ── messages on the nodes' queues ─▶ survey_nodes, on workers ─▶ findings in Redis ─▶ goes on here
+
+Who waits holds the check's lock, so there is one survey at a time, and concludes it himself; should he die, the lock runs out as that
+of any check that was killed. A node whose queue nobody serves, or that does not answer, is left out whole, and the survey says so.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Final
+
+from rebalance_tasks.control.parts import node_of
+from rebalance_tasks.control.survey import Survey, survey
+from rebalance_tasks.control.survey_merge import merged
+from rebalance_tasks.control.survey_round import CHECK_LOCK_MS, begin, by_tasks, keep_ms
+from rebalance_tasks.core.errors import RetryableError
+from rebalance_tasks.core.routes import first_served, queues_reaching
+from rebalance_tasks.store.surveys import Finding, Found
+
+if TYPE_CHECKING:
+    from rebalance_tasks.control.context import FleetContext
+    from rebalance_tasks.store.surveys import OpenSurvey
+
+#: Nothing was claimed, renewed or handed in for so long: what is awaited then does not come while somebody waits.
+PATIENCE_MS: Final = 60_000
+_LOOK_EVERY_S: Final = 0.1
+
+
+def seen(context: FleetContext, token: int) -> Survey:
+    """Return the fleet as its workers see it, or as this process does where there are none to ask.
+
+    Args:
+        context: the fleet.
+        token: of the check whose lock the caller holds.
+
+    Raises:
+        RetryableError: the lock was lost meanwhile.
+        NodeError: fewer than two nodes could be surveyed.
+        ConfigurationError: roots coincide, or a capacity must be stated.
+    """
+    if not _asks_workers(context):
+        return survey(context, leave_out=True)
+    begin(context, token, waits=True)
+    try:
+        _leave_out_unserved(context, token)
+        _wait(context, token)
+        if not context.surveys.conclude(token, lock_ms=CHECK_LOCK_MS):
+            msg = "another check has taken over while the nodes were looked at; try again"
+            raise RetryableError(msg)
+        return merged(context)
+    finally:
+        context.surveys.close(token, keep_ms=keep_ms(context))
+
+
+def seen_alone(context: FleetContext) -> Survey:
+    """As `seen`, for a caller that holds no lock and needs none afterwards. Raises: as `seen`, and RetryableError while a check runs."""
+    if not _asks_workers(context):
+        return survey(context, leave_out=True)
+    token = context.fleet.acquire_check(ttl_ms=CHECK_LOCK_MS)
+    if token is None:
+        msg = "a check of this fleet is running, or was killed less than 10 minutes ago; try again when it is over"
+        raise RetryableError(msg)
+    try:
+        found = seen(context, token)
+        # Read now: the next survey replaces what the workers handed in.
+        _ = found.inventory
+    finally:
+        context.fleet.release_check(token)
+    return found
+
+
+def _asks_workers(context: FleetContext) -> bool:
+    """Whether tasks list this fleet's nodes, and all workers there are say what they serve."""
+    return by_tasks(context) and context.presence.served(now_ms=context.connection.now_ms()) is not None
+
+
+def _leave_out_unserved(context: FleetContext, token: int) -> None:
+    survey, served = context.surveys.current(), context.presence.served(now_ms=context.connection.now_ms())
+    for name in sorted(survey.awaited if survey is not None else ()):
+        queues = queues_reaching(context.settings.node(node_of(name)))
+        if first_served(queues, served) is None:
+            why = f"nobody serves {' or '.join(queues)}, whose hosts reach it; start a worker there (`rebalance nodes` says who serves what)"
+            _leave_out(context, token, name, why)
+
+
+def _wait(context: FleetContext, token: int) -> None:
+    """Wait until every node is in, was left out, or the lock is lost."""
+    while (survey := context.surveys.current()) is not None and _awaits(survey, token):
+        if context.connection.now_ms() - survey.moved_ms > PATIENCE_MS:
+            for name in sorted(survey.awaited):
+                why = f"no answer within {PATIENCE_MS // 1000} s; is its worker busy or stuck (`rebalance doctor`)?"
+                _leave_out(context, token, name, why)
+        time.sleep(_LOOK_EVERY_S)
+
+
+def _awaits(survey: OpenSurvey, token: int) -> bool:
+    return survey.token == token and survey.held and bool(survey.awaited)
+
+
+def _leave_out(context: FleetContext, token: int, name: str, why: str) -> None:
+    finding = Finding(node_id=name, error=f"{node_of(name)}: {why}", cause="retryable")
+    context.surveys.report(token, finding, Found(), lock_ms=CHECK_LOCK_MS)
