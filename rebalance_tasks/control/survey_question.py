@@ -2,7 +2,7 @@
 
 merge ─▶ **KeysUnmet** ─▶ `survey_round.ask_again` ── messages ─▶ **Answers**: the host's file, else one more listing ─▶ merge, now with all answers
 
-So Redis holds candidates and a bounded number of hashes, however many objects there are (ADR 37). Keeps: an object that lies on two nodes is never planned,
+So Redis holds candidates and a bounded number of hashes, however many objects there are (ADR 36). Keeps: an object that lies on two nodes is never planned,
 and a place that cannot answer leaves its node out whole.
 """
 

@@ -3,7 +3,7 @@
 findings ─▶ **places_of** ─▶ names of nodes, parts, ranges; where the ranges are cut, in Redis ─▶ **range_of** ─▶ listing ─▶ **sampled** ─▶ finding
 
 Parts by folders follow from a key alone (`drivers.node_parts`); ranges must be agreed upon, so they are written down once for each survey, under its token.
-A server that lists otherwise is listed by one task, as before (ADR 37).
+A server that lists otherwise is listed by one task, as before (ADR 36).
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Ranges of keys: parts of a flat bucket, where its server lists in order of keys and begins where it is told to.
 
-S3 and what follows it closely do; SeaweedFS lists ``a/x`` before ``a-x``, so nothing is assumed (ADR 37). Who lists a range looks whether each name comes after
+S3 and what follows it closely do; SeaweedFS lists ``a/x`` before ``a-x``, so nothing is assumed (ADR 36). Who lists a range looks whether each name comes after
 the one before, and, at its end, whether the next range begins with what comes after this one. So ranges join without a gap, whatever else the server does. All of it only reads.
 """
 
