@@ -71,7 +71,7 @@ class Batch:
             StaleLease: another runner has taken over.
             NodeError: a node is missing or cannot be written to.
         """
-        recognise(self._c, self._items, self._endings)
+        recognise(self._c, self._items, self._endings, at_once=self._lanes)
         self._plain = Plain(self._c, self._items)
         rows = {item.move.index for item in self._plain.items}
         self._items = [item for item in self._items if item.move.index not in rows]

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from rebalance_tasks.core.errors import RebalanceError
 from rebalance_tasks.core.states import MoveState
+from rebalance_tasks.drivers.lanes import each
 from rebalance_tasks.migration.copying import StagedCopy
 from rebalance_tasks.migration.faults import Step, reached
 from rebalance_tasks.migration.ways import as_published, held_copy, keeps_version
@@ -18,30 +19,39 @@ if TYPE_CHECKING:
     from rebalance_tasks.migration.item import BatchContext, Item
 
 
-def recognise(context: BatchContext, items: Sequence[Item], endings: Endings) -> None:
-    """Bring the items that were attempted before up to date. Raises: StaleLease, NodeError."""
+def recognise(context: BatchContext, items: Sequence[Item], endings: Endings, *, at_once: int) -> None:
+    """Bring the items that were attempted before up to date, some at once. Raises: StaleLease, NodeError."""
     known = [item for item in items if not item.fresh]
-    for item in known:
-        entry = item.entry
-        source, staged = entry.fingerprint(), entry.staged_fingerprint()
-        if source is not None:
-            item.copy = StagedCopy(source, list(entry.parts), entry.verified)
-            item.resize()
-        if item.state is MoveState.FLIPPED:
-            item.published = staged
-            if staged is not None and not keeps_version(context.target, staged):
-                item.published = as_published(context.target, item.move.key, staged) or staged
-        elif staged is not None:
-            try:
-                _find_copy(context, item, staged)
-            except RebalanceError as exc:
-                endings.trouble(item, exc)
 
+    def one(item: Item) -> None:
+        try:
+            _bring_up(context, item)
+        except RebalanceError as exc:
+            if item.state is MoveState.FLIPPED:
+                raise  # readers are there already: it has no other ending
+            endings.trouble(item, exc)
+
+    each(known, one, at_once=at_once)
     # Those that are past their copying are not begun again; their deaths must count all the same.
     past = [item for item in known if item.here and not item.unpublished and item.entry.deaths]
     context.store.write_journal({item.move.index: item.entry for item in past})
     if past:
         reached(Step.RECOGNISE)
+
+
+def _bring_up(context: BatchContext, item: Item) -> None:
+    """Let one item be as far as its journal and the nodes say."""
+    entry = item.entry
+    source, staged = entry.fingerprint(), entry.staged_fingerprint()
+    if source is not None:
+        item.copy = StagedCopy(source, list(entry.parts), entry.verified)
+        item.resize()
+    if item.state is MoveState.FLIPPED:
+        item.published = staged
+        if staged is not None and not keeps_version(context.target, staged):
+            item.published = as_published(context.target, item.move.key, staged) or staged
+    elif staged is not None:
+        _find_copy(context, item, staged)
 
 
 def _find_copy(context: BatchContext, item: Item, staged: Fingerprint) -> None:
