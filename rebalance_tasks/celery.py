@@ -19,7 +19,7 @@ from rebalance_tasks.core.routes import CONTROL_QUEUE, DATA_QUEUE, PLAIN_QUEUES,
 from rebalance_tasks.core.turns import Turns
 from rebalance_tasks.migration.shutdown import SHUTTING_DOWN
 from rebalance_tasks.settings import Settings, load_fleets
-from rebalance_tasks.settings_redis import celery_conf
+from rebalance_tasks.settings_redis import celery_conf, redbeat_conf
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -115,9 +115,8 @@ def make_app(*fleets: Settings) -> Celery:
             name: entry for fleet in fleets for name, entry in beat_schedule(fleet.options, fleet.broker_queues).items()
         },
         beat_max_loop_interval=BEAT_LOOP_S,
-        # Read by redbeat alone (`beat -S redbeat.RedBeatScheduler`), which else guesses from the broker's settings.
-        redbeat_redis_url=settings.redis_url,
-        redbeat_redis_options={"socket_timeout": 30},
+        # For `beat -S redbeat.RedBeatScheduler`, which else guesses from the broker's settings.
+        **redbeat_conf(settings),
         redbeat_key_prefix=f"rebalance:{{{settings.fleet}}}:redbeat:",
         redbeat_lock_timeout=5 * BEAT_LOOP_S,
     )

@@ -169,6 +169,7 @@ class Runtime:
             look_at_once=looks,
             slice_s=slice_s,
         )
+        store.along = control.first_leases
         per_gb = Decimal(group.cost_per_gb)
         begun = time.monotonic()
         if options.adaptive_throttle:

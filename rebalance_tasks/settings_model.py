@@ -264,7 +264,8 @@ class Settings(Service, Contents):
         priority: how many turns it gets at workers that it shares with other fleets, beside theirs; none by default: it shares none.
         inventory: where the list of objects comes from.
         surveys: whether a check lists the nodes itself or has tasks do it, each on its node's queue.
-        survey_dir: where this host keeps what its surveys saw, so that what did not change is not listed again.
+        survey_dir: where this host keeps what its surveys saw, so that what did not change is not listed again, and what fits neither into memory
+            nor into Redis.
         must_carry: what no object may lose when it moves; a pool whose nodes cannot promise it is refused.
         prices: egress prices between regions.
         gravity: where measures of use come from.

@@ -188,6 +188,28 @@ def celery_conf(settings: Service) -> dict[str, Any]:
     return conf
 
 
+def redbeat_conf(settings: Service) -> dict[str, Any]:
+    """Return the part of the configuration that redbeat alone reads, which knows neither our Sentinel URLs nor where the state lies.
+
+    Raises:
+        ConfigurationError: the URL names a certificate that is not there.
+    """
+    options: dict[str, Any] = {"socket_timeout": CELERY_SOCKET_TIMEOUT_S}
+    address = check_files(read_address(settings.redis_url))
+    if not address.sentinels:
+        return {"redbeat_redis_url": settings.redis_url, "redbeat_redis_options": options}
+    login = {"username": address.username, "password": address.password}
+    options |= {
+        "sentinels": list(address.sentinels),
+        "service_name": address.master,
+        "db": address.db,
+        "sentinel_kwargs": address.sentinel_kwargs,
+        **{name: value for name, value in login.items() if value is not None},
+    }
+    tls = {"redbeat_redis_use_ssl": dict(address.tls)} if address.tls else {}
+    return {"redbeat_redis_url": "redis-sentinel", "redbeat_redis_options": options, **tls}
+
+
 def _for_celery(url: str) -> tuple[str, dict[str, Any], dict[str, Any]]:
     """(URL as Celery spells it, transport options, TLS arguments)."""
     if not is_redis_url(url):

@@ -46,6 +46,14 @@ def plan(
     if save is not None:
         from pyarrow import parquet  # noqa: PLC0415
 
+        from rebalance_tasks.core.errors import InvalidArgument  # noqa: PLC0415
+
+        if others := len(seen.inventory.unlisted):
+            msg = (
+                f"--save {save}: the fleet holds {seen.objects:,} objects, of which {others:,} are known only as numbers, so that file would not be the fleet; "
+                "hand `simulate --inventory` a list of your own, as [fleet] inventory takes it"
+            )
+            raise InvalidArgument(msg)
         parquet.write_table(seen.inventory.to_arrow(), save)
     if key is not None:
         _explain(client, made, seen, key, as_json=as_json)
@@ -55,15 +63,23 @@ def plan(
         picture = plan_picture(made, seen.nodes, client.settings.options)
         return tables.plan_view(made, explain=explain, picture=picture, left_out=seen.left_out)
 
-    emit({**jsonable(made), "left_out": seen.left_out}, as_json=as_json, render=view)
+    emit(made, as_json=as_json, render=view)
+    if as_json:
+        _say_left_out(seen)
 
 
 def planned_now(client: Rebalancer) -> RebalancePlan:
     """Plan, and say on stderr which nodes the plan was made without."""
     made, seen = client.dry_run()
-    for why in seen.left_out.values():
-        console(stderr=True).print(f"left out: {why}", style="yellow", markup=False)
+    _say_left_out(seen)
     return made
+
+
+def _say_left_out(seen: Survey) -> None:
+    from rebalance_tasks.cli import tables  # noqa: PLC0415
+
+    for why in seen.left_out.values():
+        console(stderr=True).print(f"left out: {tables.printable(why)}", style="yellow", markup=False)
 
 
 def _explain(client: Rebalancer, made: RebalancePlan, seen: Survey, key: str, *, as_json: bool) -> None:

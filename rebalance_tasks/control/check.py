@@ -18,6 +18,7 @@ from rebalance_tasks.control.standing import basis_of, note, standing
 from rebalance_tasks.control.start import nearby
 from rebalance_tasks.control.survey import Survey, adopt, survey
 from rebalance_tasks.control.survey_merge import merged
+from rebalance_tasks.control.survey_question import KeysUnmet
 from rebalance_tasks.core.errors import ConfigurationError, InvalidInventory, JobActive, NodeError, StaleLease
 from rebalance_tasks.core.imbalance import imbalance, is_eligible
 from rebalance_tasks.core.models import CheckResult, NodeState
@@ -86,6 +87,8 @@ def run_check(
 def conclude_check(context: FleetContext, token: int) -> CheckResult | None:
     """Go on with the check whose nodes tasks have looked at; None when there is nothing to conclude.
 
+    Where a plan is wanted and nodes keep hashes of their keys apart, they are asked first; then it is ``surveying`` again.
+
     Args:
         context: the fleet.
         token: of that check.
@@ -94,13 +97,28 @@ def conclude_check(context: FleetContext, token: int) -> CheckResult | None:
     if asked.waits or not context.surveys.conclude(token, lock_ms=survey_round.CHECK_LOCK_MS):
         return None
     run = _Run(context, force=asked.force, by=asked.by, token=token)
+    ended = True
     try:
         _before_lock(context)
         return run.decided(lambda: merged(context))
+    except KeysUnmet as exc:
+        ended = False
+        return _asked_again(context, token, exc)
     except Skipped as exc:
         return run.ended(exc)
     finally:
-        context.surveys.close(token, keep_ms=survey_round.keep_ms(context))
+        if ended:
+            context.surveys.close(token, keep_ms=survey_round.keep_ms(context))
+
+
+def _asked_again(context: FleetContext, token: int, unmet: KeysUnmet) -> CheckResult | None:
+    """Have some nodes say which candidates they hold as well. The lock stays with the survey."""
+    messages = survey_round.ask_again(context, token, unmet)
+    if not messages:
+        return None
+    places = len(unmet.places)
+    reason = f"{places} nodes, or parts of them, are asked which candidates they hold as well, {messages} messages sent; the check then goes on"
+    return CheckResult(verdict="surveying", reason=reason)
 
 
 def _surveying(context: FleetContext, token: int, *, force: bool, by: str) -> CheckResult:
@@ -148,6 +166,8 @@ class _Run:
             result = self._handed_on(plan)
         except Skipped as exc:
             return self.ended(exc)
+        except KeysUnmet:
+            raise
         except BaseException:
             self.release()
             raise

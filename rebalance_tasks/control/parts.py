@@ -1,8 +1,11 @@
 """Parts of a node that is too large for one task: named, counted, and put together again.
 
 A part is what `drivers.node_parts` says it is; here it is a name, ``n1@3of16``, that goes wherever a node's id goes in a survey: messages,
-claims, findings. No node id holds an ``@`` or a ``#``. A node is whole when all of its parts are in, and one that failed leaves the node out:
+claims, findings. No node id holds an ``@``, a ``#`` or a ``~``. A node is whole when all of its parts are in, and one that failed leaves the node out:
 nothing is planned from a part of a node.
+
+``n1~3of16`` is a range of keys of a bucket that is flat (`drivers.key_ranges`); where it begins and ends is in Redis (`control.survey_ranges`).
+``n1@3of16?`` is a question about it: what is asked of a place that is in already (`control.survey_question`).
 
 ``n1#3of16`` is a part as the release before this one cuts them. Its workers refuse the new names, so that the parts of one survey are all cut in one way.
 """
@@ -29,30 +32,52 @@ FIRST_PARTS: Final = 16
 #: More parts than this would mean more messages than a fleet has processes.
 MOST_PARTS: Final = 64
 
-#: A node's id, or the name of one of its parts.
+#: A node's id, or the name of one of its parts, or a question about either.
 PlaceName: TypeAlias = Annotated[
-    str, Field(min_length=1, max_length=140, pattern=r"^[A-Za-z0-9][A-Za-z0-9._:-]*([@#][0-9]{1,2}of[0-9]{1,2})?$")
+    str, Field(min_length=1, max_length=140, pattern=r"^[A-Za-z0-9][A-Za-z0-9._:-]*([@#~][0-9]{1,2}of[0-9]{1,2})?[?]?$")
 ]
-_PART: Final = re.compile(r"[@#]")
+_PART: Final = re.compile(r"[@#~]")
+_QUESTION: Final = "?"
 
 
 def node_of(name: str) -> str:
     """Return the id of the node that this is, or is a part of."""
-    return _PART.split(name)[0]
+    return _PART.split(place_of(name))[0]
 
 
 def part_of(name: str) -> Part | None:
     """Return which part a name means, None for a whole node."""
-    _, *part = _PART.split(name)
+    _, *part = _PART.split(place_of(name))
     if not part:
         return None
     number, _, count = part[0].partition("of")
     return Part(int(number), int(count), by_name="@" in name)
 
 
-def names_of(node_id: str, count: int) -> list[str]:
-    """Return the names of all parts of a node; its id for one."""
-    return [node_id] if count == 1 else [f"{node_id}@{number}of{count}" for number in range(count)]
+def question_about(name: str) -> str:
+    """Return the name of a question about a node or part."""
+    return f"{name}{_QUESTION}"
+
+
+def is_question(name: str) -> bool:
+    """Whether a name is that of a question."""
+    return name.endswith(_QUESTION)
+
+
+def place_of(name: str) -> str:
+    """Return the node or part that a question is about; any other name as it is."""
+    return name.removesuffix(_QUESTION)
+
+
+def is_range(name: str) -> bool:
+    """Whether a name means a range of keys."""
+    return "~" in name
+
+
+def names_of(node_id: str, count: int, *, ranges: bool = False) -> list[str]:
+    """Return the names of all parts of a node, or of all ranges of its keys; its id for one."""
+    mark = "~" if ranges else "@"
+    return [node_id] if count == 1 else [f"{node_id}{mark}{number}of{count}" for number in range(count)]
 
 
 def parts_for(objects: int) -> int:

@@ -2,7 +2,8 @@
 
 file or provider ─▶ **found_in** ─▶ inventory (all rows, or candidates with exact sums of the rest) ─▶ planner
 
-What a provider streams can be read but once, so it is spilled to a Parquet file first, in the directory of the surveys' memory.
+What a provider streams can be read but once, so it is spilled to a Parquet file first, in the directory of the surveys' memory. So is what one process
+lists of nodes that do not fit (`control.gathering`).
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import pyarrow as pa
 from pyarrow import csv, parquet
 
 from rebalance_tasks.control.inventories import csv_options, kind_of, provided, read_inventory
-from rebalance_tasks.control.survey_memory import memory_folder, require_private
+from rebalance_tasks.control.survey_memory import require_private, spill_folder
 from rebalance_tasks.core.errors import InvalidInventory
 from rebalance_tasks.core.inventory import Inventory
 from rebalance_tasks.core.keeper import Keeper, Meetings
@@ -66,8 +67,14 @@ def found_in(
         if isinstance(source, Inventory):
             inventory = measured(source)
             return inventory, inventory.used_bytes()
-        keeper = Keeper(nodes, most=most, options=settings.options, now=now)
-        return candidates_of(partial(_batches, source), keeper, measured=measured)
+        return kept_of(source, Keeper(nodes, most=most, options=settings.options, now=now), measured=measured)
+
+
+def kept_of(
+    source: pa.Table | Path, keeper: Keeper, *, measured: Callable[[Inventory], Inventory]
+) -> tuple[Inventory, dict[str, int]]:
+    """Keep the candidates of a table or a file; see `candidates_of`."""
+    return candidates_of(partial(_batches, source), keeper, measured=measured)
 
 
 def candidates_of(
@@ -109,7 +116,7 @@ def _opened(settings: Settings, nodes: Sequence[NodeDescriptor]) -> Iterator[Inv
     elif isinstance(found, pa.Table):
         yield found if found.num_rows > IN_MEMORY_ROWS else Inventory.from_arrow(found)
     else:
-        with _spilled(found, memory_folder(settings)) as path:
+        with _spilled(found, spill_folder(settings)) as path:
             yield path if _rows(path) > IN_MEMORY_ROWS else read_inventory(path)
 
 
@@ -188,17 +195,23 @@ def _unchanged(path: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _spilled(stream: pa.RecordBatchReader, folder: Path | None) -> Iterator[Path]:
-    """Write a stream to a file that lives as long as the context; what a kill leaves of it, `SurveyMemory.tidy` removes."""
-    if folder is not None:
-        require_private(folder)
+def _spilled(stream: pa.RecordBatchReader, folder: Path) -> Iterator[Path]:
+    """Write a stream to a file that lives as long as the context."""
+    with spill_file(folder) as path:
+        with parquet.ParquetWriter(path, stream.schema, compression="zstd") as writer:
+            for batch in stream:
+                writer.write_batch(batch)
+        yield path
+
+
+@contextmanager
+def spill_file(folder: Path) -> Iterator[Path]:
+    """Give the path of an empty file that lives as long as the context; what a kill leaves of it, `SurveyMemory.tidy` removes. Raises: OSError."""
+    require_private(folder)
     descriptor, name = tempfile.mkstemp(prefix="spill-", suffix=".parquet", dir=folder)
     os.close(descriptor)
     path = Path(name)
     try:
-        with parquet.ParquetWriter(path, stream.schema, compression="zstd") as writer:
-            for batch in stream:
-                writer.write_batch(batch)
         yield path
     finally:
         path.unlink(missing_ok=True)

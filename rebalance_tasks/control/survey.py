@@ -8,24 +8,26 @@ from __future__ import annotations
 
 import math
 import time
-from collections import defaultdict
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from rebalance_tasks.control.capacities import capacities_of
 from rebalance_tasks.control.carrying import require_carried
+from rebalance_tasks.control.gathering import Gathering
 from rebalance_tasks.control.inventories import FROM_NODES
 from rebalance_tasks.control.measuring import measured
-from rebalance_tasks.control.streams import found_in
+from rebalance_tasks.control.streams import found_in, kept_of
 from rebalance_tasks.control.survey_memory import SurveyMemory
 from rebalance_tasks.core.errors import ConfigurationError, NodeError, NodeMissing
 from rebalance_tasks.core.inventory import UNKNOWN_TIME, Inventory
 from rebalance_tasks.core.inventory_columns import text
+from rebalance_tasks.core.keeper import Keeper
 from rebalance_tasks.core.models import NodeState
 from rebalance_tasks.drivers.registry import validate_roots
 from rebalance_tasks.drivers.remembered import Remembered
@@ -37,6 +39,7 @@ if TYPE_CHECKING:
     from rebalance_tasks.control.context import FleetContext
     from rebalance_tasks.core.models import NodeDescriptor
     from rebalance_tasks.drivers.base import Driver, NodeHealth
+    from rebalance_tasks.drivers.key_ranges import KeyRange
 
 #: Nodes listed at a time: listings wait for disks and networks, and each holds its keys as Python objects while it runs.
 SIDE_BY_SIDE: Final = 4
@@ -120,6 +123,21 @@ class Look:
     found: Remembered
     latency_ms: float | None
 
+    def counted(self) -> Counted:
+        """What is left of it once its rows are handed on."""
+        found = self.found
+        return Counted(self.health, self.latency_ms, len(found.keys), int(found.size_bytes.sum()), dict(found.left_out))
+
+
+class Counted(NamedTuple):
+    """One node as a survey found it, in numbers; see `Look` and `drivers.base.Listing`."""
+
+    health: NodeHealth
+    latency_ms: float | None
+    objects: int
+    used_bytes: int
+    left_out: Mapping[str, int]
+
 
 def probe(
     context: FleetContext, node: NodeDescriptor, *, adopted: set[str], driver: Callable[[str], Driver] | None = None
@@ -187,12 +205,14 @@ def survey(context: FleetContext, *, leave_out: bool = False, whole: bool = Fals
     validate_roots(context.settings.nodes)
     require_carried(context.settings)
     nodes = context.nodes()
-    seen, errors = _look_at(context, [node for node in nodes if node.state is not NodeState.MAINTENANCE])
-    if errors and (not leave_out or len(seen) < LEAST_NODES):
-        raise next(iter(errors.values()))
-    nodes = [node for node in nodes if node.node_id not in errors]
-    capacities = capacities_of(nodes, {name: one.health for name, one in seen.items()})
-    inventory, used = _inventory(context, seen)
+    with Gathering(context.settings, whole=whole) as gathering:
+        looked_at = [node for node in nodes if node.state is not NodeState.MAINTENANCE]
+        seen, errors = _look_at(context, looked_at, gathering.take)
+        if errors and (not leave_out or len(seen) < LEAST_NODES):
+            raise next(iter(errors.values()))
+        nodes = [node for node in nodes if node.node_id not in errors]
+        capacities = capacities_of(nodes, {name: one.health for name, one in seen.items()})
+        inventory, used = _inventory(context, gathering)
     if whole and len(inventory.unlisted):
         msg = (
             f"[fleet] inventory holds {len(inventory) + len(inventory.unlisted):,} objects, too many to be looked at one by one, which drain's "
@@ -215,13 +235,21 @@ def survey(context: FleetContext, *, leave_out: bool = False, whole: bool = Fals
     return Survey(described, inventory, found, objects, {name: str(error) for name, error in errors.items()})
 
 
-def _look_at(context: FleetContext, nodes: Sequence[NodeDescriptor]) -> tuple[dict[str, Look], dict[str, NodeError]]:
-    """Probe and list nodes, a few at a time; return what was seen and what went wrong, by node, in order."""
+def _look_at(
+    context: FleetContext, nodes: Sequence[NodeDescriptor], take: Callable[[str, Remembered], None]
+) -> tuple[dict[str, Counted], dict[str, NodeError]]:
+    """Probe and list nodes, a few at a time, and hand their rows on; return what was seen and what went wrong, by node, in order."""
     adopted, now = context.fleet.adopted(), context.now()
-    seen: dict[str, Look] = {}
+    seen: dict[str, Counted] = {}
     errors: dict[str, NodeError] = {}
+
+    def taken(node: NodeDescriptor) -> Counted:
+        found = look(context, node, adopted=adopted, now=now)
+        take(node.node_id, found.found)
+        return found.counted()
+
     with ThreadPoolExecutor(max_workers=SIDE_BY_SIDE) as pool:
-        looks = [(node.node_id, pool.submit(look, context, node, adopted=adopted, now=now)) for node in nodes]
+        looks = [(node.node_id, pool.submit(taken, node)) for node in nodes]
         for node_id, looked in looks:
             try:
                 seen[node_id] = looked.result()
@@ -238,6 +266,7 @@ def look(
     now: datetime,
     name: str = "",
     most: int | None = None,
+    within: KeyRange | None = None,
 ) -> Look:
     """Look at one node, and list it, or a part of it, unless the inventory comes from elsewhere.
 
@@ -248,6 +277,7 @@ def look(
         now: aware.
         name: of a part (`control.parts`); default the whole node.
         most: about so many objects are read of a node that could be listed in parts.
+        within: the range of keys that ``name`` means, if it means one.
 
     Raises:
         TooManyObjects: there are more.
@@ -260,7 +290,7 @@ def look(
         return Look(health, NOTHING, latency_ms)
     now_ns = int(now.timestamp() * 1000) * 10**6
     found = SurveyMemory.of(context.settings).list_objects(
-        driver, node, now_ns=now_ns, require_identity=health.adopted, name=name, most=most
+        driver, node, now_ns=now_ns, require_identity=health.adopted, name=name, most=most, within=within
     )
     return Look(health, found, latency_ms)
 
@@ -275,16 +305,16 @@ def _latency_ms(driver: Driver) -> float:
     return float(round(best * 1000))
 
 
-def _inventory(context: FleetContext, seen: Mapping[str, Look]) -> tuple[Inventory, dict[str, int]]:
+def _inventory(context: FleetContext, gathering: Gathering) -> tuple[Inventory, dict[str, int]]:
     """What the nodes hold, as they were listed, or as the configured source says; and how many bytes each."""
-    if context.settings.inventory == FROM_NODES:
-        listed = {name: one.found for name, one in seen.items()}
-        found = Inventory.from_listings({name: (x.keys, x.size_bytes, x.mtime_ns) for name, x in listed.items()})
-        return measured(context, found), found.used_bytes()
-    nodes = context.nodes()
-    return found_in(
-        context.settings, nodes, most=most_rows(len(nodes)), now=context.now(), measured=partial(measured, context)
-    )
+    settings, nodes, add = context.settings, context.nodes(), partial(measured, context)
+    most, now = most_rows(len(nodes)), context.now()
+    if settings.inventory != FROM_NODES:
+        return found_in(settings, nodes, most=most, now=now, measured=add)
+    found = gathering.rows()
+    if isinstance(found, Inventory):
+        return add(found), found.used_bytes()
+    return kept_of(found, Keeper(nodes, most=most, options=settings.options, now=now), measured=add)
 
 
 def most_rows(nodes: int) -> int:
@@ -295,7 +325,8 @@ def most_rows(nodes: int) -> int:
 def reports(context: FleetContext) -> list[NodeReport]:
     """Report on every node, also on those with which something is wrong."""
     nodes = context.nodes()
-    seen, errors = _look_at(context, [node for node in nodes if node.state is not NodeState.MAINTENANCE])
+    looked_at = [node for node in nodes if node.state is not NodeState.MAINTENANCE]
+    seen, errors = _look_at(context, looked_at, lambda *_: None)
     result: list[NodeReport] = []
     for node in nodes:
         if error := errors.get(node.node_id):
@@ -309,7 +340,7 @@ def reports(context: FleetContext) -> list[NodeReport]:
     return result
 
 
-def _report(node: NodeDescriptor, seen: Look | None) -> NodeReport:
+def _report(node: NodeDescriptor, seen: Counted | None) -> NodeReport:
     if seen is None:
         return NodeReport(node, "maintenance", "not looked at", capacity_bytes=node.capacity_bytes)
     return NodeReport(
@@ -318,41 +349,12 @@ def _report(node: NodeDescriptor, seen: Look | None) -> NodeReport:
         ""
         if seen.health.adopted
         else "no node-id yet: written when the first job starts, or by `rebalance nodes --adopt`",
-        used_bytes=int(seen.found.size_bytes.sum()),
+        used_bytes=seen.used_bytes,
         capacity_bytes=node.capacity_bytes,
-        objects=len(seen.found.keys),
-        left_out=dict(seen.found.left_out),
+        objects=seen.objects,
+        left_out=seen.left_out,
         direct=seen.health.direct,
     )
-
-
-def capacities_of(nodes: Sequence[NodeDescriptor], healths: Mapping[str, NodeHealth]) -> dict[str, int]:
-    """Stated capacities, else what the file system says; two nodes on one device must state theirs."""
-    # Machines number their devices alike.
-    by_device: defaultdict[tuple[int, str], list[NodeDescriptor]] = defaultdict(list)
-    for node in nodes:
-        if node.node_id in healths and healths[node.node_id].device:
-            by_device[healths[node.node_id].device, node.queue].append(node)
-    for sharing in by_device.values():
-        unstated = [node.node_id for node in sharing if node.capacity_bytes is None]
-        if len(sharing) > 1 and unstated:
-            others = ", ".join(node.node_id for node in sharing)
-            msg = (
-                f"nodes {others} are on one device, so its size says nothing about each: "
-                f"state capacity_bytes for {', '.join(unstated)} in rebalance.toml"
-            )
-            raise ConfigurationError(msg)
-    result: dict[str, int] = {}
-    for node in nodes:
-        health = healths.get(node.node_id)
-        capacity = node.capacity_bytes
-        if capacity is None and health is not None:
-            capacity = health.total_bytes
-        if capacity is None and health is not None:
-            msg = f"node {node.node_id} has no natural capacity: state capacity_bytes in rebalance.toml"
-            raise ConfigurationError(msg)
-        result[node.node_id] = capacity or 0
-    return result
 
 
 def with_last_moved(inventory: Inventory, last_moved_ms: Mapping[str, int]) -> Inventory:

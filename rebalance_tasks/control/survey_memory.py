@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import stat
+import tempfile
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
     from rebalance_tasks.core.models import NodeDescriptor
     from rebalance_tasks.drivers.base import Driver, Listing
+    from rebalance_tasks.drivers.key_ranges import KeyRange
     from rebalance_tasks.drivers.node_parts import Parted
     from rebalance_tasks.drivers.remembered import Remembers
     from rebalance_tasks.settings import Settings
@@ -47,17 +49,19 @@ class SurveyMemory:
     Attributes:
         folder: None keeps nothing.
         keep: how long a memory may be brought up to date before everything is listed anew.
+        spills: where what fits neither into memory nor into Redis is put, `spill_folder`; it is tidied as well.
     """
 
     folder: Path | None
     keep: timedelta
+    spills: Path | None = None
 
     @classmethod
     def of(cls, settings: Settings) -> SurveyMemory:
         """Return the memory that the settings ask for."""
         keep = settings.options.full_survey_interval
         folder = memory_folder(settings) if keep else None
-        return cls(folder, keep)
+        return cls(folder, keep, spill_folder(settings))
 
     def serves(self, driver: Driver) -> bool:
         """Whether a node with this driver may be listed from what is remembered."""
@@ -72,6 +76,7 @@ class SurveyMemory:
         require_identity: bool,
         name: str = "",
         most: int | None = None,
+        within: KeyRange | None = None,
     ) -> Remembered:
         """List a node: only what has changed where its driver can tell, else everything.
 
@@ -82,6 +87,7 @@ class SurveyMemory:
             require_identity: as `Driver.list_objects`.
             name: of a part of it (`control.parts`); default the whole node.
             most: as `Remembers.list_changed` and `Parted.list_part`.
+            within: the range of keys that ``name`` means, if it means one.
 
         Raises:
             TooManyObjects: there are more, and the node can be listed in parts.
@@ -91,7 +97,7 @@ class SurveyMemory:
         part = part_of(name)
         if not hasattr(driver, "list_changed"):
             parted = cast("Parted", driver)
-            return _plain(parted.list_part(part, require_identity=require_identity, most=most))
+            return _plain(parted.list_part(within or part, require_identity=require_identity, most=most))
         before, listed_ns = self._load(node, name, now_ns=now_ns)
         found = cast("Remembers", driver).list_changed(before, require_identity=require_identity, part=part, most=most)
         if found is not before:
@@ -99,12 +105,13 @@ class SurveyMemory:
         return found
 
     def tidy(self, *, now_ns: int) -> None:
-        """Remove what nobody reads any more: what a writer left when it died, memories of nodes and parts that are no more."""
+        """Remove what nobody reads any more: what a writer left when it died, memories and spills of nodes and parts that are no more."""
         old_ns = now_ns - int(max(self.keep.total_seconds(), _OLD_S) * 10**9)
-        with suppress(OSError):
-            for path in self.folder.iterdir() if self.folder is not None else ():
-                if path.lstat().st_mtime_ns < old_ns:
-                    path.unlink()
+        for folder in {self.folder, self.spills} - {None}:
+            with suppress(OSError):
+                for path in cast("Path", folder).iterdir():
+                    if path.lstat().st_mtime_ns < old_ns:
+                        path.unlink()
 
     def _about(self, node: NodeDescriptor, name: str) -> dict[str, Any]:
         place = {"name": name, "url": node.url}
@@ -161,6 +168,12 @@ def memory_folder(settings: Settings) -> Path | None:
     except RuntimeError:  # a user without a home
         return None
     return Path(cache, "rebalance-tasks", settings.fleet)
+
+
+def spill_folder(settings: Settings) -> Path:
+    """Return the directory in which this host puts what does not fit elsewhere: where it keeps what it saw, else one for temporary files."""
+    folder = memory_folder(settings)
+    return folder or Path(tempfile.gettempdir(), f"rebalance-tasks-{os.geteuid()}-{settings.fleet}")
 
 
 def require_private(folder: Path) -> None:

@@ -11,13 +11,16 @@ import numpy as np
 import pyarrow as pa
 import xxhash
 
+from rebalance_tasks.control.capacities import capacities_of
 from rebalance_tasks.control.parts import joined, node_of
-from rebalance_tasks.control.survey import LEAST_NODES, NodeReport, Survey, capacities_of, with_last_moved
+from rebalance_tasks.control.survey import LEAST_NODES, NodeReport, Survey, with_last_moved
+from rebalance_tasks.control.survey_question import KeysUnmet
 from rebalance_tasks.core.errors import NodeError
 from rebalance_tasks.core.hashing import hash_keys
 from rebalance_tasks.core.inventory import Inventory, Unlisted
 from rebalance_tasks.core.keeper import without_ambiguous
 from rebalance_tasks.core.models import NodeState
+from rebalance_tasks.core.sought import Sought, unpacked
 from rebalance_tasks.drivers.base import NodeHealth
 
 if TYPE_CHECKING:
@@ -31,7 +34,8 @@ if TYPE_CHECKING:
 def merged(context: FleetContext) -> Survey:
     """Return what the tasks found: every node that could be surveyed, its candidates, and exact sums of the rest.
 
-    The candidates are read when they are asked for: a balanced fleet, or one whose plan still stands, does without.
+    The candidates are read when they are asked for: a balanced fleet, or one whose plan still stands, does without. Then it raises `KeysUnmet` once
+    where places keep the hashes of their other keys apart.
 
     Raises:
         NodeError: fewer than two nodes could be surveyed.
@@ -99,30 +103,41 @@ def _report(node: NodeDescriptor, found: Finding | None) -> NodeReport:
 
 def _inventory(context: FleetContext, good: Sequence[Finding]) -> Inventory:
     """The candidates of all nodes, and how many other objects there are."""
-    names = [found.node_id for found in good]
-    inventory = with_last_moved(_candidates(context, names), context.locations.last_moved())
+    inventory = with_last_moved(_candidates(context, good), context.locations.last_moved())
     unlisted = sum((Unlisted(f.unlisted, f.unlisted_movable_bytes) for f in good), inventory.unlisted)
     return replace(inventory, unlisted=unlisted)
 
 
-def _candidates(context: FleetContext, names: Sequence[str]) -> Inventory:
+def _candidates(context: FleetContext, good: Sequence[Finding]) -> Inventory:
     """The candidates of all nodes, without those whose key another node holds as well; these are counted."""
-    tables = [pa.ipc.open_stream(packed).read_all() for packed in context.surveys.rows(names) if packed]
+    tables = [
+        pa.ipc.open_stream(packed).read_all() for packed in context.surveys.rows([f.node_id for f in good]) if packed
+    ]
     if not tables:
         return Inventory.from_listings({})
     inventory = Inventory.from_arrow(pa.concat_tables(tables, promote_options="permissive"))
-    return without_ambiguous(inventory, _doubled(context, inventory, names))
+    return without_ambiguous(inventory, _doubled(context, inventory, good))
 
 
 def _doubled(
-    context: FleetContext, inventory: Inventory, names: Sequence[str]
+    context: FleetContext, inventory: Inventory, good: Sequence[Finding]
 ) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
     """Bool (n,): the key lies also on a node where it is no candidate (two candidates show by themselves)."""
     hashes = hash_keys(inventory.keys)
-    ordered = np.sort(hashes)
-    met = [np.empty(0, np.uint64)]
-    for packed in context.surveys.others(names):
-        others = np.frombuffer(packed or b"", np.uint64)
-        at = np.minimum(np.searchsorted(ordered, others), len(ordered) - 1)
-        met.append(others[ordered[at] == others])
-    return np.isin(hashes, np.concatenate(met))
+    sought = Sought(hashes)
+    met = [unpacked(answer) for answer in _answers(context, sought, good).values()]
+    for packed in context.surveys.others([found.node_id for found in good if not found.others_apart]):
+        others = unpacked(packed or b"")
+        met.append(others[sought.among(others)])
+    return np.isin(hashes, np.concatenate([np.empty(0, np.uint64), *met]))
+
+
+def _answers(context: FleetContext, sought: Sought, good: Sequence[Finding]) -> dict[str, bytes]:
+    """What the places say that keep the hashes of their other keys apart. Raises: KeysUnmet: they were not asked yet."""
+    apart = [found.node_id for found in good if found.others_apart]
+    answers = context.surveys.met(apart)
+    if missing := [place for place in apart if place not in answers]:
+        if context.surveys.was_asked():
+            raise NodeError(node_of(missing[0]), "it did not say which keys lie there; the next check asks again")
+        raise KeysUnmet(sought, missing)
+    return answers

@@ -1,6 +1,7 @@
 """The survey of a check, carried out by tasks: each node is listed where it can be reached, and nobody waits for it in a slot.
 
 check ─▶ **begin** ── messages on the nodes' queues ─▶ **survey_nodes** ── findings in Redis ─▶ the last one asks for conclude
+conclude ─▶ **ask_again**, where nodes keep hashes apart ─▶ **survey_nodes** ── answers in Redis ─▶ the last one asks for conclude
 sweep ─▶ **redrive** ── lost messages, dead runners, nodes that never answer, a lost conclude
 
 Keeps: the check stays a singleton (its lock is renewed by whoever works for it, and every write carries its token), and a node that
@@ -22,15 +23,28 @@ import pyarrow as pa
 
 from rebalance_tasks.control.inventories import FROM_NODES
 from rebalance_tasks.control.measuring import measured
-from rebalance_tasks.control.parts import FIRST_PARTS, MOST_OBJECTS, joined, names_of, node_of, part_of, parts_for
+from rebalance_tasks.control.other_keys import HashFiles, share_of
+from rebalance_tasks.control.parts import (
+    FIRST_PARTS,
+    MOST_OBJECTS,
+    is_question,
+    names_of,
+    node_of,
+    part_of,
+    place_of,
+    question_about,
+)
 from rebalance_tasks.control.survey import look, most_rows
-from rebalance_tasks.control.survey_memory import SurveyMemory
+from rebalance_tasks.control.survey_memory import SurveyMemory, spill_folder
+from rebalance_tasks.control.survey_question import Answers
+from rebalance_tasks.control.survey_ranges import cut_now, places_of, range_of, sampled
 from rebalance_tasks.core.candidates import thinned
 from rebalance_tasks.core.errors import RebalanceError
 from rebalance_tasks.core.hashing import hash_keys
 from rebalance_tasks.core.inventory import Inventory
 from rebalance_tasks.core.models import NodeState
 from rebalance_tasks.core.routes import first_served, queues_reaching
+from rebalance_tasks.drivers.key_ranges import OutOfOrder
 from rebalance_tasks.drivers.node_parts import TooManyObjects
 from rebalance_tasks.drivers.registry import validate_roots
 from rebalance_tasks.migration.heartbeat import Heart
@@ -38,10 +52,13 @@ from rebalance_tasks.store.surveys import Asked, Finding, Found
 from rebalance_tasks.telemetry import get_logger
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
+
+    from numpy.typing import NDArray
 
     from rebalance_tasks.control.context import FleetContext
     from rebalance_tasks.control.survey import Look
+    from rebalance_tasks.control.survey_question import KeysUnmet
     from rebalance_tasks.core.models import NodeDescriptor
     from rebalance_tasks.drivers.node_parts import Part
     from rebalance_tasks.store.surveys import OpenSurvey
@@ -100,21 +117,22 @@ def begin(
     validate_roots(context.settings.nodes)
     nodes = _looked_at(context)
     asked = Asked(force=force, by=by, digest=context.settings.digest(), waits=waits)
-    found = context.surveys.findings()
-    cut = {node_of(finding.node_id) for finding in found if part_of(finding.node_id) is not None}
-    sizes = {finding.node_id: finding.objects for finding in joined(found)}
-    names = [
-        name
-        for node in nodes
-        for name in names_of(node.node_id, _parts_of(node, sizes.get(node.node_id, 0), cut=node.node_id in cut))
-    ]
+    names = places_of(context.surveys, token, nodes)
     if not context.surveys.open(token, names, asked, lock_ms=CHECK_LOCK_MS):
         return 0, 0
     return len(nodes), _publish(context, token, names)
 
 
+def ask_again(context: FleetContext, token: int, unmet: KeysUnmet) -> int:
+    """Ask places for the candidates' keys that lie there as well; return how many messages were sent, 0 when that was done before."""
+    names = [question_about(place) for place in unmet.places]
+    if not context.surveys.ask(token, names, unmet.sought.packed(), lock_ms=CHECK_LOCK_MS):
+        return 0
+    return _publish(context, token, names)
+
+
 def survey_nodes(context: FleetContext, token: int, names: Sequence[str]) -> int:
-    """Look at some nodes, or parts of nodes, for a check, one after the other; return how many were handed in.
+    """Look at some nodes, or parts of nodes, for a check, one after the other, or answer questions about them; return how many were handed in.
 
     What is left after about 20 s goes on in a message of its own.
     """
@@ -162,14 +180,6 @@ def _looked_at(context: FleetContext) -> list[NodeDescriptor]:
     return [node for node in context.nodes() if node.state is not NodeState.MAINTENANCE]
 
 
-def _parts_of(node: NodeDescriptor, objects: int, *, cut: bool) -> int:
-    """Return into how many parts a node is cut from the start.
-
-    Whether parts help is seen while it is listed whole; only of a disk it is known that each of them reads less.
-    """
-    return parts_for(objects) if cut or node.url.startswith(("/", "file:")) else 1
-
-
 def _publish(context: FleetContext, token: int, names: Iterable[str]) -> int:
     """Ask for nodes and parts of nodes; of a node that is not configured here nobody is asked."""
     nodes = {node.node_id: node for node in context.nodes()}
@@ -196,7 +206,8 @@ class _Runner:
         self._token = token
         # For all of its nodes at once. A moment that is past makes objects rather too young than too old.
         self._now = context.now()
-        self._last = context.surveys.last(names)
+        self._last = context.surveys.last([place_of(name) for name in names])
+        self._answers = Answers(context)
         self._owner = uuid.uuid4().hex
         self._adopted = context.fleet.adopted()
         self._asked = context.surveys.asked()
@@ -206,47 +217,84 @@ class _Runner:
         """Look at a node or a part and hand in what was found; return how many are awaited still, −1 when this one was not."""
         if self._claim(name) != "go":
             return -1
-        try:
-            with _heart.keeping(partial(self._claim, name)):
-                finding, found = self._look(name)
-        except TooManyObjects:
-            return self._cut(name)
-        return self._context.surveys.report(self._token, finding, found, lock_ms=CHECK_LOCK_MS)
+        find = self._answered if is_question(name) else self._looked_at
+        with _heart.keeping(partial(self._claim, name)):
+            hand_in = find(name)
+        return hand_in()
 
     def _claim(self, name: str) -> str:
         return self._context.surveys.claim(self._token, name, owner=self._owner, lock_ms=CHECK_LOCK_MS)
 
-    def _cut(self, node_id: str) -> int:
+    def _cut(self, node_id: str, names: Sequence[str]) -> int:
         """Have a node listed in parts instead; nothing of it is in yet."""
-        names = names_of(node_id, FIRST_PARTS)
         if self._context.surveys.cut(self._token, node_id, names, lock_ms=CHECK_LOCK_MS) > 0:
             log.info("survey.cut", node=node_id, parts=len(names))
             _publish(self._context, self._token, names)
         return -1
 
-    def _look(self, name: str) -> tuple[Finding, Found | None]:
+    def _answered(self, name: str) -> Callable[[], int]:
+        """Find out which of the candidates' keys lie at a place, or why that cannot be told."""
+        place = place_of(name)
+        node, last, surveys = self._nodes.get(node_of(name)), self._last.get(place), self._context.surveys
+        met, failed = b"", None
+        if node is None or last is None:
+            failed = Finding(node_id=place, error="it is not configured here, or forgotten", cause="unknown_node")
+        else:
+            try:
+                met = self._answers.about(place, last.others_apart, lambda: self._list(place, node).found)
+            except RebalanceError as exc:
+                failed = _left_out(place, exc)
+        return partial(surveys.answer, self._token, name, place, met, failed=failed, lock_ms=CHECK_LOCK_MS)
+
+    def _looked_at(self, name: str) -> Callable[[], int]:
+        try:
+            finding, found = self._look(name, limit=MOST_OBJECTS if part_of(name) is None else None)
+        except TooManyObjects as exc:
+            if names := self._parts(self._nodes[name], flat=exc.flat):
+                return partial(self._cut, name, names)
+            finding, found = self._look(name)
+        return partial(self._context.surveys.report, self._token, finding, found, lock_ms=CHECK_LOCK_MS)
+
+    def _parts(self, node: NodeDescriptor, *, flat: bool) -> list[str]:
+        """Names of the parts that a node is listed in instead; none where it has to be listed whole."""
+        if not flat:
+            return names_of(node.node_id, FIRST_PARTS)
+        try:
+            driver = self._context.driver(node.node_id)
+            return cut_now(self._context.surveys, self._token, driver, node, FIRST_PARTS)
+        except RebalanceError:
+            return []  # listing it says what is wrong
+
+    def _list(self, place: str, node: NodeDescriptor, *, limit: int | None = None) -> Look:
+        within = range_of(self._context.surveys, self._token, place)
+        return look(self._context, node, adopted=self._adopted, now=self._now, name=place, most=limit, within=within)
+
+    def _look(self, name: str, *, limit: int | None = None) -> tuple[Finding, Found | None]:
         """Return what was found, and the objects unless they are those of the last finding."""
         node, part = self._nodes.get(node_of(name)), part_of(name)
         if node is None:
             return Finding(node_id=name, error="it is not configured here", cause="unknown_node"), Found()
         most = self._most(part)
         try:
-            limit = MOST_OBJECTS if part is None else None
-            seen = look(self._context, node, adopted=self._adopted, now=self._now, name=name, most=limit)
+            seen = self._list(name, node, limit=limit)
             digest = self._digest(seen, most)
             last = self._last.get(name)
             if last is not None and last.digest == digest and last.lasting:
                 return last.model_copy(update=_health(seen, last)), None
             return self._found(name, node, seen, digest, most)
         except RebalanceError as exc:
-            log.warning("survey.node_left_out", node=name, error=str(exc))
-            return Finding(node_id=name, error=str(exc), cause=exc.cause), Found()
+            if isinstance(exc.__cause__, OutOfOrder):
+                self._context.surveys.note_order(node.node_id, node.url, kept=False)
+            return _left_out(name, exc), Found()
 
     def _found(self, name: str, node: NodeDescriptor, seen: Look, digest: str, most: int) -> tuple[Finding, Found]:
         listed = seen.found
         columns = (listed.keys, listed.size_bytes, listed.mtime_ns)
         whole = measured(self._context, Inventory.from_listings({node.node_id: columns}))
         kept, rest = thinned(node, whole, most=most, options=self._context.settings.options, now=self._now)
+        others, apart = _hashes(whole, rest), ""
+        if len(others) > self._hashes_in_redis(part_of(name)):
+            apart, others = HashFiles(spill_folder(self._context.settings)).keep(name, others), others[:0]
         finding = Finding(
             node_id=name,
             digest=digest,
@@ -255,14 +303,19 @@ class _Runner:
             left_out=dict(listed.left_out),
             unlisted=dict(kept.unlisted.objects),
             unlisted_movable_bytes=kept.unlisted.movable_bytes,
+            cuts=sampled(self._context.surveys, self._context.driver(node.node_id), node, name, listed.keys),
+            others_apart=apart,
             **_health(seen),
         )
-        return finding, Found(_packed(kept.to_arrow()) if len(kept) else b"", _hashes(whole, rest))
+        return finding, Found(_packed(kept.to_arrow()) if len(kept) else b"", others.tobytes())
 
     def _most(self, part: Part | None) -> int:
         """Rows to keep; the parts of a node share its own."""
         whole = most_rows(len(self._nodes))
         return whole if part is None else max(1, whole // part.count)
+
+    def _hashes_in_redis(self, part: Part | None) -> int:
+        return share_of(len(self._nodes), 1 if part is None else part.count)
 
     def _digest(self, seen: Look, most: int) -> str:
         """Of all that a node's candidates follow from; empty where that may change without showing."""
@@ -298,11 +351,23 @@ def _packed(table: pa.Table) -> bytes:
     return packed
 
 
-def _hashes(whole: Inventory, rows: np.ndarray[tuple[int], np.dtype[np.int64]]) -> bytes:
+def _hashes(whole: Inventory, rows: NDArray[np.int64]) -> NDArray[np.uint64]:
     """Hashes of some keys, rising, so that looking them up goes through memory in order."""
-    if not len(rows):
-        return b""
-    return np.sort(hash_keys(whole.keys.take(pa.array(rows)))).tobytes()
+    return np.sort(hash_keys(whole.keys.take(pa.array(rows))))
+
+
+def _left_out(name: str, exc: RebalanceError) -> Finding:
+    log.warning("survey.node_left_out", node=name, error=str(exc))
+    return Finding(node_id=name, error=str(exc), cause=exc.cause)
+
+
+def leave_out(context: FleetContext, token: int, name: str, why: str) -> int:
+    """Leave out the node of which a place, or the answer to a question, did not come in; return how many are awaited still."""
+    place, surveys = place_of(name), context.surveys
+    finding = Finding(node_id=place, error=why, cause="retryable")
+    if is_question(name):
+        return surveys.answer(token, name, place, b"", failed=finding, lock_ms=CHECK_LOCK_MS)
+    return surveys.report(token, finding, Found(), lock_ms=CHECK_LOCK_MS)
 
 
 def _give_up(context: FleetContext, survey: OpenSurvey) -> int:
@@ -310,10 +375,9 @@ def _give_up(context: FleetContext, survey: OpenSurvey) -> int:
     minutes = LATEST_MS // 60_000
     for name in sorted(survey.awaited):
         error = (
-            f"{name}: nobody surveyed it within {minutes} minutes; does a worker serve its queue (`rebalance doctor`)? "
+            f"{place_of(name)}: nobody surveyed it within {minutes} minutes; does a worker serve its queue (`rebalance doctor`)? "
             "A store with too many objects to list wants an inventory file ([fleet] inventory)"
         )
-        finding = Finding(node_id=name, error=error, cause="retryable")
-        if context.surveys.report(survey.token, finding, Found(), lock_ms=CHECK_LOCK_MS) == 0:
+        if leave_out(context, survey.token, name, error) == 0:
             context.messenger.publish_conclude(survey.token)
     return len(survey.awaited)

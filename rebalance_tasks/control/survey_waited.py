@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Final
 from rebalance_tasks.control.parts import node_of
 from rebalance_tasks.control.survey import Survey, survey
 from rebalance_tasks.control.survey_merge import merged
-from rebalance_tasks.control.survey_round import CHECK_LOCK_MS, begin, by_tasks, keep_ms
+from rebalance_tasks.control.survey_question import KeysUnmet
+from rebalance_tasks.control.survey_round import CHECK_LOCK_MS, ask_again, begin, by_tasks, keep_ms, leave_out
 from rebalance_tasks.core.errors import RetryableError
 from rebalance_tasks.core.routes import first_served, queues_reaching
-from rebalance_tasks.store.surveys import Finding, Found
 
 if TYPE_CHECKING:
     from rebalance_tasks.control.context import FleetContext
@@ -44,14 +44,34 @@ def seen(context: FleetContext, token: int) -> Survey:
         return survey(context, leave_out=True)
     begin(context, token, waits=True)
     try:
-        _leave_out_unserved(context, token)
-        _wait(context, token)
-        if not context.surveys.conclude(token, lock_ms=CHECK_LOCK_MS):
-            msg = "another check has taken over while the nodes were looked at; try again"
-            raise RetryableError(msg)
-        return merged(context)
+        _conclude(context, token)
+        if not any(finding.others_apart for finding in context.surveys.findings()):
+            return merged(context)
+        return _answered(context, token)
     finally:
         context.surveys.close(token, keep_ms=keep_ms(context))
+
+
+def _conclude(context: FleetContext, token: int) -> None:
+    """Wait until all that is awaited is in, and be the one who goes on."""
+    _leave_out_unserved(context, token)
+    _wait(context, token)
+    if not context.surveys.conclude(token, lock_ms=CHECK_LOCK_MS):
+        msg = "another check has taken over while the nodes were looked at; try again"
+        raise RetryableError(msg)
+
+
+def _answered(context: FleetContext, token: int) -> Survey:
+    """Have the nodes that keep hashes apart say which candidates they hold as well; answers go when the survey ends, so they are read now."""
+    found = merged(context)
+    try:
+        _ = found.inventory
+    except KeysUnmet as unmet:
+        ask_again(context, token, unmet)
+        _conclude(context, token)
+        found = merged(context)
+        _ = found.inventory
+    return found
 
 
 def seen_alone(context: FleetContext) -> Survey:
@@ -82,7 +102,7 @@ def _leave_out_unserved(context: FleetContext, token: int) -> None:
         queues = queues_reaching(context.settings.node(node_of(name)))
         if first_served(queues, served) is None:
             why = f"nobody serves {' or '.join(queues)}, whose hosts reach it; start a worker there (`rebalance nodes` says who serves what)"
-            _leave_out(context, token, name, why)
+            leave_out(context, token, name, f"{node_of(name)}: {why}")
 
 
 def _wait(context: FleetContext, token: int) -> None:
@@ -91,14 +111,9 @@ def _wait(context: FleetContext, token: int) -> None:
         if context.connection.now_ms() - survey.moved_ms > PATIENCE_MS:
             for name in sorted(survey.awaited):
                 why = f"no answer within {PATIENCE_MS // 1000} s; is its worker busy or stuck (`rebalance doctor`)?"
-                _leave_out(context, token, name, why)
+                leave_out(context, token, name, f"{node_of(name)}: {why}")
         time.sleep(_LOOK_EVERY_S)
 
 
 def _awaits(survey: OpenSurvey, token: int) -> bool:
     return survey.token == token and survey.held and bool(survey.awaited)
-
-
-def _leave_out(context: FleetContext, token: int, name: str, why: str) -> None:
-    finding = Finding(node_id=name, error=f"{node_of(name)}: {why}", cause="retryable")
-    context.surveys.report(token, finding, Found(), lock_ms=CHECK_LOCK_MS)

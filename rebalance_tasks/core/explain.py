@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import pyarrow.compute as pc
 
-from rebalance_tasks.core.errors import ObjectNotFound
+from rebalance_tasks.core.errors import InvalidArgument, ObjectNotFound
 from rebalance_tasks.core.imbalance import is_eligible
 from rebalance_tasks.core.planner_candidates import MOVABLE, REASONS, as_of_ns, gravity_of, screen
 from rebalance_tasks.core.planner_reasons import SENTENCES, cut_off, held_back_by, wanting
@@ -79,9 +79,16 @@ def explain_object(
 
     Raises:
         ObjectNotFound: no node holds it.
+        InvalidArgument: it may be one of those that are known only as numbers.
     """
     rows = pc.indices_nonzero(pc.equal(inventory.keys, key)).to_numpy()
     if not len(rows):
+        if others := len(inventory.unlisted):
+            msg = (
+                f"{key!r} is none of the {len(inventory):,} objects that a plan chooses from, and {others:,} others are known only as numbers: "
+                "it stays where it is, or is not there; `rebalance locate` looks for it"
+            )
+            raise InvalidArgument(msg)
         raise ObjectNotFound(key)
     fleet = Fleet(nodes, inventory, options, reserved_bytes={}, prices=prices or {})
     for move in plan.moves:

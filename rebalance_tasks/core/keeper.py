@@ -22,6 +22,7 @@ from rebalance_tasks.core.errors import InvalidInventory
 from rebalance_tasks.core.hashing import hash_keys
 from rebalance_tasks.core.inventory import Inventory, Unlisted
 from rebalance_tasks.core.planner_candidates import MOVABLE, node_rows
+from rebalance_tasks.core.sought import Sought
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -34,9 +35,6 @@ if TYPE_CHECKING:
 
 #: Rows that may come before it is decided again what to keep: half a second's work, some 100 MB.
 BUFFER_ROWS: Final = 1_000_000
-#: Hashes of candidates are looked for in a table by their lowest bits first: of a million, one in sixteen others goes on to the search.
-_TABLE: Final = 1 << 24
-_LOW: Final = np.uint64(_TABLE - 1)
 
 
 class Keeper:
@@ -139,19 +137,14 @@ class Meetings:
     def __init__(self, candidates: Inventory) -> None:
         """Look for these."""
         self._candidates = candidates
-        self._ordered = np.sort(hash_keys(candidates.keys))
-        self._seen = np.zeros(_TABLE, np.bool_)
-        self._seen[self._ordered & _LOW] = True
+        self._sought = Sought(hash_keys(candidates.keys))
         self._met: list[pa.Table] = []
 
     def look(self, rows: pa.Table) -> None:
         """Look through some rows: columns ``object_key`` and ``node_id``."""
-        if not len(self._ordered):
+        if not len(self._sought):
             return
-        hashes = hash_keys(rows.column("object_key"))
-        likely = np.flatnonzero(self._seen[hashes & _LOW])
-        at = np.minimum(np.searchsorted(self._ordered, hashes[likely]), len(self._ordered) - 1)
-        found = likely[self._ordered[at] == hashes[likely]]
+        found = self._sought.among(hash_keys(rows.column("object_key")))
         if len(found):
             self._met.append(
                 rows.take(pa.array(found)).append_column("size_bytes", pa.array(np.zeros(len(found), np.int64)))

@@ -3,7 +3,8 @@
 farm (hosts, processes, cores) + job (objects, bytes, groups) + costs ─▶ **forecast** ─▶ time, throughput, load of Redis, and what
 binds. A pure function without dice. The model: groups wait for permits; processes of any host take stretches of groups that hold one,
 each stretch of one group at a time as `migration.slice` does; a stretch takes processor time of its host, which its processes share,
-time of Redis, which serves one call after the other, and the rate of its group's throttle and of its two nodes. What it costs was
+the rate of its group's throttle and of its two nodes, and time of Redis, which serves one call after the other: what the stretch asks for, and
+a look at the job's flags every now and then as long as it works. Who waits for Redis does not look, so Redis is full at most. What it costs was
 measured (docs/scale.md); how well it predicts is measured too (`tests/bench/bench_scale.py`).
 """
 
@@ -42,7 +43,8 @@ class Costs(Frozen):
         start_object_s, start_job_s: the process that starts a job, for each move and once, before the first byte.
         control_group_s: the control plane, for each group while the job runs.
         redis_object_s, redis_stretch_s, redis_group_s, redis_job_s: Redis.
-        redis_second_s: Redis, for each second by the clock in which a process works: looks at the job's flags, leases renewed.
+        redis_second_s: Redis, for each second by the clock in which a process works (and does not wait for Redis): looks at the job's
+            flags, leases renewed.
         redis_object_bytes: memory of Redis for each move of a running job.
         fixed_s: seconds by the clock between a start and its last status in which nothing is copied.
     """
@@ -98,7 +100,8 @@ class Forecast(Frozen):
     Attributes:
         seconds: from the start to the last status.
         worker_s, start_s, control_s, redis_s: processor time; the start is a part of the control plane's.
-        redis_load: share of one core that Redis uses while the job runs.
+        redis_load: share of one core that Redis uses while the job runs, at most 1.
+        worked_s: seconds by the clock in which processes work or are held back by a throttle or a node, added up.
         redis_bytes: of the running job.
         bound_by: what kept the job from being faster: ``start`` (one process looks at every move before the first byte),
             ``processors``, ``redis``, ``throttle``, ``nodes`` or ``permits``.
@@ -112,6 +115,7 @@ class Forecast(Frozen):
     control_s: float
     redis_s: float
     redis_load: float
+    worked_s: float
     redis_bytes: NonNegativeInt
     bound_by: str
 
@@ -139,11 +143,14 @@ class _Stretch:
 class _Model:
     farm: Farm
     stretch: _Stretch
+    redis_second_s: float
     waiting: deque[_Group]
     nodes: list[float]
     busy: list[int]
     permitted: list[_Group] = field(default_factory=list)
     redis_free: float = 0.0
+    redis_s: float = 0.0
+    worked_s: float = 0.0
     bound: dict[str, float] = field(default_factory=dict)
 
     def admit(self) -> None:
@@ -160,17 +167,26 @@ class _Model:
 
     def run(self, group: _Group, host: int, now: float) -> float:
         """When a stretch that is taken now ends, by whatever lets it end last."""
+        works = self._works(group, host, now)
+        worked_s = max(works.values()) - now
+        asked_s = self.stretch.redis_s + worked_s * self.redis_second_s
+        self.redis_free = max(self.redis_free, now) + asked_s
+        self.redis_s += asked_s
+        self.worked_s += worked_s
+        ends = {**works, "redis": self.redis_free + works["processors"] - now}
+        ends["processors"] += asked_s
+        why = max(ends, key=lambda name: (ends[name], name == "processors"))
+        self.bound[why] = self.bound.get(why, 0.0) + ends[why] - now
+        return ends[why]
+
+    def _works(self, group: _Group, host: int, now: float) -> dict[str, float]:
+        """When everything but Redis lets the stretch end."""
         farm, stretch = self.farm, self.stretch
-        self.redis_free = max(self.redis_free, now) + stretch.redis_s
         asked = float(self.busy[host])
         if farm.shares_cores:
             # Redis wants its part of the same cores.
             asked *= 1 + stretch.redis_s / ((stretch.processor_s + stretch.redis_s) or 1.0)
-        slower = max(1.0, asked / farm.cores)
-        ends = {
-            "processors": now + stretch.processor_s * slower + stretch.redis_s,
-            "redis": self.redis_free + stretch.processor_s * slower,
-        }
+        ends = {"processors": now + stretch.processor_s * max(1.0, asked / farm.cores)}
         if farm.throttle is not None:
             group.free_at = max(group.free_at, now) + stretch.size_bytes / farm.throttle
             ends["throttle"] = group.free_at
@@ -180,9 +196,7 @@ class _Model:
                 at = node % len(self.nodes)
                 self.nodes[at] = max(self.nodes[at], now) + seconds
                 ends["nodes"] = max(ends.get("nodes", 0.0), self.nodes[at])
-        why = max(ends, key=lambda name: (ends[name], name == "processors"))
-        self.bound[why] = self.bound.get(why, 0.0) + ends[why] - now
-        return ends[why]
+        return ends
 
 
 def forecast(work: Work, farm: Farm, costs: Costs | None = None) -> Forecast:
@@ -196,15 +210,14 @@ def forecast(work: Work, farm: Farm, costs: Costs | None = None) -> Forecast:
     costs = costs or Costs()
     sizes, stretch, bundle = _cut(work, costs)
     groups = deque(_Group(number, count, count) for number, count in enumerate(sizes))
-    model = _Model(farm, stretch, groups, [0.0] * max(2, work.nodes), [0] * farm.hosts)
+    model = _Model(farm, stretch, costs.redis_second_s, groups, [0.0] * max(2, work.nodes), [0] * farm.hosts)
     start_s = costs.start_job_s + work.objects * costs.start_object_s
-    seconds, idle = _play(model, begin=start_s)
+    seconds, idle = _play(model, begin=max(start_s, costs.redis_job_s))
     seconds += costs.fixed_s
     stretches = sum(sizes) * bundle
     worker_s = stretches * costs.stretch_s + work.groups * costs.group_s
     worker_s += work.objects * (costs.object_s + work.mean_bytes * costs.byte_s)
-    redis_s = costs.redis_job_s + work.objects * costs.redis_object_s + stretches * costs.redis_stretch_s
-    redis_s += work.groups * costs.redis_group_s + seconds * processes_of(work, farm) * costs.redis_second_s
+    redis_s = costs.redis_job_s + model.redis_s
     bound = model.bound
     if start_s > seconds / 2:
         bound = {"start": start_s}
@@ -219,14 +232,10 @@ def forecast(work: Work, farm: Farm, costs: Costs | None = None) -> Forecast:
         control_s=start_s + work.groups * costs.control_group_s,
         redis_s=redis_s,
         redis_load=redis_s / seconds,
+        worked_s=model.worked_s,
         redis_bytes=round(work.objects * costs.redis_object_bytes),
         bound_by=max(bound, key=lambda name: bound[name]),
     )
-
-
-def processes_of(work: Work, farm: Farm) -> float:
-    """Return how many processes a job occupies."""
-    return min(farm.hosts * farm.processes, stretches_of(work))
 
 
 def stretches_of(work: Work) -> float:

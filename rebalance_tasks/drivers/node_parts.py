@@ -14,6 +14,7 @@ import xxhash
 
 if TYPE_CHECKING:
     from rebalance_tasks.drivers.base import Listing
+    from rebalance_tasks.drivers.key_ranges import KeyRange
 
 #: Names of a folder's path by which it belongs to a part: two, since many trees have but one folder in their root.
 PART_DEPTH: Final = 2
@@ -62,17 +63,28 @@ def _is_low(prefix: str) -> bool:
 
 
 class TooManyObjects(Exception):
-    """A listing was broken off, since there are more objects than it was to read."""
+    """A listing was broken off, since there are more objects than it was to read.
+
+    Attributes:
+        flat: most of them lie so high that parts by folders would each read them; ranges of keys may help.
+    """
+
+    def __init__(self, *, flat: bool = False) -> None:
+        """Say how they lie."""
+        super().__init__("more objects than were to be read")
+        self.flat = flat
 
 
 class Parted(Protocol):
     """A driver that can list a part of its node; asked for by name, others list everything."""
 
-    def list_part(self, part: Part | None, *, require_identity: bool = True, most: int | None = None) -> Listing:
+    def list_part(
+        self, part: Part | KeyRange | None, *, require_identity: bool = True, most: int | None = None
+    ) -> Listing:
         """List as `Driver.list_objects` does, a part or everything.
 
         Args:
-            part: None: everything.
+            part: None: everything; a range of keys where `key_ranges.ranged` says so.
             require_identity: as `Driver.list_objects`.
             most: objects to read, about, of a node that parts would make shorter; None: all.
 
@@ -86,9 +98,9 @@ class Parted(Protocol):
 class Limit:
     """Breaks a listing off that finds too much, if most of it lies where parts need not read what is another's."""
 
-    def __init__(self, most: int | None) -> None:
-        """Let so many objects pass; None: all."""
-        self._most = most
+    def __init__(self, most: int | None, *, flat: bool = False) -> None:
+        """Let so many objects pass, None: all; ``flat``: break off wherever they lie."""
+        self._most, self._flat = most, flat
         self._found: Counter[bool] = Counter()
 
     def count(self, key: str) -> None:
@@ -96,5 +108,7 @@ class Limit:
         if self._most is None:
             return
         self._found[_is_low(key)] += 1
-        if self._found.total() > self._most and self._found[True] > self._found[False]:
-            raise TooManyObjects
+        if self._found.total() > self._most:
+            low = self._found[True] > self._found[False]
+            if low or self._flat:
+                raise TooManyObjects(flat=not low)

@@ -43,6 +43,7 @@ if TYPE_CHECKING:
 
     from rebalance_tasks.drivers.base import Driver
     from rebalance_tasks.drivers.bucket import Bucket
+    from rebalance_tasks.drivers.key_ranges import KeyRange
     from rebalance_tasks.drivers.node_parts import Part
 
 #: Storage classes out of which an object must be brought back before it can be read.
@@ -175,13 +176,15 @@ class ObjectStoreDriver:
         """List every object. Raises: NodeMissing rather than list half of it."""
         return self.list_part(None, require_identity=require_identity)
 
-    def list_part(self, part: Part | None, *, require_identity: bool = True, most: int | None = None) -> Listing:
+    def list_part(
+        self, part: Part | KeyRange | None, *, require_identity: bool = True, most: int | None = None
+    ) -> Listing:
         """List a part; see `drivers.node_parts.Parted`."""
         self._verify(required=require_identity)
-        columns, limit, skip = Columns(), Limit(most), len(self._root)
-        pages = self.bucket.pages(self._root) if part is None else pages_of(self.bucket, self._root, part)
+        columns, skip = Columns(), len(self._root)
+        limit = Limit(most, flat=self.bucket.starts_anywhere)
         try:
-            for page in pages:
+            for page in pages_of(self.bucket, self._root, part):
                 for found in page:
                     key = found.name[skip:]
                     if reason := self._not_listed(key, found.storage_class):

@@ -42,6 +42,8 @@ _NS: Final = 10**9
 class ObstoreBucket:
     """A bucket or container; may be called from several threads at once."""
 
+    starts_anywhere = False
+
     def __init__(self, store: ObjectStore, *, url: str, name: str, keeps_backslashes: bool = True) -> None:
         """Ask nothing yet.
 

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 R = TypeVar("R")
 
-#: Larger objects gain nothing from going together: their bytes take longer than all that is around them.
-MOST_BYTES: Final = 256 * 1024
+#: Largest object that goes so: of what the engine hands over in one piece, all.
+MOST_BYTES: Final = 1024 * 1024
 #: Objects handed over together: flags are looked at before each of them is read, and those before it may be on their way …
 AT_ONCE: Final = 64
 #: … or so many bytes, whichever comes first.

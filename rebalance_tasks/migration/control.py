@@ -18,6 +18,7 @@ from rebalance_tasks.migration.tap import Tap
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from rebalance_tasks.store.connection import Asked
     from rebalance_tasks.store.throttle import ByteBucket
 
 #: Bytes between two looks at the flags; also the largest write.
@@ -139,6 +140,10 @@ class SliceControl:
         """Bytes that may be asked for in one go and are granted within half a slice; ``None`` without a throttle."""
         leases = self._leases()
         return int(min(leases) * LEASES_PER_S * SLICE_S / 2) if leases else None
+
+    def first_leases(self) -> list[Asked]:
+        """What asks for the first lease of each bucket that was not asked yet, so that it costs no trip of its own."""
+        return [asked for tap in self._taps if (asked := tap.first_lease()) is not None]
 
     def _leases(self) -> list[int]:
         return [tap.lease_bytes for tap in self._taps if tap.lease_bytes is not None]

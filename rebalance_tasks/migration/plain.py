@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 #: Two milliseconds for small objects; the flags are looked at in between.
 AHEAD_ROWS: Final = 64
+#: One object is no row.
+LEAST_ROWS: Final = 2
 #: Steps after which a row has a copy, a verified one, one at its key, one that readers are sent to.
 _COPIED: Final = frozenset[str]({"copied", "read", "verified", "published", "flipped", "freed", "moved"})
 _VERIFIED: Final = _COPIED - {"copied", "read"}
@@ -44,6 +46,10 @@ class Plain:
         """Choose the rows from the items of a batch: none at all where the nodes, or what is installed, offer nothing for them."""
         self._c = context
         fresh = [item for item in items if item.fresh and item.unpublished] if context.validate else []
+        self.items: list[Item] = []
+        self._rows: PlainRows | None = None
+        if len(fresh) < LEAST_ROWS:  # the throttle need not be asked yet
+            return
         chosen, self._rows = plain_rows(
             context.source,
             context.target,

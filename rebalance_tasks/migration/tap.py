@@ -9,6 +9,7 @@ from rebalance_tasks.store.throttle import LEASE_VALID_S
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from rebalance_tasks.store.connection import Asked
     from rebalance_tasks.store.throttle import ByteBucket
 
 #: Asking the bucket more often than this only spins.
@@ -73,8 +74,16 @@ class Tap:
         back, self._tokens = self._tokens, 0
         return self._lease(back=back)
 
+    def first_lease(self) -> Asked | None:
+        """What asks for the first lease along with other scripts; ``None`` when the bucket was asked before."""
+        if self._leased_at is not None:
+            return None
+        return self._bucket.asking(), lambda reply: self._told(*self._bucket.told(reply))
+
     def _lease(self, *, back: int = 0) -> int:
-        granted, wait_ms = self._bucket.take(back=back)
+        return self._told(*self._bucket.take(back=back))
+
+    def _told(self, granted: int, wait_ms: int) -> int:
         self._tokens += granted
         self._leased_at = self._clock()
         self._bucket.free_at = self._leased_at if self._bucket.lease_bytes is None else float("-inf")

@@ -39,6 +39,8 @@ T = TypeVar("T")
 Value: TypeAlias = str | bytes | int | float
 #: A script with its keys and arguments.
 Call: TypeAlias = "tuple[str, Sequence[str], Sequence[Value]]"
+#: A script that is run along with others, and who is told its reply.
+Asked: TypeAlias = "tuple[Call, Callable[[Any], object]]"
 
 #: A hung server must surface as an error before a lease (10 s) runs out.
 SOCKET_TIMEOUT_S: Final = 8.0

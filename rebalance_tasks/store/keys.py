@@ -110,6 +110,26 @@ class FleetKeys:
     def survey_others(self) -> str:  # noqa: D102
         return self.key("survey:others")
 
+    #: hash: "<token>/<node id>" -> JSON list of the keys at which a survey cuts it into ranges
+    @property
+    def survey_cuts(self) -> str:  # noqa: D102
+        return self.key("survey:cuts")
+
+    #: hash: node id -> its URL, of nodes that were seen not to list in order of keys
+    @property
+    def survey_unordered(self) -> str:  # noqa: D102
+        return self.key("survey:unordered")
+
+    #: string: hashes of the keys of all candidates, while it is asked where else they lie
+    @property
+    def survey_sought(self) -> str:  # noqa: D102
+        return self.key("survey:sought")
+
+    #: hash: node id -> those of them that lie there and are no candidates of its own
+    @property
+    def survey_met(self) -> str:  # noqa: D102
+        return self.key("survey:met")
+
     #: hash: of what the last plan was made, that plan without its moves (JSON), and how many there are (expires)
     @property
     def survey_planned(self) -> str:  # noqa: D102

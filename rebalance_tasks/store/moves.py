@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import uuid
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import TYPE_CHECKING, Any, Final
 
 from rebalance_tasks.core.errors import StaleLease
 from rebalance_tasks.core.states import MoveState
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from rebalance_tasks.store.batches import JournalRow
-    from rebalance_tasks.store.connection import Call, Connection, Value
+    from rebalance_tasks.store.connection import Asked, Call, Connection, Value
     from rebalance_tasks.store.keys import FleetKeys, JobKeys
     from rebalance_tasks.store.leases import Lease
     from rebalance_tasks.store.records import JournalEntry, MoveRecord, TrashRecord
@@ -118,6 +118,8 @@ class MoveStore:
         self._name = f"{job_id}/{lease.group.group_id}/{lease.stretch}"
         #: field and ranges of the batch begun last, if it has one journal
         self._begun: tuple[str, str] | None = None
+        #: what is asked in the same trip that begins a batch
+        self.along: Callable[[], Sequence[Asked]] = tuple
 
     @property
     def one_journal(self) -> bool:
@@ -187,7 +189,10 @@ class MoveStore:
             int(together),
             *entries,
         ]
-        codes = cast("list[bytes]", self._redis.run("moves_begin", keys, args))
+        asked = self.along()
+        codes, *replies = self._redis.run_all([("moves_begin", keys, args), *(call for call, _ in asked)])
+        for (_, tell), reply in zip(asked, replies, strict=True):
+            tell(reply)
         if codes == [b"stale"]:
             raise self._stale()
         return [code.decode() for code in codes]

@@ -6,11 +6,12 @@ doubled message finds its node done. What was found outlives the check for a whi
 
 from __future__ import annotations
 
+import json
 import uuid
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, cast
 
-from pydantic import Field, NonNegativeInt
+from pydantic import Field, NonNegativeInt, TypeAdapter
 
 from rebalance_tasks.core.models import Frozen, RebalancePlan
 
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 CLAIM_MS: Final = 15_000
 #: Whoever goes on with the check has so long to plan.
 CONCLUDE_MS: Final = 120_000
+_KEYS: Final = TypeAdapter(tuple[str, ...])
 #: Reasons to leave an object alone that pass by themselves.
 PASSING: Final = frozenset({"too_young"})
 
@@ -39,6 +41,8 @@ class Finding(Frozen):
         device: names the file system and the host that looked; empty where there is none.
         left_out: what is on the node and no object, by reason.
         unlisted: objects that are no rows, by reason; ``unlisted_movable_bytes`` as in `core.inventory.Unlisted`.
+        cuts: keys, rising, at even distances in what was listed, at which the node may be cut into ranges (`control.survey_ranges`).
+        others_apart: mark of the file in which a host keeps the hashes of the other keys (`control.other_keys`); empty: they are in Redis.
     """
 
     node_id: str
@@ -55,6 +59,8 @@ class Finding(Frozen):
     left_out: dict[str, int] = Field(default_factory=dict)
     unlisted: dict[str, int] = Field(default_factory=dict)
     unlisted_movable_bytes: NonNegativeInt = 0
+    cuts: tuple[str, ...] = ()
+    others_apart: str = ""
 
     @property
     def lasting(self) -> bool:
@@ -83,7 +89,7 @@ class Found(NamedTuple):
 
     Attributes:
         rows: its candidates, packed Arrow columns; empty without any.
-        others: hashes of the keys of its other objects, uint64, rising.
+        others: hashes of the keys of its other objects, uint64, rising; empty where they are kept apart.
     """
 
     rows: bytes = b""
@@ -119,6 +125,7 @@ class SurveyStore:
         self._keys = keys
         found = (keys.survey_findings, keys.survey_rows, keys.survey_others)
         self._all = [keys.survey, keys.survey_awaited, keys.survey_claims, *found]
+        self._asked = [keys.survey_sought, keys.survey_met]
 
     def open(self, token: int, node_ids: Iterable[str], asked: Asked, *, lock_ms: int) -> bool:
         """Begin; False when the check has lost its lock."""
@@ -195,9 +202,75 @@ class SurveyStore:
         """Yield the hashes of the other objects of nodes, in order, a few nodes in memory at a time."""
         return self._values(self._keys.survey_others, node_ids, at_once)
 
+    def note_cuts(self, token: int, node_id: str, cuts: Sequence[str]) -> None:
+        """Note at which keys, rising, a survey cuts a node into ranges; who comes second notes nothing."""
+        self._redis.client.hsetnx(self._keys.survey_cuts, f"{token}/{node_id}", json.dumps(list(cuts)))
+
+    def cuts(self, token: int, node_id: str) -> tuple[str, ...]:
+        """Where a survey cuts a node; empty when that was not noted."""
+        raw = self._redis.hget(self._keys.survey_cuts, f"{token}/{node_id}")
+        return () if raw is None else _KEYS.validate_json(raw)
+
+    def unordered(self) -> dict[str, str]:
+        """Nodes that were seen not to list in order of keys, and at which URL."""
+        return {node_id: url.decode() for node_id, url in self._redis.hgetall(self._keys.survey_unordered).items()}
+
+    def note_order(self, node_id: str, url: str, *, kept: bool) -> None:
+        """Note whether a node at a URL was seen to list in order of keys."""
+        if kept:
+            self._redis.client.hdel(self._keys.survey_unordered, node_id)
+        else:
+            self._redis.client.hset(self._keys.survey_unordered, node_id, url)
+
+    def ask(self, token: int, names: Sequence[str], sought: bytes, *, lock_ms: int) -> bool:
+        """Ask places that are in which of some keys they hold besides their candidates; once a survey, False the second time.
+
+        Args:
+            token: of the check.
+            names: the questions, which are awaited as nodes are.
+            sought: hashes of the keys, uint64.
+            lock_ms: as in `report`.
+        """
+        args: list[Value] = [token, lock_ms, sought, *names]
+        keys = [self._keys.check_lock, *self._all[:3], *self._asked]
+        return bool(self._redis.run("survey_ask", keys, args))
+
+    def answer(
+        self, token: int, name: str, place: str, met: bytes, *, failed: Finding | None = None, lock_ms: int
+    ) -> int:
+        """Hand in which of the keys lie at a place; return how many are awaited still, −1 when this answer was not.
+
+        Args:
+            token: of the check.
+            name: of the question; ``place`` is what it is about.
+            place: a node, or a part of one.
+            met: hashes, uint64.
+            failed: why it cannot be told; takes the place of what was found there, so that its node is left out.
+            lock_ms: as in `report`.
+        """
+        finding = "" if failed is None else failed.model_dump_json(exclude_defaults=True)
+        args: list[Value] = [token, name, place, lock_ms, finding, met]
+        return int(self._redis.run("survey_answer", [self._keys.check_lock, *self._all, self._keys.survey_met], args))
+
+    def sought(self) -> bytes:
+        """Hashes of the keys that places are asked for; empty when nothing is asked."""
+        return self._redis.get(self._keys.survey_sought) or b""
+
+    def was_asked(self) -> bool:
+        """Whether the survey under way has asked its second question."""
+        return self._redis.hget(self._keys.survey, "questions") is not None
+
+    def met(self, places: Sequence[str]) -> dict[str, bytes]:
+        """What was answered by those of some places that have answered."""
+        if not places:
+            return {}
+        raw = cast("list[bytes | None]", self._redis.client.hmget(self._keys.survey_met, list(places)))
+        return {place: one for place, one in zip(places, raw, strict=True) if one is not None}
+
     def close(self, token: int, *, keep_ms: int) -> None:
         """End the survey; what was found stays for so long, for nodes that do not change until the next one."""
-        self._redis.run("survey_close", self._all, [token, max(1, keep_ms)])
+        keys = [*self._all, *self._asked, self._keys.survey_cuts]
+        self._redis.run("survey_close", keys, [token, max(1, keep_ms)])
 
     def note_planned(self, basis: str, plan: RebalancePlan, *, keep_ms: int) -> None:
         """Note which plan was made of what; the moves are with the plan itself."""

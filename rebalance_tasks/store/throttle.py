@@ -11,7 +11,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from rebalance_tasks.store.connection import Connection
+    from collections.abc import Sequence
+
+    from rebalance_tasks.store.connection import Call, Connection
 
 #: Leased bytes that were not spent for so long are given back: they would else come on top of what was saved up.
 LEASE_VALID_S: Final = 0.03
@@ -63,6 +65,14 @@ class ByteBucket:
         Returns:
             (bytes granted, ms until a whole lease is there); (0, 0) without a throttle.
         """
-        granted, wait_ms, rate = self._redis.run("throttle_take", self._keys, [self._configured, back])
+        return self.told(self._redis.run(*self.asking(back=back)))
+
+    def asking(self, *, back: int = 0) -> Call:
+        """The script that `take` runs, to be run along with others; `told` reads its reply."""
+        return "throttle_take", self._keys, [self._configured, back]
+
+    def told(self, reply: Sequence[int]) -> tuple[int, int]:
+        """Return what `take` does, from the reply to `asking`."""
+        granted, wait_ms, rate = reply
         self.rate_bytes_per_s = int(rate) or None
         return int(granted), int(wait_ms)

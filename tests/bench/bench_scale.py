@@ -31,11 +31,12 @@ from rebalance_tasks.client import Rebalancer
 from rebalance_tasks.core import scale
 from rebalance_tasks.core.models import RebalanceMove, RebalancePlan
 from rebalance_tasks.core.options import MIB
-from rebalance_tasks.core.scale import Costs, Farm, Work, forecast, processes_of, stretches_of
+from rebalance_tasks.core.scale import Costs, Farm, Work, forecast, stretches_of
 from rebalance_tasks.core.states import RebalanceStatus
 from rebalance_tasks.demo.processes import CeleryWorker
 from rebalance_tasks.embedded import start_server
 from rebalance_tasks.migration.control import BEAT_EVERY_S
+from tests.bench.bare_copies import second_process
 from tests.bench.jobs import wait_for_end
 from tests.bench.report import Figure
 from tests.bench.world import scratch
@@ -65,12 +66,19 @@ ERROR_LIMIT: Final = 0.15
 CONTROL_LIMIT: Final = 0.05
 #: Two workers in at most so much of the time of one: 1.8 times the throughput.
 SECOND_WORKER_LIMIT: Final = 1 / 1.8
-THROUGHPUT_OBJECTS: Final = 2_048
+#: A job for two workers, and the room that its objects, their copies and the trash take. It lasts for seconds: what a job does before the first byte
+#: and after the last one (a tenth of a second, told beside the figure) no second worker can do.
+THROUGHPUT_OBJECTS: Final = 4_096
+THROUGHPUT_ROOM: Final = 10 * 2**30
+#: One that is all beginning and end.
+SHORT: Final = Work(objects=64, mean_bytes=MIB, groups=2, nodes=4)
 #: With more than so many processes at work already, seconds by the clock say nothing.
 QUIET_LOAD: Final = 0.7
 #: Looks at the flags of a job that there is not, of which one's cost is taken.
 LOOKS: Final = 4_000
 NOBODYS: Final = "nobodys"
+#: What Redis spends: for each object, stretch, group, job, and second.
+REDIS_COSTS: Final = ("redis_object_s", "redis_stretch_s", "redis_group_s", "redis_job_s", "redis_second_s")
 #: How long idleness is measured.
 IDLE_S: Final = 6.0
 
@@ -185,31 +193,39 @@ def _compare(report: Report, found: Run, told: object, *, quiet: bool) -> None:
 
 
 def _second_worker(report: Report, crew: Crew) -> None:
-    """The same job by one worker of one process and by two, in turn; it lasts for seconds, so that its beginning does not count."""
+    """The same job by one worker of one process and by two, in turn; what neither can hurry is told."""
+    if shutil.disk_usage(crew.folder).free < THROUGHPUT_ROOM:
+        report.skip("two workers ÷ one", f"{crew.folder} has less than {THROUGHPUT_ROOM >> 30} GiB of room")
+        return
     work = Work(objects=THROUGHPUT_OBJECTS, mean_bytes=MIB, groups=4, nodes=8)
-    one: list[float] = []
-    two: list[float] = []
+    one: list[Run] = []
+    two: list[Run] = []
+    short: list[float] = []
     for _ in range(REPEATS):
-        for samples, workers in ((one, 1), (two, 2)):
+        for runs, workers in ((one, 1), (two, 2)):
             crew.hire(workers, processes=1)
-            crew.job(Work(objects=64, mean_bytes=MIB, groups=2, nodes=4))  # warms up
-            samples.append(crew.job(work).seconds)
-    ratio = statistics.median(b / a for a, b in zip(one, two, strict=True))
+            warm = crew.job(SHORT)
+            short.append(warm.seconds - warm.data_s / workers)
+            runs.append(crew.job(work))
+    ratio = statistics.median(b.seconds / a.seconds for a, b in zip(one, two, strict=True))
+    # Two that share a memory, or a core, spend more on the same work; what nobody spends is waited for.
+    dearer = statistics.median(b.data_s / a.data_s for a, b in zip(one, two, strict=True))
+    idle = statistics.median(2 * b.seconds - b.data_s - b.control_s - b.redis_s for b in two)
+    bare, bare_seconds = second_process(crew.folder, size_bytes=MIB, rounds=REPEATS)
+    first, second = _median(one), _median(two)
     detail = (
-        f"{1 / ratio:.2f} times the throughput; medians {statistics.median(one):.2f} and {statistics.median(two):.2f} s"
+        f"{1 / ratio:.2f} times the throughput; medians {first.seconds:.2f} and {second.seconds:.2f} s; two spend {dearer:.2f} times the "
+        f"processor time of one, and leave {idle:.2f} s of two processors idle; {statistics.median(short):.2f} s of any job are its beginning and end; "
+        f"bare copies by two processes: {bare:.2f} times those by one"
     )
     limit = SECOND_WORKER_LIMIT if os.getloadavg()[0] < (os.cpu_count() or 1) + 1 else None
-    report.add(
-        Figure(
-            f"two workers ÷ one, seconds of {THROUGHPUT_OBJECTS:,} × 1 MiB",
-            ratio,
-            "×",
-            limit,
-            COMMAND,
-            {"one": one, "two": two},
-            detail,
-        )
-    )
+    samples = {"short_s": short, **{f"bare_{name}_s": runs for name, runs in bare_seconds.items()}} | {
+        f"{name}_{what}": [getattr(run, what) for run in runs]
+        for name, runs in (("one", one), ("two", two))
+        for what in ("seconds", "data_s", "control_s", "redis_s")
+    }
+    name = f"two workers ÷ one, seconds of {THROUGHPUT_OBJECTS:,} × 1 MiB"
+    report.add(Figure(name, ratio, "×", limit, COMMAND, samples, detail))
 
 
 def costs_of(runs: list[Run], farm: Farm | None = None, *, redis_second_s: float) -> Costs:
@@ -222,8 +238,6 @@ def costs_of(runs: list[Run], farm: Farm | None = None, *, redis_second_s: float
         [[r.work.objects, r.work.objects * r.work.mean_bytes, stretches_of(r.work), r.work.groups, 1] for r in runs]
     )
     worker = _fitted(rows[:, :4], np.array([r.data_s for r in runs]))
-    by_clock = [r.seconds * processes_of(r.work, farm) * redis_second_s for r in runs]
-    server = _fitted(rows[:, [0, 2, 3, 4]], np.array([r.redis_s for r in runs]) - by_clock)
     control = _fitted(rows[:, [0, 3, 4]], np.array([r.control_s for r in runs]))
     costs = Costs(
         object_s=worker[0],
@@ -233,13 +247,12 @@ def costs_of(runs: list[Run], farm: Farm | None = None, *, redis_second_s: float
         start_object_s=control[0],
         control_group_s=control[1],
         start_job_s=control[2],
-        redis_object_s=server[0],
-        redis_stretch_s=server[1],
-        redis_group_s=server[2],
-        redis_job_s=server[3],
-        redis_second_s=redis_second_s,
+        **dict.fromkeys(REDIS_COSTS, 0),
         fixed_s=0,
     )
+    by_clock = [forecast(r.work, farm, costs).worked_s * redis_second_s for r in runs]
+    server = _fitted(rows[:, [0, 2, 3, 4]], np.array([r.redis_s for r in runs]) - by_clock)
+    costs = costs.model_copy(update=dict(zip(REDIS_COSTS, [*server, redis_second_s], strict=True)))
     rest = statistics.median(r.seconds - forecast(r.work, farm, costs).seconds for r in runs)
     return costs.model_copy(update={"fixed_s": max(0.0, rest)})
 

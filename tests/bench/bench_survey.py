@@ -3,7 +3,7 @@
 A real worker with two processes surveys real directories, whose files are holes of lognormal sizes: a survey reads no contents.
 ``SURVEY_OBJECTS=5000000 SURVEY_PLACE=/some/disk`` measures the fleet that the limits are for; memory file systems have too few inodes.
 ``SURVEY_ROWS=100000000`` streams a list of so many rows (10 bytes each on the disk). ``SURVEY_MADE_UP=1000000000`` has so many rows that no disk
-holds pass through the same code.
+holds pass through the same code. ``SURVEY_GATHERED=30000000`` has one process gather listings of so many objects.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import shutil
 import statistics
+import sys
 import tempfile
 import time
 from datetime import UTC, datetime
@@ -27,19 +28,29 @@ from pyarrow import parquet
 
 from rebalance_tasks.client import Rebalancer
 from rebalance_tasks.control import survey_round
-from rebalance_tasks.control.streams import BATCH_ROWS, IN_MEMORY_ROWS, candidates_of, found_in
+from rebalance_tasks.control.gathering import Gathering
+from rebalance_tasks.control.other_keys import HashFiles
+from rebalance_tasks.control.parts import question_about
+from rebalance_tasks.control.streams import BATCH_ROWS, IN_MEMORY_ROWS, candidates_of, found_in, kept_of
 from rebalance_tasks.control.survey import most_rows
 from rebalance_tasks.control.survey_merge import merged
+from rebalance_tasks.control.survey_question import KeysUnmet
+from rebalance_tasks.control.survey_round import CHECK_LOCK_MS
 from rebalance_tasks.core.inventory import Inventory
 from rebalance_tasks.core.keeper import Keeper
 from rebalance_tasks.core.models import NodeDescriptor
 from rebalance_tasks.core.options import RebalancerOptions
 from rebalance_tasks.core.planner import plan_rebalance
+from rebalance_tasks.core.sought import Sought, unpacked
 from rebalance_tasks.core.verify import verify_plan
 from rebalance_tasks.demo.processes import CeleryWorker
+from rebalance_tasks.drivers.remembered import Remembered
 from rebalance_tasks.embedded import start_server
 from rebalance_tasks.settings_model import Settings
-from rebalance_tasks.store.surveys import Finding
+from rebalance_tasks.store.connection import Connection, connect
+from rebalance_tasks.store.fleet import FleetStore
+from rebalance_tasks.store.keys import FleetKeys
+from rebalance_tasks.store.surveys import Asked, Finding, Found, SurveyStore
 from tests.bench.bench_plan import peak_mb
 from tests.bench.report import Figure
 from tests.bench.world import scratch_base
@@ -66,6 +77,8 @@ ROWS_MADE_UP: Final = 100_000_000
 #: Rows of the list that is streamed: more than are held in memory.
 ROWS_STREAMED: Final = IN_MEMORY_ROWS + IN_MEMORY_ROWS // 5
 RUNS: Final = 3
+#: Answers to the second question that are made from files.
+ANSWERS: Final = 20
 #: Nodes of which one folder changes, in a thousand.
 CHANGED: Final = 10
 #: A folder is believed when it was not changed for so long (`drivers.local_listing`).
@@ -74,11 +87,12 @@ SETTLE_S: Final = 4.0
 
 def run(report: Report, *, objects: int | None = None, nodes: int = NODES) -> None:
     """Make the fleet, check it, and check it again."""
-    _billion(report)
     _passed(report, rows=int(os.environ.get("SURVEY_MADE_UP", ROWS_MADE_UP)))
     count = objects or int(os.environ.get("SURVEY_OBJECTS", OBJECTS))
     place = Path(tempfile.mkdtemp(prefix="rebalance-survey-", dir=os.environ.get("SURVEY_PLACE") or scratch_base()))
     try:
+        _billion(report, place)
+        _gathered(report, place, rows=int(os.environ.get("SURVEY_GATHERED", ROWS_STREAMED)))
         _streamed(report, place, rows=int(os.environ.get("SURVEY_ROWS", ROWS_STREAMED)))
         roots = _make(place, nodes, count // nodes)
         (place / "redis").mkdir()
@@ -90,50 +104,117 @@ def run(report: Report, *, objects: int | None = None, nodes: int = NODES) -> No
 
 # -- a fleet that fits on no machine here -----------------------------------------------------------------------------
 class _Handed:
-    """What survey tasks of 1,000 nodes with a million objects each would have handed in; made up node by node."""
+    """What survey tasks of 1,000 nodes with a million objects each hand in, made up, to a real server; their other keys stay in files."""
 
-    def __init__(self, nodes: list[NodeDescriptor], objects: int) -> None:
+    def __init__(self, server: EmbeddedServer, nodes: list[NodeDescriptor], objects: int, folder: Path) -> None:
+        connection, keys = Connection(connect(server.url)), FleetKeys("large")
+        self.server, self.files = redis.Redis.from_url(server.url), HashFiles(folder)
+        self.surveys = SurveyStore(connection, keys)
         self._nodes, self._objects = nodes, objects
         self._rng = np.random.default_rng(1)
+        self.token = FleetStore(connection, keys).acquire_check(ttl_ms=CHECK_LOCK_MS) or 0
+        self.context: Any = SimpleNamespace(
+            surveys=self.surveys, nodes=lambda: nodes, locations=SimpleNamespace(last_moved=dict)
+        )
 
-    def findings(self) -> list[Finding]:
+    def hand_in(self) -> None:
+        """Of each node its candidates, and that the hashes of its other keys are in a file."""
         unlisted = {"not_a_candidate": self._objects - ROWS}
-        return [
-            Finding(
+        self.surveys.open(self.token, [node.node_id for node in self._nodes], Asked(), lock_ms=CHECK_LOCK_MS)
+        for at, node in enumerate(self._nodes):
+            finding = Finding(
                 node_id=node.node_id,
                 adopted=True,
                 used_bytes=int((node.capacity_bytes or 0) * (0.25 + 0.5 * at / len(self._nodes))),
                 objects=self._objects,
                 unlisted=unlisted,
+                others_apart=f"{at:016x}",
             )
-            for at, node in enumerate(self._nodes)
-        ]
-
-    def rows(self, node_ids: list[str]) -> Iterator[bytes]:
-        for node_id in node_ids:
             sizes = np.maximum(1, self._rng.lognormal(15.0, 2.0, ROWS)).astype(np.int64)
-            keys = [f"{node_id}/{at:07}" for at in range(ROWS)]
-            yield survey_round._packed(Inventory.from_columns(node_id, keys, sizes).to_arrow())
+            keys = [f"{node.node_id}/{number:07}" for number in range(ROWS)]
+            rows = survey_round._packed(Inventory.from_columns(node.node_id, keys, sizes).to_arrow())
+            self.surveys.report(self.token, finding, Found(rows), lock_ms=CHECK_LOCK_MS)
 
-    def others(self, node_ids: list[str]) -> Iterator[bytes]:
-        hashes = np.sort(self._rng.integers(0, 2**63, self._objects).astype(np.uint64))
-        for at, _ in enumerate(node_ids):
-            yield (hashes + np.uint64(at)).tobytes()
+    def answer(self, unmet: KeysUnmet) -> tuple[list[float], float]:
+        """Ask and answer for all nodes, for some of them from real files; return what an answer costs (s) and bytes a hash in the file."""
+        names = [question_about(place) for place in unmet.places]
+        self.surveys.ask(self.token, names, unmet.sought.packed(), lock_ms=CHECK_LOCK_MS)
+        hashes = np.sort(self._rng.integers(0, 2**63, self._objects - ROWS).astype(np.uint64))
+        mark = self.files.keep("n", hashes)
+        costs: list[float] = []
+        sought = Sought(unpacked(self.surveys.sought()))
+        for place in unmet.places:
+            ticks = time.process_time()
+            if len(costs) < ANSWERS:
+                self.files.among("n", mark, sought)
+                costs.append(time.process_time() - ticks)
+            self.surveys.answer(self.token, question_about(place), place, b"", lock_ms=CHECK_LOCK_MS)
+        size = sum(path.stat().st_size for path in self.files.folder.iterdir())
+        return costs, size / len(hashes)
 
 
-def _billion(report: Report, *, nodes: int = NODES, objects: int = 1_000_000) -> None:
-    """Put the findings of 10⁹ objects together and plan; the memory is that of this process."""
+def _billion(report: Report, place: Path, *, nodes: int = NODES, objects: int = 1_000_000) -> None:
+    """Put the findings of 10⁹ objects together, ask where their keys lie as well, and plan; the memory is that of this process."""
     described = [NodeDescriptor(node_id=f"n{at:04}", capacity_bytes=10**13, zone="abc"[at % 3]) for at in range(nodes)]
-    locations = SimpleNamespace(last_moved=dict)
-    context: Any = SimpleNamespace(surveys=_Handed(described, objects), nodes=lambda: described, locations=locations)
+    (place / "billion").mkdir()
+    with start_server(place / "billion") as server:
+        handed = _Handed(server, described, objects, place / "hashes")
+        handed.hand_in()
+        base, ticks = peak_mb(begin=True), time.process_time()
+        answers, each = _asked(handed)
+        seen = merged(handed.context)
+        plan = plan_rebalance(seen.nodes, seen.inventory, options=RebalancerOptions())
+        verify_plan(plan, seen.nodes, seen.inventory, RebalancerOptions())
+        cpu, memory = time.process_time() - ticks, peak_mb() - base
+        in_redis = handed.server.info("memory")["used_memory_peak"] / 1e6
+    fleet = f"{nodes:,} nodes × {objects:,} objects"
+    detail = f"{len(plan.moves)} moves, {cpu:.0f} s of processor time with {len(answers)} answers from files"
+    report.add(
+        Figure(f"plan of {fleet} from candidates: memory", memory, "MB", PLAN_MB, COMMAND, {"cpu_s": [cpu]}, detail)
+    )
+    report.add(Figure(f"survey of {fleet}: Redis at its peak", in_redis, "MB", REDIS_MB, COMMAND))
+    name = f"a node of {objects:,} objects says which of all candidates' keys it holds: processor time"
+    detail = f"{each:.1f} bytes a key in its file"
+    report.add(Figure(name, statistics.median(answers), "s", None, COMMAND, {"s": answers}, detail))
+
+
+def _asked(handed: _Handed) -> tuple[list[float], float]:
+    try:
+        len(merged(handed.context).inventory)
+    except KeysUnmet as unmet:
+        return handed.answer(unmet)
+    msg = "hashes are kept apart, and nobody was to be asked"
+    raise AssertionError(msg)
+
+
+# -- a check that lists the nodes itself --------------------------------------------------------------------------------
+def _gathered(report: Report, place: Path, *, rows: int, nodes: int = 12) -> None:
+    """Have the listings of so many objects gathered by one process, as `rebalance plan` does, and keep candidates; listing them is not measured."""
+    described = [NodeDescriptor(node_id=f"n{at:04}", capacity_bytes=10**15) for at in range(nodes)]
+    settings = Settings(survey_dir=str(place / "gathered"))
+    now, each = datetime.now(tz=UTC), rows // nodes
     base, ticks = peak_mb(begin=True), time.process_time()
-    seen = merged(context)
-    plan = plan_rebalance(seen.nodes, seen.inventory, options=RebalancerOptions())
-    verify_plan(plan, seen.nodes, seen.inventory, RebalancerOptions())
+    with Gathering(settings, whole=False) as gathering:
+        for at, node in enumerate(described):
+            gathering.take(node.node_id, _listing(at, each))
+        path = gathering.rows()
+        if not isinstance(path, Path):
+            sys.exit(f"{rows:,} rows fit into memory; ask for more")
+        size = path.stat().st_size
+        keeper = Keeper(described, most=most_rows(nodes), options=RebalancerOptions(), now=now)
+        inventory, _ = kept_of(path, keeper, measured=lambda found: found)
     cpu, memory = time.process_time() - ticks, peak_mb() - base
-    name = f"plan of {nodes:,} nodes × {objects:,} objects from candidates: memory"
-    detail = f"{len(plan.moves)} moves, {cpu:.0f} s of processor time with making the findings up"
-    report.add(Figure(name, memory, "MB", PLAN_MB, COMMAND, {"cpu_s": [cpu]}, detail))
+    name = f"{rows:,} objects of {nodes} nodes listed by one process: memory"
+    detail = f"{cpu / rows * 1e6:.2f} µs of processor time a row, {size / rows:.1f} bytes on disk; {len(inventory):,} rows kept"
+    report.add(Figure(name, memory, "MB", PLAN_MB, COMMAND, {"cpu_s": [cpu], "mb": [memory]}, detail))
+
+
+def _listing(node: int, objects: int) -> Remembered:
+    numbers = pc.utf8_lpad(pa.array(np.arange(objects)).cast(pa.large_string()), 12, "0")
+    sizes = np.maximum(1, np.random.default_rng(node).lognormal(15.0, 2.0, objects)).astype(np.int64)
+    parts = [pa.scalar(text, pa.large_string()) for text in ("data", str(node), "/")]
+    keys = pc.binary_join_element_wise(*parts[:2], numbers, parts[2])
+    return Remembered((keys, sizes, np.zeros(objects, np.int64)), {})
 
 
 # -- a list that does not fit into memory -----------------------------------------------------------------------------

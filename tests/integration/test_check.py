@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from rebalance_tasks import ConfigurationError, NodeMissing, NodeState, RebalanceStatus
-from rebalance_tasks.control import check as checks
+from rebalance_tasks.control import survey_waited
 from rebalance_tasks.control.survey import survey
 from rebalance_tasks.core.errors import NodeNotWritable
 from rebalance_tasks.drivers.local import LocalDriver
@@ -134,7 +134,7 @@ def test_of_two_checks_at_once_one_runs_and_the_other_records_why_it_did_not(
         assert go_on.wait(30)
         return survey(context, **how)
 
-    monkeypatch.setattr(checks, "survey", held)
+    monkeypatch.setattr(survey_waited, "survey", held)
     verdicts: list[str] = []
     thread = threading.Thread(target=lambda: verdicts.append(first.check().verdict))
     thread.start()
@@ -160,7 +160,7 @@ def test_a_check_that_lost_its_lock_keeps_no_plan(fleet_config: FleetFactory, mo
         assert context.fleet.acquire_check(ttl_ms=60_000) is not None
         return survey(given, **how)
 
-    monkeypatch.setattr(checks, "survey", overtaken)
+    monkeypatch.setattr(survey_waited, "survey", overtaken)
     assert_skipped(rebalancer, "already_running", "another check has taken over")
 
 

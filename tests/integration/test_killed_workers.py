@@ -38,16 +38,14 @@ pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
 SIZES = {"one": 2_000, "two": 30_000, "empty": 0}
 #: source, target, and the steps at which a process dies in each job: two, since three deaths are an object's own fault.
 DEATHS = [
-    (source, target, steps)
-    for source, target, publish in (
-        ("disk", "bucket1", Step.PUBLISH),
-        ("bucket1", "disk", Step.PUBLISH),
-        ("bucket1", "bucket2", Step.COPY),
-        ("disk", "far", Step.PUBLISH),
-        ("far", "disk", Step.PUBLISH),
-        ("far", "bucket1", Step.PUBLISH),
-    )
-    for steps in ((publish, Step.FREE), (Step.MANIFEST, Step.FLIP))
+    ("disk", "bucket1", (Step.PUBLISH, Step.FREE)),
+    ("bucket1", "disk", (Step.PUBLISH, Step.FREE)),
+    ("bucket1", "bucket2", (Step.COPY, Step.FREE)),
+    ("bucket1", "bucket2", (Step.MANIFEST, Step.FLIP)),
+    ("disk", "far", (Step.PUBLISH, Step.FREE)),
+    ("disk", "far", (Step.MANIFEST, Step.FLIP)),
+    ("far", "disk", (Step.PUBLISH, Step.FREE)),
+    ("far", "bucket1", (Step.MANIFEST, Step.FREE)),
 ]
 
 

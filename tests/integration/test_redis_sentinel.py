@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.util
+import os
 from typing import TYPE_CHECKING
 
 import pytest
@@ -13,6 +15,7 @@ from tests.support.rig import rig
 from tests.support.servers import Sentinels
 from tests.support.tls import Authority
 from tests.support.wait import wait_until
+from tests.support.workers import ProcessFactory
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -58,6 +61,33 @@ def test_a_job_outlives_a_failover_behind_tls(tmp_path: Path, monkeypatch: pytes
         outlives_a_failover(sentinels, tmp_path)
         # The replica's, the Sentinel's, the master's.
         assert all(front.by_tls > 0 for front in sentinels.fronts)
+
+
+@pytest.mark.skipif(
+    not importlib.util.find_spec("redbeat") and not os.environ.get("CI"),
+    reason="celery-redbeat is not installed (the extra `redbeat`)",
+)
+def test_a_redbeat_works_behind_a_sentinel_and_when_it_is_started_again_after_a_failover(
+    sentinels: Sentinels, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that holds the lock ends when it cannot renew it, and a supervisor starts it again."""
+    monkeypatch.setenv("REBALANCE_REDIS_URL", sentinels.url)
+    factory = ProcessFactory(tmp_path, sentinels.url)
+
+    def asks_for_sweeps() -> None:
+        beat = factory.redbeat(app="tests.support.short_lock")
+        line = "Sending due task rebalance-sweep"
+        wait_until(lambda: line in beat.log_path.read_text(encoding="utf-8"), 60, "it asks for sweeps")
+
+    try:
+        asks_for_sweeps()
+        sentinels.master.kill()
+        sentinels.wait_failover()
+        factory.stop_all()
+        asks_for_sweeps()
+    finally:
+        factory.stop_all()
+        print(factory.logs()[-5000:])  # noqa: T201  shown when the test fails
 
 
 def test_scripts_and_commands_follow_a_master_that_was_made_a_replica(sentinels: Sentinels) -> None:

@@ -91,6 +91,7 @@ def checked(engine: Engine) -> list[str]:
 
 
 PARTS = [f"large@{number}of4" for number in range(4)]
+RANGES = [f"large~{number}of4" for number in range(4)]
 
 
 @pytest.mark.parametrize("place", KINDS, indirect=True)
@@ -105,7 +106,64 @@ def test_each_object_of_a_large_node_is_counted_once_in_every_check(place: Place
     assert (snapshot.objects, snapshot.left_out) == (len(FOLDERS + UPPER) + 1, {})
 
 
-@pytest.mark.parametrize("place", ["bucket", "sftp"], indirect=True)
+@pytest.mark.parametrize("place", ["bucket"], indirect=True)
+def test_a_flat_bucket_that_lists_in_order_is_cut_into_ranges_of_keys(place: Place, fleet_config: FleetFactory) -> None:
+    fleet_of(place, fleet_config, [f"flat/{number:02}" for number in range(30)])
+    engine = Engine()
+    first = checked(engine)
+    assert first[0] == "large"
+    assert len(first) > 2
+    assert all("~" in name for name in first[1:])
+    found = {finding.node_id: finding for finding in engine.context.surveys.findings()}
+    assert sum(found[name].objects for name in first[1:]) == 30
+    assert engine.context.fleet.usage()["large"] == 30 * SIZE
+    place.put("flat/15-new", made_up("x", SIZE))
+    assert checked(engine) == RANGES, "now it is known how it lies"
+    assert engine.context.fleet.usage()["large"] == 31 * SIZE
+    counts = [finding.objects for finding in engine.context.surveys.findings() if finding.node_id in RANGES]
+    assert max(counts) <= 31 // 2
+    assert len(counts) == 4
+
+
+@pytest.mark.parametrize("place", ["bucket"], indirect=True)
+def test_a_flat_bucket_that_lists_in_another_order_is_one_tasks_for_good(
+    place: Place, fleet_config: FleetFactory
+) -> None:
+    """SeaweedFS lists what is in a folder where the folder's name belongs, whatever a slash is among bytes."""
+    keys = [f"d-{number:02}" for number in range(30)] + [f"d/{number}" for number in range(3)]
+    fleet_of(place, fleet_config, keys)
+    engine = Engine()
+    checked(engine)
+    for _ in range(2):
+        assert checked(engine) == ["large"]
+        assert engine.context.fleet.usage()["large"] == len(keys) * SIZE
+        assert engine.context.snapshots.newest(1)[0].left_out == {}
+
+
+@pytest.mark.parametrize("place", ["bucket"], indirect=True)
+@pytest.mark.parametrize("noted", [None, '["flat/05", "flat/02", "flat/09"]', '["flat/02"]'])
+def test_ranges_of_which_nobody_knows_where_they_are_cut_leave_the_node_out(
+    place: Place, fleet_config: FleetFactory, noted: str | None
+) -> None:
+    fleet_of(place, fleet_config, [f"flat/{number:02}" for number in range(30)])
+    engine = Engine()
+    checked(engine)
+    run_check(engine.context, by="test", by_tasks=True, force=True)
+    token = engine.messages.surveys[0][0]
+    client, key = engine.context.connection.client, engine.context.keys.survey_cuts
+    client.delete(key)
+    if noted is not None:
+        client.hset(key, f"{token}/large", noted)
+    survey_nodes(engine.context, token, ["b", "c", *RANGES])
+    assert conclude_check(engine.context, token) is not None
+    assert "where its ranges of keys are cut" in engine.context.snapshots.newest(1)[0].left_out["large"]
+    engine.messages.surveys.clear()
+    engine.messages.concludes.clear()
+    checked(engine)
+    assert engine.context.fleet.usage()["large"] == 30 * SIZE
+
+
+@pytest.mark.parametrize("place", ["sftp"], indirect=True)
 def test_a_flat_node_of_which_every_part_would_read_everything_is_listed_whole_each_time(
     place: Place, fleet_config: FleetFactory
 ) -> None:

@@ -7,7 +7,7 @@ import os
 import re
 import subprocess
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
@@ -27,7 +27,7 @@ from rebalance_tasks.control.survey import Survey
 from rebalance_tasks.control.throttles import NodeThrottle
 from rebalance_tasks.core.drain import DrainCheck, Held
 from rebalance_tasks.core.errors import ConfigurationError, JobNotFound, NodeMissing, ObjectNotFound
-from rebalance_tasks.core.inventory import Inventory
+from rebalance_tasks.core.inventory import Inventory, Unlisted
 from rebalance_tasks.core.models import (
     CheckResult,
     ControlResult,
@@ -579,6 +579,15 @@ def test_a_plan_can_record_its_inventory_for_a_simulation(client: FakeClient, tm
     assert len(read_inventory(tmp_path / "fleet.parquet")) == len(client.seen.inventory)
 
 
+def test_a_fleet_of_which_only_candidates_are_kept_is_not_recorded_as_if_that_were_all(
+    client: FakeClient, tmp_path: Path, capsys: Captured
+) -> None:
+    client.seen = replace(client.seen, rows=replace(client.seen.inventory, unlisted=Unlisted({"not_a_candidate": 7})))
+    assert run(["plan", "--save", str(tmp_path / "fleet.parquet")]) == 1
+    assert "7 are known only as numbers" in capsys.readouterr().err
+    assert not (tmp_path / "fleet.parquet").exists()
+
+
 def test_a_plan_shows_totals_moves_limits_and_what_stays(client: FakeClient, capsys: Captured) -> None:
     run(["plan"])
     shown = capsys.readouterr().out
@@ -711,7 +720,7 @@ def test_ctrl_c_exits_130(client: FakeClient, capsys: Captured, monkeypatch: pyt
 
 def test_start_without_a_plan_makes_one_and_passes_the_job_id_on(client: FakeClient) -> None:
     assert run(["start", "--job-id", "mine"]) == 0
-    assert client.calls == [("plan",), ("start", client.made_plan, "mine")]
+    assert client.calls == [("dry_run",), ("start", client.made_plan, "mine")]
     client.calls.clear()
     assert run(["start", "plan-7"]) == 0
     assert client.calls == [("start", "plan-7", None)]

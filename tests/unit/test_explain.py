@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pyarrow as pa
 import pytest
 
-from rebalance_tasks.core.errors import ObjectNotFound
+from rebalance_tasks.core.errors import InvalidArgument, ObjectNotFound
 from rebalance_tasks.core.explain import Explained, explain_object
-from rebalance_tasks.core.inventory import Inventory
+from rebalance_tasks.core.inventory import Inventory, Unlisted
 from rebalance_tasks.core.models import NodeDescriptor, NodeState
 from rebalance_tasks.core.options import RebalancerOptions
 from rebalance_tasks.core.planner import plan_rebalance
@@ -74,3 +75,9 @@ def test_a_move_is_explained_by_the_plans_own_reason_and_an_unknown_key_is_refus
     assert found.sentence == plan.moves[0].reason
     with pytest.raises(ObjectNotFound):
         explain_object(plan, "nobody", NODES, held, options=options)
+
+
+def test_of_an_object_that_is_known_only_as_a_number_nobody_says_that_it_is_not_there() -> None:
+    held = replace(inventory([("a", 10, "n0")]), unlisted=Unlisted({"not_a_candidate": 5}))
+    with pytest.raises(InvalidArgument, match="5 others are known only as numbers"):
+        explain("b", NODES, held, RebalancerOptions())

@@ -78,6 +78,28 @@ def test_redis_binds_however_many_hosts_there_are() -> None:
     assert found.bound_by == "redis"
 
 
+def test_who_works_looks_at_the_flags_and_who_waits_for_redis_does_not() -> None:
+    """A second of work costs Redis a tenth of one; of 1,000 processes it can serve no more than ten in time."""
+    costs = NOTHING.model_copy(update={"object_s": 0.001, "redis_second_s": 0.1})
+    work = Work(objects=1_000_000, mean_bytes=0, groups=1_000, nodes=2_000)
+    few = forecast(work, Farm(hosts=5, processes=1, limit=1_000), costs)
+    assert few.seconds == pytest.approx(200, rel=0.12)
+    assert few.redis_s == pytest.approx(100)
+    assert few.worked_s == pytest.approx(1_000)
+    many = forecast(work, Farm(hosts=1_000, processes=1, limit=1_000), costs)
+    assert many.seconds == pytest.approx(100, rel=0.02), "a thousand seconds of work are looked at, however many do it"
+    assert many.redis_load == pytest.approx(1, rel=0.02)
+    assert many.bound_by == "redis"
+
+
+def test_one_who_is_held_back_by_a_throttle_looks_at_the_flags_meanwhile() -> None:
+    costs = NOTHING.model_copy(update={"redis_second_s": 0.01})
+    work = Work(objects=1_000, mean_bytes=10**6, groups=10, nodes=20)
+    found = forecast(work, Farm(hosts=10, processes=1, limit=10, throttle=10**7), costs)
+    assert found.redis_s == pytest.approx(10 * 10 * 0.01)
+    assert found.seconds == pytest.approx(10, rel=0.02)
+
+
 def test_a_throttle_binds_each_group_and_permits_say_how_many_there_are() -> None:
     work = Work(objects=1_000, mean_bytes=10**6, groups=10, nodes=20)
     found = forecast(work, Farm(hosts=10, limit=10, throttle=10**7), NOTHING)
@@ -120,6 +142,8 @@ def test_no_forecast_is_faster_than_any_of_its_parts_allow(work: Work, farm: Far
     assert found.seconds >= found.start_s
     assert found.seconds >= slack * found.worker_s / (farm.hosts * min(farm.processes, farm.cores))
     assert found.seconds >= slack * found.redis_s
+    assert found.redis_load <= 1 + 1e-6
+    assert found.worked_s >= slack * work.objects * (Costs().object_s + work.mean_bytes * Costs().byte_s)
     if farm.throttle is not None:
         assert found.seconds >= slack * total / min(farm.limit, work.groups) / farm.throttle
     if farm.node_rate is not None:
