@@ -14,7 +14,7 @@ from rebalance_tasks.core.states import RebalanceStatus
 from rebalance_tasks.drivers.object_store import ObjectStoreDriver
 from rebalance_tasks.drivers.s3_bucket import S3Bucket
 from rebalance_tasks.drivers.s3_signing import Credentials
-from rebalance_tasks.drivers.sftp import SftpDriver
+from rebalance_tasks.migration.batch import Batch
 from rebalance_tasks.migration.control import SliceControl
 from rebalance_tasks.store.pace import PaceStore
 from tests.support import checker
@@ -229,17 +229,17 @@ def test_objects_of_a_folder_that_is_unmounted_in_the_middle_wait_and_are_not_ta
     for place in places.values():
         place.put("resident", b"x")
     world = world_of(places, fleet_config, tmp_path, monkeypatch)
-    lost: list[str] = []
-    original = SftpDriver.open_source
+    lost: list[bool] = []
+    original = Batch._stage
 
-    def unmounted(self: SftpDriver, key: str) -> Any:
+    def unmounted(self: Batch) -> None:
         if not lost:
-            lost.append(key)
-            self.close()
+            lost.append(True)
+            world.engine.context.driver("n1").close()
             places["n1"].lose()
-        return original(self, key)
+        original(self)
 
-    monkeypatch.setattr(SftpDriver, "open_source", unmounted)
+    monkeypatch.setattr(Batch, "_stage", unmounted)
     world.engine.start(moves_between("n1", "n2", SIZES))
     world.engine.work()
     assert lost

@@ -57,12 +57,17 @@ def carry_while_a_stranger_writes(engine: Engine, roots: Roots) -> None:
 
 
 def _write_before_free(roots: Roots, key: str) -> None:
+    _before_freeing(lambda: append(place_of(roots["n1"]), key, b"from a stranger"), key)
+
+
+def _before_freeing(act: Callable[[], object], key: str = "") -> None:
+    """Act once, right before the object with this key, or any, is freed."""
     original = Batch._free_all
 
     def free_all(self: Batch, items: Sequence[Item]) -> None:
-        if any(item.move.key == key for item in items):
+        if any(key in {"", item.move.key} for item in items):
             Batch._free_all = original  # type: ignore[method-assign]
-            append(place_of(roots["n1"]), key, b"from a stranger")
+            act()
         original(self, items)
 
     Batch._free_all = free_all  # type: ignore[method-assign]
@@ -121,33 +126,32 @@ class Unreachable:
         return refuse
 
 
-def _cut_before(engine: Engine, roots: Roots, node: str, name: str) -> None:
-    """Make a node unreachable right before its driver is asked something for the first time."""
+def _cut(engine: Engine, roots: Roots, node: str) -> None:
+    """Make a node unreachable."""
     driver: Any = engine.context.driver(node)
-    kind = type(driver)
-    original = getattr(kind, name)
-
-    def method(self: Any, *arguments: Any, **more: Any) -> Any:
-        if self.node_id == node:
-            setattr(kind, name, original)
-            if isinstance(self, ObjectStoreDriver):
-                self.bucket = self._trash._bucket = self._manifests._bucket = Unreachable()  # type: ignore[assignment]
-            else:
-                self.close()
-                place_of(roots[node]).lose()
-        return original(self, *arguments, **more)
-
-    setattr(kind, name, method)
+    if isinstance(driver, ObjectStoreDriver):
+        driver.bucket = driver._trash._bucket = driver._manifests._bucket = Unreachable()  # type: ignore[assignment]
+    else:
+        driver.close()
+        place_of(roots[node]).lose()
 
 
 def carry_and_lose_the_source(engine: Engine, roots: Roots) -> None:
     """The source is out of reach right before its objects are freed."""
-    in_store = isinstance(engine.context.driver("n1"), ObjectStoreDriver)
-    _cut_before(engine, roots, "n1", "free_fresh" if in_store else "free")
+    _before_freeing(lambda: _cut(engine, roots, "n1"))
     carry(engine, roots)
 
 
 def carry_and_lose_the_target(engine: Engine, roots: Roots) -> None:
     """The target is out of reach right after its objects were published."""
-    _cut_before(engine, roots, "n2", "write_manifest")
+    kind: Any = type(engine.context.driver("n2"))
+    original = kind.write_manifest
+
+    def write_manifest(self: Any, *arguments: Any) -> None:
+        if self.node_id == "n2":
+            kind.write_manifest = original
+            _cut(engine, roots, "n2")
+        original(self, *arguments)
+
+    kind.write_manifest = write_manifest
     carry(engine, roots)
