@@ -85,7 +85,8 @@ def test_two_sides_that_know_nothing_of_each_other_leave_one_owner_of_each_objec
     wait_until(lambda: copies(fleet, "b") and copies(fleet, "c"), JOB_TIMEOUT_S, "both groups copy")
     here.pause("j1")
     there = side(fleet, replica)
-    wait_until(lambda: there.status("j1").paused_reasons, JOB_TIMEOUT_S, "the replica is in step")
+    # Until the job is there, too, asking for it alone would be an error.
+    wait_until(lambda: any(job.paused_reasons for job in there.jobs()), JOB_TIMEOUT_S, "the replica is in step")
     replica.client().replicaof("NO", "ONE")
     processes.worker(wait=False, concurrency=2, env={"REBALANCE_REDIS_URL": replica.url}, log_level="ERROR")
     wait_until(lambda: there.workers().keys() - before, JOB_TIMEOUT_S, "the second host is there")
