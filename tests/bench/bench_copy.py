@@ -17,6 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import uuid
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -142,25 +143,26 @@ def _case(binary: str, count: int, size: int, *, durable: bool, rounds: int, say
     options = {"throttle_bytes_per_sec": "none", "max_egress_bytes_per_cycle": PLENTY}
     with worlds.world(nodes, options=options, concurrency=PROCESSES) as (fleet, _):
         beside = fleet.config.parent / "beside"
+        attic = Attic(fleet.config.parent / "attic" if durable else None)
         rebalancer = Rebalancer()
         rebalancer.adopt()
-        best = _best_setting(binary, beside, count, size, durable=durable)
+        best = _best_setting(binary, beside, count, size, attic)
         for number in range(rounds + 1):
             begun = time.perf_counter()
             keys = _fill(fleet.roots["a"], f"r{number}", count, size)
             writing = time.perf_counter() - begun
             ours = move_all(rebalancer, keys, size, before=partial(_warm, size * count))
-            _wipe(*fleet.roots.values())
+            _wipe(*fleet.roots.values(), attic=attic)
             # Each round is of a fleet that has moved nothing lately: what it has is asked for when a job starts.
             context = rebalancer._context
             context.connection.client.delete(context.keys.moved, context.keys.moved_batches)
             if number:  # the first round warms up, as `_best_setting` does for the rival
                 samples.ours.append(ours)
                 samples.writing.append(writing)
-                rival, rival_copy = _rival(binary, beside, best, count, size, durable=durable)
+                rival, rival_copy = _rival(binary, beside, best, count, size, attic)
                 samples.rival.append(rival)
                 samples.rival_copy.append(rival_copy)
-                samples.ours_copy.append(_copy_alone(beside, count, size))
+                samples.ours_copy.append(_copy_alone(beside, count, size, attic))
                 samples.around += _around(fleet.config.parent, count * size) if durable else []
                 say(
                     f"  round {number}: {ours:.2f} s, rclone {rival:.2f} s with {best[0]} transfers, {best[1]} checkers"
@@ -201,15 +203,36 @@ def _around(folder: Path, size_bytes: int) -> list[float]:
         return [time.perf_counter() - begun]
 
 
-def _wipe(*roots: Path) -> None:
-    """Remove all objects, staged copies and trash; a node's identity stays."""
+@dataclass(frozen=True)
+class Attic:
+    """Where what is over lies until the end; without a folder it is removed at once, as memory must be.
+
+    ext4 gives no inode away that was freed within the last five minutes and looks each of them over at every file that it makes in
+    their group. Tens of thousands of files that a round removed would cost the next one, ours or the rival's, most of its time.
+    """
+
+    folder: Path | None
+
+    def put(self, path: Path) -> None:
+        """Be rid of a file or a folder."""
+        if self.folder is not None:
+            self.folder.mkdir(exist_ok=True)
+            path.rename(self.folder / uuid.uuid4().hex)
+        elif path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+
+
+def _wipe(*roots: Path, attic: Attic) -> None:
+    """Clear away all objects, staged copies and trash; a node's identity stays."""
     for root in roots:
         for path in root.iterdir():
             if path.name != ".rebalance":
-                shutil.rmtree(path)
+                attic.put(path)
         for folder in ("tmp", "trash", "manifests"):
             for path in (root / ".rebalance" / folder).glob("*"):
-                path.unlink()
+                attic.put(path)
     os.sync()
 
 
@@ -227,9 +250,8 @@ def _warm(size_bytes: int) -> None:
 
 
 # -- ours -------------------------------------------------------------------------------------------------------------
-def _copy_alone(folder: Path, count: int, size: int) -> float:
+def _copy_alone(folder: Path, count: int, size: int, attic: Attic) -> float:
     """Copy, sync, read back, publish, sync in two processes, with neither Redis nor frees."""
-    shutil.rmtree(folder, ignore_errors=True)
     for name in ("a", "b"):
         (folder / name).mkdir(parents=True)
         LocalDriver(name, str(folder / name)).adopt()
@@ -253,7 +275,7 @@ def _copy_alone(folder: Path, count: int, size: int) -> float:
     seconds = time.perf_counter() - begun
     if any(child.exitcode for child in children) or sum(1 for _ in (folder / "b/alone").rglob("*.bin")) != count:
         sys.exit("copying alone has not copied everything")
-    shutil.rmtree(folder)
+    attic.put(folder)
     os.sync()
     return seconds
 
@@ -290,18 +312,17 @@ def copy_share(folder: str, keys: Sequence[str], size: int, number: int, ready: 
 
 
 # -- the rival --------------------------------------------------------------------------------------------------------
-def _best_setting(binary: str, folder: Path, count: int, size: int, *, durable: bool) -> tuple[int, int]:
+def _best_setting(binary: str, folder: Path, count: int, size: int, attic: Attic) -> tuple[int, int]:
     """Return the setting with which the rival carries a share of the objects fastest; settings beyond their number are one."""
     share = max(2, count // SHARE)
     apart = {tuple(min(limit, share) for limit in one): one for one in SETTINGS}
-    return min(apart.values(), key=lambda one: _rival(binary, folder, one, share, size, durable=durable)[0])
+    return min(apart.values(), key=lambda one: _rival(binary, folder, one, share, size, attic)[0])
 
 
 def _rival(
-    binary: str, folder: Path, settings: tuple[int, int], count: int, size: int, *, durable: bool
+    binary: str, folder: Path, settings: tuple[int, int], count: int, size: int, attic: Attic
 ) -> tuple[float, float]:
-    """Return seconds of copy + check + delete, and of copy + check."""
-    shutil.rmtree(folder, ignore_errors=True)
+    """Return seconds of copy + check + delete, and of copy + check; on a disk it syncs."""
     (folder / "b").mkdir(parents=True)
     keys = _fill(folder / "a", "rival", count, size)
     names = folder / "names"
@@ -313,13 +334,13 @@ def _rival(
     begun = time.perf_counter()
     for command in (["copy", f"{folder}/a", f"{folder}/b"], ["check", f"{folder}/a", f"{folder}/b"]):
         subprocess.run([binary, *command, *common], check=True)
-        if durable and command[0] == "copy":
+        if attic.folder is not None and command[0] == "copy":
             os.sync()
     copied = time.perf_counter() - begun
     subprocess.run([binary, "delete", f"{folder}/a", *common], check=True)
     seconds = time.perf_counter() - begun
     if any((folder / "a").rglob("*.bin")):
         sys.exit("rclone has not deleted everything")
-    shutil.rmtree(folder)
+    attic.put(folder)
     os.sync()
     return seconds, copied
