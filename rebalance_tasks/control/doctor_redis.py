@@ -42,8 +42,9 @@ def examine_redis(context: FleetContext) -> list[Finding]:
         client.ping()
         return [Finding("redis", "ok", f"{shown} answers"), _unseen("durability"), _neighbours(context)]
     except RedisError as exc:
-        step = "start it, or put redis_url in [fleet] of rebalance.toml right"
-        return [Finding("redis", "fail", f"{shown} does not answer ({exc})", step)]
+        # Our errors say what is wrong, what the server said in brackets, and the way out.
+        told, bracket, step = str(exc).partition("); ")
+        return [Finding("redis", "fail", f"{told})" if bracket else f"{shown} does not answer: {told}", step)]
     version = info.get("valkey_version", info.get("redis_version", "?"))
     return [
         Finding("redis", "ok", f"{shown} answers (version {version})"),

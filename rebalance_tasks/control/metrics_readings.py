@@ -16,10 +16,9 @@ from rebalance_tasks.store.counters import JOB_BOUNDS_S, TASK_BOUNDS_S
 from rebalance_tasks.store.versions import NewerVersion
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from rebalance_tasks.control.context import FleetContext
-    from rebalance_tasks.control.metrics import QueueDepths
     from rebalance_tasks.core.models import NodeDescriptor, RebalanceJob
 
 #: Values of the labels (without the fleet), and the value.
@@ -27,6 +26,8 @@ Sample: TypeAlias = "tuple[tuple[str, ...], float]"
 #: Values of the labels, (upper bound, cumulated count) of each bucket, and the sum in seconds.
 Histogram: TypeAlias = "tuple[tuple[str, ...], list[tuple[str, float]], float]"
 Samples: TypeAlias = "dict[str, list[Sample]]"
+#: Names of queues → messages that wait in each.
+QueueDepths: TypeAlias = "Callable[[Sequence[str]], Mapping[str, int]]"
 
 NANO: Final = 10**9
 #: Trash that has been due for so long should have been purged by one of ten cleanups.
