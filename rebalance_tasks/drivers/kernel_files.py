@@ -86,8 +86,11 @@ _ITSELF: Final = np.int32(0x1100)
 #: statx's STATX_BASIC_STATS.
 _BASIC: Final = np.uint32(0x7FF)
 _NO_REPLACE: Final = np.uint32(1)
+#: linkat's AT_EMPTY_PATH: the descriptor itself (Linux 6.10, before it with CAP_DAC_READ_SEARCH alone).
+_EMPTY_PATH: Final = np.int32(0x1000)
 #: linkat's AT_SYMLINK_FOLLOW: the descriptor's name in /proc is a link to its file.
 _FOLLOW: Final = np.int32(0x400)
+_NOWHERE: Final = np.int32(-1)  # as folder of an absolute path
 _REGULAR: Final = 0o100000
 _KIND_BITS: Final = 0o170000
 _MODE_BITS: Final = 0o7777
@@ -177,7 +180,9 @@ def _create(tmp: int, move: int, here: int, nameless: Bytes, row: int) -> int:
 
 @inlined
 def _link(fd: int, folder: int, name: int, names: Bytes) -> bool:
-    """Give a file without a name its first one, unless something has it."""
+    """Give a file without a name its first one, unless something has it: by the descriptor, or where that is not allowed through /proc."""
+    if _linkat(np.int32(fd), names.ctypes.data, np.int32(folder), name, _EMPTY_PATH) == 0:
+        return True
     length, rest = 1, fd // 10
     while rest > 0:
         length, rest = length + 1, rest // 10
@@ -186,8 +191,7 @@ def _link(fd: int, folder: int, name: int, names: Bytes) -> bool:
         names[_DIGITS_AT + length - 1 - digit] = np.uint8(_ZERO + rest % 10)
         rest //= 10
     names[_DIGITS_AT + length] = np.uint8(0)
-    # The first argument counts only for relative names.
-    return bool(_linkat(np.int32(fd), names.ctypes.data + _DESCRIPTOR_AT, np.int32(folder), name, _FOLLOW) == 0)
+    return bool(_linkat(_NOWHERE, names.ctypes.data + _DESCRIPTOR_AT, np.int32(folder), name, _FOLLOW) == 0)
 
 
 def _copy_some(
