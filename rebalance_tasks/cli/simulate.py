@@ -207,4 +207,4 @@ def _view(played: Simulation) -> RenderableType:
         parts += [Text(), back]
         if len(played.recoveries) > _SHOWN:
             parts.append(Text(f"… and {len(played.recoveries) - _SHOWN} more (--json lists all)", style="dim"))
-    return Group(*parts, Text(), Text(plot_html.summary(played)), Text("nothing was moved"))
+    return Group(*parts, Text(), Text(plot_html.summary(played)), Text("on paper only: nothing was moved"))
