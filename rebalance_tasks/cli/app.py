@@ -168,7 +168,7 @@ def nodes(
     as_json: Json = False,
 ) -> None:
     """Show every node: utilisation, state, health, and which workers serve it. Surveys the nodes themselves."""
-    from rebalance_tasks.cli import serving, tables  # noqa: PLC0415
+    from rebalance_tasks.cli import node_tables, serving  # noqa: PLC0415
 
     client = session.open_client()
     if forget is not None:
@@ -183,14 +183,14 @@ def nodes(
         typer.echo(f"adopted: {', '.join(adopted)}" if adopted else "every node was adopted already")
     rows = [
         {
-            **tables.node_row(report),
+            **node_tables.node_row(report),
             **serving.served_row(report.node, workers),
             "adopted_now": report.node.node_id in adopted,
         }
         for report in reports
     ]
     found = [report.node for report in reports]
-    emit(rows, as_json=as_json, render=lambda: serving.below(tables.nodes_table(reports), found, workers))
+    emit(rows, as_json=as_json, render=lambda: serving.below(node_tables.nodes_table(reports), found, workers))
 
 
 @app.command(epilog="Example: rebalance locate photos/2024/cat.jpg")
