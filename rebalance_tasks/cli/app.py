@@ -346,7 +346,10 @@ def resume(job: Job = None, everything: All = False, node: Node = None, as_json:
 def cancel(job: Job = None, as_json: Json = False) -> None:
     """Stop a job for good: moved objects stay where they are now, half-made copies are removed."""
     client = session.open_client()
-    _controlled(client.cancel(session.chosen_job(client, job)), as_json=as_json)
+    result = client.cancel(session.chosen_job(client, job))
+    ended = result.status is None or result.status.terminal
+    told = "" if ended else "it ends as cancelled when its workers have let go; `rebalance watch` shows it"
+    _controlled(result, as_json=as_json, fleet=told)
 
 
 def _controlled(result: ControlResult, *, as_json: bool, fleet: str = "") -> None:
@@ -355,7 +358,7 @@ def _controlled(result: ControlResult, *, as_json: bool, fleet: str = "") -> Non
     Args:
         result: of the verb.
         as_json: print the result as it is.
-        fleet: what a verb for the whole fleet did; without an active job there is no job to speak of.
+        fleet: said first: what a verb for the whole fleet did, or what is still to come.
     """
     state = result.status.value if result.status is not None else "unknown"
     job = f"job {result.job_id} is {state}" if result.job_id else "no job is active"

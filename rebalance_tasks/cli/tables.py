@@ -90,8 +90,8 @@ def table(*columns: str, right: Iterable[str] = (), whole: Iterable[str] = ()) -
     """A plain table; the columns named in ``right`` hold numbers, those in ``whole`` bars: neither is ever folded."""
     made = Table(box=None, pad_edge=False, header_style="bold")
     for name in columns:
-        justify, no_wrap = ("right", True) if name in right else ("left", name in whole)
-        made.add_column(name, justify=justify, overflow="fold", no_wrap=no_wrap)
+        number = name in right
+        made.add_column(name, justify="right" if number else "left", overflow="fold", no_wrap=number or name in whole)
     return made
 
 

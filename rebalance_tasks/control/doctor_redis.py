@@ -29,7 +29,12 @@ _CELERYS: Final = (
     "_kombu.binding.reply.",
     "_kombu.binding.celeryev",
 )
-_OURS: Final = ("rebalance.", "_kombu.binding.rebalance.", "_kombu.binding.celery.pidbox")
+_OURS: Final = (
+    "rebalance.",
+    "_kombu.binding.rebalance.",
+    "_kombu.binding_permanent.rebalance.",
+    "_kombu.binding.celery.pidbox",
+)
 
 
 def examine_redis(context: FleetContext) -> list[Finding]:

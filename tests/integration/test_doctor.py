@@ -136,6 +136,7 @@ def test_neighbours_on_the_brokers_database_are_told(well: FleetContext, key: st
         "rebalance.data",
         "rebalance.control\x06\x163",
         "_kombu.binding.rebalance.data",
+        "_kombu.binding_permanent.rebalance.control",
         "_kombu.binding.celery.pidbox",
         "_kombu.binding.reply.celery.pidbox",
         "_kombu.binding.celeryev",
