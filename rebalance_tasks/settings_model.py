@@ -297,7 +297,7 @@ class Settings(Service, Contents):
         for node in self.nodes:
             if node.node_id == node_id:
                 return node
-        raise UnknownNode(node_id, f"is not configured in fleet {self.fleet!r}; see [[nodes]] in rebalance.toml")
+        raise UnknownNode(node_id, f"in fleet {self.fleet!r}")
 
     @property
     def broker_queues(self) -> BrokerQueues:

@@ -83,7 +83,7 @@ def set_state(context: FleetContext, node_id: str, state: NodeState, *, by: str 
 def _set(context: FleetContext, node_id: str, state: NodeState, *, by: str) -> None:
     configured = {node.node_id: node.state for node in context.settings.nodes}
     if node_id not in configured:
-        raise UnknownNode(node_id, "is not configured here; see [[nodes]] in rebalance.toml")
+        raise UnknownNode(node_id)
     if configured[node_id] is state:
         # What the file says anyway is not kept: a later change of the file must not be overruled by it.
         context.fleet.forget_node_state(node_id)
