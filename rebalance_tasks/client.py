@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from rebalance_tasks.control import retry as retries
     from rebalance_tasks.control import start as starts
     from rebalance_tasks.control import survey as surveys
+    from rebalance_tasks.control import survey_waited as waited
     from rebalance_tasks.control import undo as undos
     from rebalance_tasks.control.context import FleetContext
     from rebalance_tasks.control.drain import StateChange
@@ -72,11 +73,12 @@ else:
         surveys,
         throttles,
         undos,
+        waited,
     ) = (
         module(f"rebalance_tasks.control.{name}")
         for name in (
             *("check", "doctor", "drain", "fleetwide", "lifecycle", "locate"),
-            *("overview", "reindex", "retry", "start", "survey", "throttles", "undo"),
+            *("overview", "reindex", "retry", "start", "survey", "throttles", "undo", "survey_waited"),
         )
     )
 
@@ -421,20 +423,20 @@ class Rebalancer:
         return self._state.snapshots.newest(limit)
 
     def survey(self) -> Survey:
-        """List every object of the fleet, as a check does; changes nothing.
+        """List every object of the fleet, as a check does, by its workers where only they reach a node; changes nothing.
 
         Raises:
-            NodeMissing, NodeNotWritable, ConfigurationError.
+            NodeError: a node cannot be surveyed. ConfigurationError. RetryableError: a check has the nodes looked at.
         """
-        return surveys.survey(self._context)
+        return waited.all_seen(self._context, whole=False)
 
     def cluster_map(self) -> list[NodeDescriptor]:
         """Return the configured nodes with the states that were set at run time; looks at none of them."""
         return self._context.nodes()
 
     def nodes(self) -> list[NodeReport]:
-        """Report on every node: used, capacity, objects, and what is wrong."""
-        return surveys.reports(self._context)
+        """Report on every node as the workers that reach it see it: used, capacity, objects, and what is wrong."""
+        return waited.reported(self._context)
 
     def glances(self) -> list[NodeReport]:
         """Report on every node without listing it: what it holds is what the last survey and the moves since then say."""

@@ -67,7 +67,7 @@ def verify_plan(  # noqa: PLR0913  as many facts as the plan was made of
     """
     nodes, moves = _nodes(cluster_map), MoveColumns.of(plan.moves)
     rules = MoveRules(plan, moves, nodes, inventory, options)
-    rules.moment_ns = _moment_ns(plan, inventory, now)
+    rules.moment_ns, rules.prices = _moment_ns(plan, inventory, now), prices or {}
     rules.broken.note(moves.repeated(), "is moved twice")
     left_alone = pc.is_in(moves.keys, value_set=pa.array(list(excluded_keys), pa.large_string()))
     rules.broken.note(left_alone.to_numpy(zero_copy_only=False), "is excluded (pending in a job or forwarded)")
