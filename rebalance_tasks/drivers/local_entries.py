@@ -20,12 +20,15 @@ if TYPE_CHECKING:
 
 #: NONBLOCK: opening a FIFO that took the object's place must not wait for its other end.
 READ_FLAGS: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
-#: NOATIME: our own reads are no use of an object, and reading back must not undo the access time that a copy was given.
-QUIET_FLAGS: Final = READ_FLAGS | getattr(os, "O_NOATIME", 0)
+#: Our own reads are no use of an object, and reading back must not undo the access time that a copy was given.
+_NO_TRACE: Final[int] = getattr(os, "O_NOATIME", 0)
+QUIET_FLAGS: Final = READ_FLAGS | _NO_TRACE
 STAGE_FLAGS: Final = os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC
 CREATE_FLAGS: Final = STAGE_FLAGS | os.O_CREAT | os.O_EXCL
 #: Of a copy that is read back through the descriptor it was written with.
-QUIET_CREATE_FLAGS: Final = CREATE_FLAGS | getattr(os, "O_NOATIME", 0)
+QUIET_CREATE_FLAGS: Final = CREATE_FLAGS | _NO_TRACE
+#: A copy without a name (Linux): it is given one when it is published, or is gone with the process that made it. 0: there is no such thing.
+NAMELESS_FLAGS: Final = os.O_RDWR | os.O_CLOEXEC | os.O_TMPFILE | _NO_TRACE if hasattr(os, "O_TMPFILE") else 0
 #: Nobody reads a copy or a manifest under it but us; a copy gets its own mode when it is whole.
 PRIVATE_MODE: Final = 0o600
 
