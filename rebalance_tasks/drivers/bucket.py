@@ -122,8 +122,6 @@ class Bucket(Protocol):
     url: str
     #: what the store calls it.
     name: str
-    #: whether `pages` after a name reads nothing of what comes before it.
-    starts_anywhere: bool
 
     @property
     def capabilities(self) -> Capabilities:

@@ -1,6 +1,6 @@
 """Ranges of keys: parts of a flat bucket, where its server lists in order of keys and begins where it is told to.
 
-S3 and what follows it closely do; SeaweedFS lists ``a/x`` before ``a-x``, so nothing is assumed (ADR 36). Who lists a range looks whether each name comes after
+S3, GCS, Azure and what follows them closely do; SeaweedFS lists ``a/x`` before ``a-x``, so nothing is assumed (ADR 36). Who lists a range looks whether each name comes after
 the one before, and, at its end, whether the next range begins with what comes after this one. So ranges join without a gap, whatever else the server does. All of it only reads.
 """
 
@@ -65,9 +65,8 @@ class OutOfOrder(BucketError):
 
 
 def ranged(driver: Driver) -> Ranged | None:
-    """Return the driver as one whose node's server begins a listing where it is told to, if it is one."""
-    bucket = getattr(driver, "bucket", None)
-    return cast("Ranged", driver) if bucket is not None and bucket.starts_anywhere else None
+    """Return the driver as one whose node's server can be told where a listing begins, if it is one."""
+    return cast("Ranged", driver) if hasattr(driver, "bucket") else None
 
 
 def cut_points(driver: Ranged, count: int, known: Sequence[str] = ()) -> list[str]:

@@ -37,12 +37,12 @@ _META: Final = "meta:"
 #: The end of a part's name: which upload, which number.
 _PART: Final = "~part~"
 _NS: Final = 10**9
+#: Objects on a page of a listing, as S3 has it.
+_PAGE: Final = 1_000
 
 
 class ObstoreBucket:
     """A bucket or container; may be called from several threads at once."""
-
-    starts_anywhere = False
 
     def __init__(self, store: ObjectStore, *, url: str, name: str, keeps_backslashes: bool = True) -> None:
         """Ask nothing yet.
@@ -189,15 +189,17 @@ class ObstoreBucket:
         prefix: str,
         *,
         after: str = "",
-        most: int | None = None,  # noqa: ARG002  obstore asks for as many as it likes
+        most: int | None = None,
     ) -> Iterator[Sequence[Stored]]:
-        """Yield pages of objects, in order of their names."""
+        """Yield pages of objects as the store lists them; which order that is `drivers.key_ranges` finds out."""
         # obstore's prefixes end at a slash, ours anywhere.
         folder = prefix.rpartition("/")[0]
         with self._translated("list objects"):
-            for page in obstore.list(self._store, folder or None):
-                wanted = [meta for meta in page if meta["path"].startswith(prefix) and meta["path"] > after]
-                yield [_stored(meta, {}) for meta in sorted(wanted, key=lambda meta: meta["path"])]
+            listed = obstore.list(self._store, folder or None, offset=_offset(after) or None, chunk_size=most or _PAGE)
+            for page in listed:
+                yield [
+                    _stored(meta, {}) for meta in page if meta["path"].startswith(prefix) and meta["path"] > after
+                ]
 
     def level(self, prefix: str) -> Iterator[tuple[Sequence[Stored], Sequence[str]]]:
         """Yield one folder as one page: its objects, and the prefixes of the folders in it."""
@@ -278,6 +280,11 @@ class ObstoreBucket:
 
     def _told(self, doing: str, exc: Exception) -> str:
         return f"{self.url}: {doing}: {masked_text(str(exc).partition(chr(10))[0])}"
+
+
+def _offset(name: str) -> str:
+    """Return the longest beginning of a name that obstore passes on as it is; every name after the whole of it comes after a beginning, too."""
+    return re.split(_CHANGED, name, maxsplit=1)[0].rstrip("/")
 
 
 def _etag(text: str | None) -> str:
