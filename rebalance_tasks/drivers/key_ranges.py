@@ -65,8 +65,9 @@ class OutOfOrder(BucketError):
 
 
 def ranged(driver: Driver) -> Ranged | None:
-    """Return the driver as one whose node's server can be told where a listing begins, if it is one."""
-    return cast("Ranged", driver) if hasattr(driver, "bucket") else None
+    """Return the driver as one whose node's server begins a listing where it is told to, if it is one."""
+    bucket = getattr(driver, "bucket", None)
+    return cast("Ranged", driver) if bucket is not None and bucket.starts_anywhere else None
 
 
 def cut_points(driver: Ranged, count: int, known: Sequence[str] = ()) -> list[str]:
@@ -80,8 +81,11 @@ def cut_points(driver: Ranged, count: int, known: Sequence[str] = ()) -> list[st
     Raises:
         NodeMissing: the store cannot be asked.
     """
+    bucket, root = driver.bucket, driver.prefix
     try:
-        return proven(driver.bucket, driver.prefix, known) if known else probed(driver.bucket, driver.prefix, count)
+        cuts = proven(bucket, root, known) if known else probed(bucket, root, count)
+        # What the looks have found out: where a server reads everything each time, ranges would spare nothing.
+        return cuts if bucket.starts_anywhere else []
     except BucketError as exc:
         raise node_error(driver.node_id, exc, "look for keys at which to cut it") from exc
 

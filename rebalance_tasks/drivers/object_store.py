@@ -182,7 +182,7 @@ class ObjectStoreDriver:
         """List a part; see `drivers.node_parts.Parted`."""
         self._verify(required=require_identity)
         columns, skip = Columns(), len(self._root)
-        limit = Limit(most, flat=True)
+        limit = Limit(most, flat=self.bucket.starts_anywhere)
         try:
             for page in pages_of(self.bucket, self._root, part):
                 for found in page:

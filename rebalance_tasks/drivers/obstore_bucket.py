@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import re
 import uuid
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final
@@ -37,6 +38,8 @@ _META: Final = "meta:"
 #: The end of a part's name: which upload, which number.
 _PART: Final = "~part~"
 _NS: Final = 10**9
+#: Where obstore would begin with something else than a name says, or refuse it: control characters; components that are empty, or dots.
+_CHANGED: Final = re.compile(r"(?:^|(?<=/))\.{0,2}(?:[/\x00-\x1f\x7f]|$)|[\x00-\x1f\x7f]")
 #: Objects on a page of a listing, as S3 has it.
 _PAGE: Final = 1_000
 
@@ -57,6 +60,8 @@ class ObstoreBucket:
         self._able = Capabilities(parts=True, keeps_versions=False, keeps_backslashes=keeps_backslashes)
         self.url = url
         self.name = name
+        #: until a server is seen to begin from the beginning
+        self.starts_anywhere = True
 
     @property
     def capabilities(self) -> Capabilities:
@@ -191,12 +196,14 @@ class ObstoreBucket:
         after: str = "",
         most: int | None = None,
     ) -> Iterator[Sequence[Stored]]:
-        """Yield pages of objects as the store lists them; which order that is `drivers.key_ranges` finds out."""
+        """Yield pages of objects as the store lists them: in order, or `drivers.key_ranges` finds out."""
         # obstore's prefixes end at a slash, ours anywhere.
-        folder = prefix.rpartition("/")[0]
+        folder, offset = prefix.rpartition("/")[0], _offset(after)
         with self._translated("list objects"):
-            listed = obstore.list(self._store, folder or None, offset=_offset(after) or None, chunk_size=most or _PAGE)
+            listed = obstore.list(self._store, folder or None, offset=offset or None, chunk_size=most or _PAGE)
             for page in listed:
+                if page and page[0]["path"] < offset:
+                    self.starts_anywhere = False
                 yield [
                     _stored(meta, {}) for meta in page if meta["path"].startswith(prefix) and meta["path"] > after
                 ]
@@ -284,7 +291,8 @@ class ObstoreBucket:
 
 def _offset(name: str) -> str:
     """Return the longest beginning of a name that obstore passes on as it is; every name after the whole of it comes after a beginning, too."""
-    return re.split(_CHANGED, name, maxsplit=1)[0].rstrip("/")
+    changed = _CHANGED.search(name)
+    return (name[: changed.start()] if changed else name).rstrip("/")
 
 
 def _etag(text: str | None) -> str:

@@ -55,6 +55,8 @@ _PRECONDITION: Final = frozenset({409, 412})
 class S3Bucket:
     """A bucket at an endpoint."""
 
+    starts_anywhere = True
+
     def __init__(self, endpoint: S3Endpoint, name: str, *, prefix: str = "", allow_versions: bool = False) -> None:
         """Ask nothing yet.
 

@@ -113,7 +113,8 @@ def run(report: Report) -> None:
                 CONTROL_LIMIT,
                 COMMAND,
                 {"control": [found.control_s], "data": [found.data_s], "redis": [found.redis_s]},
-                f"control {found.control_s:.2f} s, data {found.data_s:.2f} s, Redis {found.redis_s:.2f} s",
+                f"control {found.control_s:.2f} s, data {found.data_s:.2f} s, Redis {found.redis_s:.2f} s; with all of Redis "
+                f"{(found.control_s + found.redis_s) / (found.control_s + found.data_s + found.redis_s):.3f}",
             )
         )
         _second_worker(report, crew)
