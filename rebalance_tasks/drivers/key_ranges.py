@@ -84,10 +84,10 @@ def cut_points(driver: Ranged, count: int, known: Sequence[str] = ()) -> list[st
     bucket, root = driver.bucket, driver.prefix
     try:
         cuts = proven(bucket, root, known) if known else probed(bucket, root, count)
-        # What the looks have found out: where a server reads everything each time, ranges would spare nothing.
-        return cuts if bucket.starts_anywhere else []
     except BucketError as exc:
         raise node_error(driver.node_id, exc, "look for keys at which to cut it") from exc
+    # What the looks have found out: where a server reads everything each time, ranges would spare nothing.
+    return cuts if bucket.starts_anywhere else []
 
 
 def pages_in(bucket: Bucket, root: str, keys: KeyRange) -> Iterator[Sequence[Stored]]:

@@ -204,9 +204,7 @@ class ObstoreBucket:
             for page in listed:
                 if page and page[0]["path"] < offset:
                     self.starts_anywhere = False
-                yield [
-                    _stored(meta, {}) for meta in page if meta["path"].startswith(prefix) and meta["path"] > after
-                ]
+                yield [_stored(meta, {}) for meta in page if meta["path"].startswith(prefix) and meta["path"] > after]
 
     def level(self, prefix: str) -> Iterator[tuple[Sequence[Stored], Sequence[str]]]:
         """Yield one folder as one page: its objects, and the prefixes of the folders in it."""
