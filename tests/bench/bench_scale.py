@@ -79,6 +79,8 @@ LOOKS: Final = 4_000
 NOBODYS: Final = "nobodys"
 #: What Redis spends: for each object, stretch, group, job, and second.
 REDIS_COSTS: Final = ("redis_object_s", "redis_stretch_s", "redis_group_s", "redis_job_s", "redis_second_s")
+#: What a job takes by the clock beside what it spends.
+CLOCK_COSTS: Final = ("late_s", "fixed_s")
 #: How long idleness is measured.
 IDLE_S: Final = 6.0
 
@@ -248,21 +250,24 @@ def costs_of(runs: list[Run], farm: Farm | None = None, *, redis_second_s: float
         start_object_s=control[0],
         control_group_s=control[1],
         start_job_s=control[2],
-        **dict.fromkeys(REDIS_COSTS, 0),
-        fixed_s=0,
+        **dict.fromkeys((*REDIS_COSTS, *CLOCK_COSTS), 0),
     )
     by_clock = [forecast(r.work, farm, costs).worked_s * redis_second_s for r in runs]
     server = _fitted(rows[:, [0, 2, 3, 4]], np.array([r.redis_s for r in runs]) - by_clock)
     costs = costs.model_copy(update=dict(zip(REDIS_COSTS, [*server, redis_second_s], strict=True)))
-    rest = statistics.median(r.seconds - forecast(r.work, farm, costs).seconds for r in runs)
-    return costs.model_copy(update={"fixed_s": max(0.0, rest)})
+    # By the same errors: a median over all jobs was what the large ones lacked, and twice what a small one takes.
+    seconds = np.array([r.seconds for r in runs])
+    told = np.array([forecast(r.work, farm, costs).seconds for r in runs])
+    late = _fitted(np.column_stack([told, np.ones(len(runs))]), seconds - told, of=seconds)
+    return costs.model_copy(update=dict(zip(CLOCK_COSTS, late, strict=True)))
 
 
-def _fitted(rows: np.ndarray, seconds: np.ndarray) -> list[float]:
-    """Non-negative least squares by leaving out, one by one, what would be negative."""
+def _fitted(rows: np.ndarray, seconds: np.ndarray, of: np.ndarray | None = None) -> list[float]:
+    """Non-negative least squares by leaving out, one by one, what would be negative; errors count by the share of ``of`` (default: ``seconds``)."""
     left = list(range(rows.shape[1]))
+    whole = seconds if of is None else of
     while True:
-        found, *_ = np.linalg.lstsq(rows[:, left] / seconds[:, None], np.ones(len(seconds)), rcond=None)
+        found, *_ = np.linalg.lstsq(rows[:, left] / whole[:, None], seconds / whole, rcond=None)
         if (found >= 0).all():
             break
         left.pop(int(np.argmin(found)))
