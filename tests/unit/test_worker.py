@@ -93,7 +93,7 @@ def test_a_request_of_a_worker_of_one_fleet_tells_nobody(monkeypatch: pytest.Mon
 
 
 def test_our_tasks_are_timed_in_anybodys_app() -> None:
-    assert symbol_by_name(LoggedTask.Request) is TimedRequest
+    assert symbol_by_name(LoggedTask.Request) is TimedRequest  # type: ignore[no-untyped-call]
 
 
 def test_our_app_uses_it() -> None:
