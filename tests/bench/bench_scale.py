@@ -30,7 +30,7 @@ from rich.table import Table
 from rebalance_tasks.client import Rebalancer
 from rebalance_tasks.core import scale
 from rebalance_tasks.core.models import RebalanceMove, RebalancePlan
-from rebalance_tasks.core.options import MIB
+from rebalance_tasks.core.options import KIB, MIB
 from rebalance_tasks.core.scale import Costs, Farm, Work, forecast, stretches_of
 from rebalance_tasks.core.states import RebalanceStatus
 from rebalance_tasks.demo.processes import CeleryWorker
@@ -71,6 +71,8 @@ LOOKS: Final = 4_000
 NOBODYS: Final = "nobodys"
 #: What Redis spends: for each object, stretch, group, job, and second.
 REDIS_COSTS: Final = ("redis_object_s", "redis_stretch_s", "redis_group_s", "redis_job_s", "redis_second_s")
+#: Jobs of objects of this size and more say nothing of what Redis spends.
+LARGE_BYTES: Final = 256 * KIB
 #: What a job takes by the clock beside what it spends.
 CLOCK_COSTS: Final = ("late_s", "fixed_s")
 #: How long idleness is measured.
@@ -208,8 +210,10 @@ def costs_of(runs: list[Run], farm: Farm | None = None, *, redis_second_s: float
         start_job_s=control[2],
         **dict.fromkeys((*REDIS_COSTS, *CLOCK_COSTS), 0),
     )
-    by_clock = [forecast(r.work, farm, costs).worked_s * redis_second_s for r in runs]
-    server = _fitted(rows[:, [0, 2, 3, 4]], np.array([r.redis_s for r in runs]) - by_clock)
+    # Calls that come far apart cost the server twice as much each; where objects are large they are so few that nobody waits for it.
+    small = np.array([r.work.mean_bytes < LARGE_BYTES for r in runs])
+    by_clock = np.array([forecast(r.work, farm, costs).worked_s * redis_second_s for r in runs])
+    server = _fitted(rows[small][:, [0, 2, 3, 4]], (np.array([r.redis_s for r in runs]) - by_clock)[small])
     costs = costs.model_copy(update=dict(zip(REDIS_COSTS, [*server, redis_second_s], strict=True)))
     # By the same errors: a median over all jobs was what the large ones lacked, and twice what a small one takes.
     seconds = np.array([r.seconds for r in runs])
