@@ -5,6 +5,8 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
+from celery.worker.consumer import Consumer
+
 from rebalance_tasks.celery import make_app
 from rebalance_tasks.settings import Settings
 from rebalance_tasks.worker import SteadyConsumer
@@ -47,9 +49,20 @@ def test_a_connection_that_cannot_be_closed_does_not_end_the_worker(monkeypatch:
 def test_a_message_of_a_connection_that_is_gone_is_no_reason_to_end(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nobody can acknowledge it: with this among the errors Celery logs that, or connects anew."""
     monkeypatch.setattr(
-        "celery.worker.consumer.Consumer.__init__", lambda self: setattr(self, "connection_errors", (OSError,))
+        "celery.worker.consumer.Consumer.__init__", lambda self, **_: setattr(self, "connection_errors", (OSError,))
     )
     assert SteadyConsumer().connection_errors == (OSError, AttributeError)
+
+
+def test_a_worker_takes_messages_without_waiting_for_what_its_neighbours_have_revoked() -> None:
+    with make_app(Settings()) as app:
+        # As the command line builds it; without ours the step is among them.
+        options = {"worker_options": {"without_mingle": False, "without_gossip": False}, "app": app}
+        steps = {
+            kind: [type(step).__name__ for step in kind(print, controller=SimpleNamespace(use_eventloop=False), **options).steps]
+            for kind in (Consumer, SteadyConsumer)
+        }
+    assert [name for name in steps[Consumer] if name != "Mingle"] == steps[SteadyConsumer] != steps[Consumer]
 
 
 def test_our_app_uses_it() -> None:
