@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
@@ -68,3 +70,15 @@ def test_a_worker_takes_messages_without_waiting_for_what_its_neighbours_have_re
 def test_our_app_uses_it() -> None:
     with make_app(Settings()) as app:
         assert app.conf.worker_consumer == "rebalance_tasks.worker:SteadyConsumer"
+
+
+def test_what_was_loaded_is_looked_through_once_before_the_first_fork_and_never_again() -> None:
+    """In a process of its own: it concerns all of its memory."""
+    program = (
+        "import gc, rebalance_tasks.celery; from celery.signals import worker_before_create_process as forks\n"
+        "forks.send(sender=None); frozen = gc.get_freeze_count()\n"
+        "made = [[] for _ in range(1_000)]; forks.send(sender=None)\n"
+        "print(frozen > 10_000, gc.get_freeze_count() == frozen)"
+    )
+    shown = subprocess.run([sys.executable, "-c", program], capture_output=True, check=True, text=True)
+    assert shown.stdout.split() == ["True", "True"]
