@@ -34,9 +34,7 @@ def lots_to_free(context: BatchContext, items: Sequence[T]) -> Iterator[Sequence
     return _lots(context, items, of_source=True, takes_copies=getattr(context.source, "copies_to_free", False))
 
 
-def _lots(
-    context: BatchContext, items: Sequence[T], *, of_source: bool, takes_copies: bool
-) -> Iterator[Sequence[T]]:
+def _lots(context: BatchContext, items: Sequence[T], *, of_source: bool, takes_copies: bool) -> Iterator[Sequence[T]]:
     left = items
     while left:
         most = context.control.requests_at_once(of_source=of_source) if takes_copies else None
@@ -54,4 +52,9 @@ def free_later(items: Sequence[Item], endings: Endings, stop: SliceInterrupted) 
         endings.later(left)
         return
     for item in left:
-        end(item, MoveState.COMPLETED, FREE_PENDING, "an operator cancelled while its source waited for leave to be freed")
+        end(
+            item,
+            MoveState.COMPLETED,
+            FREE_PENDING,
+            "an operator cancelled while its source waited for leave to be freed",
+        )

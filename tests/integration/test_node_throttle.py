@@ -110,9 +110,7 @@ def _turns(paces: PaceStore, engine: Engine, *latencies_ms: float, together: boo
     """Notes as if an interval lay between any two of them."""
     key = engine.context.keys.pace("n2", "write", together=together)
     for latency_ms in latencies_ms:
-        paces.note(
-            "n2", "write", seconds=latency_ms / 1000 * 10, calls=10, size_bytes=10_000_000, together=together
-        )
+        paces.note("n2", "write", seconds=latency_ms / 1000 * 10, calls=10, size_bytes=10_000_000, together=together)
         at = int(engine.context.connection.hget(key, "at") or 0)
         engine.context.connection.hset(key, {"at": at - INTERVAL_MS})
 
@@ -185,6 +183,7 @@ def test_a_measured_job_moves_everything_and_every_byte_is_measured_on_both_node
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(made_up(key, size))
     noted: list[tuple[str, str, int]] = []
+    monkeypatch.setattr("rebalance_tasks.migration.measured.TELL_EVERY_S", 0.0)
     monkeypatch.setattr(measured_burst, "LEAST_COUNTED", 1)
     original = PaceStore.note
 

@@ -70,7 +70,9 @@ def test_little_is_lost_against_always_taking_the_cheaper_way(first: float, of_i
     total = sum(sizes)
     trials = 2 + math.log2(1 + total / FIRST_LOOK) + total / LOOK_EVERY
     # What is too few to be tried goes by the way that is trusted.
-    untried = total if run.choice.trials == 0 else sum(sizes[: next(i for i, n in enumerate(sizes) if n >= 2 * LEAST_TRIED)])
+    untried = (
+        total if run.choice.trials == 0 else sum(sizes[: next(i for i, n in enumerate(sizes) if n >= 2 * LEAST_TRIED)])
+    )
     best = min(first, first * of_it)
     lost = abs(first - first * of_it) * (trials * TRIED + untried) + (1 / CLEARLY - 1) * best * total
     assert run.spent <= best * total + lost * (1 + 1e-9)

@@ -115,7 +115,8 @@ def test_of_a_copy_straight_to_its_key_only_the_target_is_told() -> None:
     with MeasuredBurst(inner, cast("Any", read), cast("Any", write), clock=inner.clock) as burst:
         objects = [(str(number), Fingerprint(SIZE)) for number in range(100)]
         assert list(burst.copy(objects, lambda _: None, at_once=16)) == [True] * 100
-    assert (sum(write.calls), read.calls) == (100, [])
+    assert 100 - LEAST_COUNTED < sum(write.calls) <= 100
+    assert read.calls == []
 
 
 def test_a_burst_that_declines_without_looking_is_passed_on() -> None:

@@ -61,6 +61,38 @@ def asked(
     return asyncio.run(play())
 
 
+def test_a_server_that_says_so_is_asked_how_much_it_takes_before_anything_else() -> None:
+    said = b"".join(len(text).to_bytes(4, "big") + text for text in (b"limits@openssh.com", b"1"))
+
+    class Limited(Channel):
+        def write(self, data: bytes) -> None:
+            if data == hello(6):
+                head = (5 + len(said)).to_bytes(4, "big") + bytes.fromhex("02 00000003")
+                self.session.data_received(head + said, None)
+            else:
+                self.server(self.session, data)
+
+    def limits(session: BulkSession, data: bytes) -> None:
+        assert data == request(0, *Dialect.ask_limits())
+        session.data_received(
+            request(0, 201, b"".join(size.to_bytes(8, "big") for size in (0, 70_001, 70_000, 0))), None
+        )
+
+    class Granting(Connection):
+        async def create_session(self, factory: Callable[[], BulkSession], **_: object) -> tuple[Channel, BulkSession]:
+            session = factory()
+            self.channel = Limited(session, self.server)
+            session.connection_made(self.channel)  # type: ignore[arg-type]
+            return self.channel, session
+
+    async def play() -> Dialect:
+        session = await BulkSession.open(Granting(limits), version=6)  # type: ignore[arg-type]
+        return session.dialect
+
+    dialect = asyncio.run(play())
+    assert (dialect.read_bytes, dialect.write_bytes) == (70_000, 70_000)
+
+
 def numbers_in(data: bytes) -> list[int]:
     size = len(request(0, *LOOK))
     return [int.from_bytes(data[at + 5 : at + 9], "big") for at in range(0, len(data), size)]
