@@ -26,6 +26,8 @@ LOOK_EVERY: Final = 8192
 CLEARLY: Final = 0.95
 #: Weight of the newest trial, once there are as many: three that say otherwise outweigh the past.
 SMOOTHING: Final = 0.3
+#: A trial counts for no more than so many times as much or as little: on a busy machine some are off by a factor.
+MOST_RATIO: Final = 1.5
 
 
 class Choice(NamedTuple):
@@ -48,14 +50,12 @@ class Choice(NamedTuple):
         """The way to take, 0 or 1."""
         return _better(self.log_ratio)
 
-    @property
-    def first(self) -> int:
-        """The way to be tried first: in turn, so that a server that grows slower all the time speaks for neither."""
-        return self.trials % 2
-
 
 def to_try(choice: Choice, objects: int) -> int:
     """Return how many objects to try each way with before the rest goes by the better one; 0 for no trial.
+
+    Half of them go by the first way, all that are tried by the second, and then the other half by the first, so that a server that
+    grows slower all the time speaks for neither.
 
     Args:
         choice: what is known.
@@ -76,7 +76,7 @@ def tried(choice: Choice, costs: tuple[float | None, float | None]) -> Choice:
     first, second = costs
     if first is None and second is None:
         return choice._replace(since=0)
-    ratio = math.inf if second is None else -math.inf if first is None else math.log(second / first)
+    ratio = math.inf if second is None else -math.inf if first is None else _bounded(math.log(second / first))
     # What was barred is open again, or what was open is barred: there is nothing to weigh.
     sharp = math.isinf(ratio) or math.isinf(choice.log_ratio)
     weight = 1.0 if sharp or not choice.trials else max(SMOOTHING, 1 / (choice.trials + 1))
@@ -96,6 +96,11 @@ def went(choice: Choice, objects: int, came_through: int) -> Choice:
     if not came_through and objects >= LEAST_TRIED:
         return Choice()
     return choice._replace(since=choice.since + objects)
+
+
+def _bounded(log_ratio: float) -> float:
+    most = math.log(MOST_RATIO)
+    return max(-most, min(most, log_ratio))
 
 
 def _better(log_ratio: float) -> int:

@@ -73,20 +73,21 @@ class Crossing:
         choice = _choices.get(self._pair, Choice())
         count = to_try(choice, len(objects))
         if count:
-            costs: list[float | None] = [None, None]
-            for way, start in ((choice.first, 0), (1 - choice.first, count)):
-                costs[way] = yield from self._timed(run, way, objects[start : start + count])
+            half = count // 2
+            before = yield from self._timed(run, 0, objects[:half])
+            between = yield from self._timed(run, 1, objects[half : half + count])
+            after = yield from self._timed(run, 0, objects[half + count : 2 * count])
             if run.waited_s <= MOST_WAITED * run.passed_s:
-                choice = tried(choice, (costs[0], costs[1]))
+                choice = tried(choice, (_cost(before, after), _cost(between)))
         rest = objects[2 * count :]
         came_through = yield from self._stretch(run, choice.better, rest)
         _choices[self._pair] = went(choice, len(rest), came_through)
 
-    def _timed(self, run: _Run, way: int, objects: Sequence[Named]) -> Generator[bool, None, float | None]:
-        """Carry objects by one way; return the seconds that one took, ``None`` where none came through."""
+    def _timed(self, run: _Run, way: int, objects: Sequence[Named]) -> Generator[bool, None, tuple[float, int]]:
+        """Carry objects by one way; return the seconds that they took, and how many came through."""
         before = run.passed_s - run.waited_s
         came_through = yield from self._stretch(run, way, objects)
-        return (run.passed_s - run.waited_s - before) / came_through if came_through else None
+        return run.passed_s - run.waited_s - before, came_through
 
     def _stretch(self, run: _Run, way: int, objects: Sequence[Named]) -> Generator[bool, None, int]:
         """Carry objects by one way; return how many came through."""
@@ -130,6 +131,12 @@ class Crossing:
         headers |= {**_NEW, **md5_header(bytes.fromhex(version.etag))}
         answer = yield Asked(self._target, "PUT", target, headers, answer.body)
         return bare_etag(answer.headers.get("etag", "")) if answer.ok else ""
+
+
+def _cost(*stretches: tuple[float, int]) -> float | None:
+    """Seconds that one object took; ``None`` where none came through."""
+    seconds, came_through = (sum(column) for column in zip(*stretches, strict=True))
+    return seconds / came_through if came_through else None
 
 
 class _Run:

@@ -151,7 +151,7 @@ class Clock:
         """Let time pass with what a node's endpoint is asked."""
         begin = node.endpoint.begin
 
-        def begin_and_pass(method: str, *arguments: object, **more: Any) -> Any:
+        def begin_and_pass(method: str, *arguments: Any, **more: Any) -> Any:
             copies = "x-amz-copy-source" in more["headers"]
             self.now += self.costs["COPY" if copies else method]
             return begin(method, *arguments, **more)

@@ -46,10 +46,9 @@ class Run:
         for size in sizes:
             count = to_try(self.choice, size)
             if count:
-                found: list[Cost] = [None, None]
-                for way in (self.choice.first, 1 - self.choice.first):
-                    found[way] = self._go(way, count)
-                self.choice = tried(self.choice, (found[0], found[1]))
+                before, second, after = self._go(0, count // 2), self._go(1, count), self._go(0, count - count // 2)
+                first = None if before is None or after is None else (before + after) / 2
+                self.choice = tried(self.choice, (first, second))
             rest = size - 2 * count
             came_through = rest if self._go(self.choice.better, rest) is not None else 0
             self.choice = went(self.choice, rest, came_through)
