@@ -54,9 +54,6 @@ class BulkSession(asyncssh.SSHClientSession[bytes]):
         channel, _ = await connection.create_session(lambda: session, subsystem="sftp", encoding=None)
         channel.write(hello(version))
         session.dialect = await session._hello
-        if session.dialect.limits:
-            [answer] = await session.ask([session.dialect.ask_limits()])
-            session.dialect.take_limits(answer)
         return session
 
     async def ask(self, requests: Sequence[tuple[int, bytes]]) -> list[Answer]:

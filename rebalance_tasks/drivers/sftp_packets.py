@@ -36,7 +36,6 @@ _STATUS: Final = 101
 _HANDLE: Final = 102
 _DATA: Final = 103
 _ATTRS: Final = 105
-_EXTENDED_REPLY: Final = 201
 
 #: SSH_FXF_READ
 _AS_IT_IS: Final = 0x01
@@ -48,16 +47,12 @@ _MADE_ANEW: Final = 0x1B
 _MADE_ANEW_5: Final = (0x183, 1)
 #: Every server takes, and gives, as many bytes of a file in one packet (draft-ietf-secsh-filexfer-02 §3).
 PIECE_BYTES: Final = 32 * 1024
-#: So many at most where a server says that it takes more (OpenSSH takes 255 KiB): each piece has an answer, and each answer its price.
-MOST_PIECE_BYTES: Final = 240 * 1024
 #: No server may want more room for one answer; OpenSSH's and asyncssh's take requests of a quarter of a megabyte.
 MOST_BYTES: Final = 1 << 20
 _NS: Final = 10**9
 _UINT32: Final = struct.Struct(">I")
 _UINT64: Final = struct.Struct(">Q")
 _HEAD: Final = struct.Struct(">IBI")
-#: Bytes of a packet, of a read and of a write, and open files: 0 is no limit.
-_LIMITS: Final = struct.Struct(">QQQQ")
 #: What may be told of a file in version 4 and later.
 _ALL_ATTRS: Final = 0xFFFD
 
@@ -82,14 +77,6 @@ class Answer(NamedTuple):
     def data(self) -> bytes | None:
         """What it has read."""
         return _text(self.body) if self.kind == _DATA else None
-
-    @property
-    def limits(self) -> tuple[int, int] | None:
-        """Most bytes of one read and of one write; 0: no limit."""
-        if self.kind != _EXTENDED_REPLY or len(self.body) < _LIMITS.size:
-            return None
-        _, read, write, _ = _LIMITS.unpack_from(self.body)
-        return read, write
 
     def attrs(self, version: int) -> asyncssh.SFTPAttrs | None:
         """What it shows of a file."""
@@ -139,9 +126,6 @@ class Dialect:
         version: of the protocol.
         syncs: it syncs a file when it is asked to.
         links: it gives a file a second name, refusing one that is taken.
-        limits: it says how much it takes in one request.
-        read_bytes: most that is asked for in one read.
-        write_bytes: most that is sent in one write.
     """
 
     def __init__(self, version: int, extensions: dict[bytes, bytes]) -> None:
@@ -149,20 +133,6 @@ class Dialect:
         self.version = version
         self.syncs = extensions.get(b"fsync@openssh.com") == b"1"
         self.links = version >= 6 or extensions.get(b"hardlink@openssh.com") == b"1"  # noqa: PLR2004  the protocol's own numbers
-        self.limits = extensions.get(b"limits@openssh.com") == b"1"
-        self.read_bytes = self.write_bytes = PIECE_BYTES
-
-    @staticmethod
-    def ask_limits() -> tuple[int, bytes]:
-        """Ask how much the server takes in one request."""
-        return _EXTENDED, string(b"limits@openssh.com")
-
-    def take_limits(self, answer: Answer) -> None:
-        """Cut reads and writes by what the server has answered; what is no answer changes nothing."""
-        if answer.limits is not None:
-            read, write = (min(limit or MOST_PIECE_BYTES, MOST_PIECE_BYTES) for limit in answer.limits)
-            # The last read of a file asks for one byte more.
-            self.read_bytes, self.write_bytes = max(PIECE_BYTES, read - 1), max(PIECE_BYTES, write)
 
     def open_new(self, path: bytes) -> tuple[int, bytes]:
         """Make a file anew, for writing and reading."""
@@ -176,11 +146,12 @@ class Dialect:
         how = _UINT32.pack(flags) if self.version < 5 else struct.pack(">II", *flags_5)  # noqa: PLR2004
         return _OPEN, string(path) + how + asyncssh.SFTPAttrs().encode(self.version)
 
-    def writes(self, handle: bytes, data: bytes) -> list[tuple[int, bytes]]:
+    @staticmethod
+    def writes(handle: bytes, data: bytes) -> list[tuple[int, bytes]]:
         """Write a file from its beginning, in as many requests as it takes."""
         return [
-            (_WRITE, b"".join((string(handle), _UINT64.pack(at), string(data[at : at + self.write_bytes]))))
-            for at in range(0, len(data), self.write_bytes)
+            (_WRITE, b"".join((string(handle), _UINT64.pack(at), string(data[at : at + PIECE_BYTES]))))
+            for at in range(0, len(data), PIECE_BYTES)
         ]
 
     @staticmethod
@@ -192,9 +163,10 @@ class Dialect:
         """Set mode and times."""
         return _FSETSTAT, string(handle) + attrs_of(metadata).encode(self.version)
 
-    def reads(self, handle: bytes, size_bytes: int) -> list[tuple[int, bytes]]:
+    @staticmethod
+    def reads(handle: bytes, size_bytes: int) -> list[tuple[int, bytes]]:
         """Read a file of that size, in as many requests as it takes, and one byte more, which a file that has grown has."""
-        lengths = [(at, min(self.read_bytes, size_bytes - at)) for at in range(0, size_bytes, self.read_bytes)]
+        lengths = [(at, min(PIECE_BYTES, size_bytes - at)) for at in range(0, size_bytes, PIECE_BYTES)]
         return [
             (_READ, string(handle) + struct.pack(">QI", at, length + (at + length == size_bytes)))
             for at, length in lengths

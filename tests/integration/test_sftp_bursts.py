@@ -138,13 +138,13 @@ def test_an_object_that_the_server_garbles_is_noticed_in_a_burst_and_sent_again(
     original = Dialect.writes
     garbled: list[str] = []
 
-    def writes(self: Dialect, handle: bytes, data: bytes) -> list[tuple[int, bytes]]:
+    def writes(handle: bytes, data: bytes) -> list[tuple[int, bytes]]:
         if len(data) == SIZES["o/03"] and not garbled:
             garbled.append("o/03")
             data = bytes([data[0] ^ 1]) + data[1:]
-        return original(self, handle, data)
+        return original(handle, data)
 
-    monkeypatch.setattr(Dialect, "writes", writes)
+    monkeypatch.setattr(Dialect, "writes", staticmethod(writes))
     carried(engine, places, tmp_path)
     assert garbled
 

@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 from rebalance_tasks.drivers.base import ObjectMetadata
 from rebalance_tasks.drivers.sftp_packets import (
     MOST_BYTES,
-    MOST_PIECE_BYTES,
     PIECE_BYTES,
     Answer,
     Answers,
@@ -81,46 +80,21 @@ def test_requests_are_those_of_the_protocols_version() -> None:
     assert new.link(b"a", b"b") == (LINK, String(b"b") + String(b"a") + b"\0")
 
 
-def limits(read: int, write: int) -> Answer:
-    return Answer(201, struct.pack(">QQQQ", 0, read, write, 0))
-
-
-@given(
-    st.integers(1, 4 * PIECE_BYTES + 3),
-    st.none() | st.tuples(st.integers(0, 2**20), st.integers(0, 2**20)),
-)
-def test_a_file_is_written_and_read_in_pieces_that_join_to_it_and_a_byte_more_is_asked_for(
-    size_bytes: int, said: tuple[int, int] | None
-) -> None:
-    say = Dialect(3, {b"limits@openssh.com": b"1"})
-    if said is not None:
-        say.take_limits(limits(*said))
-    # What every server takes is taken, whatever it says; of one that says nothing no more is expected.
-    most_read, most_write = (PIECE_BYTES + 1, PIECE_BYTES)
-    if said is not None:
-        most_read = max(most_read, min(said[0] or MOST_PIECE_BYTES, MOST_PIECE_BYTES))
-        most_write = max(most_write, min(said[1] or MOST_PIECE_BYTES, MOST_PIECE_BYTES))
+@given(st.integers(1, 4 * PIECE_BYTES + 3))
+def test_a_file_is_written_and_read_in_pieces_that_join_to_it_and_a_byte_more_is_asked_for(size_bytes: int) -> None:
     data = bytes(range(256)) * (size_bytes // 256 + 1)
     written = bytearray(size_bytes)
     read: list[int] = []
-    for _, body in say.writes(b"h", data[:size_bytes]):
+    for _, body in Dialect.writes(b"h", data[:size_bytes]):
         at, length = struct.unpack_from(">QI", body, 5)
         written[at : at + length] = body[17:]
-        assert len(body[17:]) == length <= most_write
-    for _, body in say.reads(b"h", size_bytes):
+        assert len(body[17:]) == length <= PIECE_BYTES
+    for _, body in Dialect.reads(b"h", size_bytes):
         at, length = struct.unpack_from(">QI", body, 5)
         read += range(at, at + length)
-        assert length <= most_read
+        assert length <= PIECE_BYTES + 1
     assert written == data[:size_bytes]
     assert read == list(range(size_bytes + 1))
-
-
-@given(st.integers(1, 255), st.binary(max_size=40))
-def test_what_is_no_answer_about_limits_changes_none(kind: int, body: bytes) -> None:
-    say = Dialect(6, {})
-    say.take_limits(Answer(kind, body[:31]))
-    assert (say.limits, say.read_bytes, say.write_bytes) == (False, PIECE_BYTES, PIECE_BYTES)
-    assert say.ask_limits() == (EXTENDED, String(b"limits@openssh.com"))
 
 
 def test_a_servers_hello_tells_its_version_and_its_extensions() -> None:
