@@ -11,6 +11,7 @@ import time
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from rebalance_tasks.migration.control import Interrupt, SliceInterrupted
 from rebalance_tasks.migration.copying import Copier
 
 if TYPE_CHECKING:
@@ -109,6 +110,28 @@ class SharedControl:
     def request(self) -> None:
         """See `SliceControl.request`."""
         self._in_turn(self._control.request)
+
+
+class UntilDone(SharedControl):
+    """A slice's control for what a cancel does not stop: what is at its key is finished (invariant 7)."""
+
+    def __init__(self, control: Steering, *, winding_up: bool) -> None:
+        """Share ``control``; while a cancelled job is wound up nothing stops it, or it would be counted half done."""
+        super().__init__(control)
+        self._winding_up = winding_up
+
+    @property
+    def overdue(self) -> bool:
+        """See `SliceControl.overdue`."""
+        return super().overdue and not self._winding_up
+
+    def check(self) -> None:
+        """See `SliceControl.check`."""
+        try:
+            super().check()
+        except SliceInterrupted as stop:
+            if stop.why is not Interrupt.CANCELLED and not self._winding_up:
+                raise
 
 
 def for_lanes(context: BatchContext) -> BatchContext:
