@@ -49,7 +49,7 @@ class Spelling:
         """Tell whether what a path leads to has just that name, and none that the node cannot tell from it.
 
         Args:
-            path: of something that is there, below the root; ``""`` is the root itself.
+            path: below the root; ``""`` is the root itself. What is not there at all has no name.
         """
         return not self.folds or self._lists(path)
 

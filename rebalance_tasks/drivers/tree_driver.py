@@ -179,8 +179,10 @@ class TreeDriver:
 
     def stat(self, key: str) -> Fingerprint | None:
         """Fingerprint of the regular file at ``key``, else None; one of another name is none. Raises: InvalidKey, ObjectUnreadable."""
+        if not self.spelling.of(validate_local_key(key)):
+            return None
         found = self._found(key, "look at it")
-        return None if found is None or not self.spelling.of(key) else found.fingerprint
+        return None if found is None else found.fingerprint
 
     def unchanged(self, key: str, version: Fingerprint) -> bool:
         """Tell whether the object at ``key`` is still that version. Raises: InvalidKey, ObjectUnreadable."""
