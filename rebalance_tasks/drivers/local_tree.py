@@ -25,7 +25,7 @@ from rebalance_tasks.drivers.local_files import fingerprint_of
 from rebalance_tasks.drivers.local_folders import make_folder, make_folder_like_parent
 from rebalance_tasks.drivers.local_hold import LocalHold
 from rebalance_tasks.drivers.local_identity import NODE_ID, verify_identity, write_identity
-from rebalance_tasks.drivers.spelling import OTHERWISE, OURS, Spelling
+from rebalance_tasks.drivers.local_spelling import LocalSpelling
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator
@@ -61,8 +61,8 @@ class LocalTree:
         self._may_go_around = direct
         #: what the file system says; None: it was not asked yet.
         self._goes_around: bool | None = None
-        #: how it spells names; of what is asked for by a name that it cannot tell from its own.
-        self.spelling = Spelling(self._folds, self._names)
+        #: how it spells names.
+        self.spelling = LocalSpelling(self)
         self._lock = threading.Lock()
         self._root_fd = -1
         self._work: dict[str, int] = {}
@@ -164,18 +164,6 @@ class LocalTree:
                 os.close(fd)
         return bool(self._goes_around)
 
-    def _folds(self) -> bool | None:
-        root = self.root_fd()
-        ours, otherwise = look(OURS, root), look(OTHERWISE, root)
-        return None if ours is None else otherwise is not None and os.path.samestat(ours, otherwise)
-
-    def _names(self, folder: str) -> list[str]:
-        fd = self.open_folder(folder or ".", DIR_READ_FLAGS)
-        try:
-            return os.listdir(fd)
-        finally:
-            os.close(fd)
-
     @property
     def held(self) -> LocalHold | None:
         """What this thread holds."""
@@ -258,6 +246,8 @@ class LocalTree:
             InvalidKey: it lies on another file system, or this one cannot hold such names.
             NodeFull, NodeNotWritable, NodeMissing.
         """
+        if not self.spelling.keeps(key):
+            raise InvalidKey(key, f"the file system of {self.root} does not keep such a name as it is")
         try:
             return self.open_parent(key, create=True)
         except OSError as exc:

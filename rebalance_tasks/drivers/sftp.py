@@ -49,7 +49,7 @@ class SftpDriver(TreeDriver):
 
     def many(self) -> SftpMany:
         """This node as one end of a burst of small objects."""
-        return SftpMany(self._tree, folds=lambda: self.spelling.folds)
+        return SftpMany(self._tree)
 
     def _require_root(self) -> None:
         if self._tree.look("") is None:

@@ -46,9 +46,9 @@ class _Renaming(NamedTuple):
 class SftpMany:
     """`Many` on one node."""
 
-    def __init__(self, tree: SftpTree, *, folds: Callable[[], bool]) -> None:
-        """Stand on a tree that tells all names apart, or does not (``folds``); nothing is asked yet."""
-        self._tree, self._folds = tree, folds
+    def __init__(self, tree: SftpTree) -> None:
+        """Stand on a tree; nothing is asked yet."""
+        self._tree = tree
         #: what was read back, by move
         self._proven: dict[MoveId, Fingerprint] = {}
         #: the server keeps times in whole multiples of this; 0: not known
@@ -173,9 +173,7 @@ class SftpMany:
         return self._proven.pop(move_id, None)
 
     def publish(self, copies: Sequence[tuple[str, MoveId, Fingerprint]]) -> list[bool]:
-        """Give the copies their keys; see `Many.publish`. Where names fold each is looked at alone."""
-        if self._folds():
-            return [False] * len(copies)
+        """Give the copies their keys; see `Many.publish`."""
         names = [
             _Renaming(self._path(aside_name(move_id)), self._path(key), expected) if self._has_folder(key) else None
             for key, move_id, expected in copies

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final
 from rebalance_tasks.core.errors import (
     ChecksumMismatch,
     InvalidArgument,
+    InvalidKey,
     NodeMissing,
     SourceVanished,
     TargetExists,
@@ -26,7 +27,7 @@ from rebalance_tasks.drivers.local_errors import is_name, validate_local_key, va
 from rebalance_tasks.drivers.local_listing import key_filter
 from rebalance_tasks.drivers.node_parts import Limit
 from rebalance_tasks.drivers.object_hold import ObjectHold
-from rebalance_tasks.drivers.spelling import OTHERWISE, OURS, Spelling
+from rebalance_tasks.drivers.spelling import OTHERWISE, OURS, Spelling, odd_name
 from rebalance_tasks.drivers.tree import TMP, Found, Kind, Tree, Words, aside_name, trash_name, walked
 
 if TYPE_CHECKING:
@@ -51,7 +52,7 @@ class TreeDriver:
         self._passes = key_filter(include, exclude)
         self._fresh: Counter[MoveId] = Counter()
         self._lock = threading.Lock()
-        self.spelling = Spelling(self._folds, self._names)
+        self.spelling = Spelling(self._folds, self._names, self._keeps)
 
     # -- what a kind of tree may ask besides ----------------------------------------------------------------------
     def _require_node(self) -> None:
@@ -74,10 +75,21 @@ class TreeDriver:
     def _names(self, folder: str) -> set[str]:
         return {name for name, _ in self._entries(folder, "list names")}
 
+    def _keeps(self) -> bool:
+        name = odd_name()
+        with self._on_node("try out a name"):
+            self._tree.write(f"{TMP}/{name}", b"")
+            try:
+                return name in self._names(TMP)
+            finally:
+                self._tree.remove(f"{TMP}/{name}")
+
     def require_own_name(self, key: str) -> None:
-        """Make the folders of a key, and see that its name would be its own. Raises: TargetExists, NodeError."""
+        """Make the folders of a key, and see that its name would be its own. Raises: InvalidKey, TargetExists, NodeError."""
         if not self.spelling.folds:
             return
+        if not self.spelling.keeps(key):
+            raise InvalidKey(key, f"{self._tree.label} does not keep such a name as it is")
         with self._on_target(key, "make its folder"):
             self._tree.make_folder(key)
             taken = self._tree.look(key) is not None

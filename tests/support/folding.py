@@ -38,6 +38,8 @@ MOVED: Final = {
 }
 FILES: Final = {key: TWIN if key.casefold() == "c/twin" else made_up(key, 2_000 + len(key)) for key in MOVED}
 RESIDENT: Final = {"a/TWO": made_up("a/TWO", 70), "D/resident": made_up("D/resident", 71)}
+#: On the one that is mounted, which lists all names in small letters: its D is d for everybody, and nothing is at a/two.
+ON_NTFS: Final = {**MOVED, "a/two": "", "B/two": "invalid_key", "c/TWIN": "invalid_key", "d/old": ""}
 IMAGE_BYTES: Final = 16 << 20
 
 
@@ -50,18 +52,11 @@ def write(root: Path, files: Mapping[str, bytes]) -> None:
         os.utime(path, (10**9, 10**9))
 
 
-def carried(roots: Mapping[str, Path], engine: Engine | None = None) -> dict[str, Any]:
-    """Carry the job from n1 to n2, clean up, and look what came of it.
-
-    Args:
-        roots: as the file system shows them.
-        engine: that has begun the job already; by default it is begun now.
-    """
-    write(roots["n2"], RESIDENT)
+def carried(roots: Mapping[str, Path]) -> dict[str, Any]:
+    """Carry the job from n1 to n2, clean up, and look what came of it."""
     written = record(roots)
-    if engine is None:
-        engine = Engine()
-        engine.start(moves_between("n1", "n2", {key: len(content) for key, content in FILES.items()}))
+    engine = Engine()
+    engine.start(moves_between("n1", "n2", {key: len(content) for key, content in FILES.items()}))
     job = engine.finish()
     with mock.patch.object(cleanups, "ORPHAN_AGE", timedelta(0)):
         for _ in range(2):
@@ -88,9 +83,10 @@ def main() -> None:
     subprocess.run(["mkntfs", "--quick", "--force", "--quiet", str(image)], check=True, capture_output=True)
     subprocess.run(["lowntfs-3g", "-o", "ignore_case", str(image), str(roots["n2"])], check=True)
     try:
+        write(roots["n2"], {key: content for key, content in RESIDENT.items() if key.lower() not in FILES})
         print(json.dumps(carried(roots)))  # noqa: T201  what its caller reads
     finally:
-        subprocess.run(["umount", str(roots["n2"])], check=True)
+        subprocess.run(["umount", "--lazy", str(roots["n2"])], check=True)  # the engine has its descriptors
 
 
 if __name__ == "__main__":

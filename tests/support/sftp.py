@@ -58,17 +58,21 @@ class Grudging(asyncssh.SFTPServer):
         return super().write(file_obj, offset, data)  # type: ignore[return-value]
 
 
+def _as_made(folder: bytes, name: bytes) -> bytes:
+    """How a folder spells a name that it holds in some case; else as it was given."""
+    if os.path.lexists(os.path.join(folder, name)) or not os.path.isdir(folder):  # noqa: PTH112, PTH118  bytes
+        return name
+    wanted = os.fsdecode(name).casefold()
+    return next((each for each in os.listdir(folder) if os.fsdecode(each).casefold() == wanted), name)  # noqa: PTH208
+
+
 class Folding(Grudging):
     """Names are found in whatever case they are asked for, and keep the one in which they were made, as on Windows and macOS."""
 
     def map_path(self, path: bytes) -> bytes:
         found = b"/"
         for component in os.path.normpath(super().map_path(path)).split(b"/"):
-            if component:
-                names = os.listdir(found) if os.path.isdir(found) else []  # noqa: PTH112, PTH208  bytes
-                wanted = os.fsdecode(component).casefold()
-                same = [name for name in names if os.fsdecode(name).casefold() == wanted]
-                found = os.path.join(found, component if component in same else next(iter(same), component))  # noqa: PTH118
+            found = os.path.join(found, _as_made(found, component)) if component else found  # noqa: PTH118
         return found
 
 

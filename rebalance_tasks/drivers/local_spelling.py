@@ -1,0 +1,49 @@
+"""How a local root spells names (`drivers.spelling`): asked of its file system by what is in ``.rebalance`` already, and one file that is not."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from rebalance_tasks.drivers.linux import DIR_READ_FLAGS
+from rebalance_tasks.drivers.local_entries import CREATE_FLAGS, PRIVATE_MODE, look
+from rebalance_tasks.drivers.local_errors import node_error
+from rebalance_tasks.drivers.spelling import ASIDE, OTHERWISE, OURS, Spelling, odd_name
+
+if TYPE_CHECKING:
+    from rebalance_tasks.drivers.local_tree import LocalTree
+
+
+class LocalSpelling(Spelling):
+    """Of one root; `of` also raises `OSError`."""
+
+    def __init__(self, tree: LocalTree) -> None:
+        """Ask nothing yet."""
+        super().__init__(self._ask_folds, self._list, self._try_out)
+        self._tree = tree
+
+    def _ask_folds(self) -> bool | None:
+        root = self._tree.root_fd()
+        try:
+            ours, otherwise = look(OURS, root), look(OTHERWISE, root)
+        except OSError as exc:
+            raise node_error(self._tree.node_id, self._tree.root, exc, "look at the node-id") from exc
+        return None if ours is None else otherwise is not None and os.path.samestat(ours, otherwise)
+
+    def _list(self, folder: str) -> list[str]:
+        fd = self._tree.open_folder(folder or ".", DIR_READ_FLAGS)
+        try:
+            return os.listdir(fd)
+        finally:
+            os.close(fd)
+
+    def _try_out(self) -> bool:
+        name, folder = odd_name(), self._tree.work_fd("tmp")
+        try:
+            os.close(os.open(name, CREATE_FLAGS, PRIVATE_MODE, dir_fd=folder))
+            try:
+                return name in self._list(ASIDE)
+            finally:
+                os.unlink(name, dir_fd=folder)
+        except OSError as exc:
+            raise node_error(self._tree.node_id, self._tree.root, exc, "try out a name") from exc
