@@ -32,7 +32,7 @@ from rebalance_tasks.store.attempts import AttemptStore
 from rebalance_tasks.store.moves import UNLIMITED, Budgets, Ending, MoveStore
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
     from wsgiref.types import WSGIApplication
 
     from celery import Celery

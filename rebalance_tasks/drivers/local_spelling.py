@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from typing import TYPE_CHECKING
+from weakref import proxy
 
 from rebalance_tasks.drivers.linux import DIR_READ_FLAGS
 from rebalance_tasks.drivers.local_entries import CREATE_FLAGS, PRIVATE_MODE, look
@@ -19,10 +20,11 @@ class LocalSpelling(Spelling):
 
     def __init__(self, tree: LocalTree) -> None:
         """Ask nothing yet."""
-        super().__init__(self._ask_folds, self._list, self._try_out)
-        self._tree = tree
+        super().__init__()
+        # The tree has this object, and must end with the last one who needs it: it closes its descriptors then.
+        self._tree = proxy(tree)
 
-    def _ask_folds(self) -> bool | None:
+    def _ask(self) -> bool | None:
         root = self._tree.root_fd()
         try:
             ours, otherwise = look(OURS, root), look(OTHERWISE, root)
@@ -30,19 +32,19 @@ class LocalSpelling(Spelling):
             raise node_error(self._tree.node_id, self._tree.root, exc, "look at the node-id") from exc
         return None if ours is None else otherwise is not None and os.path.samestat(ours, otherwise)
 
-    def _list(self, folder: str) -> list[str]:
+    def _names(self, folder: str) -> list[str]:
         fd = self._tree.open_folder(folder or ".", DIR_READ_FLAGS)
         try:
-            return os.listdir(fd)
+            return os.listdir(fd)  # noqa: PTH208  a descriptor
         finally:
             os.close(fd)
 
-    def _try_out(self) -> bool:
+    def _try(self) -> bool:
         name, folder = odd_name(), self._tree.work_fd("tmp")
         try:
             os.close(os.open(name, CREATE_FLAGS, PRIVATE_MODE, dir_fd=folder))
             try:
-                return name in self._list(ASIDE)
+                return name in self._names(ASIDE)
             finally:
                 os.unlink(name, dir_fd=folder)
         except OSError as exc:

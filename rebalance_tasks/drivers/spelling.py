@@ -9,19 +9,20 @@ is such a node, once.
 from __future__ import annotations
 
 import os
+from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Final
 
 from rebalance_tasks.core.keys import RESERVED
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Container
+    from collections.abc import Container
 
 #: What every adopted node has …
 OURS: Final = f"{RESERVED}/node-id"
 #: … and what is found under this name only where case is folded; no object can be there.
 OTHERWISE: Final = OURS.upper()
 #: Where a name is tried out.
-ASIDE: Final = f"{RESERVED}/tmp"
+ASIDE: Final = f"{RESERVED}/tmp"  # noqa: S108  below our own folder
 
 
 def odd_name() -> str:
@@ -29,22 +30,27 @@ def odd_name() -> str:
     return f"writing-{os.urandom(8).hex()}-A"
 
 
-class Spelling:
+class Spelling(ABC):
     """How the folders of one node spell names."""
 
-    def __init__(
-        self, folds: Callable[[], bool | None], names: Callable[[str], Container[str]], keeps: Callable[[], bool]
-    ) -> None:
-        """Ask nothing yet.
-
-        Args:
-            folds: tells whether `OTHERWISE` leads to `OURS`; ``None`` while the latter is not there.
-            names: tells what a folder below the root lists; ``""`` is the root itself.
-            keeps: tries whether a name with a capital (`odd_name`) is listed as it was given.
-        """
-        self._ask, self._names, self._try = folds, names, keeps
+    def __init__(self) -> None:
+        """Ask nothing yet."""
         self.forget()
 
+    # -- what each kind of node answers -------------------------------------------------------------------------------
+    @abstractmethod
+    def _ask(self) -> bool | None:
+        """Whether `OTHERWISE` leads to `OURS`; ``None`` while the latter is not there."""
+
+    @abstractmethod
+    def _names(self, folder: str) -> Container[str]:
+        """What a folder below the root lists; ``""`` is the root itself."""
+
+    @abstractmethod
+    def _try(self) -> bool:
+        """Whether a name with a capital (`odd_name`) is listed as it was given."""
+
+    # -- what is asked ------------------------------------------------------------------------------------------------
     def forget(self) -> None:
         """Ask anew: the root may be another folder."""
         self._folds: bool | None = None

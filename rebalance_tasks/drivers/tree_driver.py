@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
+from functools import cached_property
 from typing import TYPE_CHECKING, Final
 
 from rebalance_tasks.core.errors import (
@@ -27,8 +28,9 @@ from rebalance_tasks.drivers.local_errors import is_name, validate_local_key, va
 from rebalance_tasks.drivers.local_listing import key_filter
 from rebalance_tasks.drivers.node_parts import Limit
 from rebalance_tasks.drivers.object_hold import ObjectHold
-from rebalance_tasks.drivers.spelling import OTHERWISE, OURS, Spelling, odd_name
+from rebalance_tasks.drivers.spelling import OURS
 from rebalance_tasks.drivers.tree import TMP, Found, Kind, Tree, Words, aside_name, trash_name, walked
+from rebalance_tasks.drivers.tree_spelling import TreeSpelling
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator
@@ -52,7 +54,6 @@ class TreeDriver:
         self._passes = key_filter(include, exclude)
         self._fresh: Counter[MoveId] = Counter()
         self._lock = threading.Lock()
-        self.spelling = Spelling(self._folds, self._names, self._keeps)
 
     # -- what a kind of tree may ask besides ----------------------------------------------------------------------
     def _require_node(self) -> None:
@@ -68,21 +69,10 @@ class TreeDriver:
         """Look whether a name stays what it is. Raises: InvalidKey."""
 
     # -- names that it cannot tell apart --------------------------------------------------------------------------
-    def _folds(self) -> bool | None:
-        with self._on_node("look at the node-id"):
-            return None if self._tree.look(OURS) is None else self._tree.look(OTHERWISE) is not None
-
-    def _names(self, folder: str) -> set[str]:
-        return {name for name, _ in self._entries(folder, "list names")}
-
-    def _keeps(self) -> bool:
-        name = odd_name()
-        with self._on_node("try out a name"):
-            self._tree.write(f"{TMP}/{name}", b"")
-            try:
-                return name in self._names(TMP)
-            finally:
-                self._tree.remove(f"{TMP}/{name}")
+    @cached_property
+    def spelling(self) -> TreeSpelling:
+        """How it spells names."""
+        return TreeSpelling(self._tree, self._words, self.node_id)
 
     def require_own_name(self, key: str) -> None:
         """Make the folders of a key, and see that its name would be its own. Raises: InvalidKey, TargetExists, NodeError."""
@@ -94,7 +84,9 @@ class TreeDriver:
             self._tree.make_folder(key)
             taken = self._tree.look(key) is not None
         if not self.spelling.of(key if taken else key.rpartition("/")[0]):
-            raise TargetExists(key, f"it or a folder of it is spelled otherwise at {self._tree.label}, which cannot tell the two apart")
+            raise TargetExists(
+                key, f"it or a folder of it is spelled otherwise at {self._tree.label}, which cannot tell the two apart"
+            )
 
     # -- errors ---------------------------------------------------------------------------------------------------
     def _on_node(self, doing: str) -> AbstractContextManager[None]:

@@ -227,7 +227,9 @@ class Batch:
             if stop.why is Interrupt.CANCELLED:
                 self._endings.discard(item)
                 end(item, MoveState.SKIPPED, "cancelled", "an operator cancelled the job")
-            elif stop.why in {Interrupt.PAUSED, Interrupt.SHUTDOWN} or item.staged is None or item.direct or item.unread:
+            elif (
+                stop.why in {Interrupt.PAUSED, Interrupt.SHUTDOWN} or item.staged is None or item.direct or item.unread
+            ):
                 item.again = True
                 item.fresh = False
                 item.entry = journal_entry(item, running=False)

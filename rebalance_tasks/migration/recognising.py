@@ -63,7 +63,9 @@ def _find_copy(context: BatchContext, item: Item, staged: Fingerprint) -> None:
     item.published = as_published(context.target, item.move.key, staged)
     if item.published is not None:
         item.staged = staged
-        item.unread = item.copy is not None and context.validate and not (given_by_us or arrives_checked(context.target))
+        item.unread = (
+            item.copy is not None and context.validate and not (given_by_us or arrives_checked(context.target))
+        )
         return
     if item.copy is not None and context.target.staged(item.move.move_id) == staged:
         # It was whole when that attempt had read it back. It may have lain here for a night since: whoever publishes it has read it.

@@ -162,16 +162,35 @@ def test_a_writer_does_not_replace_the_object_of_another_name(driver: SftpDriver
 
 
 # -- how a name is spelled ------------------------------------------------------------------------------------------------
-def test_where_all_names_are_told_apart_no_folder_is_listed() -> None:
-    listed: list[str] = []
-    spelling = Spelling(lambda: False, lambda folder: listed.append(folder) or [], pytest.fail)  # type: ignore[func-returns-value]
+class Told(Spelling):
+    """What a node would answer, one answer after the other."""
+
+    def __init__(self, *answers: bool | None, **folders: list[str]) -> None:
+        super().__init__()
+        self.answers, self.folders, self.listed, self.tried = list(answers), folders, 0, 0
+
+    def _ask(self) -> bool | None:
+        return self.answers.pop(0)
+
+    def _names(self, folder: str) -> list[str]:
+        self.listed += 1
+        return self.folders[folder or "root"]
+
+    def _try(self) -> bool:
+        self.tried += 1
+        return False
+
+
+def test_where_all_names_are_told_apart_nothing_is_listed_and_nothing_tried() -> None:
+    spelling = Told(False)
     assert spelling.of("a/b/c")
     assert spelling.keeps("A")
-    assert not listed
+    assert (spelling.listed, spelling.tried) == (0, 0)
 
 
 def test_what_is_not_known_yet_is_asked_again_and_what_is_known_is_not() -> None:
-    answers = iter([None, True])
-    spelling = Spelling(lambda: next(answers), {"": ["A"], "A": ["b"]}.__getitem__, lambda: True)
+    spelling = Told(None, True, root=["A"], A=["b"])
     assert spelling.of("a")
     assert [spelling.of(path) for path in ("a", "A", "A/b", "A/B", "")] == [False, True, True, False, True]
+    assert [spelling.keeps(path) for path in ("a", "A", "b/C")] == [True, False, False]
+    assert spelling.tried == 1

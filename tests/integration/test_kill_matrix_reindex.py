@@ -57,9 +57,7 @@ def test_every_step_of_a_reindex_has_a_case() -> None:
 
 
 @pytest.fixture
-def fleet(
-    case: Case, fleet_config: FleetFactory, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> Fleet:
+def fleet(case: Case, fleet_config: FleetFactory, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Fleet:
     """A job was killed while it freed its sources, so that some are in the trash and some beside their copies; then Redis is lost."""
     monkeypatch.setattr(copying, "PART_BYTES", PART_BYTES)
     hosted = case.locator == "host"

@@ -96,9 +96,7 @@ def test_of_several_copies_only_the_spoilt_one_is_made_again(
     checker.check(fleet.roots, written, job, trash=True)
 
 
-def test_nobody_reads_again_what_no_death_has_interrupted(
-    fleet: Fleet, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_nobody_reads_again_what_no_death_has_interrupted(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
     lengths = read_parts(monkeypatch)
     engine = Engine()
     engine.start(moves_between("n1", "n2", {"large": SIZES["large"]}))
