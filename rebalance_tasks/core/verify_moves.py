@@ -6,6 +6,7 @@ planner or `imbalance`, so that a mistake has to be made twice to pass.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
@@ -15,17 +16,17 @@ import pyarrow.compute as pc
 from rebalance_tasks.core.errors import PlanInvariantError
 from rebalance_tasks.core.inventory import UNKNOWN_TIME
 from rebalance_tasks.core.models import NodeState
+from rebalance_tasks.core.verify_case import Case
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable
     from datetime import timedelta
 
     from numpy.typing import NDArray
 
-    from rebalance_tasks.core.inventory import Coded, Inventory
-    from rebalance_tasks.core.models import NodeDescriptor, RebalancePlan
+    from rebalance_tasks.core.inventory import Coded
+    from rebalance_tasks.core.models import NodeDescriptor
     from rebalance_tasks.core.move_columns import MoveColumns
-    from rebalance_tasks.core.options import RebalancerOptions
 
     Mask: TypeAlias = NDArray[np.bool_]
     #: A rule in a sentence: the same for all moves, or made for one at its place in the plan.
@@ -74,25 +75,21 @@ class Broken:
             raise self.error(int(np.argmax(self.codes >= 0)))
 
 
-class MoveRules:
+@dataclass(eq=False)
+class MoveRules(Case):
     """The moves of one plan under examination; each method asks one family of rules of all of them.
 
     Attributes:
+        moment_ns: when ages are measured; without it nothing is too young.
         broken: what was found.
         rows: int64 (n,), row of each move's object in the inventory; −1 where it has none of its own.
     """
 
-    def __init__(
-        self,
-        plan: RebalancePlan,
-        moves: MoveColumns,
-        nodes: Mapping[str, NodeDescriptor],
-        inventory: Inventory,
-        options: RebalancerOptions,
-    ) -> None:
-        self.plan, self.moves, self.nodes, self.inventory, self.options = plan, moves, nodes, inventory, options
-        self.moment_ns: int | None = None
-        self.broken = Broken(moves)
+    moment_ns: int | None = None
+
+    def __post_init__(self) -> None:
+        """Find the moved objects."""
+        self.broken = Broken(self.moves)
         self.rows, self._times = self._find_rows()
 
     def each(self) -> None:

@@ -24,6 +24,8 @@ READ_FLAGS: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | 
 READ_BACK_FLAGS: Final = READ_FLAGS | getattr(os, "O_NOATIME", 0)
 STAGE_FLAGS: Final = os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC
 CREATE_FLAGS: Final = STAGE_FLAGS | os.O_CREAT | os.O_EXCL
+#: A copy without a name (Linux): it is given one when it is published, or is gone with the process that made it. 0: there is no such thing.
+NAMELESS_FLAGS: Final = os.O_RDWR | os.O_CLOEXEC | os.O_TMPFILE if hasattr(os, "O_TMPFILE") else 0
 #: Nobody reads a copy or a manifest under it but us; a copy gets its own mode when it is whole.
 PRIVATE_MODE: Final = 0o600
 

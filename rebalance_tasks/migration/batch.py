@@ -72,21 +72,16 @@ class Batch:
             NodeError: a node is missing or cannot be written to.
         """
         recognise(self._c, self._items, self._endings, at_once=self._lanes)
-        self._plain = Plain(self._c, self._items)
-        rows = {item.move.index for item in self._plain.items}
-        self._items = [item for item in self._items if item.move.index not in rows]
-        try:
-            return self._run_all()
-        except BaseException:
-            # Whoever sees to what is wrong looks at the items.
-            self._plain.leave()
-            raise
+        with Plain(self._c, self._items) as self._plain:
+            rows = {item.move.index for item in self._plain.items}
+            self._items = [item for item in self._items if item.move.index not in rows]
+            self._begin()
+            return self._carry()
 
-    def _run_all(self) -> int:
-        self._begin()
+    def _carry(self) -> int:
         sizes = [item.move.size_bytes for item in self._items if item.fresh and item.unpublished]
         chosen = burst(self._c.source, self._c.target, objects=len(sizes), largest=max(sizes, default=0))
-        with self._plain.opened(), chosen as self._burst:
+        with chosen as self._burst:
             if self._burst.alone:
                 self._lanes = 1
             return self._run()
@@ -156,7 +151,7 @@ class Batch:
             reached(Step.SYNC_STAGED)
 
     def _staged(self, move_id: MoveId) -> None:
-        reached(Step.STAGE, lambda: staged_path(self._c.target, move_id))
+        reached(Step.STAGE, lambda: self._plain.aside(move_id) or staged_path(self._c.target, move_id))
 
     def _each(self, items: Iterable[tuple[Item, T]], act: Callable[[Item, T], None], *, at_once: int) -> None:
         """Carry each item, with what a burst made of it, through a step; what is wrong with one object is its trouble alone."""

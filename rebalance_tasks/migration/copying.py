@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 import xxhash
 
-from rebalance_tasks.core.errors import ChecksumMismatch, SourceChanged
+from rebalance_tasks.core.errors import ChecksumMismatch, SourceChanged, SourceVanished
 from rebalance_tasks.core.options import MIB
 from rebalance_tasks.drivers.linux import BLOCK_BYTES
 from rebalance_tasks.drivers.local_direct import aligned_buffer
@@ -196,10 +196,14 @@ class Copier:
             Fingerprint of what was read back; only that very file may be published.
 
         Raises:
-            ChecksumMismatch: a part differs, or the length.
+            ChecksumMismatch: a part differs, or the length; or there is no copy any more.
             SliceInterrupted: flags, or the deadline between two parts; ``copy.verified`` says how far it came.
         """
-        with target.open_staged(move_id) as reader:
+        try:
+            staged = target.open_staged(move_id)
+        except SourceVanished as exc:
+            raise ChecksumMismatch(key, "the copy that lay aside is gone") from exc
+        with staged as reader:
             self._compare(reader, key, copy)
             return reader.fingerprint
 
