@@ -33,7 +33,7 @@ from rebalance_tasks.migration.leave import free_later, lots_to_free, lots_to_pu
 from rebalance_tasks.migration.measured import unmeasured
 from rebalance_tasks.migration.measured_burst import burst_between
 from rebalance_tasks.migration.plain import Plain
-from rebalance_tasks.migration.recognising import recognise
+from rebalance_tasks.migration.recognising import read_again, recognise
 from rebalance_tasks.migration.ways import arrives_checked, for_lanes
 from rebalance_tasks.store.moves import FREE_PENDING
 from rebalance_tasks.store.records import Freed, JournalEntry, Part
@@ -53,8 +53,8 @@ T = TypeVar("T")
 class Batch:
     """Runs the steps over a list of items."""
 
-    def __init__(self, context: BatchContext, items: Sequence[Item], *, number: int) -> None:
-        """Bind the items; ``number`` names the batch within its slice."""
+    def __init__(self, context: BatchContext, items: Sequence[Item], *, number: int, winding_up: bool = False) -> None:
+        """Bind the items; ``number`` names the batch within its slice; ``winding_up`` finishes what a cancelled job published."""
         self._items = list(items)
         sizes = [item.move.size_bytes for item in items]
         mean = sum(sizes) / max(1, len(sizes))
@@ -62,7 +62,7 @@ class Batch:
         self._c = for_lanes(context) if most > 1 else context
         self._crowd = Crowd(context.source, context.target, mean_bytes=mean, most=most)
         self._lanes = self._crowd.at_once
-        self._number = number
+        self._number, self._winding_up = number, winding_up
         self._endings = Endings(self._c)
         self._stop: SliceInterrupted | None = None
 
@@ -91,6 +91,7 @@ class Batch:
 
     def _run(self) -> int:
         try:
+            read_again(self._c, self._items, self._endings, at_once=self._lanes, winding_up=self._winding_up)
             self._stage()
             self._verify()
             self._c.control.check()
@@ -222,12 +223,18 @@ class Batch:
         self._stop = stop
         self._items += self._plain.leave()
         for item in self._items:
-            if not item.unpublished:
+            if not (item.unpublished or item.unread):
                 continue
             if stop.why is Interrupt.CANCELLED:
                 self._endings.discard(item)
                 end(item, MoveState.SKIPPED, "cancelled", "an operator cancelled the job")
-            elif publishing or stop.why in {Interrupt.PAUSED, Interrupt.SHUTDOWN} or item.staged is None or item.direct:
+            elif (
+                publishing
+                or stop.why in {Interrupt.PAUSED, Interrupt.SHUTDOWN}
+                or item.staged is None
+                or item.direct
+                or item.unread
+            ):
                 item.again = True
                 item.fresh = False
                 item.entry = journal_entry(item, running=False)
