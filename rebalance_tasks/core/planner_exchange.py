@@ -33,9 +33,9 @@ _SHARPNESS: Final = (10.0, 40.0, 160.0)
 #: Exchanges compared in all, and fullest nodes that may give to the emptiest: a plan takes seconds, not minutes.
 _MOST_COMPARED: Final = 6_000_000
 _GIVERS: Final = 8
-#: Moves a node beyond which flows of water are as good a beginning as any: others take ten times as long there, and end no lower.
-_MANY_MOVES: Final = 4
-_MOST_OF_MANY: Final = 100_000
+#: Moves in all, and a node, from which on flows of water are as good a beginning as any: others take ten times as long there, and end no lower.
+_MANY_MOVES: Final = 100
+_MANY_OF_A_NODE: Final = 4
 #: An exchange must lower the smooth spread by this share of the spread; less would go on for ever without being of use.
 _STEP: Final = 1e-5
 #: Exchanges of a step that are tried before the next round: the constraints of single objects are asked only then.
@@ -52,10 +52,9 @@ def exchange(work: Work, eligibility: Eligibility, members: list[int], *, goal: 
         goal: spread.
     """
     before = best = work.snapshot()
-    reached, compared, most = _worth(work, members, goal), 0, _most_compared(work, members)
-    # What is chosen already; nothing; the largest object of one node, which flows of water cannot see as a whole.
-    for begins in (None, (), *((i,) for i in _by_largest(work, members))):
-        if reached[0] <= goal or compared >= most:
+    reached, compared = _worth(work, members, goal), 0
+    for begins in _beginnings(work, members):
+        if reached[0] <= goal or compared >= _MOST_COMPARED:
             break
         work.restore(before)
         pool = _Pool(work, eligibility, members, goal, most=_MOST_COMPARED - compared)
@@ -70,11 +69,12 @@ def exchange(work: Work, eligibility: Eligibility, members: list[int], *, goal: 
     work.restore(best)
 
 
-def _most_compared(work: Work, members: list[int]) -> int:
-    """Return after how many comparisons nobody begins anew."""
-    chosen = sum(len(chosen.rows) for chosen in work.chosen if chosen.source in members)
-    many = chosen + work.ledger.moves_left > _MANY_MOVES * len(members)
-    return _MOST_OF_MANY if many else _MOST_COMPARED
+def _beginnings(work: Work, members: list[int]) -> list[tuple[int, ...] | None]:
+    """Return from which moves to begin: nodes whose largest object goes first, which flows of water cannot see as a whole; None, what is chosen."""
+    moves = sum(len(chosen.rows) for chosen in work.chosen if chosen.source in members) + work.ledger.moves_left
+    if moves >= _MANY_MOVES and moves > _MANY_OF_A_NODE * len(members):
+        return [None]
+    return [(), *((i,) for i in _by_largest(work, members)), None]
 
 
 def _by_largest(work: Work, members: list[int]) -> list[int]:
