@@ -11,6 +11,8 @@ COVERAGE ?= --cov --cov-report=term
 PYTEST := $(BIN)/python -m pytest -n $(PYTEST_WORKERS)
 SOURCES := rebalance_tasks tests $(wildcard *.py ops/*.py)
 export PYTHON
+# Images of containers set it. Each of the some hundred processes that the tests start would then compile the package anew.
+unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo test lint format unit integration chaos kills plans browser bench docs audit wheel check lock clean

@@ -20,7 +20,7 @@ from rebalance_tasks.control.throttles import Throttles
 from rebalance_tasks.core.errors import UnknownFleet
 from rebalance_tasks.core.quiet_hours import in_quiet_hours
 from rebalance_tasks.drivers.opened import Drivers
-from rebalance_tasks.messages import CeleryMessenger, queue_depths
+from rebalance_tasks.messages import CeleryMessenger
 from rebalance_tasks.migration.committing import Host
 from rebalance_tasks.migration.control import SliceControl
 from rebalance_tasks.migration.copying import Copier
@@ -32,7 +32,7 @@ from rebalance_tasks.store.attempts import AttemptStore
 from rebalance_tasks.store.moves import UNLIMITED, Budgets, Ending, MoveStore
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
     from wsgiref.types import WSGIApplication
 
     from celery import Celery
@@ -82,11 +82,7 @@ class Runtime:
     def _collector(self) -> FleetCollector:
         from rebalance_tasks.control import metrics  # noqa: PLC0415  no task needs it
 
-        return metrics.FleetCollector(self.context, self._queue_depths)
-
-    def _queue_depths(self, queues: Sequence[str]) -> dict[str, int]:
-        named = {self.settings.broker_queues.named(queue): queue for queue in queues}
-        return {named[queue]: count for queue, count in queue_depths(self._app, list(named)).items()}
+        return metrics.FleetCollector(self.context, self.context.messenger.queue_depths)
 
     def drivers_of(self, queue: str) -> Callable[[str], Driver]:
         """The drivers of the hosts of a Celery queue."""

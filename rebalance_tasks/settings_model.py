@@ -267,7 +267,7 @@ class Settings(Service, Contents):
         redis_url: where the truth lives; ``broker_url`` and ``result_backend`` default to it.
         key_prefix: first part of every key of the state.
         message_prefix: first part of every key that Celery makes on the broker and the result backend; none by default.
-        priority: how many turns it gets at workers that it shares with other fleets, beside theirs; none by default: it shares none.
+        priority: how much time it gets at workers that it shares with other fleets, beside theirs; none by default: it shares none.
         inventory: where the list of objects comes from.
         surveys: whether a check lists the nodes itself or has tasks do it, each on its node's queue.
         survey_dir: where this host keeps what its surveys saw, so that what did not change is not listed again, and what fits neither into memory

@@ -207,6 +207,14 @@ class Remote(Protocol):
     #: whether what is freed is copied into the trash and then deleted, so that it may be at both places; false where it is not said.
     frees_by_copy: bool
 
+    #: whether a copy gets its key by a further copy that the node's server makes; false where it is not said.
+    publishes_by_copy: bool
+
+    @property
+    def copies_to_free(self) -> bool:
+        """Whether freeing takes a copy that the node's server makes; false where it is not said. Raises: NodeMissing."""
+        ...
+
     @property
     def keeps_versions(self) -> bool:
         """Whether a copy is the same version at its key as it was aside; true where it is not said.

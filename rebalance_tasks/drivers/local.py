@@ -50,6 +50,7 @@ if TYPE_CHECKING:
 
     from rebalance_tasks.drivers.node_parts import Part
     from rebalance_tasks.drivers.remembered import Remembered
+    from rebalance_tasks.drivers.spelling import Spelling
 
 #: Folders may vanish between a look and an act; a third time is not bad luck.
 _ATTEMPTS: Final = 3
@@ -94,6 +95,11 @@ class LocalDriver:
     def tree(self) -> LocalTree:
         """What its calls stand on, for `drivers.local_burst`."""
         return self._tree
+
+    @property
+    def spelling(self) -> Spelling:
+        """How it spells names."""
+        return self._tree.spelling
 
     # -- the node itself ------------------------------------------------------------------------------------------
     def probe(self) -> NodeHealth:
