@@ -102,8 +102,8 @@ def test_while_two_fleets_have_work_their_shares_of_the_time_are_what_their_prio
 @pytest.mark.parametrize("priorities", [{"short": 1, "long": 1}, {"short": 4, "long": 1}, {"short": 1, "long": 4}])
 @pytest.mark.parametrize("processes", [1, 2, 8])
 def test_a_fleet_of_short_turns_gets_its_share_of_several_processes(priorities: dict[str, int], processes: int) -> None:
-    """Counted by turns it would get a two-hundredth of them."""
-    lengths = {"short": 100, "long": LONGEST_MS}
+    """Counted by turns it would get a twentieth of what it is due."""
+    lengths = {"short": LONGEST_MS // 20, "long": LONGEST_MS}
     shares = Shares(priorities)
     turns = shares()
     queues = [data(fleet) for fleet in priorities]
@@ -111,7 +111,7 @@ def test_a_fleet_of_short_turns_gets_its_share_of_several_processes(priorities: 
     had: Counter[str] = Counter()
     running: list[tuple[int, int, str]] = []
     now = number = 0
-    while now < 200 * LONGEST_MS:
+    while now < 50 * LONGEST_MS:
         while len(running) < processes:
             number += 1
             queue = take(turns, queues)
