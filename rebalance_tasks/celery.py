@@ -10,7 +10,7 @@ import gc
 from typing import TYPE_CHECKING, Any, Final
 
 from celery import Celery
-from celery.signals import worker_init, worker_process_init
+from celery.signals import worker_before_create_process, worker_init
 from kombu.entity import Queue
 from kombu.utils.objects import cached_property
 
@@ -122,11 +122,15 @@ def make_app(*fleets: Settings) -> Celery:
     return app
 
 
-@worker_process_init.connect
+@worker_before_create_process.connect
 def _settle_memory(**_: object) -> None:
-    """Keep what was loaded before the fork out of every later collection (and out of copy-on-write)."""
-    gc.collect()
-    gc.freeze()
+    """Keep what was loaded before the first fork out of every later collection (and, in the children, out of copy-on-write).
+
+    In the parent, since Celery collects there before each fork: a child then starts a sixth of a second sooner.
+    """
+    if not gc.get_freeze_count():
+        gc.collect()
+        gc.freeze()
 
 
 @worker_init.connect

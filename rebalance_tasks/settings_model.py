@@ -200,7 +200,8 @@ class Gravity(Frozen):
     """Where the measures behind gravity come from when the inventory brings none of its own; each may be ``provider:NAME``.
 
     Attributes:
-        access: ``none``, ``times``, ``fleet`` (what went through ``fleet://``), or the path of an S3 access log.
+        access: ``none``, ``times``, ``atime`` (the nodes' own access times), ``fleet`` (what went through ``fleet://``), or the path of an
+            S3 access log.
         colocation: ``none``, ``folder`` or ``dataset``.
         egress: ``nodes``, their prices and those of ``[[prices]]``.
         latency: ``nodes``, as configured or measured.
@@ -217,6 +218,11 @@ class Gravity(Frozen):
     def provided(self) -> dict[str, str]:
         """Dimension → ``provider:NAME``, of those that a provider answers."""
         return {name: source for name, source in self if re.fullmatch(_PROVIDER, source)}
+
+    @property
+    def wants_access_times(self) -> bool:
+        """Whether a survey is to ask each node when its objects were read last."""
+        return self.access == "atime"
 
     @property
     def follows_listing(self) -> bool:

@@ -7,7 +7,8 @@ warm shutdown, and what is left when the time is over, or when the signal comes 
 another worker (invariant 4 makes both harmless).
 
 And its consumer outlives every loss of the broker's connection: Celery 5.7 ends the worker when kombu, closing a connection
-that is half gone (a failover, a partition), meets one of its own parts that is gone already.
+that is half gone (a failover, a partition), meets one of its own parts that is gone already. It takes messages as soon as it
+is connected, without asking its neighbours for a second what they have revoked (docs/adr/0044).
 
 Requests for our tasks say how long a process was busy with them, by which fleets that share workers take turns (`core.turns`).
 """
@@ -42,7 +43,7 @@ SOFT_SIGNALS: Final = ("SIGQUIT", "SIGTERM") if REMAP_SIGTERM == "SIGQUIT" else 
 
 
 class SteadyConsumer(Consumer):
-    """A consumer that connects anew whatever a lost connection raises (celery/kombu#582).
+    """A consumer that connects anew whatever a lost connection raises (celery/kombu#582), and is at work at once.
 
     A message of a connection that is gone cannot be acknowledged: kombu's channel has no connection to look at, and says so with
     an `AttributeError`. It is a lost connection like any other; the message is delivered again (invariant 4).
@@ -51,8 +52,8 @@ class SteadyConsumer(Consumer):
     connection_errors: tuple[type[Exception], ...]
 
     def __init__(self, *arguments: Any, **options: Any) -> None:  # noqa: ANN401  Celery's own
-        """Know one more sign of a lost connection."""
-        super().__init__(*arguments, **options)
+        """Know one more sign of a lost connection, and wait for no neighbour."""
+        super().__init__(*arguments, **{**options, "without_mingle": True})
         known: tuple[type[Exception], ...] = self.connection_errors
         self.connection_errors = (*known, AttributeError)
 

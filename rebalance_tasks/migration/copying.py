@@ -204,17 +204,31 @@ class Copier:
         except SourceVanished as exc:
             raise ChecksumMismatch(key, "the copy that lay aside is gone") from exc
         with staged as reader:
-            if reader.fingerprint.size_bytes != copy.staged_bytes:
-                raise ChecksumMismatch(key, "the copy has another length than what was read from the source")
-            if copy.verified:
-                reader.seek(sum(part.length for part in copy.parts[: copy.verified]))
-            for part in copy.parts[copy.verified :]:
-                if self._read_back(reader, part.length) != part.digest:
-                    raise ChecksumMismatch(key, "the copy read back differs from what was read from the source")
-                copy.verified += 1
-                if copy.verified < len(copy.parts) and self._control.overdue:
-                    raise SliceInterrupted(Interrupt.DEADLINE)
+            self._compare(reader, key, copy)
             return reader.fingerprint
+
+    def verify_published(self, target: Driver, key: str, copy: StagedCopy, version: Fingerprint) -> None:
+        """As `verify`, for a copy that has its key already; what somebody has written to it since is theirs, and not compared.
+
+        Raises:
+            ChecksumMismatch, SliceInterrupted: as `verify`.
+            SourceVanished, ObjectUnreadable: nothing is at the key any more, or nothing that can be read.
+        """
+        with target.open_source(key) as reader:
+            if reader.fingerprint == version:
+                self._compare(reader, key, copy)
+
+    def _compare(self, reader: SourceHandle, key: str, copy: StagedCopy) -> None:
+        if reader.fingerprint.size_bytes != copy.staged_bytes:
+            raise ChecksumMismatch(key, "the copy has another length than what was read from the source")
+        if copy.verified:
+            reader.seek(sum(part.length for part in copy.parts[: copy.verified]))
+        for part in copy.parts[copy.verified :]:
+            if self._read_back(reader, part.length) != part.digest:
+                raise ChecksumMismatch(key, "the copy read back differs from what was read from the source")
+            copy.verified += 1
+            if copy.verified < len(copy.parts) and self._control.overdue:
+                raise SliceInterrupted(Interrupt.DEADLINE)
 
     def same(self, target: Driver, key: str, copy: StagedCopy) -> Fingerprint | None:
         """Read what is at the key and compare it with what was read from the source, modification time included where it travels.

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, cast
 
 import pytest
+from celery.worker.consumer import Consumer
 from celery.worker.request import Request
 from kombu.utils.imports import symbol_by_name
 
@@ -53,7 +56,7 @@ def test_a_connection_that_cannot_be_closed_does_not_end_the_worker(monkeypatch:
 def test_a_message_of_a_connection_that_is_gone_is_no_reason_to_end(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nobody can acknowledge it: with this among the errors Celery logs that, or connects anew."""
     monkeypatch.setattr(
-        "celery.worker.consumer.Consumer.__init__", lambda self: setattr(self, "connection_errors", (OSError,))
+        "celery.worker.consumer.Consumer.__init__", lambda self, **_: setattr(self, "connection_errors", (OSError,))
     )
     assert SteadyConsumer().connection_errors == (OSError, AttributeError)
 
@@ -96,6 +99,32 @@ def test_our_tasks_are_timed_in_anybodys_app() -> None:
     assert symbol_by_name(LoggedTask.Request) is TimedRequest  # type: ignore[no-untyped-call]
 
 
+def test_a_worker_takes_messages_without_waiting_for_what_its_neighbours_have_revoked() -> None:
+    with make_app(Settings()) as app:
+        # As the command line builds it; without ours the step is among them.
+        options = {"worker_options": {"without_mingle": False, "without_gossip": False}, "app": app}
+        steps = {
+            kind: [
+                type(step).__name__
+                for step in kind(print, controller=SimpleNamespace(use_eventloop=False), **options).steps
+            ]
+            for kind in (Consumer, SteadyConsumer)
+        }
+    assert [name for name in steps[Consumer] if name != "Mingle"] == steps[SteadyConsumer] != steps[Consumer]
+
+
 def test_our_app_uses_it() -> None:
     with make_app(Settings()) as app:
         assert app.conf.worker_consumer == "rebalance_tasks.worker:SteadyConsumer"
+
+
+def test_what_was_loaded_is_looked_through_once_before_the_first_fork_and_never_again() -> None:
+    """In a process of its own: it concerns all of its memory."""
+    program = (
+        "import gc, rebalance_tasks.celery; from celery.signals import worker_before_create_process as forks\n"
+        "forks.send(sender=None); frozen = gc.get_freeze_count()\n"
+        "made = [[] for _ in range(1_000)]; forks.send(sender=None)\n"
+        "print(frozen > 10_000, gc.get_freeze_count() == frozen)"
+    )
+    shown = subprocess.run([sys.executable, "-c", program], capture_output=True, check=True, text=True)
+    assert shown.stdout.split() == ["True", "True"]
