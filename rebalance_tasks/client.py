@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from rebalance_tasks.control import retry as retries
     from rebalance_tasks.control import start as starts
     from rebalance_tasks.control import survey as surveys
+    from rebalance_tasks.control import survey_waited as waited
     from rebalance_tasks.control import undo as undos
     from rebalance_tasks.control.context import FleetContext
     from rebalance_tasks.control.drain import StateChange
@@ -44,11 +45,25 @@ if TYPE_CHECKING:
     from rebalance_tasks.runtime import Runtime
 else:
     # Loaded when first used: who asks for a job's status waits for neither Celery nor NumPy.
-    checks, doctors, drains, fleetwide, lifecycle, overviews, reindexes, retries, starts, surveys, throttles, undos = (
+    (
+        checks,
+        doctors,
+        drains,
+        fleetwide,
+        lifecycle,
+        overviews,
+        reindexes,
+        retries,
+        starts,
+        surveys,
+        throttles,
+        undos,
+        waited,
+    ) = (
         module(f"rebalance_tasks.control.{name}")
         for name in (
             *("check", "doctor", "drain", "fleetwide", "lifecycle", "overview"),
-            *("reindex", "retry", "start", "survey", "throttles", "undo"),
+            *("reindex", "retry", "start", "survey", "throttles", "undo", "survey_waited"),
         )
     )
 
@@ -266,20 +281,20 @@ class Rebalancer(Viewer):
         return self._runtime.metrics_app()
 
     def survey(self) -> Survey:
-        """List every object of the fleet, as a check does; changes nothing.
+        """List every object of the fleet, as a check does, by its workers where only they reach a node; changes nothing.
 
         Raises:
-            NodeMissing, NodeNotWritable, ConfigurationError.
+            NodeError: a node cannot be surveyed. ConfigurationError. RetryableError: a check has the nodes looked at.
         """
-        return surveys.survey(self._context)
+        return waited.all_seen(self._context, whole=False)
 
     def cluster_map(self) -> list[NodeDescriptor]:
         """Return the configured nodes with the states that were set at run time; looks at none of them."""
         return self._context.nodes()
 
     def nodes(self) -> list[NodeReport]:
-        """Report on every node: used, capacity, objects, and what is wrong."""
-        return surveys.reports(self._context)
+        """Report on every node as the workers that reach it see it: used, capacity, objects, and what is wrong."""
+        return waited.reported(self._context)
 
     def glances(self) -> list[NodeReport]:
         """Report on every node without listing it: what it holds is what the last survey and the moves since then say."""

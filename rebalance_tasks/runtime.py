@@ -177,7 +177,7 @@ class Runtime:
             store=store,
             copier=Copier(control),
             control=control,
-            budgets=self._budgets(lease.capacities.get(group.target)),
+            budgets=self._budgets(lease.capacities.get(group.target), self.settings.node(group.target).reserved_bytes),
             cost_nano=(lambda size: int(size * per_gb)) if per_gb else lambda _: 0,
             now=lambda: _from_ms(lease.now_ms + int((time.monotonic() - begun) * 1000)),
             validate=options.validate_checksums,
@@ -190,14 +190,14 @@ class Runtime:
             tell_in_flight=self.context.paces.note_in_flight,
         )
 
-    def _budgets(self, capacity: int | None) -> Budgets:
+    def _budgets(self, capacity: int | None, reserved: int) -> Budgets:
         options = self.settings.options
         per_day = options.max_cost_per_day
         return Budgets(
             egress_bytes=options.max_egress_bytes_per_cycle,
             cost_nano=int(options.max_cost_per_cycle * NANO),
             cost_nano_day=UNLIMITED if per_day is None else int(per_day * NANO),
-            target_bytes=UNLIMITED if capacity is None else int(capacity * options.max_utilisation),
+            target_bytes=UNLIMITED if capacity is None else int(capacity * options.max_utilisation) - reserved,
         )
 
 

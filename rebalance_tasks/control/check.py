@@ -27,6 +27,7 @@ from rebalance_tasks.core.planner import plan_rebalance
 from rebalance_tasks.core.quiet_hours import in_quiet_hours
 from rebalance_tasks.core.verify import verify_plan
 from rebalance_tasks.store.records import CheckRecord
+from rebalance_tasks.store.surveys import Asked
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -123,7 +124,7 @@ def _asked_again(context: FleetContext, token: int, unmet: KeysUnmet) -> CheckRe
 def _surveying(context: FleetContext, token: int, *, force: bool, by: str) -> CheckResult:
     """Let tasks look at the nodes. The lock stays with the survey, whose tasks renew it."""
     try:
-        nodes, messages = survey_round.begin(context, token, force=force, by=by)
+        nodes, messages = survey_round.begin(context, token, Asked(force=force, by=by))
     except ConfigurationError as exc:
         raise Skipped(exc.cause, str(exc)) from exc
     if not nodes:

@@ -85,7 +85,8 @@ class PlanRules(Case):
         for node_id, at in zip(target.values, last.tolist(), strict=True):
             if at < 0:
                 continue
-            ceiling = highest * (self.nodes[node_id].capacity_bytes or 0) - reserved.get(node_id, 0)
+            node = self.nodes[node_id]
+            ceiling = highest * (node.capacity_bytes or 0) - node.reserved_bytes - reserved.get(node_id, 0)
             if self.after[node_id] > ceiling:
                 self._refuse(
                     at, f"the target is overfilled: {self.after[node_id]} bytes where {int(ceiling)} are allowed"

@@ -22,10 +22,10 @@ from numba import types
 
 from rebalance_tasks.core.compiled import Kernel, inlined
 from rebalance_tasks.drivers.local_entries import (
-    CREATE_FLAGS,
     NAMELESS_FLAGS,
     PRIVATE_MODE,
-    READ_BACK_FLAGS,
+    QUIET_CREATE_FLAGS,
+    QUIET_FLAGS,
     READ_FLAGS,
 )
 
@@ -75,8 +75,8 @@ _unlinkat: Final = _external("unlinkat", _INT(_INT, _POINTER, _INT))
 _close: Final = _external("close", _INT(_INT))
 
 _READ: Final = np.int32(READ_FLAGS)
-_READ_BACK: Final = np.int32(READ_BACK_FLAGS)
-_CREATE: Final = np.int32(CREATE_FLAGS)
+_QUIET: Final = np.int32(QUIET_FLAGS)
+_CREATE: Final = np.int32(QUIET_CREATE_FLAGS)
 _NAMELESS: Final = np.int32(NAMELESS_FLAGS)
 _PRIVATE: Final = np.uint32(PRIVATE_MODE)
 _NO_MODE: Final = np.uint32(0)
@@ -218,7 +218,10 @@ def _copy_some(
         # Looked at before it is opened: opening a device can act on it.
         if steps[i] != WAITING or folder < 0 or not _looks(folder, name, status) or not _is_regular(status):
             continue
-        source = _openat(folder, name, _READ, _NO_MODE)
+        source = _openat(folder, name, _QUIET, _NO_MODE)
+        if source < 0:
+            # As `local_entries.open_quietly`.
+            source = _openat(folder, name, _READ, _NO_MODE)
         if source < 0:
             continue
         if (
@@ -265,7 +268,7 @@ def _read_some(
             continue
         fd = fds[i]
         if fd < 0:
-            fd = _openat(np.int32(tmp), names.ctypes.data + places[i, 1], _READ_BACK, _NO_MODE)
+            fd = _openat(np.int32(tmp), names.ctypes.data + places[i, 1], _QUIET, _NO_MODE)
         if fd < 0:
             continue
         if (

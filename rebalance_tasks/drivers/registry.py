@@ -269,7 +269,7 @@ def _folds(target: Driver) -> bool:
 
 def _many_of(driver: Driver) -> Callable[[Driver], Many] | None:
     """What a kind of node has to offer for many objects at once."""
-    # Of its class: a driver whose calls are timed passes on what its own has, and goes without.
+    # Of its class, which is asked to make an end of the node.
     offered: Callable[[Driver], Many] | None = getattr(type(driver), "many", None)
     return offered
 

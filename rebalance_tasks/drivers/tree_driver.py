@@ -159,7 +159,7 @@ class TreeDriver:
             if reason := self._not_listed(key) or ("" if found.kind is Kind.FILE else found.kind.value):
                 columns.leave_out(reason)
             else:
-                columns.add(key, found.fingerprint.size_bytes, found.fingerprint.mtime_ns)
+                columns.add(key, found.fingerprint.size_bytes, found.fingerprint.mtime_ns, found.atime_ns)
                 limit.count(key)
         return columns.listing()
 

@@ -35,6 +35,8 @@ from rebalance_tasks.store.records import Freed, JournalEntry
 from rebalance_tasks.telemetry import get_logger
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from rebalance_tasks.migration.copying import Copier
     from rebalance_tasks.migration.item import BatchContext, Item
 
@@ -188,13 +190,15 @@ class Endings:
             state = MoveState.FAILED if place == self._c.source.node_id else MoveState.SKIPPED
             end(item, state, error.cause, str(error))
 
-    def later(self, item: Item) -> None:
-        """Hand an item back as it is, published, to be committed in a later batch."""
-        item.again = True
-        item.fresh = False
-        item.entry = journal_entry(item, running=False)
-        self._c.store.write_journal({item.move.index: item.entry})
-        reached(Step.LATER)
+    def later(self, items: Sequence[Item]) -> None:
+        """Hand items back as they are, published or flipped, to go on in a later batch."""
+        for item in items:
+            item.again = True
+            item.fresh = False
+            item.entry = journal_entry(item, running=False)
+        self._c.store.write_journal({item.move.index: item.entry for item in items})
+        if items:
+            reached(Step.LATER)
 
     def _take_off(self, item: Item) -> None:
         published, item.published, item.staged = item.published, None, None

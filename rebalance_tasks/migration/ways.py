@@ -9,6 +9,7 @@ from __future__ import annotations
 import threading
 import time
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 from rebalance_tasks.migration.control import Interrupt, SliceInterrupted
@@ -107,9 +108,14 @@ class SharedControl:
         """See `SliceControl.spend`."""
         self._in_turn(self._control.spend, size_bytes)
 
-    def request(self) -> None:
+    def request(self, count: int = 1, *, of_source: bool = False) -> None:
         """See `SliceControl.request`."""
-        self._in_turn(self._control.request)
+        self._in_turn(partial(self._control.request, of_source=of_source), count)
+
+    def requests_at_once(self, *, of_source: bool = False) -> int | None:
+        """See `SliceControl.requests_at_once`."""
+        with self._lock:
+            return self._control.requests_at_once(of_source=of_source)
 
 
 class UntilDone(SharedControl):

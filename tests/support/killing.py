@@ -79,10 +79,10 @@ def begun(
 
 # -- acts -----------------------------------------------------------------------------------------------------------------
 def carry(engine: Engine, roots: Roots) -> None:
-    """Carry the job to its end, if nothing stops it."""
+    """Carry the job to its end, unless an operator stops it: a node that is held is waited for."""
     lifecycle.wake(engine.context, "j1")
     engine.work()
-    if not engine.job().paused_reasons:
+    if "operator" not in engine.job().paused_reasons:
         engine.finish()
 
 
