@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
@@ -63,7 +63,7 @@ class Looker:
 
     def states(self) -> str:
         raw = self.engine.context.connection.client.get(self.engine.context.keys.job("j1").states)
-        return "" if raw is None else raw.decode()
+        return cast("bytes", raw or b"").decode()
 
     @staticmethod
     def counts_are_those_of_the_moves(job: RebalanceJob, states: str) -> None:
