@@ -61,7 +61,10 @@ def test_a_worker_takes_messages_without_waiting_for_what_its_neighbours_have_re
         # As the command line builds it; without ours the step is among them.
         options = {"worker_options": {"without_mingle": False, "without_gossip": False}, "app": app}
         steps = {
-            kind: [type(step).__name__ for step in kind(print, controller=SimpleNamespace(use_eventloop=False), **options).steps]
+            kind: [
+                type(step).__name__
+                for step in kind(print, controller=SimpleNamespace(use_eventloop=False), **options).steps
+            ]
             for kind in (Consumer, SteadyConsumer)
         }
     assert [name for name in steps[Consumer] if name != "Mingle"] == steps[SteadyConsumer] != steps[Consumer]
