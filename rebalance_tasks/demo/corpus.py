@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 MIN_OBJECTS: Final = 5_000
 #: What is copied, read back and removed again file by file: ten seconds of the demo would be spent on three times as many.
 MAX_OBJECTS: Final = 10_000
-#: So that the whole demo stays under half a minute on two cores.
+#: So that the whole demo stays under a minute on two cores.
 MAX_TOTAL_BYTES: Final = 300 * MIB
 #: A planner moves few, large objects; with these it is hundreds of moves, and no giant dwarfs a small node.
 MAX_OBJECT_BYTES: Final = MIB // 2
