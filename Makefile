@@ -33,8 +33,10 @@ ifneq ($(UV),)
 else
 	@if ! $(BIN)/python -m pip --version >/dev/null 2>&1; then \
 	  python=$$(ops/find-python) && "$$python" -m venv $(VENV); fi
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/dev.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile --require-hashes -r requirements/dev.lock
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@# pip would compile on one processor. A file that is no Python is passed over, as by pip.
+	@$(BIN)/python -m compileall -qq -j 0 $(VENV)/lib || true
 endif
 	@touch $@
 
