@@ -16,7 +16,7 @@ export PYTHON
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint format unit integration chaos kills browser bench docs audit wheel check lock clean
+.PHONY: help install demo test lint format unit integration chaos kills plans browser bench docs audit wheel check lock clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -67,6 +67,10 @@ chaos: install ## kills, lost tails, a bad network, strangers: until CHAOS_KILLS
 
 kills: install ## the kill matrix of stores, whole: each step on each kind of node that there is a server for
 	KILL_MATRIX=whole $(BIN)/python -m pytest tests/integration/test_kill_matrix_stores.py
+
+plans: install ## PLAN_EXAMPLES=5000 plans of random fleets, each checked by verify_plan, and single moves by the rules one by one; PLAN_SEED=n begins elsewhere
+	PLAN_EXAMPLES=$${PLAN_EXAMPLES:-5000} $(BIN)/python -m pytest --timeout=0 --hypothesis-seed=$${PLAN_SEED:-0} --hypothesis-show-statistics \
+	  tests/unit/test_planner_properties.py tests/unit/test_verify_moves.py -k "independent_check or nearly_the_least or single_moves"
 
 browser: install ## the console in a real Chromium, where one is on PATH; CONSOLE_PICTURES=DIR also takes screenshots
 	$(BIN)/python -m pytest -m browser tests/browser

@@ -9,12 +9,15 @@ another worker (invariant 4 makes both harmless).
 And its consumer outlives every loss of the broker's connection: Celery 5.7 ends the worker when kombu, closing a connection
 that is half gone (a failover, a partition), meets one of its own parts that is gone already. It takes messages as soon as it
 is connected, without asking its neighbours for a second what they have revoked (docs/adr/0044).
+
+Requests for our tasks say how long a process was busy with them, by which fleets that share workers take turns (`core.turns`).
 """
 
 from __future__ import annotations
 
 import signal
 import sys
+import time
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from billiard import current_process
@@ -25,7 +28,9 @@ from celery.platforms import EX_OK
 from celery.utils.log import in_sighandler
 from celery.worker import state
 from celery.worker.consumer import Consumer
+from celery.worker.request import Request
 
+from rebalance_tasks.core.turns import Shares
 from rebalance_tasks.telemetry import get_logger
 
 if TYPE_CHECKING:
@@ -64,6 +69,33 @@ class SteadyConsumer(Consumer):
 
         self.connection.close = close_quietly
         super().on_connection_error_after_connected(exc)
+
+
+class TimedRequest(Request):
+    """A request that tells the shares of the fleets, where there are any, how long it took; also in an app that is not ours."""
+
+    _accepted: float | None = None
+
+    def on_accepted(self, pid: int, time_accepted: float) -> None:
+        """A process has begun with it."""
+        self._accepted = time.monotonic()
+        super().on_accepted(pid, time_accepted)
+
+    def acknowledge(self) -> None:
+        """It has come to its end."""
+        self._end_turn()
+        super().acknowledge()
+
+    def reject(self, requeue: bool = False) -> None:  # noqa: FBT001, FBT002  Celery's signature
+        """It has come to an end, and is to be done again."""
+        self._end_turn()
+        super().reject(requeue=requeue)
+
+    def _end_turn(self) -> None:
+        shares = self.app.conf.broker_transport_options.get("queue_order_strategy")
+        if isinstance(shares, Shares) and not self.acknowledged:
+            took_s = 0.0 if self._accepted is None else time.monotonic() - self._accepted
+            shares.end(self.delivery_info["routing_key"], round(took_s * 1000))
 
 
 class SoftWorker(Worker):

@@ -1,7 +1,7 @@
 """Throttles: of groups and of nodes, as configured, as set at run time, and as nodes themselves ask for (adaptive).
 
-Three limits hold at once: of the group, of the node that is read and of the node that is written; a copy that a server makes also
-asks for a request. All of them are buckets in Redis, so that they hold fleet-wide (`store.throttle`).
+Three limits hold at once: of the group, of the node that is read and of the node that is written; a copy that a server makes, to a key
+or into its trash, also asks for a request. All of them are buckets in Redis, so that they hold fleet-wide (`store.throttle`).
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from rebalance_tasks.core.events import EventKind
 from rebalance_tasks.core.timetable import throttle_at
 from rebalance_tasks.migration.control import Buckets
 from rebalance_tasks.migration.tap import RATE_EVERY_S
+from rebalance_tasks.store.pace import pace_keys
 from rebalance_tasks.store.throttle import ByteBucket
 from rebalance_tasks.telemetry import get_logger
 
@@ -93,7 +94,9 @@ class Throttles:
             override_key=context.keys.throttle,
         )
         read, write = self._node(group.source, "read"), self._node(group.target, "write")
-        return Buckets((of_group, read, write), self._node(group.target, "requests"))
+        return Buckets(
+            (of_group, read, write), self._node(group.target, "requests"), self._node(group.source, "requests")
+        )
 
     def _node(self, node_id: str, direction: Direction) -> ByteBucket:
         kept = self._nodes.get((node_id, direction))
@@ -105,7 +108,7 @@ class Throttles:
                 context.keys.node_bucket(node_id, direction),
                 rate_bytes_per_s=_configured(context.settings.node(node_id), direction),
                 override_key=context.keys.node_throttle(node_id, direction),
-                pace_key=context.keys.pace(node_id, direction) if adaptive else None,
+                pace_keys=pace_keys(context.keys, node_id, direction) if adaptive else (),
             )
         if (node_id, direction) in self._free:
             kept.free_at = self._looked_at

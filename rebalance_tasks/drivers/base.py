@@ -75,6 +75,8 @@ class Listing:
     #: reason ("symlink", "special_file", "invalid_key", "hard_link", "excluded", "other_file_system",
     #: "unreadable_folder") -> count; a folder that is left out counts once.
     left_out: Mapping[str, int]
+    #: when each was read last, 0 where that is not told; ``None`` where it never is.
+    atime_ns: NDArray[np.int64] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +94,8 @@ class NodeHealth:
     kept_files: int = 0
     #: whether large copies go around the page cache there; ``None``: it is no local node, or not adopted.
     direct: bool | None = None
+    #: whether reading an object shows in its access time: not on a mount with noatime; ``None``: nobody can say.
+    shows_access: bool | None = None
 
 
 class FreeOutcome(StrEnum):
@@ -202,6 +206,14 @@ class Remote(Protocol):
 
     #: whether what is freed is copied into the trash and then deleted, so that it may be at both places; false where it is not said.
     frees_by_copy: bool
+
+    #: whether a copy gets its key by a further copy that the node's server makes; false where it is not said.
+    publishes_by_copy: bool
+
+    @property
+    def copies_to_free(self) -> bool:
+        """Whether freeing takes a copy that the node's server makes; false where it is not said. Raises: NodeMissing."""
+        ...
 
     @property
     def keeps_versions(self) -> bool:

@@ -107,6 +107,7 @@ class LocalLister:
         self._keys: list[str] = []
         self._sizes = array("q")
         self._mtimes = array("q")
+        self._atimes = array("q")
         self._left_out: Counter[str] = Counter()
         self._device = 0
         #: folders still to be read: (path, bytes of UTF-8 in it and its slash).
@@ -130,6 +131,7 @@ class LocalLister:
             size_bytes=np.frombuffer(self._sizes, dtype=np.int64),
             mtime_ns=np.frombuffer(self._mtimes, dtype=np.int64),
             left_out=dict(self._left_out),
+            atime_ns=np.frombuffer(self._atimes, dtype=np.int64),
         )
 
     def remember(self) -> Remembered:
@@ -208,7 +210,8 @@ class LocalLister:
             raise NodeMissing(self._tree.node_id, message) from exc
 
     def _read_folder(self, fd: int, prefix: str, prefix_bytes: int) -> None:  # noqa: C901, PLR0912  one pass, inlined for speed
-        keys, sizes, mtimes = self._keys.append, self._sizes.append, self._mtimes.append
+        keys, sizes = self._keys.append, self._sizes.append
+        mtimes, atimes = self._mtimes.append, self._atimes.append
         left_out, passes, device, at_root = self._left_out, self._passes, self._device, not prefix
         part, ours = self._part, self._part is None or self._part.holds(prefix)
         # Below, all of a folder is in one part.
@@ -249,3 +252,4 @@ class LocalLister:
                     keys(prefix + name)
                     sizes(status.st_size)
                     mtimes(status.st_mtime_ns)
+                    atimes(status.st_atime_ns)

@@ -58,10 +58,12 @@ class ObjectStoreDriver:
     Attributes:
         parallel: objects that the engine may carry through one step at once.
         frees_by_copy: see `Remote`.
+        publishes_by_copy: see `Remote`.
     """
 
     parallel = PARALLEL
     frees_by_copy = True
+    publishes_by_copy = True
 
     def __init__(
         self,
@@ -100,6 +102,14 @@ class ObjectStoreDriver:
         """Whether the store refuses bytes that are not what was sent, so that a copy need not be read back."""
         try:
             return self.bucket.capabilities.checks_writes
+        except BucketError as exc:
+            raise node_error(self.node_id, exc, "ask what the store can do") from exc
+
+    @property
+    def copies_to_free(self) -> bool:
+        """Whether freeing takes a copy by the store; see `Remote.copies_to_free`."""
+        try:
+            return self._trash.copies
         except BucketError as exc:
             raise node_error(self.node_id, exc, "ask what the store can do") from exc
 

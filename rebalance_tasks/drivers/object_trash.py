@@ -38,6 +38,11 @@ class ObjectTrash:
         """
         self._bucket, self._node_id, self._prefix, self._keeps = bucket, node_id, prefix, keeps
 
+    @property
+    def copies(self) -> bool:
+        """Whether an object is copied before it is deleted. Raises: BucketError."""
+        return self._keeps or not self._bucket.capabilities.deletes_version
+
     def free(self, name: str, key: str, move_id: MoveId, expected: Fingerprint, *, fresh: bool) -> FreeOutcome:
         """Move an object into the trash if it is still ``expected``.
 
@@ -58,7 +63,7 @@ class ObjectTrash:
             raise source_error(self._node_id, key, exc, "free") from exc
 
     def _free(self, name: str, move_id: MoveId, expected: Fingerprint) -> FreeOutcome:
-        if not self._keeps and self._bucket.capabilities.deletes_version:
+        if not self.copies:
             return self._delete(name, expected)
         aside = self._name(move_id, expected)
         try:

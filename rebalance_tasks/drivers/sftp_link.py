@@ -142,7 +142,8 @@ class SftpLink:
             connection = self._open[-1]
             try:
                 if self._grants_bulk:
-                    self._bulk = await BulkSession.open(connection, version=VERSION)
+                    async with asyncio.timeout(TIMEOUT_S):
+                        self._bulk = await BulkSession.open(connection, version=VERSION)
             except asyncssh.ChannelOpenError:
                 if connection.is_closed():
                     raise

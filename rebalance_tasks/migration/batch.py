@@ -19,7 +19,7 @@ from rebalance_tasks.core.errors import (
 from rebalance_tasks.core.states import MoveState
 from rebalance_tasks.drivers.base import FreeOutcome
 from rebalance_tasks.drivers.lanes import each, rest_of
-from rebalance_tasks.drivers.registry import at_once, burst
+from rebalance_tasks.drivers.registry import at_once
 from rebalance_tasks.migration import manifests
 from rebalance_tasks.migration.committing import commit
 from rebalance_tasks.migration.control import Interrupt, SliceInterrupted
@@ -29,8 +29,11 @@ from rebalance_tasks.migration.direct import copy_together, mark_direct, spend_a
 from rebalance_tasks.migration.endings import Endings, end
 from rebalance_tasks.migration.faults import Step, reached
 from rebalance_tasks.migration.item import REFUSALS, attempt, journal_entry, journal_row, staged_path
+from rebalance_tasks.migration.leave import free_later, lots_to_free, lots_to_publish
+from rebalance_tasks.migration.measured import unmeasured
+from rebalance_tasks.migration.measured_burst import burst_between
 from rebalance_tasks.migration.plain import Plain
-from rebalance_tasks.migration.recognising import recognise
+from rebalance_tasks.migration.recognising import read_again, recognise
 from rebalance_tasks.migration.ways import arrives_checked, for_lanes
 from rebalance_tasks.store.moves import FREE_PENDING
 from rebalance_tasks.store.records import Freed, JournalEntry, Part
@@ -50,16 +53,16 @@ T = TypeVar("T")
 class Batch:
     """Runs the steps over a list of items."""
 
-    def __init__(self, context: BatchContext, items: Sequence[Item], *, number: int) -> None:
-        """Bind the items; ``number`` names the batch within its slice."""
+    def __init__(self, context: BatchContext, items: Sequence[Item], *, number: int, winding_up: bool = False) -> None:
+        """Bind the items; ``number`` names the batch within its slice; ``winding_up`` finishes what a cancelled job published."""
         self._items = list(items)
         sizes = [item.move.size_bytes for item in items]
         mean = sum(sizes) / max(1, len(sizes))
-        most = at_once(context.source, context.target, sizes)
+        most = at_once(unmeasured(context.source), unmeasured(context.target), sizes)
         self._c = for_lanes(context) if most > 1 else context
         self._crowd = Crowd(context.source, context.target, mean_bytes=mean, most=most)
         self._lanes = self._crowd.at_once
-        self._number = number
+        self._number, self._winding_up = number, winding_up
         self._endings = Endings(self._c)
         self._stop: SliceInterrupted | None = None
 
@@ -72,27 +75,23 @@ class Batch:
             NodeError: a node is missing or cannot be written to.
         """
         recognise(self._c, self._items, self._endings, at_once=self._lanes)
-        self._plain = Plain(self._c, self._items)
-        rows = {item.move.index for item in self._plain.items}
-        self._items = [item for item in self._items if item.move.index not in rows]
-        try:
-            return self._run_all()
-        except BaseException:
-            # Whoever sees to what is wrong looks at the items.
-            self._plain.leave()
-            raise
+        with Plain(self._c, self._items) as self._plain:
+            rows = {item.move.index for item in self._plain.items}
+            self._items = [item for item in self._items if item.move.index not in rows]
+            self._begin()
+            return self._carry()
 
-    def _run_all(self) -> int:
-        self._begin()
+    def _carry(self) -> int:
         sizes = [item.move.size_bytes for item in self._items if item.fresh and item.unpublished]
-        chosen = burst(self._c.source, self._c.target, objects=len(sizes), largest=max(sizes, default=0))
-        with self._plain.opened(), chosen as self._burst:
+        chosen = burst_between(self._c.source, self._c.target, objects=len(sizes), largest=max(sizes, default=0))
+        with chosen as self._burst:
             if self._burst.alone:
                 self._lanes = 1
             return self._run()
 
     def _run(self) -> int:
         try:
+            read_again(self._c, self._items, self._endings, at_once=self._lanes, winding_up=self._winding_up)
             self._stage()
             self._verify()
             self._c.control.check()
@@ -155,7 +154,7 @@ class Batch:
             reached(Step.SYNC_STAGED)
 
     def _staged(self, move_id: MoveId) -> None:
-        reached(Step.STAGE, lambda: staged_path(self._c.target, move_id))
+        reached(Step.STAGE, lambda: self._plain.aside(move_id) or staged_path(self._c.target, move_id))
 
     def _each(self, items: Iterable[tuple[Item, T]], act: Callable[[Item, T], None], *, at_once: int) -> None:
         """Carry each item, with what a burst made of it, through a step; what is wrong with one object is its trouble alone."""
@@ -216,17 +215,26 @@ class Batch:
             raise ChecksumMismatch(item.move.key, "the staged copy has another length than what was read")
         return staged
 
-    def _interrupted(self, stop: SliceInterrupted) -> None:
-        """Stop here: undo what a cancel leaves unpublished, keep what anything else leaves."""
+    def _interrupted(self, stop: SliceInterrupted, *, publishing: bool = False) -> None:
+        """Stop here: undo what a cancel leaves unpublished, keep what anything else leaves.
+
+        What is staged when the slice's time is up is published all the same, unless it is ``publishing`` that stops here.
+        """
         self._stop = stop
         self._items += self._plain.leave()
         for item in self._items:
-            if not item.unpublished:
+            if not (item.unpublished or item.unread):
                 continue
             if stop.why is Interrupt.CANCELLED:
                 self._endings.discard(item)
                 end(item, MoveState.SKIPPED, "cancelled", "an operator cancelled the job")
-            elif stop.why in {Interrupt.PAUSED, Interrupt.SHUTDOWN} or item.staged is None or item.direct:
+            elif (
+                publishing
+                or stop.why in {Interrupt.PAUSED, Interrupt.SHUTDOWN}
+                or item.staged is None
+                or item.direct
+                or item.unread
+            ):
                 item.again = True
                 item.fresh = False
                 item.entry = journal_entry(item, running=False)
@@ -272,14 +280,7 @@ class Batch:
                 together = [item for item in ready if item.direct and item.fresh]
                 if together:
                     self._stop = copy_together(self._c, together, self._burst, self._crowd, self._copied)
-                alone = [item for item in ready if item.unpublished]
-                done = self._burst.publish(
-                    (item.move.key, item.move.move_id, item.copy.source, item.staged)
-                    if item.fresh and item.copy and item.staged
-                    else None
-                    for item in alone
-                )
-                self._each(zip(alone, done, strict=False), self._give_key, at_once=self._lanes)
+                self._give_keys([item for item in ready if item.unpublished])
         finally:
             back = self._plain.leave(strays) if strays else []
             self._items += back
@@ -289,8 +290,23 @@ class Batch:
                     self._endings.again(
                         item, SourceChanged(item.move.key, "a folder of its key was renamed on the target")
                     )
-        if self._stop is not None and any(item.direct and item.unpublished for item in ready):
-            self._interrupted(self._stop)
+        if self._stop is not None and any(item.unpublished for item in ready):
+            self._interrupted(self._stop, publishing=True)
+
+    def _give_keys(self, items: Sequence[Item]) -> None:
+        """Publish items: each on the direct way as it comes, the others in lots for which there is leave."""
+        direct = [item for item in items if item.direct]
+        try:
+            for lot in chain([direct], lots_to_publish(self._c, [item for item in items if not item.direct])):
+                done = self._burst.publish(
+                    (item.move.key, item.move.move_id, item.copy.source, item.staged)
+                    if item.fresh and item.copy and item.staged
+                    else None
+                    for item in lot
+                )
+                self._each(zip(lot, done, strict=False), self._give_key, at_once=self._lanes)
+        except SliceInterrupted as stop:
+            self._stop = stop
 
     def _copy_directly(self, item: Item) -> None:
         """Copy straight to the key, after a look at the flags; what is under way is finished."""
@@ -356,11 +372,16 @@ class Batch:
             left = self._plain.free(self._freed)
             self._items += left
             items = [*items, *left]
-            done = self._burst.free(
-                (item.move.key, item.move.move_id, item.copy.source) if item.fresh and item.copy else None
-                for item in items
-            )
-            each(rest_of(zip(items, done, strict=False), self._free), self._free, at_once=self._lanes)
+            try:
+                for lot in lots_to_free(self._c, items):
+                    done = self._burst.free(
+                        (item.move.key, item.move.move_id, item.copy.source) if item.fresh and item.copy else None
+                        for item in lot
+                    )
+                    each(rest_of(zip(lot, done, strict=False), self._free), self._free, at_once=self._lanes)
+            except SliceInterrupted as stop:
+                self._stop = stop
+                free_later(items, self._endings, stop)
         back = self._plain.leave(hold.strays) if hold.strays else []
         self._items += back
         for item in [*items, *back] if hold.strays else ():

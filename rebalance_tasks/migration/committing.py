@@ -132,7 +132,7 @@ def _marked(host: Host, held: Sequence[Item], endings: Endings) -> list[Item]:
         if mark is not None and host.take_back(item.move.key) != host.target:
             stays.append(item)
         else:
-            endings.later(item)
+            endings.later([item])
     if len(stays) < len(held):
         time.sleep(POLL_S)
     return stays

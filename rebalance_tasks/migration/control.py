@@ -29,6 +29,8 @@ BEAT_EVERY_S: Final = 0.05
 LEASES_PER_S: Final = 10
 #: A slice hands back after this long, well under the task's time limit and the broker's visibility timeout.
 SLICE_S: Final = 20.0
+#: Copies that lie aside, and sources of what readers have already, are let through for so much longer; then they wait for the next slice.
+FINISHING_S: Final = SLICE_S / 2
 
 
 class Interrupt(StrEnum):
@@ -77,8 +79,12 @@ class Steering(Protocol):
         """Ask for leave to write so many bytes. Raises: SliceInterrupted, StaleLease."""
         ...
 
-    def request(self) -> None:
-        """Ask for leave to have a server copy one object. Raises: SliceInterrupted, StaleLease."""
+    def request(self, count: int = 1, *, of_source: bool = False) -> None:
+        """Ask for leave to have a server copy objects. Raises: SliceInterrupted, StaleLease."""
+        ...
+
+    def requests_at_once(self, *, of_source: bool = False) -> int | None:
+        """Most copies to ask for in one go; ``None`` without a limit."""
         ...
 
 
@@ -87,11 +93,13 @@ class Buckets(NamedTuple):
 
     Attributes:
         of_bytes: each byte is leased from all of them: of the group, of the node that is read, of the node that is written.
-        of_requests: for copies that a server makes.
+        of_requests: for copies that the target's server makes.
+        of_frees: for copies that the source's server makes, into its trash.
     """
 
     of_bytes: tuple[ByteBucket, ...]
     of_requests: ByteBucket | None = None
+    of_frees: ByteBucket | None = None
 
 
 class SliceControl:
@@ -122,7 +130,9 @@ class SliceControl:
         self._beat = beat
         buckets = bucket if isinstance(bucket, Buckets) else Buckets(() if bucket is None else (bucket,))
         self._taps = [Tap(each, clock=clock) for each in buckets.of_bytes]
-        self._requests = None if buckets.of_requests is None else Tap(buckets.of_requests, clock=clock)
+        of_server = {False: buckets.of_requests, True: buckets.of_frees}
+        #: by whether they are the source's
+        self._requests = {side: Tap(one, clock=clock) for side, one in of_server.items() if one is not None}
         self._stopping = stopping
         self._clock = clock
         self._sleep = sleep
@@ -196,10 +206,28 @@ class SliceControl:
             if not tap.is_free(now):
                 self._take(tap, size_bytes)
 
-    def request(self) -> None:
-        """Ask for leave to have a server copy one object. Raises: SliceInterrupted, StaleLease."""
-        if self._requests is not None:
-            self._take(self._requests, 1)
+    def request(self, count: int = 1, *, of_source: bool = False) -> None:
+        """Ask for leave to have a server copy objects; waits, and looks at the flags where it does.
+
+        Args:
+            count: how many, at most `requests_at_once`.
+            of_source: the source's server, and not the target's.
+
+        Raises:
+            SliceInterrupted: as `spend`, but the slice's time is up `FINISHING_S` later.
+            StaleLease: another runner has taken over.
+        """
+        tap = self._requests.get(of_source)
+        if tap is None or tap.is_free(self._clock()):
+            return
+        if self._clock() >= self._deadline + FINISHING_S:
+            raise SliceInterrupted(Interrupt.DEADLINE)
+        self._take(tap, count)
+
+    def requests_at_once(self, *, of_source: bool = False) -> int | None:
+        """Most copies to ask for in one go, so that a limit holds within each tenth of a second; ``None`` without one."""
+        tap = self._requests.get(of_source)
+        return None if tap is None else tap.most
 
     def _take(self, tap: Tap, size: int) -> None:
         if not tap.spend(size, wait=self._wait):

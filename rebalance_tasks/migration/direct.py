@@ -70,7 +70,8 @@ def copy_together(
 
     copies = burst.copy([(item.move.key, item.whole_copy.source) for item in items], spend, at_once=crowd.at_once)
     try:
-        for item, copied in zip(items, crowd.together(copies, context.control), strict=False):
+        # The copies first, which have something to note after the last one.
+        for copied, item in zip(crowd.together(copies, context.control), items, strict=True):
             if copied:
                 item.published = item.whole_copy.source
                 done()

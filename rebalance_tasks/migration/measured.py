@@ -1,7 +1,7 @@
 """A driver whose calls are timed, for adaptive throttling: a wrapper that changes nothing of what the driver does.
 
 What is timed is what moves bytes (reads of a source, writes and the end of a copy, what goes straight to its key) and the sync that
-makes them durable. Waiting for the throttle is no part of it. Bursts know plain drivers only, so that measured nodes go without.
+makes them durable. Waiting for the throttle is no part of it. Bursts know plain drivers only, and are timed as bursts (`migration.measured_burst`).
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 #: Measurements are told at a fifth of the controller's interval, so that what several slices see comes together.
-_TELL_EVERY_S: Final = INTERVAL_MS / 1000 / 5
+TELL_EVERY_S: Final = INTERVAL_MS / 1000 / 5
 
 
 class Gauge:
@@ -53,12 +53,18 @@ class Gauge:
             self._seconds += now - begun
             self._calls += calls
             self._bytes += size_of(done)
-            if now - self._told_at < _TELL_EVERY_S or not self._calls:
+            if now - self._told_at < TELL_EVERY_S or not self._calls:
                 return done
             seconds, took, moved = self._seconds, self._calls, self._bytes
             self._seconds, self._calls, self._bytes, self._told_at = 0.0, 0, 0, now
         self._paces.note(self._node_id, self._direction, seconds=seconds, calls=took, size_bytes=moved)
         return done
+
+    def tell_together(self, *, seconds: float, calls: int, size_bytes: int) -> None:
+        """Tell what objects of a burst took; see `PaceStore.note`."""
+        self._paces.note(
+            self._node_id, self._direction, seconds=seconds, calls=calls, size_bytes=size_bytes, together=True
+        )
 
 
 class _Timed:
@@ -97,6 +103,7 @@ class _Measured(_Timed):
 
     def __init__(self, inner: Driver, gauges: Mapping[str, Gauge]) -> None:
         super().__init__(inner, gauges[WRITE])
+        self._gauges = gauges
         self._read = gauges[READ]
 
     def open_source(self, key: str) -> Any:  # noqa: ANN401
@@ -126,6 +133,11 @@ def measured(driver: Driver, paces: PaceStore) -> Driver:
     """Return the driver with its calls timed, in both directions."""
     gauges = {direction: Gauge(paces, driver.node_id, direction) for direction in (READ, WRITE)}
     return cast("Driver", _Measured(driver, gauges))
+
+
+def gauge_of(driver: Driver, direction: str) -> Gauge | None:
+    """Return what a measured driver's calls in one direction are told to; ``None`` where nobody measures."""
+    return driver._gauges[direction] if isinstance(driver, _Measured) else None  # noqa: SLF001
 
 
 def unmeasured(driver: Driver) -> Driver:

@@ -42,6 +42,13 @@ class Tap:
             self._lease()
         return self._bucket.lease_bytes
 
+    @property
+    def most(self) -> int | None:
+        """Most that is leased at once, by what was in force half a second ago at most; ``None`` without a limit."""
+        if not self.is_free(self._clock()):
+            self._renewed()
+        return self.lease_bytes
+
     def is_free(self, now: float) -> bool:
         """Whether nothing limits it, as the bucket has said a moment before ``now`` (monotonic seconds)."""
         return now - self._bucket.free_at <= RATE_EVERY_S

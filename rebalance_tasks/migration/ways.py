@@ -9,8 +9,10 @@ from __future__ import annotations
 import threading
 import time
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING
 
+from rebalance_tasks.migration.control import Interrupt, SliceInterrupted
 from rebalance_tasks.migration.copying import Copier
 
 if TYPE_CHECKING:
@@ -106,9 +108,36 @@ class SharedControl:
         """See `SliceControl.spend`."""
         self._in_turn(self._control.spend, size_bytes)
 
-    def request(self) -> None:
+    def request(self, count: int = 1, *, of_source: bool = False) -> None:
         """See `SliceControl.request`."""
-        self._in_turn(self._control.request)
+        self._in_turn(partial(self._control.request, of_source=of_source), count)
+
+    def requests_at_once(self, *, of_source: bool = False) -> int | None:
+        """See `SliceControl.requests_at_once`."""
+        with self._lock:
+            return self._control.requests_at_once(of_source=of_source)
+
+
+class UntilDone(SharedControl):
+    """A slice's control for what a cancel does not stop: what is at its key is finished (invariant 7)."""
+
+    def __init__(self, control: Steering, *, winding_up: bool) -> None:
+        """Share ``control``; while a cancelled job is wound up nothing stops it, or it would be counted half done."""
+        super().__init__(control)
+        self._winding_up = winding_up
+
+    @property
+    def overdue(self) -> bool:
+        """See `SliceControl.overdue`."""
+        return super().overdue and not self._winding_up
+
+    def check(self) -> None:
+        """See `SliceControl.check`."""
+        try:
+            super().check()
+        except SliceInterrupted as stop:
+            if stop.why is not Interrupt.CANCELLED and not self._winding_up:
+                raise
 
 
 def for_lanes(context: BatchContext) -> BatchContext:

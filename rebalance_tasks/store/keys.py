@@ -61,9 +61,9 @@ class FleetKeys:
         """hash: the bucket of a node (expires)."""
         return self.key(f"bucket:{node_id}:{direction}")
 
-    def pace(self, node_id: str, direction: str) -> str:
-        """hash: how long a node's calls take, and what it may be worked at for that (expires)."""
-        return self.key(f"pace:{node_id}:{direction}")
+    def pace(self, node_id: str, direction: str, *, together: bool = False) -> str:
+        """hash: how long a node's calls take, or objects that go ``together`` do, and what it may be worked at for that (expires)."""
+        return self.key(f"pace:{node_id}:{direction}{':together' if together else ''}")
 
     #: hash: pairs of nodes between which fewer objects are in flight than usual, and why (expires)
     @property

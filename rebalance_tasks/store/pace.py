@@ -1,12 +1,14 @@
 """How fast each node may be worked, fleet-wide: measurements of all slices together, and what the controller makes of them.
 
 The controller (`core.pace`) is pure; here it is fed, once in an interval and by whoever notes then. Its rate is read by the byte
-buckets of the node (``throttle_take.lua``), so that it acts within a tenth of a second on every worker.
+buckets of the node (``throttle_take.lua``), so that it acts within a tenth of a second on every worker. A direction has two paces, since what
+an object of a burst usually takes is no measure for a call that goes alone.
 """
 
 from __future__ import annotations
 
 import json
+import math
 from typing import TYPE_CHECKING, Final, cast
 
 from rebalance_tasks.core.pace import Pace, step
@@ -30,6 +32,11 @@ REMEMBERED_MS: Final = 600_000
 _FIELDS: Final = ("usual", "smoothed", "full", "rate")
 
 
+def pace_keys(keys: FleetKeys, node_id: str, direction: str) -> tuple[str, str]:
+    """Keys of a node's paces in one direction: of calls that go alone, and of objects of bursts."""
+    return keys.pace(node_id, direction), keys.pace(node_id, direction, together=True)
+
+
 class PaceStore:
     """Paces of a fleet's nodes."""
 
@@ -37,7 +44,9 @@ class PaceStore:
         """Bind to a fleet's keys."""
         self._redis, self._keys = connection, keys
 
-    def note(self, node_id: str, direction: str, *, seconds: float, calls: int, size_bytes: int) -> None:
+    def note(
+        self, node_id: str, direction: str, *, seconds: float, calls: int, size_bytes: int, together: bool = False
+    ) -> None:
         """Note how long calls took; once in an interval this takes a step of the controller.
 
         Args:
@@ -46,10 +55,12 @@ class PaceStore:
             seconds: spent in them.
             calls: how many.
             size_bytes: that they moved.
+            together: they were objects of a burst.
         """
-        key = self._keys.pace(node_id, direction)
+        keys = pace_keys(self._keys, node_id, direction)
+        key, other = reversed(keys) if together else keys
         args = [int(seconds * 1e6), calls, size_bytes, INTERVAL_MS, REMEMBERED_MS]
-        turn = self._redis.run("pace_note", [key], args)
+        turn = self._redis.run("pace_note", [key, other], args)
         if not turn:
             return
         age_ms, spent_us, took, moved = (int(value) for value in turn[:4])
@@ -61,13 +72,18 @@ class PaceStore:
             log.info("node.pace", node_id=node_id, direction=direction, rate_bytes_per_s=after.rate_bytes_per_s)
 
     def all(self, node_ids: Iterable[str]) -> dict[tuple[str, str], Pace]:
-        """Return (node, direction) → pace of what has been measured lately."""
+        """Return (node, direction) → pace of what has been measured lately; of two the one that holds it back more."""
         pairs = [(node_id, direction) for node_id in node_ids for direction in (READ, WRITE)]
+        named = [(pair, key) for pair in pairs for key in pace_keys(self._keys, *pair)]
         pipe = self._redis.client.pipeline(transaction=False)
-        for pair in pairs:
-            pipe.hmget(self._keys.pace(*pair), _FIELDS)
-        measured = zip(pairs, pipe.execute(), strict=True)
-        return {pair: _pace([value or b"0" for value in raw]) for pair, raw in measured if raw[0] is not None}
+        for _, key in named:
+            pipe.hmget(key, _FIELDS)
+        found: dict[tuple[str, str], Pace] = {}
+        for (pair, _), raw in zip(named, pipe.execute(), strict=True):
+            if raw[0] is not None:
+                pace = _pace([value or b"0" for value in raw])
+                found[pair] = min(found.get(pair, pace), pace, key=lambda one: one.rate_bytes_per_s or math.inf)
+        return found
 
     def note_in_flight(self, source: str, target: str, reason: str) -> None:
         """Note why fewer objects than usual are in flight between two nodes; an empty reason says that all are again."""

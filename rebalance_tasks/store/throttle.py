@@ -34,7 +34,7 @@ class ByteBucket:
         *,
         rate_bytes_per_s: int | None,
         override_key: str | None = None,
-        pace_key: str | None = None,
+        pace_keys: Sequence[str] = (),
     ) -> None:
         """Bind to a bucket.
 
@@ -43,10 +43,10 @@ class ByteBucket:
             key: of the bucket.
             rate_bytes_per_s: the configured rate, ``None`` for no throttle.
             override_key: of a string that holds the rate set at run time, 0 for none.
-            pace_key: of the pace of a node, whose rate is a limit besides; needs an ``override_key``.
+            pace_keys: of the paces of a node, whose rates are limits besides; need an ``override_key``.
         """
         self._redis = connection
-        self._keys = [name for name in (key, override_key, pace_key) if name is not None]
+        self._keys = [name for name in (key, override_key, *pace_keys) if name is not None]
         self._configured = rate_bytes_per_s or 0
         self.rate_bytes_per_s = rate_bytes_per_s
         self.free_at = float("-inf")

@@ -2,7 +2,8 @@
 
 Ours is everything a job does, the free of each source (``free = "delete"``) included. The rival copies and checks the same objects with the best
 of several settings; what it takes with deleting the sources too is shown beside. Objects go between two buckets of one
-account (the server copies) and between two accounts (bytes go through the worker). Rounds are interleaved.
+account (the server copies) and between two accounts (bytes go through the worker). Rounds are interleaved. Of large objects that the
+server copies its own part is shown, too: the same copies asked for all at once, and nothing else, which no job can be faster than.
 """
 
 from __future__ import annotations
@@ -49,6 +50,8 @@ ROUNDS: Final = 3
 PROCESSES: Final = 2
 PLENTY: Final = 10**13
 PREFIX: Final = "data"
+#: Of objects of this size and more the server's own part is measured.
+LARGE: Final = 64 * MIB
 
 
 @dataclass
@@ -60,6 +63,8 @@ class Samples:
     rival_delete: list[float] = field(default_factory=list)
     ours_cpu: list[float] = field(default_factory=list)
     rival_cpu: list[float] = field(default_factory=list)
+    bare: list[float] = field(default_factory=list)
+    bare_cpu: list[float] = field(default_factory=list)
 
 
 class Taken(NamedTuple):
@@ -118,6 +123,19 @@ def _report(report: Report, count: int, size: int, samples: Samples, *, streamed
             detail=f"{cpu:.2f} s against {rival_cpu:.2f} s",
         )
     )
+    if samples.bare:
+        bare, bare_cpu = statistics.median(samples.bare), statistics.median(samples.bare_cpu)
+        report.add(
+            Figure(
+                name=f"S3 → S3, {name}: the server's own copies and nothing else ÷ rclone copy + check",
+                value=bare / rival,
+                unit="×",
+                limit=None,
+                command="python -m tests.bench stores",
+                samples={"bare_s": samples.bare, "bare_cpu_s": samples.bare_cpu},
+                detail=f"no job can be more than {rival / bare:.2f} × as fast: {bare:.2f} s, processor time {bare_cpu:.2f} s",
+            )
+        )
 
 
 def _case(binary: str, weed: Weed, count: int, size: int, *, streamed: bool, rounds: int) -> Samples:
@@ -155,10 +173,28 @@ def _case(binary: str, weed: Weed, count: int, size: int, *, streamed: bool, rou
         samples.rival_delete.append(best.deleted)
         samples.rival_cpu.append(best.cpu_checked)
         settings = (best.settings,)
-        _say(
-            f"round {number}: {', '.join(f'{name} {times[-1]:.2f}' for name, times in vars(samples).items())} {settings}"
-        )
+        if size >= LARGE and not streamed:
+            _bare(weed, samples, count, size)
+        shown = (f"{name} {times[-1]:.2f}" for name, times in vars(samples).items() if times)
+        _say(f"round {number}: {', '.join(shown)} {settings}")
     return samples
+
+
+def _bare(weed: Weed, samples: Samples, count: int, size: int) -> None:
+    """Have the server copy as many objects, all at once, with nothing before or after."""
+    source, target = weed.bucket(), S3Bucket(weed.endpoint, weed.bucket())
+    names = [f"{PREFIX}/{key}" for key in _fill(weed, source, count, size)]
+    etags = [found.etag for name in names if (found := S3Bucket(weed.endpoint, source).head(name)) is not None]
+
+    def copy(one: tuple[str, str]) -> None:
+        name, etag = one
+        assert target.copy(name, name, etag=etag, size_bytes=size, new=True, source_bucket=source) == etag
+
+    begun, cpu = time.perf_counter(), processor_s()
+    with ThreadPoolExecutor(count) as threads:
+        list(threads.map(copy, zip(names, etags, strict=True)))
+    samples.bare.append(time.perf_counter() - begun)
+    samples.bare_cpu.append(processor_s() - cpu)
 
 
 def _say(text: str) -> None:

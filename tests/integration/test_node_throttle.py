@@ -12,6 +12,7 @@ from rebalance_tasks.control.metrics_readings import _limits
 from rebalance_tasks.control.throttles import Throttles, node_throttles, set_node_throttle
 from rebalance_tasks.core.errors import InvalidArgument, UnknownNode
 from rebalance_tasks.core.states import RebalanceStatus
+from rebalance_tasks.migration import measured_burst
 from rebalance_tasks.migration.control import CHUNK_BYTES, SliceControl
 from rebalance_tasks.store.pace import INTERVAL_MS, PaceStore
 from rebalance_tasks.store.records import GroupRecord
@@ -96,6 +97,8 @@ def test_copies_of_a_server_ask_for_requests_and_bytes_do_not(fleet_config: Flee
     set_node_throttle(engine.context, "n2", "requests", 20)
     running = control(engine)
     assert running.chunk_bytes == CHUNK_BYTES
+    assert running.requests_at_once() == 2
+    assert running.requests_at_once(of_source=True) is None
     begun = time.monotonic()
     for _ in range(10):
         running.request()
@@ -103,11 +106,11 @@ def test_copies_of_a_server_ask_for_requests_and_bytes_do_not(fleet_config: Flee
     assert time.monotonic() - begun >= 0.85 * 8 / 20
 
 
-def _turns(paces: PaceStore, engine: Engine, *latencies_ms: float) -> None:
+def _turns(paces: PaceStore, engine: Engine, *latencies_ms: float, together: bool = False) -> None:
     """Notes as if an interval lay between any two of them."""
-    key = engine.context.keys.pace("n2", "write")
+    key = engine.context.keys.pace("n2", "write", together=together)
     for latency_ms in latencies_ms:
-        paces.note("n2", "write", seconds=latency_ms / 1000 * 10, calls=10, size_bytes=10_000_000)
+        paces.note("n2", "write", seconds=latency_ms / 1000 * 10, calls=10, size_bytes=10_000_000, together=together)
         at = int(engine.context.connection.hget(key, "at") or 0)
         engine.context.connection.hset(key, {"at": at - INTERVAL_MS})
 
@@ -135,6 +138,26 @@ def test_a_node_whose_calls_slow_down_is_held_back_fleet_wide_says_why_and_recov
     assert (well.rate_now, well.reason, well.why) == (None, "", "none")
 
 
+def test_bursts_have_a_pace_of_their_own_that_holds_the_node_back_as_well(fleet_config: FleetFactory) -> None:
+    engine = fleet(fleet_config, adaptive_throttle=True)
+    paces, keys = engine.context.paces, engine.context.keys
+    _turns(paces, engine, *[10.0] * 10)
+    # A hundredth of what a call that goes alone takes, and then twenty times as long as usual.
+    _turns(paces, engine, *[0.1] * 10, *[20.0] * 6, together=True)
+    [held] = node_throttles(engine.context)
+    assert held.reason.startswith("is held back: its calls take")
+    tap = Throttles(engine.context).of("j1", GROUP, now=engine.context.now()).of_bytes[2]
+    tap.take()
+    assert tap.rate_bytes_per_s == held.rate_now
+    assert engine.context.connection.hget(keys.pace("n2", "write"), "rate") == b"0"
+    # Calls that go alone are as they were, and what they moved counts for the rate of both.
+    _turns(paces, engine, 10.0)
+    assert int(engine.context.connection.hget(keys.pace("n2", "write", together=True), "bytes") or 0) == 10_000_000
+    _turns(paces, engine, *[0.1] * 60, together=True)
+    [well] = node_throttles(engine.context)
+    assert (well.rate_now, well.reason) == (None, "")
+
+
 def test_notes_within_an_interval_are_added_up_and_a_long_silence_is_forgotten(fleet_config: FleetFactory) -> None:
     engine = fleet(fleet_config, adaptive_throttle=True)
     paces, key = engine.context.paces, engine.context.keys.pace("n2", "write")
@@ -160,7 +183,8 @@ def test_a_measured_job_moves_everything_and_every_byte_is_measured_on_both_node
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(made_up(key, size))
     noted: list[tuple[str, str, int]] = []
-    monkeypatch.setattr("rebalance_tasks.migration.measured._TELL_EVERY_S", 0.0)
+    monkeypatch.setattr("rebalance_tasks.migration.measured.TELL_EVERY_S", 0.0)
+    monkeypatch.setattr(measured_burst, "LEAST_COUNTED", 1)
     original = PaceStore.note
 
     def note(self: PaceStore, node_id: str, direction: str, **more: Any) -> None:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from rebalance_tasks.core.choice import LOOK_EVERY, TRIALS, Choice, Measured
+from rebalance_tasks.core import choice as choices
+from rebalance_tasks.core.choice import Choice
 from rebalance_tasks.core.errors import NodeMissing
 from rebalance_tasks.drivers import object_crossing
 from rebalance_tasks.drivers.object_burst import ObjectBurst
-from rebalance_tasks.drivers.object_crossing import SMALL_BYTES
+from rebalance_tasks.drivers.object_crossing import SMALL_BYTES, Crossing
 from rebalance_tasks.drivers.s3_answers import bare_etag
 from rebalance_tasks.embedded import HOST
 from rebalance_tasks.migration.control import Interrupt, SliceInterrupted
@@ -137,19 +138,68 @@ def test_a_copy_that_shows_another_etag_is_taken_away_again(weed: Weed, source: 
     assert target.driver.stat(key) is None
 
 
-def test_between_buckets_of_one_account_the_way_that_takes_less_is_taken(
+class Clock:
+    """Tells a time that passes with each request of a server, by what it costs there."""
+
+    def __init__(self, costs: dict[str, float]) -> None:
+        self.costs, self.now = costs, 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+    def watch(self, node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Let time pass with what a node's endpoint is asked."""
+        begin = node.endpoint.begin
+
+        def begin_and_pass(method: str, *arguments: Any, **more: Any) -> Any:
+            copies = "x-amz-copy-source" in more["headers"]
+            self.now += self.costs["COPY" if copies else method]
+            return begin(method, *arguments, **more)
+
+        monkeypatch.setattr(node.endpoint, "begin", begin_and_pass)
+
+
+@pytest.mark.parametrize(("copying", "reads"), [(9.0, 1), (1.0, 0)], ids=["a copy costs more", "a copy costs less"])
+def test_between_buckets_of_one_account_whole_stretches_show_which_way_takes_less(
+    weed: Weed, source: Node, monkeypatch: pytest.MonkeyPatch, copying: float, reads: int
+) -> None:
+    target = Node(weed, "n2")
+    monkeypatch.setattr(choices, "LEAST_TRIED", 4)
+    monkeypatch.setattr(choices, "TRIED", 4)
+    clock = Clock({"COPY": copying, "GET": 1.0, "PUT": 1.0})
+    for node in (source, target):
+        clock.watch(node, monkeypatch)
+    crossing = Crossing(source.bucket, target.bucket, clock=clock)
+    versions = source.driver.versions(KEYS)
+    named = [(source.driver.name_of(key), target.driver.name_of(key), versions[key]) for key in KEYS]
+    source.endpoint.asked.clear()
+    assert list(crossing.carry(named, lambda _: None, at_once=AT_ONCE)) == [True] * len(KEYS)
+    # Four by each way, then the rest by the better one.
+    assert source.endpoint.asked["GET"] == 4 + reads * (len(KEYS) - 8)
+    assert {key: kept(target, key)[1] for key in KEYS} == {key: made_up(key, 3000) for key in KEYS}
+    known = object_crossing._choices[target.endpoint.url, source.bucket.name, target.bucket.name]
+    assert (known.better, known.since) == (reads, len(KEYS) - 8)
+
+
+def test_a_stretch_that_waited_for_the_throttle_tells_nothing_of_the_ways(
     weed: Weed, source: Node, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     target = Node(weed, "n2")
-    pair = target.endpoint.url, source.bucket.name, target.bucket.name
-    for known, reads in (((1.0, 1e9), 1), ((1e9, 1.0), len(KEYS) - 1)):
-        told = Choice((Measured(known[0], TRIALS), Measured(known[1], TRIALS)), turn=20 * LOOK_EVERY)
-        monkeypatch.setitem(object_crossing._choices, pair, told)
-        source.endpoint.asked.clear()
-        assert copy(source, target, KEYS) == [True] * len(KEYS)
-        assert source.endpoint.asked["GET"] - 1 == reads, "one is the listing's"
-        for key in KEYS:
-            target.bucket.delete(key)
+    monkeypatch.setattr(choices, "LEAST_TRIED", 4)
+    monkeypatch.setattr(choices, "TRIED", 4)
+    clock = Clock({"COPY": 9.0, "GET": 1.0, "PUT": 1.0})
+    for node in (source, target):
+        clock.watch(node, monkeypatch)
+
+    def spend(_: int) -> None:
+        clock.now += 100.0
+
+    crossing = Crossing(source.bucket, target.bucket, clock=clock)
+    versions = source.driver.versions(KEYS)
+    named = [(source.driver.name_of(key), target.driver.name_of(key), versions[key]) for key in KEYS]
+    assert list(crossing.carry(named, spend, at_once=AT_ONCE)) == [True] * len(KEYS)
+    known = object_crossing._choices[target.endpoint.url, source.bucket.name, target.bucket.name]
+    assert known == Choice(since=len(KEYS) - 8)
 
 
 def test_flags_are_looked_at_before_each_object_and_what_is_under_way_is_finished(weed: Weed, source: Node) -> None:

@@ -14,8 +14,9 @@ from rebalance_tasks.core.states import RebalanceStatus
 from rebalance_tasks.drivers.object_store import ObjectStoreDriver
 from rebalance_tasks.drivers.s3_bucket import S3Bucket
 from rebalance_tasks.drivers.s3_signing import Credentials
+from rebalance_tasks.migration import measured_burst
 from rebalance_tasks.migration.batch import Batch
-from rebalance_tasks.migration.control import SliceControl
+from rebalance_tasks.migration.control import Interrupt, SliceControl, SliceInterrupted
 from rebalance_tasks.store.pace import PaceStore
 from tests.support import checker
 from tests.support.bad_line import SLOW_DOWN, BadLine
@@ -256,27 +257,152 @@ def unguarded(self: S3Bucket, name: str, data: bytes, **more: Any) -> Any:
 
 
 # -- throttles and adaptive throttling --------------------------------------------------------------------------------------------------
+def asking(
+    events: list[str], monkeypatch: pytest.MonkeyPatch, stop_after: tuple[str, int, Interrupt] | None = None
+) -> None:
+    """Note what leave is asked for ("target", "source"); stop the slice when that was asked for so often."""
+    asked = SliceControl.request
+
+    def request(self: SliceControl, count: int = 1, *, of_source: bool = False) -> None:
+        side = "source" if of_source else "target"
+        if (
+            stop_after is not None
+            and side == stop_after[0]
+            and events.count(side) == stop_after[1]
+            and "stopped" not in events
+        ):
+            events.append("stopped")
+            raise SliceInterrupted(stop_after[2])
+        events.extend([side] * count)
+        asked(self, count, of_source=of_source)
+
+    monkeypatch.setattr(SliceControl, "request", request)
+
+
+def never_before_leave(events: list[str], done: str, leave: str) -> bool:
+    return all(events[:end].count(leave) >= events[:end].count(done) for end in range(len(events) + 1))
+
+
 def test_each_copy_of_a_job_asks_the_target_for_a_request_before_it_is_made(
     world: World, weed: Weed, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     line, events = world.spoil("n2", weed.url), list[str]()
-    asked, begun = SliceControl.request, line.begin
-
-    def request(self: SliceControl) -> None:
-        events.append("asked")
-        asked(self)
+    begun = line.begin
 
     def begin(*arguments: Any, **more: Any) -> Begun:
         events.append("sent")
         return begun(*arguments, **more)
 
-    monkeypatch.setattr(SliceControl, "request", request)
+    asking(events, monkeypatch)
     monkeypatch.setattr(line, "begin", begin)
     set_node_throttle(world.engine.context, "n2", "requests", 1000)
     world.engine.start(moves_between("n1", "n2", SIZES))
     assert world.engine.finish().completed_moves == len(SIZES)
-    assert events.count("asked") == events.count("sent") == len(SIZES)
-    assert all(events[:end].count("asked") >= events[:end].count("sent") for end in range(len(events)))
+    assert events.count("target") == events.count("sent") == len(SIZES)
+    assert never_before_leave(events, "sent", "target")
+
+
+def copying(events: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Note what a store copies into its trash, and from aside to a key."""
+    copied = S3Bucket.copy
+
+    def copy(self: S3Bucket, source: str, name: str, **more: Any) -> str:
+        events.append("trashed" if "/trash/" in name else "published")
+        return copied(self, source, name, **more)
+
+    monkeypatch.setattr(S3Bucket, "copy", copy)
+
+
+def test_each_copy_into_the_trash_asks_the_source_for_a_request_a_tenth_of_a_second_at_a_time(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    events = list[str]()
+    asking(events, monkeypatch)
+    copying(events, monkeypatch)
+    set_node_throttle(world.engine.context, "n1", "requests", 30)
+    world.engine.start(moves_between("n1", "n2", SIZES))
+    assert world.engine.finish().completed_moves == len(SIZES)
+    assert events.count("source") == events.count("trashed") == len(SIZES)
+    assert never_before_leave(events, "trashed", "source")
+    ahead = [events[:end].count("source") - events[:end].count("trashed") for end in range(len(events) + 1)]
+    assert max(ahead) == 3
+    world.check(at="n2")
+
+
+def test_a_source_that_is_deleted_without_a_copy_asks_for_no_request(
+    weed: Weed, fleet_config: FleetFactory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    places: dict[str, Place] = {node: S3Place(weed.bucket(), "", weed.options(free="delete")) for node in ("n1", "n2")}
+    world = world_of(places, fleet_config, tmp_path, monkeypatch)
+    events = list[str]()
+    asking(events, monkeypatch)
+    set_node_throttle(world.engine.context, "n1", "requests", 1)
+    world.engine.start(moves_between("n1", "n2", SIZES))
+    assert world.engine.finish().completed_moves == len(SIZES)
+    assert "source" not in events
+    world.check(at="n2")
+
+
+@pytest.fixture
+def between_buckets(weed: Weed, fleet_config: FleetFactory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
+    places: dict[str, Place] = {node: S3Place(weed.bucket(), "", weed.options()) for node in ("n1", "n2")}
+    return world_of(places, fleet_config, tmp_path, monkeypatch)
+
+
+@pytest.fixture
+def from_a_disk(weed: Weed, fleet_config: FleetFactory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
+    places: dict[str, Place] = {"n1": LocalPlace(tmp_path / "n1"), "n2": S3Place(weed.bucket(), "", weed.options())}
+    return world_of(places, fleet_config, tmp_path, monkeypatch)
+
+
+def test_each_copy_that_gets_its_key_by_a_copy_asks_the_target_for_a_request(
+    from_a_disk: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world, events = from_a_disk, list[str]()
+    asking(events, monkeypatch)
+    copying(events, monkeypatch)
+    set_node_throttle(world.engine.context, "n2", "requests", 30)
+    world.engine.start(moves_between("n1", "n2", SIZES))
+    assert world.engine.finish().completed_moves == len(SIZES)
+    assert events.count("target") == events.count("published") == len(SIZES)
+    assert never_before_leave(events, "published", "target")
+    world.check(at="n2")
+
+
+@pytest.mark.parametrize("why", [Interrupt.PAUSED, Interrupt.DEADLINE])
+@pytest.mark.parametrize(
+    ("side", "node", "fixture"), [("source", "n1", "between_buckets"), ("target", "n2", "from_a_disk")]
+)
+def test_what_there_was_no_leave_for_in_time_goes_on_in_a_later_slice(
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, side: str, node: str, fixture: str, why: Interrupt
+) -> None:
+    world: World = request.getfixturevalue(fixture)
+    events = list[str]()
+    asking(events, monkeypatch, (side, 3, why))
+    set_node_throttle(world.engine.context, node, "requests", 30)
+    world.engine.start(moves_between("n1", "n2", SIZES))
+    job = world.engine.finish()
+    assert "stopped" in events
+    assert (job.completed_moves, dict(job.failures), job.bytes_moved) == (len(SIZES), {}, sum(SIZES.values()))
+    # Nothing is copied twice: what had leave was done, and is found to be.
+    assert events.count(side) == len(SIZES)
+    world.check(at="n2")
+
+
+def test_after_a_cancel_what_readers_have_is_counted_and_its_source_is_freed_by_cleanup(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    events = list[str]()
+    asking(events, monkeypatch, ("source", 3, Interrupt.CANCELLED))
+    set_node_throttle(world.engine.context, "n1", "requests", 30)
+    world.engine.start(moves_between("n1", "n2", SIZES))
+    world.engine.work()
+    job = world.engine.finish()
+    assert (job.completed_moves, dict(job.failures)) == (len(SIZES), {})
+    assert len([key for key in SIZES if world.places["n1"].get(key)]) == len(SIZES) - 3
+    world.engine.cleanup(later_ms=DAY_MS)
+    world.check(at="n2")
+    assert not [key for key in SIZES if world.places["n1"].get(key)]
 
 
 def test_measured_buckets_of_one_account_still_copy_by_themselves_and_every_copy_is_measured(
@@ -285,7 +411,7 @@ def test_measured_buckets_of_one_account_still_copy_by_themselves_and_every_copy
     places: dict[str, Place] = {node: S3Place(weed.bucket(), "", weed.options(free="delete")) for node in ("n1", "n2")}
     world = world_of(places, fleet_config, tmp_path, monkeypatch, adaptive_throttle=True)
     lines = [world.spoil(node, weed.url) for node in places]
-    monkeypatch.setattr("rebalance_tasks.migration.measured._TELL_EVERY_S", 0.0)
+    monkeypatch.setattr(measured_burst, "LEAST_COUNTED", 1)
     noted: list[tuple[str, str, int]] = []
     monkeypatch.setattr(PaceStore, "note", lambda _, node, way, **more: noted.append((node, way, more["size_bytes"])))
     world.engine.start(moves_between("n1", "n2", SIZES))

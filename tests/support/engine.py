@@ -64,6 +64,8 @@ class ListMessenger:
         self.queues: list[str] = []
         self.chores: list[tuple[str, str]] = []
         self.answers: dict[str, list[str]] = {}
+        #: what waits on the broker, as far as anybody is told
+        self.depths: dict[str, int] = {}
         #: (token, nodes, queue) of each survey asked for, and the tokens of checks that are to go on
         self.surveys: list[tuple[int, tuple[str, ...], str]] = []
         self.concludes: list[int] = []
@@ -89,6 +91,9 @@ class ListMessenger:
 
     def publish_chore(self, name: str, queue: str) -> None:
         self.chores.append((name, queue))
+
+    def queue_depths(self, queues: Sequence[str]) -> dict[str, int]:
+        return {queue: self.depths.get(queue, 0) for queue in queues}
 
     def worker_queues(self) -> dict[str, list[str]]:
         return self.answers

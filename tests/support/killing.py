@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from rebalance_tasks.control import cleanup as cleanups
 from rebalance_tasks.control import lifecycle
+from rebalance_tasks.control.reindex import reindex
 from rebalance_tasks.drivers import compiled
 from rebalance_tasks.drivers.local import LocalDriver
 from rebalance_tasks.migration import control as controls
@@ -78,10 +79,10 @@ def begun(
 
 # -- acts -----------------------------------------------------------------------------------------------------------------
 def carry(engine: Engine, roots: Roots) -> None:
-    """Carry the job to its end, if nothing stops it."""
+    """Carry the job to its end, unless an operator stops it: a node that is held is waited for."""
     lifecycle.wake(engine.context, "j1")
     engine.work()
-    if not engine.job().paused_reasons:
+    if "operator" not in engine.job().paused_reasons:
         engine.finish()
 
 
@@ -178,6 +179,11 @@ def carry_and_lose_the_target(engine: Engine, roots: Roots) -> None:
 
     _once_before("write_manifest", lose, "n2")
     carry(engine, roots)
+
+
+def rebuild(engine: Engine, roots: Roots) -> None:
+    """Rebuild what Redis has lost, whoever began that before."""
+    reindex(engine.context, force=True)
 
 
 def tidy(engine: Engine, roots: Roots) -> None:

@@ -169,6 +169,7 @@ def test_a_source_that_is_no_word_and_no_provider_is_refused(setting: str) -> No
 
 def test_measures_of_a_host_do_not_follow_from_a_listing() -> None:
     assert Gravity(access="times", colocation="folder").follows_listing
+    assert not Gravity(access="atime").follows_listing, "reading shows in no folder"
     assert not Gravity(access="/var/log/s3").follows_listing
     assert not Gravity(egress="provider:acme").follows_listing
     assert Settings().gravity.follows_listing

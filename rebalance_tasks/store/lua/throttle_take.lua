@@ -2,12 +2,14 @@
 -- It saves up a quarter of a second, so that a sync or a late wake-up costs nothing in the end, but pays that back at 5 % over
 -- the rate. In any T seconds it grants at most rate * min(T + 0.25, 1.05 T + 0.1), however many ask, whatever they did before.
 -- KEYS  1 bucket  2 rate set at run time (bytes/s, 0 for none; it wins over ARGV 1), optional
---       3 pace of the node (its rate, where it is held back, is a limit besides), optional
+--       3.. paces of the node (its rates, where it is held back, are limits besides), optional
 -- ARGV  1 rate (bytes/s, 0 for none)  2 bytes given back: leased, and not spent in time
 -- Returns {bytes granted, ms until a whole lease is there, rate}; with rate 0 nothing is granted or needed
 local rate = tonumber(KEYS[2] and redis.call('GET', KEYS[2]) or ARGV[1]) or tonumber(ARGV[1])
-local pace = KEYS[3] and tonumber(redis.call('HGET', KEYS[3], 'rate') or 0) or 0
-if pace > 0 and (rate <= 0 or pace < rate) then rate = pace end
+for i = 3, #KEYS do
+  local pace = tonumber(redis.call('HGET', KEYS[i], 'rate') or 0)
+  if pace > 0 and (rate <= 0 or pace < rate) then rate = pace end
+end
 if rate <= 0 then return {0, 0, 0} end
 local lease = math.max(1, math.floor(rate / 10))
 local depth = math.max(lease, rate * 0.25)

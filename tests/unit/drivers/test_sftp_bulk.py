@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import asyncssh
 import pytest
 
+from rebalance_tasks.drivers import sftp_link
 from rebalance_tasks.drivers.sftp_bulk import BulkSession
 from rebalance_tasks.drivers.sftp_packets import Answer, Dialect, hello, request
 
@@ -117,3 +118,29 @@ def test_a_session_that_breaks_says_so_to_who_waits_and_to_who_comes_later(garbl
 
     _, channel = asked(broken, ask)
     assert channel.aborted
+
+
+def test_a_session_that_the_server_grants_and_says_nothing_in_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Silent(Channel):
+        def write(self, data: bytes) -> None:
+            assert data == hello(6)
+
+    class Granting(Connection):
+        async def create_session(self, factory: Callable[[], BulkSession], **_: object) -> tuple[Channel, BulkSession]:
+            session = factory()
+            self.channel = Silent(session, self.server)
+            session.connection_made(self.channel)  # type: ignore[arg-type]
+            return self.channel, session
+
+    async def connected() -> None:
+        """There is a line."""
+
+    monkeypatch.setattr(sftp_link, "TIMEOUT_S", 0.01)
+    link = sftp_link.SftpLink(sftp_link.SftpAddress("nowhere", 22, {}))
+    monkeypatch.setattr(link, "_connected", connected)
+    link._open.append(Granting(echo_backwards))  # type: ignore[arg-type]
+    with pytest.raises(sftp_link.LinkBroken, match="does not answer"):
+        link.run_bulk(lambda session: session.ask([LOOK]))
+    link._open.clear()
+    monkeypatch.undo()
+    link.close()
