@@ -13,7 +13,7 @@ from rebalance_tasks.cli import tables
 from rebalance_tasks.cli.fitting import Fitting
 from rebalance_tasks.core.imbalance import is_eligible
 from rebalance_tasks.core.models import NodeState
-from rebalance_tasks.core.planner_reasons import SENTENCES
+from rebalance_tasks.core.planning.reasons import SENTENCES
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from rebalance_tasks.control.survey_waited import all_seen
+from rebalance_tasks.control.surveying.waited import all_seen
 from rebalance_tasks.core.drain import DrainCheck, check_drain
 from rebalance_tasks.core.errors import UnknownNode
 from rebalance_tasks.core.events import EventKind

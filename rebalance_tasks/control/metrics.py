@@ -22,16 +22,16 @@ from prometheus_client.metrics_core import (
 from prometheus_client.registry import Collector
 from redis.exceptions import RedisError
 
-from rebalance_tasks.control import metrics_readings as readings
-from rebalance_tasks.control.metrics_table import METRICS
-from rebalance_tasks.control.metrics_text import MetricsText
+from rebalance_tasks.control.metering import readings
+from rebalance_tasks.control.metering.table import METRICS
+from rebalance_tasks.control.metering.text import MetricsText
 from rebalance_tasks.telemetry import get_logger
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from rebalance_tasks.control.context import FleetContext
-    from rebalance_tasks.control.metrics_readings import Histogram, QueueDepths, Sample, Samples
+    from rebalance_tasks.control.metering.readings import Histogram, QueueDepths, Sample, Samples
 
 log = get_logger(__name__)
 

@@ -25,9 +25,9 @@ from rebalance_tasks.control.survey import NodeReport
 from rebalance_tasks.core.errors import ConfigurationError, InvalidInventory
 from rebalance_tasks.core.models import NodeDescriptor, NodeState, RebalanceMove, RebalancePlan
 from rebalance_tasks.core.options import RebalancerOptions
+from rebalance_tasks.core.simulating.events import Scenario, parse_event
+from rebalance_tasks.core.simulating.fleet import synthetic_fleet
 from rebalance_tasks.core.simulation import simulate
-from rebalance_tasks.core.simulation_events import Scenario, parse_event
-from rebalance_tasks.core.simulation_fleet import synthetic_fleet
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -107,7 +107,7 @@ def test_a_large_fleet_shows_its_ends_and_sums_up_the_rest() -> None:
 
 
 def test_every_reason_of_the_planner_is_said_in_words() -> None:
-    from rebalance_tasks.core.planner_candidates import REASONS
+    from rebalance_tasks.core.planning.candidates import REASONS
 
     assert set(REASONS) - {"movable"} <= set(picture.REASONS)
 
