@@ -283,8 +283,11 @@ class Free:
     def spend(self, size_bytes: int) -> None:
         """Go on."""
 
-    def request(self) -> None:
+    def request(self, count: int = 1, *, of_source: bool = False) -> None:
         """Go on."""
+
+    def requests_at_once(self, *, of_source: bool = False) -> int | None:
+        """As many as there are."""
 
 
 def test_a_copy_of_ours_is_known_by_its_bytes_where_times_do_not_travel(tmp_path: Path) -> None:
