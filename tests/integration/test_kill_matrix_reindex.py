@@ -25,6 +25,7 @@ from tests.support.engine import Engine, moves_between
 from tests.support.killing import killed
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     from tests.conftest import FleetFactory
@@ -82,6 +83,22 @@ def test_no_write_of_a_reindex_stands_without_a_fault_point() -> None:
 def writes_redis(call: ast.Call) -> bool:
     owner = call.func.value if isinstance(call.func, ast.Attribute) else None
     return isinstance(owner, ast.Attribute) and owner.attr in {"locations", "fleet"} and call.func.attr not in READS  # type: ignore[attr-defined]
+
+
+@pytest.fixture(autouse=True)
+def _lines_are_closed(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Each engine that Redis is lost under has a line of its own, which redis-py leaves to the collector of cycles."""
+    made: list[Engine] = []
+    begin = Engine.__init__
+
+    def noted(self: Engine) -> None:
+        begin(self)
+        made.append(self)
+
+    monkeypatch.setattr(Engine, "__init__", noted)
+    yield
+    for engine in made:
+        engine.context.connection.client.close()
 
 
 @pytest.fixture
