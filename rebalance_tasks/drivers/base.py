@@ -75,7 +75,7 @@ class Listing:
     #: reason ("symlink", "special_file", "invalid_key", "hard_link", "excluded", "other_file_system",
     #: "unreadable_folder") -> count; a folder that is left out counts once.
     left_out: Mapping[str, int]
-    #: when each was read last, 0 where that is not told; ``None`` where it never is.
+    #: when each was read last, 0 where that is not told; ``None`` where nobody asked, or it never is.
     atime_ns: NDArray[np.int64] | None = None
 
 

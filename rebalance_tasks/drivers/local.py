@@ -151,12 +151,13 @@ class LocalDriver:
         Raises:
             NodeMissing: not this node, not adopted though required, or an I/O error on the way.
         """
-        return self.list_part(None, require_identity=require_identity)
+        self._tree.check(required=require_identity)
+        return LocalLister(self._tree, self._passes).run()
 
     def list_part(self, part: Part | None, *, require_identity: bool = True, most: int | None = None) -> Listing:
         """List a part, with the objects' access times; see `drivers.node_parts.Parted`."""
         self._tree.check(required=require_identity)
-        return LocalLister(self._tree, self._passes, part=part, most=most).run()
+        return LocalLister(self._tree, self._passes, part=part, most=most, access_times=True).run()
 
     def list_changed(
         self,

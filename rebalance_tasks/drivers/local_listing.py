@@ -101,8 +101,9 @@ class LocalLister:
         *,
         part: Part | None = None,
         most: int | None = None,
+        access_times: bool = False,
     ) -> None:
-        """List what ``tree`` holds and ``passes`` lets through: a part of it, or up to about so many objects."""
+        """List what ``tree`` holds and ``passes`` lets through: a part of it, or up to about so many objects; `run` also tells access times."""
         self._tree = tree
         self._passes = passes
         self._part = part
@@ -111,7 +112,7 @@ class LocalLister:
         self._keys: list[str] = []
         self._sizes = array("q")
         self._mtimes = array("q")
-        self._atimes = array("q")
+        self._atimes = array("q") if access_times else None
         self._left_out: Counter[str] = Counter()
         self._device = 0
         #: folders still to be read: (path, bytes of UTF-8 in it and its slash).
@@ -135,7 +136,7 @@ class LocalLister:
             size_bytes=np.frombuffer(self._sizes, dtype=np.int64),
             mtime_ns=np.frombuffer(self._mtimes, dtype=np.int64),
             left_out=dict(self._left_out),
-            atime_ns=np.frombuffer(self._atimes, dtype=np.int64),
+            atime_ns=None if self._atimes is None else np.frombuffer(self._atimes, dtype=np.int64),
         )
 
     def remember(self) -> Remembered:
@@ -215,7 +216,7 @@ class LocalLister:
 
     def _read_folder(self, fd: int, prefix: str, prefix_bytes: int) -> None:  # noqa: C901, PLR0912  one pass, inlined for speed
         keys, sizes = self._keys.append, self._sizes.append
-        mtimes, atimes = self._mtimes.append, self._atimes.append
+        mtimes, atimes = self._mtimes.append, self._atimes
         left_out, passes, device, at_root = self._left_out, self._passes, self._device, not prefix
         part, ours = self._part, self._part is None or self._part.holds(prefix)
         # Below, all of a folder is in one part.
@@ -259,4 +260,5 @@ class LocalLister:
                     keys(prefix + name)
                     sizes(status.st_size)
                     mtimes(status.st_mtime_ns)
-                    atimes(status.st_atime_ns)
+                    if atimes is not None:
+                        atimes.append(status.st_atime_ns)

@@ -234,6 +234,13 @@ def test_a_measure_that_makes_no_sense_is_refused_with_its_row(column: str, valu
         holding("a", **dict[str, Any]({column: [value]}))
 
 
+def test_a_column_of_regions_that_requires_none_says_nothing() -> None:
+    nothing = pa.array([None, []], pa.list_(pa.string()))
+    bare = holding("a", "b", reads_per_hour=[1.0, 9.0])
+    told = holding("a", "b", reads_per_hour=[1.0, 9.0], required_regions=nothing)
+    assert scores(told) == scores(bare)
+
+
 # -- which objects leave ----------------------------------------------------------------------------------------------
 @pytest.mark.parametrize(
     ("column", "held", "free"),
