@@ -33,6 +33,7 @@ from rebalance_tasks.migration.slice import SliceOutcome
 from rebalance_tasks.runtime import Runtime
 from rebalance_tasks.settings import load_settings
 from rebalance_tasks.store.leases import LEASE_MS
+from tests.support.uncounted import uncounted
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -303,7 +304,8 @@ def killed_carry(
     context.set_forkserver_preload([__name__])
     arguments = (environment, job_id, part_bytes, str(tmp_path / "copied"), file_size_limit, stranger)
     process = context.Process(target=carry, args=arguments)
-    process.start()
+    with uncounted():
+        process.start()
     process.join(60)
     assert process.exitcode in {0, -signal.SIGKILL}, f"the process ended with {process.exitcode}"
     return process.exitcode != 0

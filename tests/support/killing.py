@@ -24,6 +24,7 @@ from rebalance_tasks.migration.batch import Batch
 from rebalance_tasks.migration.copying import Copier
 from tests.support.engine import Engine, count_copied, small_parts, write_before_free
 from tests.support.hooks import DAY_MS, unmount
+from tests.support.uncounted import uncounted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -73,7 +74,8 @@ def begun(
     context.set_forkserver_preload([__name__])
     given = {node: str(root) for node, root in roots.items()}
     process = context.Process(target=run, args=(environment, act, given, str(tmp_path / "copied")))
-    process.start()
+    with uncounted():
+        process.start()
     return process
 
 
