@@ -4,16 +4,19 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 UV := $(shell command -v uv 2>/dev/null)
-# Two workers suit the machines this is built on; any more contend for the servers that the tests start.
-PYTEST_WORKERS ?= 2
+# One more than the two processors of the machines this is built on: a test that waits (for a lease, a restart, a worker to begin)
+# leaves them to another one. Each further one costs servers of its own and seconds to collect.
+PYTEST_WORKERS ?= 3
 # Off for a quick look: make test COVERAGE=
 COVERAGE ?= --cov --cov-report=term
 PYTEST := $(BIN)/python -m pytest -n $(PYTEST_WORKERS)
 SOURCES := rebalance_tasks tests $(wildcard *.py ops/*.py)
 export PYTHON
+# Images of containers set it. Each of the some hundred processes that the tests start would then compile the package anew.
+unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint format unit integration chaos kills browser bench docs audit wheel check lock clean
+.PHONY: help install demo test lint format unit integration chaos kills plans browser bench docs audit wheel check lock clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -30,8 +33,10 @@ ifneq ($(UV),)
 else
 	@if ! $(BIN)/python -m pip --version >/dev/null 2>&1; then \
 	  python=$$(ops/find-python) && "$$python" -m venv $(VENV); fi
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/dev.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile --require-hashes -r requirements/dev.lock
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@# pip would compile on one processor. A file that is no Python is passed over, as by pip.
+	@$(BIN)/python -m compileall -qq -j 0 $(VENV)/lib || true
 endif
 	@touch $@
 
@@ -62,6 +67,10 @@ chaos: install ## kills, lost tails, a bad network, strangers: until CHAOS_KILLS
 
 kills: install ## the kill matrix of stores, whole: each step on each kind of node that there is a server for
 	KILL_MATRIX=whole $(BIN)/python -m pytest tests/integration/test_kill_matrix_stores.py
+
+plans: install ## PLAN_EXAMPLES=5000 plans of random fleets, each checked by verify_plan, and single moves by the rules one by one; PLAN_SEED=n begins elsewhere
+	PLAN_EXAMPLES=$${PLAN_EXAMPLES:-5000} $(BIN)/python -m pytest --timeout=0 --hypothesis-seed=$${PLAN_SEED:-0} --hypothesis-show-statistics \
+	  tests/unit/test_planner_properties.py tests/unit/test_verify_moves.py -k "independent_check or nearly_the_least or single_moves"
 
 browser: install ## the console in a real Chromium, where one is on PATH; CONSOLE_PICTURES=DIR also takes screenshots
 	$(BIN)/python -m pytest -m browser tests/browser

@@ -115,9 +115,15 @@ def _names() -> Iterator[str]:
             continue
         yield f"## {name}\n\n{_described(name, value)}"
         if inspect.isclass(value):
-            for method, function in vars(value).items():
+            for method, function in _methods(value).items():
                 if not method.startswith("_") and inspect.isfunction(function) and function.__doc__:
                     yield f"### {name}.{method}\n\n{_described(method, function)}"
+
+
+def _methods(owner: type) -> dict[str, Any]:
+    """What a class of ours, and those of ours that it stands on, define."""
+    ours = [base for base in reversed(owner.__mro__) if base.__module__.startswith("rebalance_tasks.")]
+    return {name: member for base in ours for name, member in vars(base).items()}
 
 
 def _described(name: str, value: Any) -> str:  # noqa: ANN401  a class or a function

@@ -1,24 +1,23 @@
-"""The client: the original's seven verbs and three more, on the state in Redis, without waiting for a worker."""
+"""The client: the original's seven verbs and three more, on the state in Redis, without waiting for a worker.
+
+What only looks is `rebalance_tasks.viewer`; what acts is here, and needs drivers and messages.
+"""
 
 from __future__ import annotations
 
 import getpass
 import socket
-import time
 from copy import copy
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Final, Literal, Self
+from typing import TYPE_CHECKING, Final, Literal, Self
 
-from rebalance_tasks.control import causes
-from rebalance_tasks.control.context import PlacesContext, StateContext
-from rebalance_tasks.core.errors import InvalidArgument, JobNotFound
+from rebalance_tasks.core.errors import InvalidArgument
 from rebalance_tasks.core.models import NodeState
-from rebalance_tasks.core.states import RebalanceStatus
 from rebalance_tasks.lazily import module
-from rebalance_tasks.settings import Settings, configured_fleet
+from rebalance_tasks.viewer import Viewer
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable
     from wsgiref.types import WSGIApplication
 
     from prometheus_client import CollectorRegistry
@@ -27,35 +26,23 @@ if TYPE_CHECKING:
     from rebalance_tasks.control import doctor as doctors
     from rebalance_tasks.control import drain as drains
     from rebalance_tasks.control import fleetwide, lifecycle, throttles
-    from rebalance_tasks.control import locate as locations
     from rebalance_tasks.control import overview as overviews
     from rebalance_tasks.control import reindex as reindexes
     from rebalance_tasks.control import retry as retries
     from rebalance_tasks.control import start as starts
     from rebalance_tasks.control import survey as surveys
+    from rebalance_tasks.control import survey_waited as waited
     from rebalance_tasks.control import undo as undos
     from rebalance_tasks.control.context import FleetContext
     from rebalance_tasks.control.drain import StateChange
     from rebalance_tasks.control.findings import Finding
-    from rebalance_tasks.control.locate import Location, Locator
     from rebalance_tasks.control.overview import Overview
     from rebalance_tasks.control.reindex_report import ReindexReport
     from rebalance_tasks.control.survey import NodeReport, Survey
-    from rebalance_tasks.control.throttles import Direction, NodeThrottle
-    from rebalance_tasks.core.events import Event
-    from rebalance_tasks.core.models import (
-        CheckResult,
-        ControlResult,
-        FailureGroup,
-        NodeDescriptor,
-        RebalanceJob,
-        RebalancePlan,
-    )
+    from rebalance_tasks.control.throttles import Direction
+    from rebalance_tasks.core.models import CheckResult, ControlResult, NodeDescriptor, RebalanceJob, RebalancePlan
     from rebalance_tasks.core.undo import WayBack
     from rebalance_tasks.runtime import Runtime
-    from rebalance_tasks.store.fleet import ChoreRecord
-    from rebalance_tasks.store.holds import Hold
-    from rebalance_tasks.store.snapshots import Snapshot
 else:
     # Loaded when first used: who asks for a job's status waits for neither Celery nor NumPy.
     (
@@ -64,7 +51,6 @@ else:
         drains,
         fleetwide,
         lifecycle,
-        locations,
         overviews,
         reindexes,
         retries,
@@ -72,23 +58,22 @@ else:
         surveys,
         throttles,
         undos,
+        waited,
     ) = (
         module(f"rebalance_tasks.control.{name}")
         for name in (
-            *("check", "doctor", "drain", "fleetwide", "lifecycle", "locate"),
-            *("overview", "reindex", "retry", "start", "survey", "throttles", "undo"),
+            *("check", "doctor", "drain", "fleetwide", "lifecycle", "overview"),
+            *("reindex", "retry", "start", "survey", "throttles", "undo", "survey_waited"),
         )
     )
 
 __all__ = ["Rebalancer"]
 
-#: `watch` looks this often; a change shows within it.
-WATCH_EVERY_S: Final = 0.25
 #: Of somebody who acts; it is noted with each event.
 _LONGEST_NAME: Final = 128
 
 
-class Rebalancer:
+class Rebalancer(Viewer):
     """A fleet's rebalancer, from any process that has the fleet's configuration.
 
     Example:
@@ -98,32 +83,8 @@ class Rebalancer:
         ...     print(job.completed_moves, "of", job.total_moves)
     """
 
-    def __init__(self, fleet: str | Settings | None = None, redis_url: str | None = None) -> None:
-        """Read the configuration; nothing is connected before it is used.
-
-        Args:
-            fleet: name of a configured fleet (default: the first one), or settings of your own.
-            redis_url: where the state lives, instead of what the configuration says.
-
-        Raises:
-            ConfigurationError: the configuration is wrong.
-            InvalidArgument: the configuration is for another fleet.
-        """
-        settings = fleet if isinstance(fleet, Settings) else configured_fleet(fleet)
-        if isinstance(fleet, str) and fleet != settings.fleet:
-            if settings.nodes:
-                msg = f"fleet={fleet!r}, but the configuration is for fleet {settings.fleet!r}; see REBALANCE_CONFIG"
-                raise InvalidArgument(msg)
-            settings = settings.model_copy(update={"fleet": fleet})
-        if redis_url is not None:
-            followers = {
-                name: redis_url
-                for name in ("broker_url", "result_backend")
-                if getattr(settings, name) == settings.redis_url
-            }
-            settings = settings.model_copy(update={"redis_url": redis_url, **followers})
-        self.settings = settings
-        self.by = ""
+    #: Who asks, as `acting_as` was told; empty: whoever runs this process.
+    by: str = ""
 
     def acting_as(self, who: str) -> Self:
         """Return this client for somebody else: what it does is noted as asked for by ``who``.
@@ -143,22 +104,6 @@ class Rebalancer:
         other = copy(self)
         other.by = who
         return other
-
-    @cached_property
-    def _state(self) -> StateContext:
-        """What is enough to look."""
-        return StateContext.open(self.settings)
-
-    @cached_property
-    def _places(self) -> PlacesContext:
-        """What is enough to find objects; no Celery."""
-        from rebalance_tasks.drivers.opened import Drivers  # noqa: PLC0415  drivers load NumPy
-
-        return PlacesContext.reaching(self.settings, driver=Drivers(self.settings).reached)
-
-    @cached_property
-    def _locator(self) -> Locator:
-        return locations.Locator(self._places)
 
     @cached_property
     def _runtime(self) -> Runtime:
@@ -197,23 +142,6 @@ class Rebalancer:
         """Cancel a job: published moves are finished, unpublished ones undone. Raises: JobNotFound."""
         return lifecycle.cancel(self._context, job_id, requested_by=self._who())
 
-    def status(self, job_id: str) -> RebalanceJob:
-        """The job as it is at this instant. Raises: JobNotFound."""
-        return self._state.jobs.load(job_id)
-
-    def jobs(self, status: RebalanceStatus | str | None = None) -> list[RebalanceJob]:
-        """Known jobs, newest first, optionally of one status."""
-        wanted = None if status is None else RebalanceStatus(status)
-        found: list[RebalanceJob] = []
-        for job_id in self._state.jobs.ids():
-            try:
-                job = self._state.jobs.load(job_id)
-            except JobNotFound:
-                continue
-            if wanted is None or job.status is wanted:
-                found.append(job)
-        return found
-
     def retry_failed(self, job_id: str, *, skipped: bool = False) -> RebalanceJob:
         """Start the failed moves of an ended job again, as a job ``<job>-retry1``; asked twice, it is one retry.
 
@@ -226,22 +154,6 @@ class Rebalancer:
             InvalidArgument: the job has not ended, nothing failed, or nothing of it is left to move.
         """
         return retries.retry_failed(self._context, job_id, skipped=skipped, requested_by=self._who())
-
-    def failures(self, job_id: str) -> list[FailureGroup]:
-        """Failed and skipped moves by cause, each cause with an example and the way out. Raises: JobNotFound."""
-        return causes.failure_groups(self._state, self.status(job_id))
-
-    def watch(self, job_id: str) -> Iterator[RebalanceJob]:
-        """Yield the job whenever it has changed, the last time at its terminal status. Raises: JobNotFound."""
-        shown: RebalanceJob | None = None
-        while True:
-            job = self.status(job_id)
-            if shown is None or _visible(job) != _visible(shown):
-                shown = job
-                yield job
-            if job.status.terminal:
-                return
-            time.sleep(WATCH_EVERY_S)
 
     # -- the whole fleet ------------------------------------------------------------------------------------------
     def pause_all(self) -> ControlResult:
@@ -266,10 +178,6 @@ class Rebalancer:
     def resume_node(self, node_id: str) -> ControlResult:
         """Let go of a node that was paused; the reason is not empty when it was not, or is out of reach."""
         return fleetwide.resume_node(self._context, node_id, by=self._who())
-
-    def holds(self) -> list[Hold]:
-        """Every hold on a node: by whom (``operator``, ``missing``) and since when."""
-        return self._state.holds.all()
 
     def limit(self) -> int:
         """How many groups may transfer at once: what was set at run time, else `max_concurrent_migrations`."""
@@ -298,14 +206,6 @@ class Rebalancer:
         """
         return fleetwide.set_throttle(self._context, rate_bytes_per_s, by=self._who())
 
-    def node_throttles(self) -> list[NodeThrottle]:
-        """Limits of nodes that are in force, and what holds nodes back (`adaptive_throttle`)."""
-        return throttles.node_throttles(self._state)
-
-    def in_flight(self) -> dict[tuple[str, str], str]:
-        """(source, target) → why fewer objects than usual are in flight between them; nothing while all are."""
-        return self._state.paces.in_flight()
-
     def set_node_throttle(
         self, node_id: str, direction: Direction, rate: int | Literal["default"] | None
     ) -> int | None:
@@ -331,14 +231,6 @@ class Rebalancer:
             JobActive: a job moves objects about. RetryableError: a check is running.
         """
         return reindexes.reindex(self._context, force=force, progress=progress)
-
-    def workers(self) -> dict[str, Sequence[str]]:
-        """The workers that live, as they said themselves within half a minute: name → the queues each serves."""
-        return self._state.presence.queues_of(now_ms=self._state.connection.now_ms())
-
-    def last_chore(self, name: str) -> ChoreRecord | None:
-        """When the last ``sweep`` or ``cleanup`` ran and what it did; ``None`` when none ever ran."""
-        return self._state.fleet.last_chore(name)
 
     # -- the fleet ------------------------------------------------------------------------------------------------
     def plan(self) -> RebalancePlan:
@@ -366,10 +258,6 @@ class Rebalancer:
         """Check the fleet now, as beat does; ``force`` plans even under the threshold."""
         return checks.run_check(self._context, force=force, by=self._who(), waits=True)
 
-    def locate(self, key: str) -> Location:
-        """Return the node that holds an object (a node id with ``.url`` and ``.via``). Raises: ObjectNotFound, InvalidKey."""
-        return self._locator.locate(key)
-
     def forget_node(self, node_id: str) -> int:
         """Forget every forwarding, override and catalogue entry that leads to a node (decommissioned, say); return how many.
 
@@ -379,30 +267,6 @@ class Rebalancer:
             UnknownNode: it is not configured here.
         """
         return self._places.locations.forget_node(self._places.node(node_id).node_id)
-
-    def load_plan(self, plan_id: str) -> RebalancePlan:
-        """Return a kept plan. Raises: PlanNotFound."""
-        return self._state.plans.load(plan_id)
-
-    def plans(self, limit: int = 20) -> list[str]:
-        """Ids of the newest plans."""
-        return self._state.plans.newest(limit)
-
-    def checks(self, limit: int = 20) -> list[dict[str, Any]]:
-        """Why the last checks ran or skipped, newest first."""
-        return [record.model_dump(mode="json") for record in self._state.fleet.checks(limit)]
-
-    def events(self, *, limit: int = 100, job_id: str | None = None) -> list[Event]:
-        """The newest events of the fleet, or of a job: what was decided, what happened, who asked; oldest first."""
-        return self._state.events.newest(limit, job_id=job_id)
-
-    def events_after(self, event_id: str, *, limit: int = 500, job_id: str | None = None) -> list[Event]:
-        """Events after an id, oldest first. Raises: InvalidArgument."""
-        return self._state.events.after(event_id, limit=limit, job_id=job_id)
-
-    def follow_events(self, event_id: str | None = None) -> Iterator[Event]:
-        """Yield events as they happen, without an end: those after an id, by default those from now on."""
-        return self._state.events.follow(event_id)
 
     def doctor(self) -> list[Finding]:
         """Look whether everything is as it should be; each finding that is not well says what to do next."""
@@ -416,25 +280,21 @@ class Rebalancer:
         """The same as a WSGI application, for large fleets: its text is written faster than prometheus-client's."""
         return self._runtime.metrics_app()
 
-    def snapshots(self, limit: int = 20) -> list[Snapshot]:
-        """What the last checks saw and decided, newest first, for as long as `check_retention` keeps it."""
-        return self._state.snapshots.newest(limit)
-
     def survey(self) -> Survey:
-        """List every object of the fleet, as a check does; changes nothing.
+        """List every object of the fleet, as a check does, by its workers where only they reach a node; changes nothing.
 
         Raises:
-            NodeMissing, NodeNotWritable, ConfigurationError.
+            NodeError: a node cannot be surveyed. ConfigurationError. RetryableError: a check has the nodes looked at.
         """
-        return surveys.survey(self._context)
+        return waited.all_seen(self._context, whole=False)
 
     def cluster_map(self) -> list[NodeDescriptor]:
         """Return the configured nodes with the states that were set at run time; looks at none of them."""
         return self._context.nodes()
 
     def nodes(self) -> list[NodeReport]:
-        """Report on every node: used, capacity, objects, and what is wrong."""
-        return surveys.reports(self._context)
+        """Report on every node as the workers that reach it see it: used, capacity, objects, and what is wrong."""
+        return waited.reported(self._context)
 
     def glances(self) -> list[NodeReport]:
         """Report on every node without listing it: what it holds is what the last survey and the moves since then say."""
@@ -477,8 +337,3 @@ class Rebalancer:
         except (KeyError, OSError):
             user = "unknown"
         return f"{user}@{socket.gethostname()}"
-
-
-def _visible(job: RebalanceJob) -> RebalanceJob:
-    """Leave out what changes by the mere passing of time."""
-    return job.model_copy(update={"throughput": 0.0, "eta": None})

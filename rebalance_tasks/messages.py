@@ -121,6 +121,11 @@ class CeleryMessenger:
         """Have the hosts of a queue do their part of a chore; one that waits for long is one too many."""
         self._task(name, {"queue": queue}, queue=queue, expires=CHORE_EXPIRES_S[name]).apply_async()
 
+    def queue_depths(self, queues: Sequence[str]) -> dict[str, int]:
+        """Count the messages that wait on queues of the fleet; see the function."""
+        named = {self._queues.named(queue): queue for queue in queues}
+        return {named[queue]: count for queue, count in queue_depths(self._app, list(named)).items()}
+
     def worker_queues(self) -> dict[str, list[str]]:
         """Ask the workers that answer which queues of the fleet each takes messages from; through a broker that is away nobody does."""
         try:

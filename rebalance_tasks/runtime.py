@@ -20,7 +20,7 @@ from rebalance_tasks.control.throttles import Throttles
 from rebalance_tasks.core.errors import UnknownFleet
 from rebalance_tasks.core.quiet_hours import in_quiet_hours
 from rebalance_tasks.drivers.opened import Drivers
-from rebalance_tasks.messages import CeleryMessenger, queue_depths
+from rebalance_tasks.messages import CeleryMessenger
 from rebalance_tasks.migration.committing import Host
 from rebalance_tasks.migration.control import SliceControl
 from rebalance_tasks.migration.copying import Copier
@@ -32,7 +32,7 @@ from rebalance_tasks.store.attempts import AttemptStore
 from rebalance_tasks.store.moves import UNLIMITED, Budgets, Ending, MoveStore
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
     from wsgiref.types import WSGIApplication
 
     from celery import Celery
@@ -82,11 +82,7 @@ class Runtime:
     def _collector(self) -> FleetCollector:
         from rebalance_tasks.control import metrics  # noqa: PLC0415  no task needs it
 
-        return metrics.FleetCollector(self.context, self._queue_depths)
-
-    def _queue_depths(self, queues: Sequence[str]) -> dict[str, int]:
-        named = {self.settings.broker_queues.named(queue): queue for queue in queues}
-        return {named[queue]: count for queue, count in queue_depths(self._app, list(named)).items()}
+        return metrics.FleetCollector(self.context, self.context.messenger.queue_depths)
 
     def drivers_of(self, queue: str) -> Callable[[str], Driver]:
         """The drivers of the hosts of a Celery queue."""
@@ -181,7 +177,7 @@ class Runtime:
             store=store,
             copier=Copier(control),
             control=control,
-            budgets=self._budgets(lease.capacities.get(group.target)),
+            budgets=self._budgets(lease.capacities.get(group.target), self.settings.node(group.target).reserved_bytes),
             cost_nano=(lambda size: int(size * per_gb)) if per_gb else lambda _: 0,
             now=lambda: _from_ms(lease.now_ms + int((time.monotonic() - begun) * 1000)),
             validate=options.validate_checksums,
@@ -194,14 +190,14 @@ class Runtime:
             tell_in_flight=self.context.paces.note_in_flight,
         )
 
-    def _budgets(self, capacity: int | None) -> Budgets:
+    def _budgets(self, capacity: int | None, reserved: int) -> Budgets:
         options = self.settings.options
         per_day = options.max_cost_per_day
         return Budgets(
             egress_bytes=options.max_egress_bytes_per_cycle,
             cost_nano=int(options.max_cost_per_cycle * NANO),
             cost_nano_day=UNLIMITED if per_day is None else int(per_day * NANO),
-            target_bytes=UNLIMITED if capacity is None else int(capacity * options.max_utilisation),
+            target_bytes=UNLIMITED if capacity is None else int(capacity * options.max_utilisation) - reserved,
         )
 
 

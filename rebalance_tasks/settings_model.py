@@ -200,7 +200,8 @@ class Gravity(Frozen):
     """Where the measures behind gravity come from when the inventory brings none of its own; each may be ``provider:NAME``.
 
     Attributes:
-        access: ``none``, ``times``, ``fleet`` (what went through ``fleet://``), or the path of an S3 access log.
+        access: ``none``, ``times``, ``atime`` (the nodes' own access times), ``fleet`` (what went through ``fleet://``), or the path of an
+            S3 access log.
         colocation: ``none``, ``folder`` or ``dataset``.
         egress: ``nodes``, their prices and those of ``[[prices]]``.
         latency: ``nodes``, as configured or measured.
@@ -217,6 +218,11 @@ class Gravity(Frozen):
     def provided(self) -> dict[str, str]:
         """Dimension → ``provider:NAME``, of those that a provider answers."""
         return {name: source for name, source in self if re.fullmatch(_PROVIDER, source)}
+
+    @property
+    def wants_access_times(self) -> bool:
+        """Whether a survey is to ask each node when its objects were read last."""
+        return self.access == "atime"
 
     @property
     def follows_listing(self) -> bool:
@@ -261,7 +267,7 @@ class Settings(Service, Contents):
         redis_url: where the truth lives; ``broker_url`` and ``result_backend`` default to it.
         key_prefix: first part of every key of the state.
         message_prefix: first part of every key that Celery makes on the broker and the result backend; none by default.
-        priority: how many turns it gets at workers that it shares with other fleets, beside theirs; none by default: it shares none.
+        priority: how much time it gets at workers that it shares with other fleets, beside theirs; none by default: it shares none.
         inventory: where the list of objects comes from.
         surveys: whether a check lists the nodes itself or has tasks do it, each on its node's queue.
         survey_dir: where this host keeps what its surveys saw, so that what did not change is not listed again, and what fits neither into memory

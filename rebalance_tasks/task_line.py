@@ -40,6 +40,8 @@ class LoggedTask(Task):
     """Base of our tasks."""
 
     abstract = True
+    #: imported by workers alone
+    Request = "rebalance_tasks.worker:TimedRequest"
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401  Celery's signature
         """Run the task, and say at its end what came of it."""

@@ -7,13 +7,17 @@ warm shutdown, and what is left when the time is over, or when the signal comes 
 another worker (invariant 4 makes both harmless).
 
 And its consumer outlives every loss of the broker's connection: Celery 5.7 ends the worker when kombu, closing a connection
-that is half gone (a failover, a partition), meets one of its own parts that is gone already.
+that is half gone (a failover, a partition), meets one of its own parts that is gone already. It takes messages as soon as it
+is connected, without asking its neighbours for a second what they have revoked (docs/adr/0044).
+
+Requests for our tasks say how long a process was busy with them, by which fleets that share workers take turns (`core.turns`).
 """
 
 from __future__ import annotations
 
 import signal
 import sys
+import time
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from billiard import current_process
@@ -24,7 +28,9 @@ from celery.platforms import EX_OK
 from celery.utils.log import in_sighandler
 from celery.worker import state
 from celery.worker.consumer import Consumer
+from celery.worker.request import Request
 
+from rebalance_tasks.core.turns import Shares
 from rebalance_tasks.telemetry import get_logger
 
 if TYPE_CHECKING:
@@ -37,7 +43,7 @@ SOFT_SIGNALS: Final = ("SIGQUIT", "SIGTERM") if REMAP_SIGTERM == "SIGQUIT" else 
 
 
 class SteadyConsumer(Consumer):
-    """A consumer that connects anew whatever a lost connection raises (celery/kombu#582).
+    """A consumer that connects anew whatever a lost connection raises (celery/kombu#582), and is at work at once.
 
     A message of a connection that is gone cannot be acknowledged: kombu's channel has no connection to look at, and says so with
     an `AttributeError`. It is a lost connection like any other; the message is delivered again (invariant 4).
@@ -46,8 +52,8 @@ class SteadyConsumer(Consumer):
     connection_errors: tuple[type[Exception], ...]
 
     def __init__(self, *arguments: Any, **options: Any) -> None:  # noqa: ANN401  Celery's own
-        """Know one more sign of a lost connection."""
-        super().__init__(*arguments, **options)
+        """Know one more sign of a lost connection, and wait for no neighbour."""
+        super().__init__(*arguments, **{**options, "without_mingle": True})
         known: tuple[type[Exception], ...] = self.connection_errors
         self.connection_errors = (*known, AttributeError)
 
@@ -63,6 +69,33 @@ class SteadyConsumer(Consumer):
 
         self.connection.close = close_quietly
         super().on_connection_error_after_connected(exc)
+
+
+class TimedRequest(Request):
+    """A request that tells the shares of the fleets, where there are any, how long it took; also in an app that is not ours."""
+
+    _accepted: float | None = None
+
+    def on_accepted(self, pid: int, time_accepted: float) -> None:
+        """A process has begun with it."""
+        self._accepted = time.monotonic()
+        super().on_accepted(pid, time_accepted)
+
+    def acknowledge(self) -> None:
+        """It has come to its end."""
+        self._end_turn()
+        super().acknowledge()
+
+    def reject(self, requeue: bool = False) -> None:  # noqa: FBT001, FBT002  Celery's signature
+        """It has come to an end, and is to be done again."""
+        self._end_turn()
+        super().reject(requeue=requeue)
+
+    def _end_turn(self) -> None:
+        shares = self.app.conf.broker_transport_options.get("queue_order_strategy")
+        if isinstance(shares, Shares) and not self.acknowledged:
+            took_s = 0.0 if self._accepted is None else time.monotonic() - self._accepted
+            shares.end(self.delivery_info["routing_key"], round(took_s * 1000))
 
 
 class SoftWorker(Worker):

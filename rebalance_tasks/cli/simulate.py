@@ -54,7 +54,15 @@ def simulate(  # noqa: PLR0913, PLR0917  a flag each
     ] = None,
     inventory: Annotated[
         Path | None,
-        typer.Option("--inventory", metavar="FILE", help="Objects of the configured fleet: Parquet, Arrow or CSV."),
+        typer.Option(
+            "--inventory", metavar="FILE", help="Objects of the configured fleet (Parquet, Arrow, CSV), or a recording."
+        ),
+    ] = None,
+    record: Annotated[
+        Path | None,
+        typer.Option(
+            "--record", metavar="FILE", help="Also write the fleet and its objects as they are, to play again."
+        ),
     ] = None,
     synthetic: Annotated[
         int | None, typer.Option("--synthetic", metavar="NODES", min=1, help="Play with a made-up fleet.")
@@ -83,6 +91,7 @@ def simulate(  # noqa: PLR0913, PLR0917  a flag each
     if context.invoked_subcommand is not None:
         return
     from rebalance_tasks.cli import plot_html, plot_png  # noqa: PLC0415
+    from rebalance_tasks.cli.recording import write_recording  # noqa: PLC0415
     from rebalance_tasks.core.simulation import simulate as play  # noqa: PLC0415
 
     if png is not None:
@@ -97,6 +106,8 @@ def simulate(  # noqa: PLR0913, PLR0917  a flag each
         start=_moment(start),
         prices=given.prices,
     )
+    if record is not None:
+        write_recording(record, given.nodes, given.inventory)
     title = f"Simulation of {len(given.nodes)} nodes, {len(given.inventory):,} objects"
     if html is not None:
         html.write_text(plot_html.html_page(played, title=title), encoding="utf-8")

@@ -5,8 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from rebalance_tasks.cli.recording import recorded_nodes
 from rebalance_tasks.control.inventories import read_inventory
 from rebalance_tasks.core.errors import ConfigurationError
+from rebalance_tasks.core.models import NodeState
 from rebalance_tasks.core.simulation_fleet import synthetic_fleet
 from rebalance_tasks.settings import load_settings
 
@@ -31,18 +33,19 @@ class Given:
 
 
 def from_file(path: Path) -> Given:
-    """The configured fleet, with the objects that a file lists. Raises: ConfigurationError, InvalidInventory."""
+    """The fleet of a recording, or the configured one with the objects that a file lists. Raises: ConfigurationError, InvalidInventory."""
     settings = load_settings()
-    if not settings.nodes:
+    nodes = recorded_nodes(path) or settings.nodes
+    if not nodes:
         msg = "no nodes are configured; name a rebalance.toml with --config, or try --synthetic"
         raise ConfigurationError(msg)
     inventory = read_inventory(path)
-    unstated = [node.node_id for node in settings.nodes if not node.capacity_bytes]
+    unstated = [node.node_id for node in nodes if not node.capacity_bytes and node.state is not NodeState.MAINTENANCE]
     if unstated:
         msg = f"a simulation looks at no disk: state capacity_bytes for {', '.join(unstated)} in rebalance.toml"
         raise ConfigurationError(msg)
     prices = {(price.from_region, price.to_region): price.per_gb for price in settings.prices}
-    return Given(list(settings.nodes), inventory, settings.options, prices)
+    return Given(list(nodes), inventory, settings.options, prices)
 
 
 def made_up(*, nodes: int, objects: int, fill: float, spread: float, mean_bytes: int, seed: int) -> Given:

@@ -1,9 +1,10 @@
-"""How large each node is: as stated, else as its file system says."""
+"""How large each node is: as stated, else as its file system says; and how much of that is not to be planned into."""
 
 from __future__ import annotations
 
 from collections import defaultdict
-from typing import TYPE_CHECKING
+from fractions import Fraction
+from typing import TYPE_CHECKING, Final
 
 from rebalance_tasks.core.errors import ConfigurationError
 
@@ -11,7 +12,11 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from rebalance_tasks.core.models import NodeDescriptor
+    from rebalance_tasks.core.options import RebalancerOptions
     from rebalance_tasks.drivers.base import NodeHealth
+
+#: What a file system lacks is rounded up to such a part of the capacity: what others write there must not make a new plan each time.
+_PARTS: Final = 256
 
 
 def capacities_of(nodes: Sequence[NodeDescriptor], healths: Mapping[str, NodeHealth]) -> dict[str, int]:
@@ -41,3 +46,22 @@ def capacities_of(nodes: Sequence[NodeDescriptor], healths: Mapping[str, NodeHea
             raise ConfigurationError(msg)
         result[node.node_id] = capacity or 0
     return result
+
+
+def reserved_of(
+    node: NodeDescriptor, options: RebalancerOptions, *, capacity: int | None, used: int, free: int | None
+) -> int:
+    """Return the bytes of a node's capacity that nothing is to be planned into: as configured, or more where its file system has less room.
+
+    Args:
+        node: as configured.
+        options: for `max_utilisation`.
+        capacity: of the node.
+        used: bytes of its objects.
+        free: what an ordinary user could still write there; None where nobody says.
+    """
+    if free is None or not capacity:
+        return node.reserved_bytes
+    lacking = int(Fraction(str(options.max_utilisation)) * capacity) - used - free
+    part = max(1, capacity // _PARTS)
+    return max(node.reserved_bytes, -(-lacking // part) * part)

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from decimal import Decimal
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import xxhash
 
 from rebalance_tasks.control import survey_round, survey_waited
 from rebalance_tasks.control.carrying import with_losses
+from rebalance_tasks.control.check_trace import Trace
 from rebalance_tasks.control.standing import basis_of, note, standing
 from rebalance_tasks.control.start import nearby
 from rebalance_tasks.control.survey import Survey, adopt, survey
@@ -26,11 +27,10 @@ from rebalance_tasks.core.planner import plan_rebalance
 from rebalance_tasks.core.quiet_hours import in_quiet_hours
 from rebalance_tasks.core.verify import verify_plan
 from rebalance_tasks.store.records import CheckRecord
-from rebalance_tasks.store.snapshots import NodeSnapshot, Snapshot
+from rebalance_tasks.store.surveys import Asked
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from datetime import datetime
 
     from rebalance_tasks.control.context import FleetContext
     from rebalance_tasks.core.models import NodeDescriptor, RebalancePlan
@@ -124,7 +124,7 @@ def _asked_again(context: FleetContext, token: int, unmet: KeysUnmet) -> CheckRe
 def _surveying(context: FleetContext, token: int, *, force: bool, by: str) -> CheckResult:
     """Let tasks look at the nodes. The lock stays with the survey, whose tasks renew it."""
     try:
-        nodes, messages = survey_round.begin(context, token, force=force, by=by)
+        nodes, messages = survey_round.begin(context, token, Asked(force=force, by=by))
     except ConfigurationError as exc:
         raise Skipped(exc.cause, str(exc)) from exc
     if not nodes:
@@ -135,16 +135,6 @@ def _surveying(context: FleetContext, token: int, *, force: bool, by: str) -> Ch
 
 
 @dataclass(slots=True)
-class _Trace:
-    """What a check has seen and made so far, whatever comes of it."""
-
-    seen: Survey | None = None
-    plan: RebalancePlan | None = None
-    #: the plan is an earlier one, which still stands
-    again: bool = False
-
-
-@dataclass(slots=True)
 class _Run:
     """One check from its lock to its record."""
 
@@ -152,7 +142,7 @@ class _Run:
     force: bool
     by: str
     token: int | None = None
-    trace: _Trace = field(default_factory=_Trace)
+    trace: Trace = field(default_factory=Trace)
     spread: float | None = None
 
     def decided(self, look: Callable[[], Survey]) -> CheckResult:
@@ -184,7 +174,7 @@ class _Run:
             self.context.fleet.release_check(self.token)
 
     def _handed_on(self, plan: RebalancePlan) -> CheckResult:
-        context, summary = self.context, _summary(plan, self.trace)
+        context, summary = self.context, self.trace.summary(plan)
         if context.settings.mode != "auto":
             reason = f"observe: {summary}; nothing moves until `rebalance start {plan.plan_id}`"
             return CheckResult(verdict="planned", reason=reason, plan_id=plan.plan_id)
@@ -206,47 +196,9 @@ class _Run:
             forced=self.force,
         )
         context.fleet.record_check(record, by=self.by)
-        snapshot = _snapshot(now, result, self.trace, self.spread, forced=self.force)
+        snapshot = self.trace.snapshot(now, result, self.spread, forced=self.force)
         context.snapshots.save(snapshot, retention=context.settings.options.check_retention)
         return result
-
-
-def _snapshot(now: datetime, result: CheckResult, trace: _Trace, spread: float | None, *, forced: bool) -> Snapshot:
-    """Put down what the check saw and decided."""
-    seen, plan = trace.seen, trace.plan
-    found: dict[str, Any] = {}
-    if seen is not None:
-        used = seen.used_bytes
-        found["nodes"] = tuple(
-            NodeSnapshot(
-                node_id=node.node_id,
-                pool=node.pool,
-                state=node.state,
-                used_bytes=used[node.node_id],
-                capacity_bytes=node.capacity_bytes or 0,
-            )
-            for node in seen.nodes
-        )
-        found |= {"left_out": dict(seen.left_out), "objects": seen.objects}
-    if plan is not None:
-        found |= {
-            "imbalance_after": plan.imbalance_after,
-            "moves": len(plan.moves),
-            "bytes": plan.estimated_egress_bytes,
-            "cost": plan.estimated_cost,
-            "limits": plan.limits_reached,
-            "not_moved": dict(plan.not_moved),
-            "cannot": plan.cannot,
-        }
-    return Snapshot(
-        at=now,
-        verdict=result.verdict,
-        reason=result.reason,
-        forced=forced,
-        plan_id=result.plan_id,
-        imbalance_before=spread,
-        **found,
-    )
 
 
 def _adopt(context: FleetContext, plan: RebalancePlan) -> None:
@@ -280,7 +232,7 @@ def _before_lock(context: FleetContext) -> None:
 
 
 def _checked_plan(
-    context: FleetContext, trace: _Trace, look: Callable[[], Survey], *, force: bool, fence: int
+    context: FleetContext, trace: Trace, look: Callable[[], Survey], *, force: bool, fence: int
 ) -> RebalancePlan:
     """Survey, plan, verify and save; raises Skipped with the reason why there is nothing to plan."""
     try:
@@ -301,7 +253,7 @@ def _checked_plan(
     return plan
 
 
-def _standing_or_new(context: FleetContext, trace: _Trace, seen: Survey, *, force: bool) -> RebalancePlan:
+def _standing_or_new(context: FleetContext, trace: Trace, seen: Survey, *, force: bool) -> RebalancePlan:
     """The plan that was made of the very same, else a new one."""
     basis = basis_of(context, seen, force=force, left_today=left_today(context))
     before = trace.plan = standing(context, basis)
@@ -374,18 +326,6 @@ def _map_digest(nodes: tuple[NodeDescriptor, ...]) -> str:
     """What a plan depends on besides the objects: nodes, capacities, states."""
     parts = sorted(f"{n.node_id}|{n.url}|{n.pool}|{n.state}|{n.capacity_bytes}|{n.weight}" for n in nodes)
     return xxhash.xxh3_128_hexdigest("\n".join(parts).encode())
-
-
-def _summary(plan: RebalancePlan, trace: _Trace) -> str:
-    spread = f"imbalance {plan.imbalance_before:.3f} → {plan.imbalance_after:.3f}"
-    left_out = trace.seen.left_out if trace.seen is not None else {}
-    without = f"; left out: {', '.join(left_out.values())}" if left_out else ""
-    lost = sorted({attribute for pair in plan.not_carried.values() for attribute in pair})
-    losing = f"; not carried: {', '.join(lost)}" if lost else ""
-    since = (
-        f"; nothing has changed since it was planned at {plan.created_utc:%Y-%m-%d %H:%M:%S} UTC" if trace.again else ""
-    )
-    return f"{len(plan.moves)} moves, {plan.estimated_egress_bytes} bytes, {spread}{losing}{without}{since}"
 
 
 def plan_only(context: FleetContext) -> RebalancePlan:

@@ -80,6 +80,10 @@ class Messenger(Protocol):
         """Have the hosts of a queue do their part of a chore (``sweep``, ``cleanup``): what takes reaching their nodes."""
         ...
 
+    def queue_depths(self, queues: Sequence[str]) -> Mapping[str, int]:
+        """Count the messages that wait on queues; a broker that does not answer says nothing of any."""
+        ...
+
     def worker_queues(self) -> Mapping[str, Sequence[str]]:
         """Ask the workers that answer within a second or two which queues each takes messages from."""
         ...

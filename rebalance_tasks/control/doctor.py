@@ -14,7 +14,7 @@ from rebalance_tasks.control.doctor_redis import examine_redis
 from rebalance_tasks.control.doctor_settings import contradictions
 from rebalance_tasks.control.findings import Finding, Verdict
 from rebalance_tasks.control.metrics_readings import OVERDUE_MS
-from rebalance_tasks.control.survey import reports
+from rebalance_tasks.control.survey_waited import reported
 from rebalance_tasks.control.sweep import STUCK_AFTER_S
 from rebalance_tasks.core.errors import CatalogueUnreachable, ConfigurationError
 from rebalance_tasks.core.masking import masked_url
@@ -61,7 +61,7 @@ def examine(context: FleetContext, ask_workers: Callable[[], Mapping[str, Sequen
         ("beat", lambda: [examine_chore(name, context.fleet.last_chore(name), now=context.now()) for name in CHORES]),
         ("check", lambda: [examine_check(context)]),
         ("job", lambda: examine_job(context)),
-        ("nodes", lambda: examine_nodes(reports(context))),
+        ("nodes", lambda: _examine_reports(context)),
         ("catalogue", lambda: examine_catalogue(context)),
         ("trash", lambda: [examine_trash(context)]),
         ("settings", lambda: contradictions(context.settings)),
@@ -172,6 +172,25 @@ def examine_job(context: FleetContext) -> list[Finding]:
 
 
 # -- nodes and trash -------------------------------------------------------------------------------------------------------
+def _examine_reports(context: FleetContext) -> list[Finding]:
+    nodes = reported(context)
+    return examine_nodes(nodes) + (examine_access(nodes) if context.settings.gravity.wants_access_times else [])
+
+
+def examine_access(nodes: Iterable[NodeReport]) -> list[Finding]:
+    """Where gravity goes by access times, reading an object must show in them."""
+    return [
+        Finding(
+            f"access {report.node.node_id}",
+            "warn",
+            "it is mounted with noatime, so that its objects' access times stand still: what is read there looks cold",
+            'mount it with relatime, or take [gravity] access from elsewhere ("fleet", an access log, a provider)',
+        )
+        for report in nodes
+        if report.shows_access is False
+    ]
+
+
 def examine_nodes(nodes: Iterable[NodeReport]) -> list[Finding]:
     """Every node is there, is itself, and can be written to."""
     steps = {
@@ -184,7 +203,7 @@ def examine_nodes(nodes: Iterable[NodeReport]) -> list[Finding]:
     for report in nodes:
         verdict = _VERDICTS.get(report.status, "fail")
         detail = f"{report.status}: {report.detail}" if report.detail else report.status
-        if report.status == "missing" and report.node.queues:
+        if report.status == "missing" and report.node.queues and report.from_here:
             verdict, hosts = "warn", ", ".join(queues_reaching(report.node))
             detail = f"not reached from this machine, as it should be where {hosts} is not served ({report.detail})"
         shown = f"{masked_url(report.node.url)}{_WAYS[report.direct]}" if verdict == "ok" else detail

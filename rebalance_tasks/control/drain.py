@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from rebalance_tasks.control.survey import survey
+from rebalance_tasks.control.survey_waited import all_seen
 from rebalance_tasks.core.drain import DrainCheck, check_drain
 from rebalance_tasks.core.errors import UnknownNode
 from rebalance_tasks.core.events import EventKind
@@ -58,9 +58,10 @@ def drain(
         UnknownNode: no such node is configured.
         NodeError: a node cannot be surveyed, so nobody can say what fits.
         ConfigurationError: nobody can say it of so many objects (unless ``force``).
+        RetryableError: a check has the nodes looked at.
     """
     before = context.node(node_id).state
-    seen = survey(context, whole=not force)
+    seen = all_seen(context, whole=not force)
     prices = {(price.from_region, price.to_region): price.per_gb for price in context.settings.prices}
     check = check_drain(
         seen.nodes, seen.inventory, node_id, options=context.settings.options, now=context.now(), prices=prices

@@ -20,6 +20,7 @@ from rebalance_tasks.control.streams import IN_MEMORY_ROWS, spill_file
 from rebalance_tasks.control.survey_memory import SurveyMemory, spill_folder
 from rebalance_tasks.core.errors import ConfigurationError
 from rebalance_tasks.core.inventory import Inventory
+from rebalance_tasks.core.inventory_columns import MOMENT
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 _SCHEMA = pa.schema(
     {"object_key": pa.large_string(), "size_bytes": pa.int64(), "node_id": pa.string(), "mtime_ns": pa.int64()}
 )
+_ACCESS = pa.field("last_access_utc", MOMENT)
 
 
 class Gathering:
@@ -43,6 +45,7 @@ class Gathering:
             whole: keep every row in memory, however many there are.
         """
         self._settings, self._whole = settings, whole
+        self._schema = _SCHEMA.append(_ACCESS) if settings.gravity.wants_access_times else _SCHEMA
         self._held: dict[str, Remembered] = {}
         self._rows = 0
         self._lock = threading.Lock()
@@ -69,7 +72,7 @@ class Gathering:
     def rows(self) -> Inventory | Path:
         """Return all rows, or the Parquet file that holds them. Raises: InvalidInventory."""
         if self._path is None:
-            return Inventory.from_listings({name: (x.keys, x.size_bytes, x.mtime_ns) for name, x in self._held.items()})
+            return Inventory.from_listings({name: found.columns for name, found in self._held.items()})
         if self._writer is not None:
             self._writer.close()
         return self._path
@@ -79,11 +82,12 @@ class Gathering:
             if self._writer is None:
                 SurveyMemory.of(self._settings).tidy(now_ns=time.time_ns())
                 self._path = self._stack.enter_context(spill_file(spill_folder(self._settings)))
-                writer = parquet.ParquetWriter(self._path, _SCHEMA, compression="zstd")
+                writer = parquet.ParquetWriter(self._path, self._schema, compression="zstd")
                 self._writer = self._stack.enter_context(writer)
             for node_id, found in self._held.items():
                 ids = pa.repeat(pa.scalar(node_id, pa.string()), len(found.keys))
-                self._writer.write_table(pa.table([found.keys, found.size_bytes, ids, found.mtime_ns], schema=_SCHEMA))
+                columns = [found.keys, found.size_bytes, ids, found.mtime_ns, found.columns.last_access()]
+                self._writer.write_table(pa.table(columns[: len(self._schema)], schema=self._schema))
         except OSError as exc:
             msg = (
                 f"survey_dir: the fleet holds more than {IN_MEMORY_ROWS:,} objects, and their list cannot be written: {exc}; "

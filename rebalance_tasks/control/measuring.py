@@ -95,7 +95,7 @@ def _with_access(context: FleetContext, inventory: Inventory) -> Inventory:
     match context.settings.gravity.access:
         case "none":
             return inventory
-        case "times":
+        case "times" | "atime":
             return with_access_from_times(inventory, context.connection.now_ms() * 10**6)
         case "fleet":
             counts, hours = AccessStore(context.connection, context.keys).recent()

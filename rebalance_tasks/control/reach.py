@@ -7,11 +7,12 @@ same nodes, and where there is none its nodes count as out of reach, as a disk t
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 from rebalance_tasks.control.survey import adopt
 from rebalance_tasks.core.errors import NodeError
-from rebalance_tasks.core.routes import CONTROL_QUEUE, first_served, queues_reaching, shared_queues
+from rebalance_tasks.core.routes import CONTROL_QUEUE, DATA_QUEUE, first_served, queues_reaching, shared_queues
 from rebalance_tasks.telemetry import get_logger
 
 if TYPE_CHECKING:
@@ -81,6 +82,13 @@ class Routes:
         """Whether a node names queues, so that it takes one of their hosts to look at it."""
         node = self._nodes.get(node_id)
         return node is not None and bool(node.queues)
+
+    @cached_property
+    def busy(self) -> frozenset[str]:
+        """Data queues on which messages wait for somebody who is there to take them."""
+        unserved = set() if self._served is None else self._named - self._served
+        depths = self._context.messenger.queue_depths([*({DATA_QUEUE, *self._named} - unserved - self._deserted)])
+        return frozenset(queue for queue, messages in depths.items() if messages)
 
     def publish(self, job_id: str, group: GroupRecord) -> bool:
         """Publish a group's header again, where somebody is left to take it; False when that is nobody who reaches its nodes.

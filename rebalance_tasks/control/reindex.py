@@ -36,6 +36,7 @@ from rebalance_tasks.core.inventory import Inventory
 from rebalance_tasks.core.models import NodeState
 from rebalance_tasks.drivers.registry import validate_roots
 from rebalance_tasks.migration import manifests
+from rebalance_tasks.migration.faults import Step, reached
 from rebalance_tasks.store.locations import MovedObject
 from rebalance_tasks.store.records import TrashRecord
 from rebalance_tasks.store.versions import NewerVersion
@@ -147,6 +148,7 @@ class _Reindex:
         known = {node: size for node, size in self._c.fleet.usage().items() if node not in self._nodes}
         fresh = {node: used.get(node, 0) - self._leaving.get(node, 0) for node in self._nodes}
         self._c.fleet.set_usage({**known, **fresh})
+        reached(Step.INDEX_USAGE)
         self._record_trash()
         self._discard_staged()
         self._progress(self._steps[1], self._steps[1], "done")
@@ -171,6 +173,7 @@ class _Reindex:
         for node_id in self._named & configured:
             # So that one of them that lacks its node-id is missing, not new: its disk is not mounted.
             self._c.fleet.note_adopted(node_id, now_ms=now_ms)
+            reached(Step.INDEX_ADOPTED)
 
     def _adopted_drivers(self) -> list[Driver]:
         found: list[Driver] = []
@@ -256,12 +259,15 @@ class _Reindex:
         if self._c.catalogue is not None and not self._committed(self._c.catalogue, key, word):
             return None
         self._report.frees += self._c.locations.expect_free(word.source, key, word.move_id)
+        reached(Step.INDEX_FREE)
         return word.target
 
     def _committed(self, catalogue: Catalogue, key: str, word: Published) -> bool:
         """Have the host's catalogue commit what is the same on both nodes, if it has not; only it says where readers go."""
         flip = Flip(key, word.source, word.target, self._c.connection.now_ms())
-        return catalogue.flip([flip])[0] == word.target
+        place = catalogue.flip([flip])[0]
+        reached(Step.INDEX_COMMITTED)
+        return place == word.target
 
     def _ambiguous(self, key: str, nodes: Iterable[str]) -> None:
         if key in self._busy:
@@ -291,7 +297,9 @@ class _Reindex:
                 else:
                     places[key] = node
             self._report.locations += self._c.locations.place(places)
+            reached(Step.INDEX_PLACED)
             self._c.locations.unplace(at_home)
+            reached(Step.INDEX_UNPLACED)
 
     def _compare(self, catalogue: Catalogue, inventory: Inventory) -> None:
         """Put the host's catalogue right where it sends readers to a node that was read and holds nothing of that name.
@@ -309,9 +317,9 @@ class _Reindex:
                 wrong.append(Flip(key, known, node, fence))
         for start in range(0, len(wrong), PLACED_AT_ONCE):
             flips = wrong[start : start + PLACED_AT_ONCE]
-            self._report.locations += sum(
-                place == flip.target for place, flip in zip(catalogue.flip(flips), flips, strict=True)
-            )
+            found = catalogue.flip(flips)
+            reached(Step.INDEX_CORRECTED)
+            self._report.locations += sum(place == flip.target for place, flip in zip(found, flips, strict=True))
 
     def _homes(self, keys: pa.LargeStringArray) -> list[str]:
         nodes = self._c.nodes()
@@ -334,6 +342,7 @@ class _Reindex:
         )
         ttl_ms = _ms(options.forwarding_ttl) if options.enable_read_forwarding else 0
         self._report.forwardings = self._c.locations.remember_moves(moved, forwarding_ttl_ms=ttl_ms, now_ms=now_ms)
+        reached(Step.INDEX_MOVED)
 
     # -- trash and copies aside -------------------------------------------------------------------------------------
     def _record_trash(self) -> None:
@@ -356,6 +365,7 @@ class _Reindex:
             record = TrashRecord(node=node_id, key=entry.key, size=held.size_bytes, fingerprint=held.to_json())
             left_ms = trashed_at_ns // 10**6 + purge_delay_ms(self._c) - now_ms
             self._c.trash.add(move_id, record, delay_ms=max(_ms(MIN_PURGE_DELAY), left_ms))
+            reached(Step.INDEX_TRASH)
             self._report.trash += 1
 
     def _explained_by(
@@ -378,6 +388,7 @@ class _Reindex:
             for move_id, _ in staged:
                 if job_of(move_id) != self._active and self._over(job_of(move_id)):
                     node.driver.discard(move_id)
+                    reached(Step.INDEX_STAGED)
                     self._report.staged += 1
 
     def _over(self, job_id: str) -> bool:

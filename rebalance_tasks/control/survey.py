@@ -17,14 +17,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from rebalance_tasks.control.capacities import capacities_of
+from rebalance_tasks.control.capacities import capacities_of, reserved_of
 from rebalance_tasks.control.carrying import require_carried
 from rebalance_tasks.control.gathering import Gathering
 from rebalance_tasks.control.inventories import FROM_NODES
 from rebalance_tasks.control.measuring import measured
 from rebalance_tasks.control.streams import found_in, kept_of
 from rebalance_tasks.control.survey_memory import SurveyMemory
-from rebalance_tasks.core.errors import ConfigurationError, NodeError, NodeMissing
+from rebalance_tasks.core.errors import ConfigurationError, NodeError, NodeMissing, NodeNotWritable
 from rebalance_tasks.core.inventory import UNKNOWN_TIME, Inventory
 from rebalance_tasks.core.inventory_columns import text
 from rebalance_tasks.core.keeper import Keeper
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 
     from rebalance_tasks.control.context import FleetContext
     from rebalance_tasks.core.models import NodeDescriptor
+    from rebalance_tasks.core.options import RebalancerOptions
     from rebalance_tasks.drivers.base import Driver, NodeHealth
     from rebalance_tasks.drivers.key_ranges import KeyRange
 
@@ -63,7 +64,8 @@ class NodeReport:
         status: ``ok``, ``unadopted`` (no node-id yet), ``missing``, ``not_writable`` or ``maintenance``.
         detail: what is wrong and what to do.
         left_out: reason → number of things on the node that are not objects.
-        direct: as in `NodeHealth`.
+        direct: as in `NodeHealth`; so is shows_access.
+        from_here: looked at by this process, not by the workers that reach the node.
     """
 
     node: NodeDescriptor
@@ -74,6 +76,8 @@ class NodeReport:
     objects: int | None = None
     left_out: Mapping[str, int] | None = None
     direct: bool | None = None
+    shows_access: bool | None = None
+    from_here: bool = True
 
     @property
     def utilisation(self) -> float | None:
@@ -213,26 +217,41 @@ def survey(context: FleetContext, *, leave_out: bool = False, whole: bool = Fals
         nodes = [node for node in nodes if node.node_id not in errors]
         capacities = capacities_of(nodes, {name: one.health for name, one in seen.items()})
         inventory, used = _inventory(context, gathering)
-    if whole and len(inventory.unlisted):
-        msg = (
-            f"[fleet] inventory holds {len(inventory) + len(inventory.unlisted):,} objects, too many to be looked at one by one, which drain's "
-            "pre-check and undo want; hand in a shorter list for it, or drain with --force"
-        )
-        raise ConfigurationError(msg)
+    if whole:
+        require_whole(inventory)
+    options = context.settings.options
     described = tuple(
-        node.model_copy(
-            update={
-                "capacity_bytes": capacities.get(node.node_id),
-                "used_bytes": used.get(node.node_id, 0),
-                "latency_ms": seen[node.node_id].latency_ms if node.node_id in seen else node.latency_ms,
-            }
+        described_as(
+            node, seen.get(node.node_id), options, capacity=capacities.get(node.node_id), used=used.get(node.node_id, 0)
         )
         for node in nodes
     )
-    found = tuple(_report(node, seen.get(node.node_id)) for node in described)
+    found = tuple(report_of(node, seen.get(node.node_id)) for node in described)
     inventory = with_last_moved(inventory, context.locations.last_moved())
     objects = len(inventory) + len(inventory.unlisted)
     return Survey(described, inventory, found, objects, {name: str(error) for name, error in errors.items()})
+
+
+def described_as(
+    node: NodeDescriptor, seen: Counted | None, options: RebalancerOptions, *, capacity: int | None, used: int
+) -> NodeDescriptor:
+    """Return a node with what was found of it; None of one in maintenance."""
+    update: dict[str, object] = {"capacity_bytes": capacity, "used_bytes": used}
+    if seen is not None:
+        free = seen.health.free_bytes
+        update["latency_ms"] = seen.latency_ms
+        update["reserved_bytes"] = reserved_of(node, options, capacity=capacity, used=used, free=free)
+    return node.model_copy(update=update)
+
+
+def require_whole(inventory: Inventory) -> None:
+    """Refuse an inventory in which not every object is a row. Raises: ConfigurationError."""
+    if len(inventory.unlisted):
+        msg = (
+            f"the fleet holds {len(inventory) + len(inventory.unlisted):,} objects, too many to be looked at one by one, which drain's "
+            "pre-check and undo want; hand in a shorter list ([fleet] inventory) for it, or drain with --force"
+        )
+        raise ConfigurationError(msg)
 
 
 def _look_at(
@@ -330,17 +349,22 @@ def reports(context: FleetContext) -> list[NodeReport]:
     result: list[NodeReport] = []
     for node in nodes:
         if error := errors.get(node.node_id):
-            status = "missing" if isinstance(error, NodeMissing) else "not_writable"
-            result.append(NodeReport(node, status, str(error)))
+            result.append(failed_report(node, error.cause, str(error)))
         elif (found := seen.get(node.node_id)) is None:
             result.append(NodeReport(node, "maintenance", "not looked at"))
         else:
             capacity = found.health.total_bytes if node.capacity_bytes is None else node.capacity_bytes
-            result.append(_report(node.model_copy(update={"capacity_bytes": capacity}), found))
+            result.append(report_of(node.model_copy(update={"capacity_bytes": capacity}), found))
     return result
 
 
-def _report(node: NodeDescriptor, seen: Counted | None) -> NodeReport:
+def failed_report(node: NodeDescriptor, cause: str, why: str) -> NodeReport:
+    """Report on a node that could not be surveyed, for the cause (a stable word) and the reason of an error."""
+    return NodeReport(node, "not_writable" if cause == NodeNotWritable.cause else "missing", why)
+
+
+def report_of(node: NodeDescriptor, seen: Counted | None) -> NodeReport:
+    """Report on a node that was surveyed, None: that is in maintenance."""
     if seen is None:
         return NodeReport(node, "maintenance", "not looked at", capacity_bytes=node.capacity_bytes)
     return NodeReport(
@@ -354,6 +378,7 @@ def _report(node: NodeDescriptor, seen: Counted | None) -> NodeReport:
         objects=seen.objects,
         left_out=seen.left_out,
         direct=seen.health.direct,
+        shows_access=seen.health.shows_access,
     )
 
 

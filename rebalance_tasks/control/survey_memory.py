@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from datetime import timedelta
 
     from rebalance_tasks.core.models import NodeDescriptor
-    from rebalance_tasks.drivers.base import Driver, Listing
+    from rebalance_tasks.drivers.base import Driver
     from rebalance_tasks.drivers.key_ranges import KeyRange
     from rebalance_tasks.drivers.node_parts import Parted
     from rebalance_tasks.drivers.remembered import Remembers
@@ -50,18 +50,20 @@ class SurveyMemory:
         folder: None keeps nothing.
         keep: how long a memory may be brought up to date before everything is listed anew.
         spills: where what fits neither into memory nor into Redis is put, `spill_folder`; it is tidied as well.
+        access_times: whether they are wanted; since they show in no folder, everything is listed each time.
     """
 
     folder: Path | None
     keep: timedelta
     spills: Path | None = None
+    access_times: bool = False
 
     @classmethod
     def of(cls, settings: Settings) -> SurveyMemory:
         """Return the memory that the settings ask for."""
-        keep = settings.options.full_survey_interval
-        folder = memory_folder(settings) if keep else None
-        return cls(folder, keep, spill_folder(settings))
+        keep, access_times = settings.options.full_survey_interval, settings.gravity.wants_access_times
+        folder = memory_folder(settings) if keep and not access_times else None
+        return cls(folder, keep, spill_folder(settings), access_times)
 
     def serves(self, driver: Driver) -> bool:
         """Whether a node with this driver may be listed from what is remembered."""
@@ -95,9 +97,11 @@ class SurveyMemory:
         """
         name = name or node.node_id
         part = part_of(name)
-        if not hasattr(driver, "list_changed"):
+        if self.access_times or not hasattr(driver, "list_changed"):
             parted = cast("Parted", driver)
-            return _plain(parted.list_part(within or part, require_identity=require_identity, most=most))
+            listing = parted.list_part(within or part, require_identity=require_identity, most=most)
+            rows = text(listing.keys), listing.size_bytes, listing.mtime_ns
+            return Remembered(rows, listing.left_out, atime_ns=listing.atime_ns if self.access_times else None)
         before, listed_ns = self._load(node, name, now_ns=now_ns)
         found = cast("Remembers", driver).list_changed(before, require_identity=require_identity, part=part, most=most)
         if found is not before:
@@ -150,11 +154,6 @@ class SurveyMemory:
             log.warning("survey.memory_unwritten", node=name, error=str(exc))
             with suppress(OSError):
                 aside.unlink()
-
-
-def _plain(listing: Listing) -> Remembered:
-
-    return Remembered((text(listing.keys), listing.size_bytes, listing.mtime_ns), listing.left_out)
 
 
 def memory_folder(settings: Settings) -> Path | None:

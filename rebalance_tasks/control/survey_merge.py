@@ -13,7 +13,15 @@ import xxhash
 
 from rebalance_tasks.control.capacities import capacities_of
 from rebalance_tasks.control.parts import joined, node_of
-from rebalance_tasks.control.survey import LEAST_NODES, NodeReport, Survey, with_last_moved
+from rebalance_tasks.control.survey import (
+    LEAST_NODES,
+    Counted,
+    Survey,
+    described_as,
+    failed_report,
+    report_of,
+    with_last_moved,
+)
 from rebalance_tasks.control.survey_question import KeysUnmet
 from rebalance_tasks.core.errors import NodeError
 from rebalance_tasks.core.hashing import hash_keys
@@ -27,15 +35,21 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from rebalance_tasks.control.context import FleetContext
+    from rebalance_tasks.control.survey import NodeReport
     from rebalance_tasks.core.models import NodeDescriptor
+    from rebalance_tasks.core.options import RebalancerOptions
     from rebalance_tasks.store.surveys import Finding
 
 
-def merged(context: FleetContext) -> Survey:
+def merged(context: FleetContext, *, whole: bool = False) -> Survey:
     """Return what the tasks found: every node that could be surveyed, its candidates, and exact sums of the rest.
 
     The candidates are read when they are asked for: a balanced fleet, or one whose plan still stands, does without. Then it raises `KeysUnmet` once
     where places keep the hashes of their other keys apart.
+
+    Args:
+        context: the fleet.
+        whole: every object was asked for as a row, so that a key on two nodes shows by itself.
 
     Raises:
         NodeError: fewer than two nodes could be surveyed.
@@ -49,15 +63,30 @@ def merged(context: FleetContext) -> Survey:
         raise _error(next(finding for finding in findings.values() if finding.error))
     nodes = [node for node in context.nodes() if node.node_id in good or node.state is NodeState.MAINTENANCE]
     capacities = capacities_of(nodes, {name: _health(finding) for name, finding in good.items()})
-    described = tuple(_described(node, good.get(node.node_id), capacities) for node in nodes)
+    options = context.settings.options
+    described = tuple(_described(node, good.get(node.node_id), options, capacities) for node in nodes)
     return Survey(
         described,
-        partial(_inventory, context, [part for part in parts if node_of(part.node_id) in good]),
+        partial(_inventory, context, [part for part in parts if node_of(part.node_id) in good], whole=whole),
         tuple(_report(node, good.get(node.node_id)) for node in described),
         sum(finding.objects for finding in good.values()),
         left_out,
         _basis(described, good),
     )
+
+
+def merged_reports(context: FleetContext) -> list[NodeReport]:
+    """Return what the tasks found of every node in numbers, also of those with which something is wrong."""
+    found = {finding.node_id: finding for finding in joined(context.surveys.findings())}
+    reports = []
+    for node in context.nodes():
+        one = found.get(node.node_id)
+        if one is not None and one.error:
+            reports.append(failed_report(node, one.cause, one.error))
+            continue
+        capacity = one.total_bytes if one is not None and node.capacity_bytes is None else node.capacity_bytes
+        reports.append(_report(node.model_copy(update={"capacity_bytes": capacity}), one))
+    return [replace(report, from_here=False) for report in reports]
 
 
 def _basis(nodes: Sequence[NodeDescriptor], good: Mapping[str, Finding]) -> str:
@@ -75,48 +104,47 @@ def _error(finding: Finding) -> NodeError:
     return error
 
 
-def _described(node: NodeDescriptor, found: Finding | None, capacities: dict[str, int]) -> NodeDescriptor:
-    update: dict[str, object] = {"capacity_bytes": capacities.get(node.node_id), "used_bytes": 0}
-    if found is not None:
-        update |= {"used_bytes": found.used_bytes, "latency_ms": found.latency_ms}
-    return node.model_copy(update=update)
+def _described(
+    node: NodeDescriptor, found: Finding | None, options: RebalancerOptions, capacities: dict[str, int]
+) -> NodeDescriptor:
+    capacity, seen = capacities.get(node.node_id), None if found is None else _counted(found)
+    return described_as(node, seen, options, capacity=capacity, used=0 if seen is None else seen.used_bytes)
+
+
+def _counted(found: Finding) -> Counted:
+    return Counted(_health(found), found.latency_ms, found.objects, found.used_bytes, found.left_out)
 
 
 def _health(found: Finding) -> NodeHealth:
     # Two hosts may number their devices alike.
     device = zlib.crc32(found.device.encode()) + 1 if found.device else 0
-    return NodeHealth(found.total_bytes, found.free_bytes, device, found.adopted)
-
-
-def _report(node: NodeDescriptor, found: Finding | None) -> NodeReport:
-    if found is None:
-        return NodeReport(node, "maintenance", "not looked at", capacity_bytes=node.capacity_bytes)
-    return NodeReport(
-        node,
-        "ok" if found.adopted else "unadopted",
-        used_bytes=found.used_bytes,
-        capacity_bytes=node.capacity_bytes,
-        objects=found.objects,
-        left_out=found.left_out,
+    return NodeHealth(
+        found.total_bytes, found.free_bytes, device, found.adopted, direct=found.direct, shows_access=found.shows_access
     )
 
 
-def _inventory(context: FleetContext, good: Sequence[Finding]) -> Inventory:
+def _report(node: NodeDescriptor, found: Finding | None) -> NodeReport:
+    return report_of(node, None if found is None else _counted(found))
+
+
+def _inventory(context: FleetContext, good: Sequence[Finding], *, whole: bool) -> Inventory:
     """The candidates of all nodes, and how many other objects there are."""
-    inventory = with_last_moved(_candidates(context, good), context.locations.last_moved())
+    inventory = _candidates(context, good)
+    if not whole:
+        inventory = without_ambiguous(inventory, _doubled(context, inventory, good))
+    inventory = with_last_moved(inventory, context.locations.last_moved())
     unlisted = sum((Unlisted(f.unlisted, f.unlisted_movable_bytes) for f in good), inventory.unlisted)
     return replace(inventory, unlisted=unlisted)
 
 
 def _candidates(context: FleetContext, good: Sequence[Finding]) -> Inventory:
-    """The candidates of all nodes, without those whose key another node holds as well; these are counted."""
+    """The candidates of all nodes."""
     tables = [
         pa.ipc.open_stream(packed).read_all() for packed in context.surveys.rows([f.node_id for f in good]) if packed
     ]
     if not tables:
         return Inventory.from_listings({})
-    inventory = Inventory.from_arrow(pa.concat_tables(tables, promote_options="permissive"))
-    return without_ambiguous(inventory, _doubled(context, inventory, good))
+    return Inventory.from_arrow(pa.concat_tables(tables, promote_options="permissive"))
 
 
 def _doubled(

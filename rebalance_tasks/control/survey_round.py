@@ -96,17 +96,13 @@ def by_tasks(context: FleetContext) -> bool:
     return settings.surveys == "tasks" or len(nodes) > HERE_NODES or any(node.queue for node in nodes)
 
 
-def begin(
-    context: FleetContext, token: int, *, force: bool = False, by: str = "", waits: bool = False
-) -> tuple[int, int]:
+def begin(context: FleetContext, token: int, asked: Asked) -> tuple[int, int]:
     """Have every node listed that is not in maintenance.
 
     Args:
         context: the fleet.
         token: of the check.
-        force: what the check was asked; it is asked again when it goes on.
-        by: who asked.
-        waits: who asked goes on by himself.
+        asked: what the check was asked, for whoever goes on with it.
 
     Returns:
         Nodes, and messages sent.
@@ -116,7 +112,7 @@ def begin(
     """
     validate_roots(context.settings.nodes)
     nodes = _looked_at(context)
-    asked = Asked(force=force, by=by, digest=context.settings.digest(), waits=waits)
+    asked = asked.model_copy(update={"digest": context.settings.digest()})
     names = places_of(context.surveys, token, nodes)
     if not context.surveys.open(token, names, asked, lock_ms=CHECK_LOCK_MS):
         return 0, 0
@@ -289,9 +285,11 @@ class _Runner:
 
     def _found(self, name: str, node: NodeDescriptor, seen: Look, digest: str, most: int) -> tuple[Finding, Found]:
         listed = seen.found
-        columns = (listed.keys, listed.size_bytes, listed.mtime_ns)
-        whole = measured(self._context, Inventory.from_listings({node.node_id: columns}))
-        kept, rest = thinned(node, whole, most=most, options=self._context.settings.options, now=self._now)
+        whole = measured(self._context, Inventory.from_listings({node.node_id: listed.columns}))
+        if self._asked.whole and len(whole) <= most:
+            kept, rest = whole, np.empty(0, np.int64)
+        else:
+            kept, rest = thinned(node, whole, most=most, options=self._context.settings.options, now=self._now)
         others, apart = _hashes(whole, rest), ""
         if len(others) > self._hashes_in_redis(part_of(name)):
             apart, others = HashFiles(spill_folder(self._context.settings)).keep(name, others), others[:0]
@@ -321,7 +319,8 @@ class _Runner:
         """Of all that a node's candidates follow from; empty where that may change without showing."""
         listing = seen.found.digest()
         steady = self._context.settings.gravity.follows_listing
-        return f"{listing}-{self._asked.digest}-{most}" if listing and steady and self._asked.digest else ""
+        asked = f"{self._asked.digest}-whole" if self._asked.whole else self._asked.digest
+        return f"{listing}-{asked}-{most}" if listing and steady and self._asked.digest else ""
 
 
 def _like(before: float | None, now: float | None) -> bool:
@@ -340,6 +339,8 @@ def _health(seen: Look, last: Finding | None = None) -> dict[str, Any]:
         "free_bytes": seen.health.free_bytes,
         "device": f"{socket.gethostname()}:{seen.health.device}" if seen.health.device else "",
         "latency_ms": latency_ms,
+        "direct": seen.health.direct,
+        "shows_access": seen.health.shows_access,
     }
 
 

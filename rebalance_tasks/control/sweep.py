@@ -143,7 +143,7 @@ def _redrive(context: FleetContext, job_id: str, group_ids: Iterable[str], route
     for group_id in group_ids:
         if acted == GROUPS_PER_RUN:
             return
-        match context.jobs.redrive(job_id, group_id):
+        match context.jobs.redrive(job_id, group_id, busy=routes.busy):
             case "publish":
                 group = context.jobs.group(job_id, group_id)
                 if group is not None:

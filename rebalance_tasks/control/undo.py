@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from rebalance_tasks.control.carrying import with_losses
 from rebalance_tasks.control.check import left_today
 from rebalance_tasks.control.custody import entries_of
-from rebalance_tasks.control.survey import survey
+from rebalance_tasks.control.survey_waited import all_seen
 from rebalance_tasks.core.errors import InvalidArgument, JobActive
 from rebalance_tasks.core.states import MoveState
 from rebalance_tasks.core.undo import Made, WayBack, plan_way_back
@@ -40,7 +40,7 @@ def plan_undo(context: FleetContext, job_id: str) -> WayBack:
     Raises:
         JobNotFound; JobActive: a job is moving objects about.
         InvalidArgument: the job has not ended, completed nothing, or nothing of it can be taken back.
-        NodeError: a node is missing: nothing is planned from half an inventory.
+        NodeError: a node is missing: nothing is planned from half an inventory. RetryableError: a check has the nodes looked at.
     """
     job = context.jobs.load(job_id)
     if not job.status.terminal:
@@ -53,7 +53,7 @@ def plan_undo(context: FleetContext, job_id: str) -> WayBack:
     if not made:
         msg = f"job {job_id!r} completed no move; there is nothing to take back"
         raise InvalidArgument(msg)
-    seen = survey(context, whole=True)
+    seen = all_seen(context)
     context.fleet.set_usage(seen.inventory.used_bytes())
     settings, now = context.settings, context.now()
     prices = {(price.from_region, price.to_region): price.per_gb for price in settings.prices}

@@ -165,7 +165,7 @@ def _room(
     # The decimal text of the option, so that 0.95 of 100 is 95 and not 94.
     highest = Fraction(str(options.max_utilisation))
     return {
-        node.node_id: int(highest * (node.capacity_bytes or 0)) - used[node.node_id]
+        node.node_id: int(highest * (node.capacity_bytes or 0)) - node.reserved_bytes - used[node.node_id]
         for node in nodes
         if node.pool == pool and is_eligible(node)
     }

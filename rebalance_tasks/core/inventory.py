@@ -20,14 +20,14 @@ import pyarrow.compute as pc
 from rebalance_tasks.core import inventory_columns as columns
 from rebalance_tasks.core.errors import InvalidInventory
 from rebalance_tasks.core.hashing import hash_keys
-from rebalance_tasks.core.inventory_columns import UNKNOWN_TIME, Coded
+from rebalance_tasks.core.inventory_columns import UNKNOWN_TIME, Coded, Listed
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
     from numpy.typing import NDArray
 
-__all__ = ["COLUMNS", "UNKNOWN_TIME", "Coded", "Inventory"]
+__all__ = ["COLUMNS", "UNKNOWN_TIME", "Coded", "Inventory", "Listed"]
 
 REQUIRED_COLUMNS: Final = ("object_key", "size_bytes", "node_id")
 #: Every column that is understood; others are ignored unless they look like a misspelling of one of these.
@@ -180,38 +180,42 @@ class Inventory:
     @classmethod
     def from_listings(
         cls,
-        listings: Mapping[str, tuple[Sequence[str], NDArray[np.int64], NDArray[np.int64] | None]],
+        listings: Mapping[str, Listed | tuple[Sequence[str], NDArray[np.int64], NDArray[np.int64] | None]],
     ) -> Self:
         """Build from what surveying each node returned.
 
         Args:
-            listings: node_id → (keys, sizes int64 (n,), mtime_ns int64 (n,) or None).
+            listings: node_id → its columns, or the first three of them.
 
         Raises:
             InvalidInventory: see `from_arrow`.
         """
         order = sorted(listings)
-        parts = [listings[node_id] for node_id in order]
-        lengths = [len(keys) for keys, _, _ in parts]
-        for node_id, (keys, sizes, mtimes) in zip(order, parts, strict=True):
-            if len(sizes) != len(keys) or (mtimes is not None and len(mtimes) != len(keys)):
-                msg = f"node {node_id!r}: keys, sizes and mtimes differ in length"
+        parts = [Listed(*listings[node_id]) for node_id in order]
+        lengths = [len(part.keys) for part in parts]
+        for node_id, part in zip(order, parts, strict=True):
+            if any(column is not None and len(column) != len(part.keys) for column in part):
+                msg = f"node {node_id!r}: keys, sizes and times differ in length"
                 raise InvalidInventory(msg)
         table = {
-            "object_key": pa.chunked_array([columns.text(keys) for keys, _, _ in parts], type=pa.large_string()),
-            "size_bytes": np.concatenate([np.asarray(sizes) for _, sizes, _ in parts] or [np.empty(0, np.int64)]),
+            "object_key": pa.chunked_array([columns.text(part.keys) for part in parts], type=pa.large_string()),
+            "size_bytes": np.concatenate([np.asarray(part.size_bytes) for part in parts] or [np.empty(0, np.int64)]),
             "node_id": pa.DictionaryArray.from_arrays(
                 pa.array(np.repeat(np.arange(len(order), dtype=np.int32), lengths)),
                 pa.array(order, type=pa.string()),
             ),
         }
-        if any(mtimes is not None for _, _, mtimes in parts):
+        if any(part.mtime_ns is not None for part in parts):
             table["mtime_ns"] = pa.chunked_array(
                 [
-                    pa.nulls(len(keys), pa.int64()) if mtimes is None else pa.array(mtimes, type=pa.int64())
-                    for keys, _, mtimes in parts
+                    pa.nulls(len(part.keys), pa.int64())
+                    if part.mtime_ns is None
+                    else pa.array(part.mtime_ns, pa.int64())
+                    for part in parts
                 ],
             )
+        if any(part.atime_ns is not None for part in parts):
+            table["last_access_utc"] = pa.chunked_array([part.last_access() for part in parts])
         return cls.from_arrow(pa.table(table))
 
     @classmethod

@@ -1,12 +1,12 @@
 """Reading one inventory column at a time: Arrow in, validated read-only NumPy out, a refusal names the row.
 
-Part of `inventory`; nothing else imports it.
+Part of `inventory`; others take from it only how columns of a listing are written.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, Generic, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Final, Generic, NamedTuple, TypeAlias, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -29,6 +29,8 @@ S = TypeVar("S", bound=np.generic)
 
 #: A time that is not known (NumPy's NaT as an integer; no clock ever says it).
 UNKNOWN_TIME: Final = int(np.iinfo(np.int64).min)
+#: Type of a column of moments.
+MOMENT: Final = pa.timestamp("ns", "UTC")
 #: Joins the words of one row while they are dictionary-encoded; no region or tag holds a unit separator.
 _SEPARATOR: Final = "\x1f"
 
@@ -44,6 +46,28 @@ class Coded(Generic[T]):
         """Return the column with its values written out, null where there is none."""
         indices = pa.array(self.codes, mask=self.codes < 0)
         return pa.array(list(self.values), type=value_type).take(indices)
+
+
+class Listed(NamedTuple):
+    """What a listing says of one node's objects, as columns of equal length n.
+
+    Attributes:
+        keys: text.
+        size_bytes: int64 (n,).
+        mtime_ns: int64 (n,), nanoseconds since 1970, or None.
+        atime_ns: as mtime_ns, when each was read last; 0 where that is not known.
+    """
+
+    keys: Sequence[str]
+    size_bytes: NDArray[np.int64]
+    mtime_ns: NDArray[np.int64] | None = None
+    atime_ns: NDArray[np.int64] | None = None
+
+    def last_access(self) -> pa.Array:
+        """Return the access times as moments, null where they are not known."""
+        if self.atime_ns is None:
+            return pa.nulls(len(self.keys), MOMENT)
+        return pa.array(self.atime_ns, mask=self.atime_ns == 0).view(MOMENT)
 
 
 def text(values: Sequence[object]) -> pa.LargeStringArray:

@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from rebalance_tasks.core.gravity import ACCESS_DECADES
 from rebalance_tasks.core.inventory import UNKNOWN_TIME
 from rebalance_tasks.core.patterns import matching
 
@@ -25,6 +26,9 @@ if TYPE_CHECKING:
     from rebalance_tasks.core.rule import Rule
 
 _HOUR_NS: Final = 3_600 * 10**9
+#: An object that was used within the hour is as hot as the formula goes, and each tenfold age takes a decade of it: a time says when, not
+#: how often, and counted as a single access it would rank nothing (docs/adr/0040).
+_RECENT_PER_HOUR: Final = 10.0**ACCESS_DECADES
 #: Columns in which nothing known is nothing.
 _COUNTED: Final = frozenset({"reads_per_hour", "writes_per_hour", "colocated_dependencies"})
 #: What follows the last slash, with the slash; what follows the first.
@@ -33,7 +37,9 @@ _BELOW_FIRST: Final = r"(?s)/.*$"
 
 
 def with_access_from_times(inventory: Inventory, now_ns: int) -> Inventory:
-    """Guess reads an hour: one since the last access, or since the last change where no access is known.
+    """Rank by the time of the last access or change, whichever is later: 10⁴ reads an hour ÷ hours since then, one hour at least.
+
+    The access score is then 1 within the hour, ¾ after ten hours, ½ after four days, ¼ after six weeks, 0.08 after a year.
 
     Args:
         inventory: with ``last_access_ns`` or ``mtime_ns``; without both nothing is known, and nothing changes.
@@ -47,7 +53,7 @@ def with_access_from_times(inventory: Inventory, now_ns: int) -> Inventory:
     unknown = np.full(len(inventory), UNKNOWN_TIME, np.int64)
     times = np.maximum(unknown if seen is None else seen, unknown if changed is None else changed)
     hours = np.maximum(1.0, (now_ns - times.astype(np.float64)) / _HOUR_NS)
-    return _with(inventory, reads_per_hour=np.where(times == UNKNOWN_TIME, 0.0, 1.0 / hours))
+    return _with(inventory, reads_per_hour=np.where(times == UNKNOWN_TIME, 0.0, _RECENT_PER_HOUR / hours))
 
 
 def with_access_counts(inventory: Inventory, counts: Mapping[str, tuple[int, int]], hours: float) -> Inventory:

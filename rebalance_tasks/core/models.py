@@ -115,6 +115,7 @@ class NodeDescriptor(Frozen):
         pool: nodes exchange objects only within their pool.
         capacity_bytes: what it can hold; ``None`` asks the file system (not possible for object stores).
         used_bytes: bytes of objects on it; ``None`` means "what the inventory says".
+        reserved_bytes: of its capacity, what nothing is planned into; a survey makes it more where the file system has less room.
         weight: share of the data that placement gives it; 0 receives nothing.
         egress_cost_per_gb: money for 10⁹ bytes that leave it.
         read_bytes_per_sec/write_bytes_per_sec: how fast all workers together read from it and write to it; ``None`` is no limit.
@@ -135,6 +136,7 @@ class NodeDescriptor(Frozen):
     storage_classes: tuple[StorageClass, ...] = ()
     capacity_bytes: Size | None = None
     used_bytes: Size | None = None
+    reserved_bytes: Size = 0
     weight: float = Field(default=1.0, ge=0.0, allow_inf_nan=False)
     egress_cost_per_gb: Money = Decimal(0)
     storage_cost_per_gb_month: Money = Decimal(0)

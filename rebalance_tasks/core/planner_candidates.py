@@ -242,7 +242,8 @@ def gravity_of(inventory: Inventory, fleet: Fleet, options: RebalancerOptions) -
     rules = inventory.required_regions
     if rules is not None:
         # An object without a rule (the last row) is not held by compliance anywhere.
-        inside = np.vstack([[[n.region in regions for n in fleet.nodes] + [False] for regions in rules.values], inside])
+        rows_of = [[n.region in regions for n in fleet.nodes] + [False] for regions in rules.values]
+        inside = np.array([*rows_of, *inside.tolist()], np.bool_)
     node = node_rows(inventory, fleet)
     found = np.empty(len(inventory), np.float64)
     # A block's columns stay in the processor's cache, and memory does not grow with the inventory.

@@ -33,6 +33,9 @@ _SHARPNESS: Final = (10.0, 40.0, 160.0)
 #: Exchanges compared in all, and fullest nodes that may give to the emptiest: a plan takes seconds, not minutes.
 _MOST_COMPARED: Final = 6_000_000
 _GIVERS: Final = 8
+#: Moves in all, and a node, from which on flows of water are as good a beginning as any: others take ten times as long there, and end no lower.
+_MANY_MOVES: Final = 100
+_MANY_OF_A_NODE: Final = 4
 #: An exchange must lower the smooth spread by this share of the spread; less would go on for ever without being of use.
 _STEP: Final = 1e-5
 #: Exchanges of a step that are tried before the next round: the constraints of single objects are asked only then.
@@ -50,8 +53,7 @@ def exchange(work: Work, eligibility: Eligibility, members: list[int], *, goal: 
     """
     before = best = work.snapshot()
     reached, compared = _worth(work, members, goal), 0
-    # Nothing; the largest object of one node, which flows of water cannot see as a whole; what is chosen already.
-    for begins in ((), *((i,) for i in _by_largest(work, members)), None):
+    for begins in _beginnings(work, members):
         if reached[0] <= goal or compared >= _MOST_COMPARED:
             break
         work.restore(before)
@@ -65,6 +67,14 @@ def exchange(work: Work, eligibility: Eligibility, members: list[int], *, goal: 
         if (found := _worth(work, members, goal)) < reached:
             best, reached = work.snapshot(), found
     work.restore(best)
+
+
+def _beginnings(work: Work, members: list[int]) -> list[tuple[int, ...] | None]:
+    """Return from which moves to begin: nodes whose largest object goes first, which flows of water cannot see as a whole; None, what is chosen."""
+    moves = sum(len(chosen.rows) for chosen in work.chosen if chosen.source in members) + work.ledger.moves_left
+    if moves >= _MANY_MOVES and moves > _MANY_OF_A_NODE * len(members):
+        return [None]
+    return [(), *((i,) for i in _by_largest(work, members)), None]
 
 
 def _by_largest(work: Work, members: list[int]) -> list[int]:

@@ -77,7 +77,7 @@ class Fleet:
         # The decimal text of the option, so that 0.95 of 100 is 95 and not 94.
         highest = Fraction(str(options.max_utilisation))
         self._ceiling = [
-            int(highest * capacity) - reserved_bytes.get(node.node_id, 0)
+            int(highest * capacity) - node.reserved_bytes - reserved_bytes.get(node.node_id, 0)
             for node, capacity in zip(self.nodes, self.capacity, strict=True)
         ]
         self._queues = [frozenset(node.queues) for node in self.nodes]

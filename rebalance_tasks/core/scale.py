@@ -46,6 +46,8 @@ class Costs(Frozen):
         redis_second_s: Redis, for each second by the clock in which a process works (and does not wait for Redis): looks at the job's
             flags, leases renewed.
         redis_object_bytes: memory of Redis for each move of a running job.
+        late_s: seconds by the clock that a second of processor time takes longer, where nobody else wants the processor: interrupts,
+            round trips, a machine that is not ours alone.
         fixed_s: seconds by the clock between a start and its last status in which nothing is copied.
     """
 
@@ -62,6 +64,7 @@ class Costs(Frozen):
     redis_job_s: Seconds = 0.00348
     redis_second_s: Seconds = 0.00092
     redis_object_bytes: Seconds = 220.0
+    late_s: Seconds = 0.0
     fixed_s: Seconds = 0.0212
 
 
@@ -144,6 +147,7 @@ class _Model:
     farm: Farm
     stretch: _Stretch
     redis_second_s: float
+    late_s: float
     waiting: deque[_Group]
     nodes: list[float]
     busy: list[int]
@@ -186,7 +190,7 @@ class _Model:
         if farm.shares_cores:
             # Redis wants its part of the same cores.
             asked *= 1 + stretch.redis_s / ((stretch.processor_s + stretch.redis_s) or 1.0)
-        ends = {"processors": now + stretch.processor_s * max(1.0, asked / farm.cores)}
+        ends = {"processors": now + stretch.processor_s * (1 + self.late_s) * max(1.0, asked / farm.cores)}
         if farm.throttle is not None:
             group.free_at = max(group.free_at, now) + stretch.size_bytes / farm.throttle
             ends["throttle"] = group.free_at
@@ -210,9 +214,10 @@ def forecast(work: Work, farm: Farm, costs: Costs | None = None) -> Forecast:
     costs = costs or Costs()
     sizes, stretch, bundle = _cut(work, costs)
     groups = deque(_Group(number, count, count) for number, count in enumerate(sizes))
-    model = _Model(farm, stretch, costs.redis_second_s, groups, [0.0] * max(2, work.nodes), [0] * farm.hosts)
+    nodes, busy = [0.0] * max(2, work.nodes), [0] * farm.hosts
+    model = _Model(farm, stretch, costs.redis_second_s, costs.late_s, groups, nodes, busy)
     start_s = costs.start_job_s + work.objects * costs.start_object_s
-    seconds, idle = _play(model, begin=max(start_s, costs.redis_job_s))
+    seconds, idle = _play(model, begin=max(start_s * (1 + costs.late_s), costs.redis_job_s))
     seconds += costs.fixed_s
     stretches = sum(sizes) * bundle
     worker_s = stretches * costs.stretch_s + work.groups * costs.group_s

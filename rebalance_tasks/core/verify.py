@@ -66,8 +66,7 @@ def verify_plan(  # noqa: PLR0913  as many facts as the plan was made of
         PlanInvariantError: names the first broken rule, and the move that breaks it.
     """
     nodes, moves = _nodes(cluster_map), MoveColumns.of(plan.moves)
-    rules = MoveRules(plan, moves, nodes, inventory, options)
-    rules.moment_ns = _moment_ns(plan, inventory, now)
+    rules = MoveRules(plan, moves, nodes, inventory, options, _moment_ns(plan, inventory, now), prices or {})
     rules.broken.note(moves.repeated(), "is moved twice")
     left_alone = pc.is_in(moves.keys, value_set=pa.array(list(excluded_keys), pa.large_string()))
     rules.broken.note(left_alone.to_numpy(zero_copy_only=False), "is excluded (pending in a job or forwarded)")
@@ -104,8 +103,7 @@ def broken_moves(
         options: the rules of the fleet as they are now.
         now: when ages are measured.
     """
-    rules = MoveRules(plan, moves, _nodes(cluster_map), inventory, options)
-    rules.moment_ns = _moment_ns(plan, inventory, now)
+    rules = MoveRules(plan, moves, _nodes(cluster_map), inventory, options, _moment_ns(plan, inventory, now))
     rules.each()
     return rules.broken
 

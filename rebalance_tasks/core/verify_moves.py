@@ -6,8 +6,9 @@ planner or `imbalance`, so that a mistake has to be made twice to pass.
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
-from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeVar
 
 import numpy as np
 import pyarrow.compute as pc
@@ -15,21 +16,26 @@ import pyarrow.compute as pc
 from rebalance_tasks.core.errors import PlanInvariantError
 from rebalance_tasks.core.inventory import UNKNOWN_TIME
 from rebalance_tasks.core.models import NodeState
+from rebalance_tasks.core.verify_case import Case
+from rebalance_tasks.core.verify_gravity import composed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from datetime import timedelta
+    from decimal import Decimal
 
     from numpy.typing import NDArray
 
-    from rebalance_tasks.core.inventory import Coded, Inventory
-    from rebalance_tasks.core.models import NodeDescriptor, RebalancePlan
+    from rebalance_tasks.core.inventory import Coded
+    from rebalance_tasks.core.models import NodeDescriptor
     from rebalance_tasks.core.move_columns import MoveColumns
-    from rebalance_tasks.core.options import RebalancerOptions
 
     Mask: TypeAlias = NDArray[np.bool_]
     #: A rule in a sentence: the same for all moves, or made for one at its place in the plan.
     Sentence: TypeAlias = str | Callable[[int], str]
+
+#: Difference allowed between two ways of computing one gravity.
+_TOLERANCE: Final = 1e-9
 
 T = TypeVar("T")
 S = TypeVar("S", bound=np.generic)
@@ -74,25 +80,23 @@ class Broken:
             raise self.error(int(np.argmax(self.codes >= 0)))
 
 
-class MoveRules:
+@dataclass(eq=False)
+class MoveRules(Case):
     """The moves of one plan under examination; each method asks one family of rules of all of them.
 
     Attributes:
+        moment_ns: when ages are measured; without it nothing is too young.
+        prices: the price matrix, of which an object's gravity may follow.
         broken: what was found.
         rows: int64 (n,), row of each move's object in the inventory; −1 where it has none of its own.
     """
 
-    def __init__(
-        self,
-        plan: RebalancePlan,
-        moves: MoveColumns,
-        nodes: Mapping[str, NodeDescriptor],
-        inventory: Inventory,
-        options: RebalancerOptions,
-    ) -> None:
-        self.plan, self.moves, self.nodes, self.inventory, self.options = plan, moves, nodes, inventory, options
-        self.moment_ns: int | None = None
-        self.broken = Broken(moves)
+    moment_ns: int | None = None
+    prices: Mapping[tuple[str, str], Decimal] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Find the moved objects."""
+        self.broken = Broken(self.moves)
         self.rows, self._times = self._find_rows()
 
     def each(self) -> None:
@@ -153,12 +157,17 @@ class MoveRules:
         )
 
     def protections(self) -> None:
-        """Nothing protected, pinned or too small moves; the stated gravity is the inventory's."""
+        """Nothing protected, pinned or too small moves; the stated gravity is the inventory's, and hides nothing that its measures say."""
         moves, inventory, options, note = self.moves, self.inventory, self.options, self.broken.note
         gravity = moves.gravity if inventory.gravity is None else self._of(inventory.gravity, 0.0)
         note(gravity != moves.gravity, lambda at: f"gravity is {moves.gravity[at]}, the inventory says {gravity[at]}")
         most = options.gravity_protection_threshold
         note(gravity >= most, lambda at: f"the object is protected: gravity {gravity[at]} ≥ {most}", "protected")
+        if (own := composed(self.rows, inventory, self.nodes, options, self.prices)) is not None:
+            hidden = (own >= most) & (np.abs(own - gravity) > _TOLERANCE)
+            note(
+                hidden, lambda at: f"the object is protected: its measures come to {own[at]:.4f} ≥ {most}", "protected"
+            )
         if inventory.pinned is not None:
             note(self._of(inventory.pinned, False), "the object is pinned", "pinned")
         if not self.plan.undo_of:

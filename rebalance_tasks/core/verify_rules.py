@@ -7,6 +7,7 @@ to be made twice to pass.
 from __future__ import annotations
 
 from collections import Counter, defaultdict
+from dataclasses import dataclass
 from decimal import Decimal, localcontext
 from fractions import Fraction
 from typing import TYPE_CHECKING, Final, NoReturn
@@ -17,6 +18,7 @@ import pyarrow.compute as pc
 
 from rebalance_tasks.core.errors import PlanInvariantError
 from rebalance_tasks.core.models import NodeState
+from rebalance_tasks.core.verify_case import Case
 from rebalance_tasks.core.verify_moves import Broken
 
 if TYPE_CHECKING:
@@ -24,10 +26,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from rebalance_tasks.core.inventory import Coded, Inventory
-    from rebalance_tasks.core.models import NodeDescriptor, RebalancePlan
-    from rebalance_tasks.core.move_columns import MoveColumns
-    from rebalance_tasks.core.options import RebalancerOptions
+    from rebalance_tasks.core.inventory import Coded
 
 #: Relative difference allowed between two ways of computing one float (imbalance, duration).
 _TOLERANCE: Final = 1e-9
@@ -40,22 +39,16 @@ def broken(rule: str) -> NoReturn:
     raise PlanInvariantError(rule)
 
 
-class PlanRules:
+@dataclass(eq=False)
+class PlanRules(Case):
     """One plan under examination; each method is one family of rules, and raises PlanInvariantError for the first broken one."""
 
-    def __init__(
-        self,
-        plan: RebalancePlan,
-        moves: MoveColumns,
-        nodes: Mapping[str, NodeDescriptor],
-        inventory: Inventory,
-        options: RebalancerOptions,
-    ) -> None:
-        self.plan, self.moves, self.nodes, self.inventory, self.options = plan, moves, nodes, inventory, options
+    def __post_init__(self) -> None:
+        """Sum up what each node holds before and after."""
         self.before = self._usage()
         self.after = Counter(self.before)
-        self.after.subtract(_sums(moves.source, moves.size_bytes))
-        self.after.update(_sums(moves.target, moves.size_bytes))
+        self.after.subtract(_sums(self.moves.source, self.moves.size_bytes))
+        self.after.update(_sums(self.moves.target, self.moves.size_bytes))
 
     def replicas_apart(self, rows: NDArray[np.int64]) -> None:
         """No target's host holds, before or by another move, an object of the same replica group.
@@ -92,7 +85,8 @@ class PlanRules:
         for node_id, at in zip(target.values, last.tolist(), strict=True):
             if at < 0:
                 continue
-            ceiling = highest * (self.nodes[node_id].capacity_bytes or 0) - reserved.get(node_id, 0)
+            node = self.nodes[node_id]
+            ceiling = highest * (node.capacity_bytes or 0) - node.reserved_bytes - reserved.get(node_id, 0)
             if self.after[node_id] > ceiling:
                 self._refuse(
                     at, f"the target is overfilled: {self.after[node_id]} bytes where {int(ceiling)} are allowed"

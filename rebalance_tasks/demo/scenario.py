@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from rebalance_tasks.demo.display import Display
 
 #: beat's check comes this often, instead of the preset's minutes.
-CHECK_INTERVAL_S: Final = 5
+CHECK_INTERVAL_S: Final = 2
 #: Freed originals stay this long; an operator would leave the default of 15 minutes.
 GRACE_S: Final = 2
 #: Moving takes at least about this long, so that there is something to see: the throttle is lowered to it if need be.

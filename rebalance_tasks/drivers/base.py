@@ -75,6 +75,8 @@ class Listing:
     #: reason ("symlink", "special_file", "invalid_key", "hard_link", "excluded", "other_file_system",
     #: "unreadable_folder") -> count; a folder that is left out counts once.
     left_out: Mapping[str, int]
+    #: when each was read last, 0 where that is not told; ``None`` where nobody asked, or it never is.
+    atime_ns: NDArray[np.int64] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +94,8 @@ class NodeHealth:
     kept_files: int = 0
     #: whether large copies go around the page cache there; ``None``: it is no local node, or not adopted.
     direct: bool | None = None
+    #: whether reading an object shows in its access time: not on a mount with noatime; ``None``: nobody can say.
+    shows_access: bool | None = None
 
 
 class FreeOutcome(StrEnum):

@@ -122,7 +122,7 @@ class Bucket(Protocol):
     url: str
     #: what the store calls it.
     name: str
-    #: whether `pages` after a name reads nothing of what comes before it.
+    #: whether `pages` after a name reads nothing of what comes before it, as far as was seen.
     starts_anywhere: bool
 
     @property

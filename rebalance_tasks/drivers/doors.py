@@ -13,7 +13,7 @@ import stat as st_modes
 from functools import cache
 from typing import TYPE_CHECKING, Final, Protocol
 
-from rebalance_tasks.core.errors import NodeNotWritable, ObjectUnreadable, TargetExists
+from rebalance_tasks.core.errors import NodeNotWritable, ObjectUnreadable, SourceVanished, TargetExists
 from rebalance_tasks.drivers.bucket import BucketError
 from rebalance_tasks.drivers.linux import DIR_READ_FLAGS, fsync
 from rebalance_tasks.drivers.local import LocalDriver
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
 #: Sorts after every name in a folder.
 _LAST: Final = "\U0010ffff"
+_ANOTHER: Final = "an object is here whose name this node cannot tell from this key"
 
 
 class Door(Protocol):
@@ -128,6 +129,9 @@ class LocalDoor:
         if not st_modes.S_ISREG(status.st_mode):
             os.close(fd)
             raise ObjectUnreadable(key, "it is not a regular file")
+        if tree.spelling.folds and tree.find(key) is None:
+            os.close(fd)
+            raise SourceVanished(key, _ANOTHER)
         return LocalSource(fd, key, status)
 
     def replace(self, move_id: MoveId, key: str) -> None:
@@ -139,6 +143,8 @@ class LocalDoor:
             there = look(name, parent)
             if there is not None and not st_modes.S_ISREG(there.st_mode):
                 raise TargetExists(key, "what is at this key is no regular file")
+            if there is not None and not tree.spelling.of(key):
+                raise TargetExists(key, _ANOTHER)
             os.rename(move_id, name, src_dir_fd=tree.work_fd("tmp"), dst_dir_fd=parent)
             folder = os.open(".", DIR_READ_FLAGS, dir_fd=parent)
             try:
@@ -242,6 +248,8 @@ class SftpDoor:
 
     def open_reader(self, key: str, *, start: int = 0, length: int | None = None) -> SourceHandle:  # noqa: ARG002  a hint
         """Open as the engine does, which frees nothing here either."""
+        if self._driver.spelling.folds and self._driver.stat(key) is None:
+            raise SourceVanished(key, _ANOTHER)
         return self._driver.open_source(key)
 
     def replace(self, move_id: MoveId, key: str) -> None:
@@ -250,6 +258,7 @@ class SftpDoor:
 
         driver = self._driver
         there = driver.stat(key)
+        driver.require_own_name(key)
         with sftp_errors.translated(lambda exc: sftp_errors.target_error(driver.node_id, key, exc, "replace")):
             if there is None:
                 driver.tree.forget_folders()

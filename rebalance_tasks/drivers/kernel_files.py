@@ -21,7 +21,13 @@ import numpy as np
 from numba import types
 
 from rebalance_tasks.core.compiled import Kernel, inlined
-from rebalance_tasks.drivers.local_entries import CREATE_FLAGS, PRIVATE_MODE, READ_BACK_FLAGS, READ_FLAGS
+from rebalance_tasks.drivers.local_entries import (
+    NAMELESS_FLAGS,
+    PRIVATE_MODE,
+    QUIET_CREATE_FLAGS,
+    QUIET_FLAGS,
+    READ_FLAGS,
+)
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -39,6 +45,7 @@ _NEEDED: Final = (
     "futimens",
     "flistxattr",
     "renameat2",
+    "linkat",
     "unlinkat",
     "close",
 )
@@ -63,12 +70,14 @@ _fchmod: Final = _external("fchmod", _INT(_INT, _UINT))
 _futimens: Final = _external("futimens", _INT(_INT, _POINTER))
 _flistxattr: Final = _external("flistxattr", _LONG(_INT, _POINTER, _LONG))
 _renameat2: Final = _external("renameat2", _INT(_INT, _POINTER, _INT, _POINTER, _UINT))
+_linkat: Final = _external("linkat", _INT(_INT, _POINTER, _INT, _POINTER, _INT))
 _unlinkat: Final = _external("unlinkat", _INT(_INT, _POINTER, _INT))
 _close: Final = _external("close", _INT(_INT))
 
 _READ: Final = np.int32(READ_FLAGS)
-_READ_BACK: Final = np.int32(READ_BACK_FLAGS)
-_CREATE: Final = np.int32(CREATE_FLAGS)
+_QUIET: Final = np.int32(QUIET_FLAGS)
+_CREATE: Final = np.int32(QUIET_CREATE_FLAGS)
+_NAMELESS: Final = np.int32(NAMELESS_FLAGS)
 _PRIVATE: Final = np.uint32(PRIVATE_MODE)
 _NO_MODE: Final = np.uint32(0)
 _NO_FOLLOW: Final = np.int32(0x100)
@@ -77,15 +86,29 @@ _ITSELF: Final = np.int32(0x1100)
 #: statx's STATX_BASIC_STATS.
 _BASIC: Final = np.uint32(0x7FF)
 _NO_REPLACE: Final = np.uint32(1)
+#: linkat's AT_EMPTY_PATH: the descriptor itself (Linux 6.10, before it with CAP_DAC_READ_SEARCH alone).
+_EMPTY_PATH: Final = np.int32(0x1000)
+#: linkat's AT_SYMLINK_FOLLOW: the descriptor's name in /proc is a link to its file.
+_FOLLOW: Final = np.int32(0x400)
+_NOWHERE: Final = np.int32(-1)  # as folder of an absolute path
 _REGULAR: Final = 0o100000
 _KIND_BITS: Final = 0o170000
 _MODE_BITS: Final = 0o7777
 _SECOND_NS: Final = 1_000_000_000
 _BLOCK_BYTES: Final = 512
 _HALF: Final = 0xFFFFFFFF
+_ZERO: Final = 48  # of ASCII
 #: Words of statx's answer: links and uid, gid and mode, inode, size, blocks, times of access and change, device.
 _LINKS, _OWNER, _INODE, _SIZE, _BLOCKS, _ACCESSED, _MODIFIED, _DEVICE = 2, 3, 4, 5, 6, 8, 14, 17
 STAT_WORDS: Final = 32
+#: Where `text` begins: an empty name, then that of the working folder in itself, then where a descriptor's name in /proc is written.
+HERE_AT: Final = 1
+_DESCRIPTORS: Final = b"/proc/self/fd/"
+_DESCRIPTOR_AT: Final = 3
+_DIGITS: Final = 10
+#: What the names of a batch begin with.
+HEAD: Final = "\0.\0" + _DESCRIPTORS.decode() + "\0" * (_DIGITS + 1)
+_DIGITS_AT: Final = _DESCRIPTOR_AT + len(_DESCRIPTORS)
 #: Words that the kernels work in: statx's answer, and two times.
 ROOM: Final = STAT_WORDS + 4
 #: How far an object is. Between READ and VERIFIED lies the comparison of its bytes, between PUBLISHED and FLIPPED the commit. MOVED: it is
@@ -135,13 +158,40 @@ def _looks(folder: int, name: int, status: Int64s) -> bool:
 @inlined
 def _fill(fd: int, source: int, size: int, data: int, status: Int64s, times: Int64s) -> bool:
     """Give a copy its bytes, mode and times; False if anything fell short, or there is more to be carried over."""
-    if _pwrite(fd, data, size, 0) != size or _flistxattr(source, 0, 0) > 0:
+    if _pwrite(np.int32(fd), data, size, 0) != size or _flistxattr(source, 0, 0) > 0:
         return False
     if _fchmod(fd, np.uint32((status[_OWNER] >> 32) & _MODE_BITS)) != 0:
         return False
     times[0], times[1] = status[_ACCESSED], status[_ACCESSED + 1] & _HALF
     times[2], times[3] = status[_MODIFIED], status[_MODIFIED + 1] & _HALF
     return bool(_futimens(fd, times.ctypes.data) == 0)
+
+
+@inlined
+def _create(tmp: int, move: int, here: int, nameless: Bytes, row: int) -> int:
+    """Make a copy's file, without a name where that is wanted and can be."""
+    if nameless[row]:
+        fd = _openat(np.int32(tmp), here, _NAMELESS, _PRIVATE)
+        if fd >= 0:
+            return int(fd)  # of the same type as below, for the compiler
+        nameless[row] = 0
+    return int(_openat(np.int32(tmp), move, _CREATE, _PRIVATE))
+
+
+@inlined
+def _link(fd: int, folder: int, name: int, names: Bytes) -> bool:
+    """Give a file without a name its first one, unless something has it: by the descriptor, or where that is not allowed through /proc."""
+    if _linkat(np.int32(fd), names.ctypes.data, np.int32(folder), name, _EMPTY_PATH) == 0:
+        return True
+    length, rest = 1, fd // 10
+    while rest > 0:
+        length, rest = length + 1, rest // 10
+    rest = fd
+    for digit in range(length):
+        names[_DIGITS_AT + length - 1 - digit] = np.uint8(_ZERO + rest % 10)
+        rest //= 10
+    names[_DIGITS_AT + length] = np.uint8(0)
+    return bool(_linkat(_NOWHERE, names.ctypes.data + _DESCRIPTOR_AT, np.int32(folder), name, _FOLLOW) == 0)
 
 
 def _copy_some(
@@ -158,6 +208,7 @@ def _copy_some(
     data: Bytes,
     versions: Int64s,
     fds: Int32s,
+    nameless: Bytes,
 ) -> None:
     status, times, at = room[:STAT_WORDS], room[STAT_WORDS:], 0
     for i in range(first, last):
@@ -167,7 +218,10 @@ def _copy_some(
         # Looked at before it is opened: opening a device can act on it.
         if steps[i] != WAITING or folder < 0 or not _looks(folder, name, status) or not _is_regular(status):
             continue
-        source = _openat(folder, name, _READ, _NO_MODE)
+        source = _openat(folder, name, _QUIET, _NO_MODE)
+        if source < 0:
+            # As `local_entries.open_quietly`.
+            source = _openat(folder, name, _READ, _NO_MODE)
         if source < 0:
             continue
         if (
@@ -180,14 +234,15 @@ def _copy_some(
             and (status[_OWNER] & _HALF) == owner[1]
             and _pread(source, data_at, size, 0) == size
         ):
-            fd = _openat(np.int32(tmp), move, _CREATE, _PRIVATE)
+            fd = _create(tmp, move, names.ctypes.data + HERE_AT, nameless, i)
             if fd >= 0:
                 if _fill(fd, source, size, data_at, status, times):
                     _keep(status, versions[i])
                     fds[i], steps[i] = fd, COPIED
                 else:
-                    _close(fd)
-                    _unlinkat(np.int32(tmp), move, np.int32(0))
+                    _close(np.int32(fd))
+                    if not nameless[i]:
+                        _unlinkat(np.int32(tmp), move, np.int32(0))
         _close(source)
 
 
@@ -203,6 +258,7 @@ def _read_some(
     data: Bytes,
     versions: Int64s,
     fds: Int32s,
+    nameless: Bytes,
 ) -> None:
     status, at = room[:STAT_WORDS], 0
     for i in range(first, last):
@@ -212,7 +268,7 @@ def _read_some(
             continue
         fd = fds[i]
         if fd < 0:
-            fd = _openat(np.int32(tmp), names.ctypes.data + places[i, 1], _READ_BACK, _NO_MODE)
+            fd = _openat(np.int32(tmp), names.ctypes.data + places[i, 1], _QUIET, _NO_MODE)
         if fd < 0:
             continue
         if (
@@ -222,8 +278,9 @@ def _read_some(
         ):
             _keep(status, versions[i])
             steps[i] = READ
-        _close(fd)
-        fds[i] = -1
+        if not nameless[i]:
+            _close(fd)
+            fds[i] = -1
 
 
 def _publish_some(
@@ -237,17 +294,30 @@ def _publish_some(
     sources: Int64s,
     copies: Int64s,
     room: Int64s,
+    fds: Int32s,
+    nameless: Bytes,
 ) -> None:
     status = room[:STAT_WORDS]
     for i in range(first, last):
         name, move = names.ctypes.data + places[i, 0], names.ctypes.data + places[i, 1]
         if (
-            steps[i] == VERIFIED
-            and folders[i, 0] >= 0
-            and folders[i, 1] >= 0
-            and _looks(folders[i, 0], name, status)
-            and _is_version(status, sources[i])
-            and _looks(tmp, move, status)
+            steps[i] != VERIFIED
+            or folders[i, 0] < 0
+            or folders[i, 1] < 0
+            or not _looks(folders[i, 0], name, status)
+            or not _is_version(status, sources[i])
+        ):
+            continue
+        if nameless[i]:
+            if (
+                _statx(fds[i], names.ctypes.data, _ITSELF, _BASIC, status.ctypes.data) == 0
+                and _is_version(status, copies[i])
+                and _link(fds[i], folders[i, 1], name, names)
+            ):
+                _close(fds[i])
+                fds[i], steps[i] = -1, PUBLISHED
+        elif (
+            _looks(tmp, move, status)
             and _is_version(status, copies[i])
             and _renameat2(np.int32(tmp), move, folders[i, 1], name, _NO_REPLACE) == 0
         ):
@@ -280,11 +350,12 @@ def _free_some(
 
 
 #: Copy aside those that wait. Arguments, as of all of them: the rows to go through; how far each is, uint8 (n,), in and out; folders of
-#: source and target int32 (n, 2), −1: not held; the working folder; names, of which the first byte is a NUL; where name and move id of each
+#: source and target int32 (n, 2), −1: not held; the working folder; names, which begin with `HEAD`; where name and move id of each
 #: begin int64 (n, 2); then sizes int64 (n,); uid and gid that a plain object has int64 (2,); room for the kernel's own use int64
-#: (`ROOM`,); out: bytes of the rows, one after the other, uint8; versions of the sources int64 (n, 4); descriptors of the copies int32 (n,).
+#: (`ROOM`,); out: bytes of the rows, one after the other, uint8; versions of the sources int64 (n, 4); descriptors of the copies int32 (n,). In and
+#: out: whether a copy is to have, and has, no name, uint8 (n,).
 copy_some: Final = Kernel(_copy_some)
-#: Read back those that are copied, and close them; −1 as descriptor: it is opened. Out: bytes, versions of the copies.
+#: Read back those that are copied, and close those that have a name; −1 as descriptor: it is opened. Out: bytes, versions of the copies.
 read_some: Final = Kernel(_read_some)
 #: Give those that are verified their keys, each if its source and its copy are still those versions.
 publish_some: Final = Kernel(_publish_some)

@@ -1,6 +1,6 @@
 """Ranges of keys: parts of a flat bucket, where its server lists in order of keys and begins where it is told to.
 
-S3 and what follows it closely do; SeaweedFS lists ``a/x`` before ``a-x``, so nothing is assumed (ADR 36). Who lists a range looks whether each name comes after
+S3, GCS, Azure and what follows them closely do; SeaweedFS lists ``a/x`` before ``a-x``, so nothing is assumed (ADR 36). Who lists a range looks whether each name comes after
 the one before, and, at its end, whether the next range begins with what comes after this one. So ranges join without a gap, whatever else the server does. All of it only reads.
 """
 
@@ -81,10 +81,13 @@ def cut_points(driver: Ranged, count: int, known: Sequence[str] = ()) -> list[st
     Raises:
         NodeMissing: the store cannot be asked.
     """
+    bucket, root = driver.bucket, driver.prefix
     try:
-        return proven(driver.bucket, driver.prefix, known) if known else probed(driver.bucket, driver.prefix, count)
+        cuts = proven(bucket, root, known) if known else probed(bucket, root, count)
     except BucketError as exc:
         raise node_error(driver.node_id, exc, "look for keys at which to cut it") from exc
+    # What the looks have found out: where a server reads everything each time, ranges would spare nothing.
+    return cuts if bucket.starts_anywhere else []
 
 
 def pages_in(bucket: Bucket, root: str, keys: KeyRange) -> Iterator[Sequence[Stored]]:

@@ -41,13 +41,15 @@ class Columns:
         self._keys: list[str] = []
         self._sizes: list[int] = []
         self._times: list[int] = []
+        self._accessed: list[int] = []
         self._left_out: Counter[str] = Counter()
 
-    def add(self, key: str, size_bytes: int, mtime_ns: int) -> None:
-        """Take an object."""
+    def add(self, key: str, size_bytes: int, mtime_ns: int, atime_ns: int | None = None) -> None:
+        """Take an object; of its times 0 and None are not known."""
         self._keys.append(key)
         self._sizes.append(size_bytes)
         self._times.append(mtime_ns)
+        self._accessed.append(atime_ns or 0)
 
     def leave_out(self, reason: str) -> None:
         """Count a name that is no object; see `reason_left_out`."""
@@ -57,4 +59,5 @@ class Columns:
         """Return what was taken; what is ours is not told."""
         del self._left_out[RESERVED]
         sizes, times = np.array(self._sizes, dtype=np.int64), np.array(self._times, dtype=np.int64)
-        return Listing(self._keys, sizes, times, dict(self._left_out))
+        accessed = np.array(self._accessed, dtype=np.int64) if any(self._accessed) else None
+        return Listing(self._keys, sizes, times, dict(self._left_out), accessed)

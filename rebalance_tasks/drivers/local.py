@@ -17,11 +17,10 @@ from rebalance_tasks.core.ids import MoveId, NodeId
 from rebalance_tasks.drivers.base import Fingerprint, FreeOutcome, Listing, NodeHealth, never_freed
 from rebalance_tasks.drivers.linux import Syscalls, fsync, native
 from rebalance_tasks.drivers.local_entries import (
-    READ_BACK_FLAGS,
-    READ_FLAGS,
     STAGE_FLAGS,
     allow_writing,
     create_staged,
+    open_quietly,
     read_text,
     regular,
     require_object,
@@ -51,9 +50,12 @@ if TYPE_CHECKING:
 
     from rebalance_tasks.drivers.node_parts import Part
     from rebalance_tasks.drivers.remembered import Remembered
+    from rebalance_tasks.drivers.spelling import Spelling
 
 #: Folders may vanish between a look and an act; a third time is not bad luck.
 _ATTEMPTS: Final = 3
+#: Flag of a mount on which reading leaves no trace; other systems than Linux do not tell.
+_NOATIME: Final[int | None] = getattr(os, "ST_NOATIME", None)
 
 
 class LocalDriver:
@@ -94,6 +96,11 @@ class LocalDriver:
         """What its calls stand on, for `drivers.local_burst`."""
         return self._tree
 
+    @property
+    def spelling(self) -> Spelling:
+        """How it spells names."""
+        return self._tree.spelling
+
     # -- the node itself ------------------------------------------------------------------------------------------
     def probe(self) -> NodeHealth:
         """Look at the root without changing it. Raises: NodeMissing, NodeNotWritable."""
@@ -109,6 +116,7 @@ class LocalDriver:
                 adopted=adopted,
                 kept_files=sum(1 for _ in self.list_kept()) if adopted else 0,
                 direct=self._tree.direct if adopted else None,
+                shows_access=None if _NOATIME is None else not space.f_flag & _NOATIME,
             )
         except OSError as exc:
             raise node_error(self.node_id, self.root, exc, "look at the root") from exc
@@ -145,6 +153,11 @@ class LocalDriver:
         """
         self._tree.check(required=require_identity)
         return LocalLister(self._tree, self._passes).run()
+
+    def list_part(self, part: Part | None, *, require_identity: bool = True, most: int | None = None) -> Listing:
+        """List a part, with the objects' access times; see `drivers.node_parts.Parted`."""
+        self._tree.check(required=require_identity)
+        return LocalLister(self._tree, self._passes, part=part, most=most, access_times=True).run()
 
     def list_changed(
         self,
@@ -191,7 +204,7 @@ class LocalDriver:
                     hold.writable.add(parent)
             # Looked at first: opening a device can act on it.
             require_object(key, os.stat(name, dir_fd=parent, follow_symlinks=False))
-            fd = os.open(name, READ_FLAGS, dir_fd=parent)
+            fd = open_quietly(name, parent)
         except OSError as exc:
             if exc.errno == errno.ENOENT and self._tree.lost(key):
                 return self.open_source(key)
@@ -252,10 +265,7 @@ class LocalDriver:
         label = f"staged:{move_id}"
         folder = self._tree.work_fd("tmp")
         try:
-            try:
-                fd = os.open(move_id, READ_BACK_FLAGS, dir_fd=folder)
-            except PermissionError:
-                fd = os.open(move_id, READ_FLAGS, dir_fd=folder)
+            fd = open_quietly(move_id, folder)
         except OSError as exc:
             raise source_error(label, exc, "read back") from exc
         return source_from(fd, label, direct=self._tree.direct)

@@ -19,7 +19,7 @@ import xxhash
 
 from rebalance_tasks.core.errors import InvalidKey
 from rebalance_tasks.drivers.burst import NoBurst
-from rebalance_tasks.drivers.local_entries import CREATE_FLAGS, PRIVATE_MODE, READ_BACK_FLAGS, READ_FLAGS
+from rebalance_tasks.drivers.local_entries import PRIVATE_MODE, QUIET_CREATE_FLAGS, QUIET_FLAGS, open_quietly
 from rebalance_tasks.drivers.local_errors import validate_local_key, validate_name
 from rebalance_tasks.drivers.local_files import apply_metadata, fingerprint_of, is_version, read_metadata
 from rebalance_tasks.drivers.local_hold import Renamed
@@ -113,7 +113,7 @@ class LocalBurst(NoBurst):
         # Looked at before it is opened: opening a device can act on it.
         if not st_modes.S_ISREG(os.stat(name, dir_fd=parent, follow_symlinks=False).st_mode):
             return None
-        source = os.open(name, READ_FLAGS, dir_fd=parent)
+        source = open_quietly(name, parent)
         try:
             status = os.fstat(source)
             if (
@@ -126,7 +126,7 @@ class LocalBurst(NoBurst):
             data = self._buffer[:size_bytes]
             if os.readv(source, [data]) != size_bytes:
                 return None
-            fd = os.open(validate_name(move_id, "move id"), CREATE_FLAGS, PRIVATE_MODE, dir_fd=self._tmp)
+            fd = os.open(validate_name(move_id, "move id"), QUIET_CREATE_FLAGS, PRIVATE_MODE, dir_fd=self._tmp)
             try:
                 self._fill(fd, data, source, status)
             except BaseException:
@@ -168,7 +168,7 @@ class LocalBurst(NoBurst):
     def _read_back(self, move_id: MoveId, size_bytes: int, digest: str) -> Fingerprint | None:
         fd = self._open.pop(move_id, -1)
         if fd < 0:
-            fd = os.open(move_id, READ_BACK_FLAGS, dir_fd=self._tmp)
+            fd = os.open(move_id, QUIET_FLAGS, dir_fd=self._tmp)
         try:
             data = self._buffer[:size_bytes]
             if os.preadv(fd, [data], 0) != size_bytes or xxhash.xxh3_128_hexdigest(data) != digest:

@@ -20,12 +20,25 @@ if TYPE_CHECKING:
 
 #: NONBLOCK: opening a FIFO that took the object's place must not wait for its other end.
 READ_FLAGS: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
-#: NOATIME: reading back must not undo the access time that a copy was given.
-READ_BACK_FLAGS: Final = READ_FLAGS | getattr(os, "O_NOATIME", 0)
+#: Our own reads are no use of an object, and reading back must not undo the access time that a copy was given.
+_NO_TRACE: Final[int] = getattr(os, "O_NOATIME", 0)
+QUIET_FLAGS: Final = READ_FLAGS | _NO_TRACE
 STAGE_FLAGS: Final = os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC
 CREATE_FLAGS: Final = STAGE_FLAGS | os.O_CREAT | os.O_EXCL
+#: Of a copy that is read back through the descriptor it was written with.
+QUIET_CREATE_FLAGS: Final = CREATE_FLAGS | _NO_TRACE
+#: A copy without a name (Linux): it is given one when it is published, or is gone with the process that made it. 0: there is no such thing.
+NAMELESS_FLAGS: Final = os.O_RDWR | os.O_CLOEXEC | os.O_TMPFILE | _NO_TRACE if hasattr(os, "O_TMPFILE") else 0
 #: Nobody reads a copy or a manifest under it but us; a copy gets its own mode when it is whole.
 PRIVATE_MODE: Final = 0o600
+
+
+def open_quietly(name: str, folder: int | None) -> int:
+    """Open for reading without a trace in the access time; a file of another user's shows it, since only its owner may ask for that."""
+    try:
+        return os.open(name, QUIET_FLAGS, dir_fd=folder)
+    except PermissionError:
+        return os.open(name, READ_FLAGS, dir_fd=folder)
 
 
 def look(name: str, folder: int) -> os.stat_result | None:

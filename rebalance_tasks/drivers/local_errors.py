@@ -107,6 +107,10 @@ def target_error(node_id: str, root: str, key: str, exc: OSError, doing: str) ->
     """Say what an error under a target's key means."""
     if exc.errno in {errno.ENOTDIR, errno.ELOOP}:
         return TargetExists(key, "a folder of this key is a file or a symbolic link on the target")
+    if exc.errno == errno.EEXIST:
+        return TargetExists(
+            key, f"a folder of this key is spelled otherwise below {root}, which cannot tell the two apart"
+        )
     if exc.errno == errno.EXDEV:
         return InvalidKey(
             key, f"its folder lies on another file system mounted below {root}; make that a node of its own"

@@ -22,6 +22,7 @@ from rebalance_tasks.core.errors import NodeMissing
 from rebalance_tasks.core.keys import MAX_KEY_BYTES, RESERVED, is_reserved
 from rebalance_tasks.drivers.base import Listing
 from rebalance_tasks.drivers.linux import DIR_READ_FLAGS
+from rebalance_tasks.drivers.local_errors import MAX_COMPONENT_BYTES
 from rebalance_tasks.drivers.node_parts import TooManyObjects
 from rebalance_tasks.drivers.remembered import Columns, Remembered
 
@@ -35,6 +36,9 @@ if TYPE_CHECKING:
 _CLOSED: Final = frozenset({errno.EACCES, errno.EPERM})
 #: A folder that was changed so recently may change again within one tick of its file system's clock (2 s on FAT).
 SETTLED_NS: Final = 3 * 10**9
+#: The type of a file, as the upper bits of its mode say it (POSIX; `stat.S_ISREG` is a call for each file).
+_TYPE_SHIFT: Final = 12
+_REGULAR: Final = st_modes.S_IFREG >> _TYPE_SHIFT
 #: A folder that is no longer the one that was seen: removed, replaced by a file or by a link.
 _SWAPPED: Final = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP})
 
@@ -97,8 +101,9 @@ class LocalLister:
         *,
         part: Part | None = None,
         most: int | None = None,
+        access_times: bool = False,
     ) -> None:
-        """List what ``tree`` holds and ``passes`` lets through: a part of it, or up to about so many objects."""
+        """List what ``tree`` holds and ``passes`` lets through: a part of it, or up to about so many objects; `run` also tells access times."""
         self._tree = tree
         self._passes = passes
         self._part = part
@@ -107,6 +112,7 @@ class LocalLister:
         self._keys: list[str] = []
         self._sizes = array("q")
         self._mtimes = array("q")
+        self._atimes = array("q") if access_times else None
         self._left_out: Counter[str] = Counter()
         self._device = 0
         #: folders still to be read: (path, bytes of UTF-8 in it and its slash).
@@ -130,6 +136,7 @@ class LocalLister:
             size_bytes=np.frombuffer(self._sizes, dtype=np.int64),
             mtime_ns=np.frombuffer(self._mtimes, dtype=np.int64),
             left_out=dict(self._left_out),
+            atime_ns=None if self._atimes is None else np.frombuffer(self._atimes, dtype=np.int64),
         )
 
     def remember(self) -> Remembered:
@@ -208,27 +215,31 @@ class LocalLister:
             raise NodeMissing(self._tree.node_id, message) from exc
 
     def _read_folder(self, fd: int, prefix: str, prefix_bytes: int) -> None:  # noqa: C901, PLR0912  one pass, inlined for speed
-        keys, sizes, mtimes = self._keys.append, self._sizes.append, self._mtimes.append
+        keys, sizes = self._keys.append, self._sizes.append
+        mtimes, atimes = self._mtimes.append, self._atimes
         left_out, passes, device, at_root = self._left_out, self._passes, self._device, not prefix
         part, ours = self._part, self._part is None or self._part.holds(prefix)
         # Below, all of a folder is in one part.
         covers = part.covers if part is not None and ours and not part.covers_all(prefix) else None
+        all_mine = ours and covers is None
         room = MAX_KEY_BYTES - prefix_bytes
+        # What every entry is asked costs a listing dearly: no name of a file is too long for its key where there is so much room.
+        roomy = room >= MAX_COMPONENT_BYTES
         with os.scandir(fd) as entries:
             for entry in entries:
                 name = entry.name
-                mine = ours and (covers is None or covers(prefix, prefix + name))
+                mine = all_mine or (covers is not None and covers(prefix, prefix + name))
                 if at_root and is_reserved(name):
                     if name != RESERVED and mine:
                         left_out["invalid_key"] += 1
                     continue
-                if (length := len(name) if name.isascii() else _encoded_length(name)) > room:
+                if not (roomy and name.isascii()) and _encoded_length(name) > room:
                     if mine:
                         left_out["invalid_key"] += 1
                     continue
                 if entry.is_dir(follow_symlinks=False):
                     if part is None or part.enters(prefix + name):
-                        self._pending.append((prefix + name, prefix_bytes + length + 1))
+                        self._pending.append((prefix + name, prefix_bytes + _encoded_length(name) + 1))
                     continue
                 if not mine:
                     continue
@@ -237,7 +248,7 @@ class LocalLister:
                 except FileNotFoundError:
                     continue
                 mode = status.st_mode
-                if not st_modes.S_ISREG(mode):
+                if mode >> _TYPE_SHIFT != _REGULAR:
                     left_out["symlink" if st_modes.S_ISLNK(mode) else "special_file"] += 1
                 elif status.st_nlink > 1:
                     left_out["hard_link"] += 1
@@ -249,3 +260,5 @@ class LocalLister:
                     keys(prefix + name)
                     sizes(status.st_size)
                     mtimes(status.st_mtime_ns)
+                    if atimes is not None:
+                        atimes.append(status.st_atime_ns)

@@ -13,7 +13,7 @@ import errno
 import os
 import stat as st_modes
 import threading
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from typing import TYPE_CHECKING, Final, Literal
 
 from rebalance_tasks.core.errors import InvalidKey
@@ -25,6 +25,7 @@ from rebalance_tasks.drivers.local_files import fingerprint_of
 from rebalance_tasks.drivers.local_folders import make_folder, make_folder_like_parent
 from rebalance_tasks.drivers.local_hold import LocalHold
 from rebalance_tasks.drivers.local_identity import NODE_ID, verify_identity, write_identity
+from rebalance_tasks.drivers.local_spelling import LocalSpelling
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator
@@ -60,6 +61,8 @@ class LocalTree:
         self._may_go_around = direct
         #: what the file system says; None: it was not asked yet.
         self._goes_around: bool | None = None
+        #: how it spells names.
+        self.spelling = LocalSpelling(self)
         self._lock = threading.Lock()
         self._root_fd = -1
         self._work: dict[str, int] = {}
@@ -113,6 +116,7 @@ class LocalTree:
             self._retired.append(self._root_fd)
             self._root_fd = -1
             self._goes_around = None
+            self.spelling.forget()
 
     # -- descriptors ----------------------------------------------------------------------------------------------
     def root_fd(self) -> int:
@@ -216,21 +220,34 @@ class LocalTree:
     def _open_or_make(self, folder: str, *, create: bool) -> int:
         for _ in range(_ATTEMPTS):
             try:
-                return self.open_folder(folder)
+                fd = self.open_folder(folder)
             except FileNotFoundError:
                 if not create:
                     raise
                 self._make_folders(folder)
+            else:
+                return self._spelled_so(folder, fd) if create and self.spelling.folds else fd
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), folder)
+
+    def _spelled_so(self, folder: str, fd: int) -> int:
+        """Return the descriptor of a folder that is spelled just so. Raises: FileExistsError, when it is not and `fd` is closed."""
+        with ExitStack() as opened:
+            opened.callback(os.close, fd)
+            if folder != "." and not self.spelling.of(folder):
+                raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), folder)
+            opened.pop_all()
+        return fd
 
     def open_target_parent(self, key: str) -> tuple[int, str]:
         """`open_parent` that makes missing folders, with errors in the words of a target.
 
         Raises:
-            TargetExists: a folder of the key is there already, as a file or a symbolic link.
+            TargetExists: a folder of the key is there already: as a file, as a symbolic link, or spelled otherwise.
             InvalidKey: it lies on another file system, or this one cannot hold such names.
             NodeFull, NodeNotWritable, NodeMissing.
         """
+        if not self.spelling.keeps(key):
+            raise InvalidKey(key, f"the file system of {self.root} does not keep such a name as it is")
         try:
             return self.open_parent(key, create=True)
         except OSError as exc:
@@ -238,9 +255,14 @@ class LocalTree:
 
     # -- single names ---------------------------------------------------------------------------------------------
     def find(self, key: str) -> Fingerprint | None:
-        """Fingerprint of the regular file at a valid key, else None. Raises: ObjectUnreadable."""
+        """Fingerprint of the regular file at a valid key, else None; one of another name is none. Raises: ObjectUnreadable."""
         status = self.stat(key)
-        return fingerprint_of(status) if status is not None and st_modes.S_ISREG(status.st_mode) else None
+        if status is None or not st_modes.S_ISREG(status.st_mode):
+            return None
+        try:
+            return fingerprint_of(status) if self.spelling.of(key) else None
+        except OSError as exc:
+            raise source_error(key, exc, "list its folder") from exc
 
     def stat(self, key: str) -> os.stat_result | None:
         """What is at a valid key, links not followed. Raises: ObjectUnreadable."""

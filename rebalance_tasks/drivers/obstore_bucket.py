@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import re
 import uuid
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final
@@ -37,12 +38,14 @@ _META: Final = "meta:"
 #: The end of a part's name: which upload, which number.
 _PART: Final = "~part~"
 _NS: Final = 10**9
+#: Where obstore would begin with something else than a name says, or refuse it: control characters; components that are empty, or dots.
+_CHANGED: Final = re.compile(r"(?:^|(?<=/))\.{0,2}(?:[/\x00-\x1f\x7f]|$)|[\x00-\x1f\x7f]")
+#: Objects on a page of a listing, as S3 has it.
+_PAGE: Final = 1_000
 
 
 class ObstoreBucket:
     """A bucket or container; may be called from several threads at once."""
-
-    starts_anywhere = False
 
     def __init__(self, store: ObjectStore, *, url: str, name: str, keeps_backslashes: bool = True) -> None:
         """Ask nothing yet.
@@ -57,6 +60,8 @@ class ObstoreBucket:
         self._able = Capabilities(parts=True, keeps_versions=False, keeps_backslashes=keeps_backslashes)
         self.url = url
         self.name = name
+        #: until a server is seen to begin from the beginning
+        self.starts_anywhere = True
 
     @property
     def capabilities(self) -> Capabilities:
@@ -189,15 +194,17 @@ class ObstoreBucket:
         prefix: str,
         *,
         after: str = "",
-        most: int | None = None,  # noqa: ARG002  obstore asks for as many as it likes
+        most: int | None = None,
     ) -> Iterator[Sequence[Stored]]:
-        """Yield pages of objects, in order of their names."""
+        """Yield pages of objects as the store lists them: in order, or `drivers.key_ranges` finds out."""
         # obstore's prefixes end at a slash, ours anywhere.
-        folder = prefix.rpartition("/")[0]
+        folder, offset = prefix.rpartition("/")[0], _offset(after)
         with self._translated("list objects"):
-            for page in obstore.list(self._store, folder or None):
-                wanted = [meta for meta in page if meta["path"].startswith(prefix) and meta["path"] > after]
-                yield [_stored(meta, {}) for meta in sorted(wanted, key=lambda meta: meta["path"])]
+            listed = obstore.list(self._store, folder or None, offset=offset or None, chunk_size=most or _PAGE)
+            for page in listed:
+                if page and page[0]["path"] < offset:
+                    self.starts_anywhere = False
+                yield [_stored(meta, {}) for meta in page if meta["path"].startswith(prefix) and meta["path"] > after]
 
     def level(self, prefix: str) -> Iterator[tuple[Sequence[Stored], Sequence[str]]]:
         """Yield one folder as one page: its objects, and the prefixes of the folders in it."""
@@ -278,6 +285,12 @@ class ObstoreBucket:
 
     def _told(self, doing: str, exc: Exception) -> str:
         return f"{self.url}: {doing}: {masked_text(str(exc).partition(chr(10))[0])}"
+
+
+def _offset(name: str) -> str:
+    """Return the longest beginning of a name that obstore passes on as it is; every name after the whole of it comes after a beginning, too."""
+    changed = _CHANGED.search(name)
+    return (name[: changed.start()] if changed else name).rstrip("/")
 
 
 def _etag(text: str | None) -> str:

@@ -11,6 +11,7 @@ import os
 import re
 from collections import Counter
 from contextlib import suppress
+from functools import cache
 from typing import TYPE_CHECKING, Final, Literal, NamedTuple, Self, TypeAlias, get_args
 
 import numpy as np
@@ -30,6 +31,7 @@ from rebalance_tasks.drivers.kernel_files import (
     WAITING,
 )
 from rebalance_tasks.drivers.local_burst import DESCRIPTORS, MOST_BYTES
+from rebalance_tasks.drivers.local_entries import NAMELESS_FLAGS
 from rebalance_tasks.drivers.local_errors import validate_name
 from rebalance_tasks.drivers.local_folders import require_writable_parent
 from rebalance_tasks.drivers.local_hold import Renamed
@@ -44,6 +46,8 @@ if TYPE_CHECKING:
 
 #: The last component of most keys, whatever `validate_local_key` allows besides.
 _PLAIN_NAME: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+=@ -]{0,99}")
+#: Where a process finds its open files (Linux).
+_OPEN_FILES: Final = "/proc/self/fd"
 #: Sizes, mtimes in ns, inodes and devices.
 Versions: TypeAlias = tuple[list[int], list[int], list[int], list[int]]
 
@@ -104,6 +108,9 @@ class PlainRows:
         self._copies = np.zeros((count, 4), np.int64)
         self._open = np.full(count, -1, np.int32)
         self._room = DESCRIPTORS.take(count)
+        self._nameless = np.zeros(count, np.uint8)
+        if _names_descriptors():
+            self._nameless[: self._room] = 1
         self._data = np.empty(max(ahead.size_bytes, MOST_BYTES), np.uint8)
         self._work = np.empty(kernel_files.ROOM, np.int64)
 
@@ -112,7 +119,11 @@ class PlainRows:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Close what was not read back."""
+        """Close."""
+        self.close()
+
+    def close(self) -> None:
+        """Close what is still open; a copy that has no name is gone with that."""
         self._close(0, len(self.keys))
         DESCRIPTORS.give_back(self._room)
         self._room = 0
@@ -126,6 +137,23 @@ class PlainRows:
     def names(self) -> list[RowStep]:
         """How far each is."""
         return [_STEPS[step] for step in self.steps.tolist()]
+
+    def give_names(self, rows: Iterable[int]) -> None:
+        """Let copies of rows that are to leave lie aside under the names of their moves; whoever misses one copies it anew."""
+        tmp = self._target.work_fd("tmp")
+        for row in rows:
+            if self._nameless[row] and self._open[row] >= 0:
+                with suppress(OSError):
+                    os.link(self._aside(row), self.move_ids[row], dst_dir_fd=tmp)
+                self._close(row, row + 1)
+
+    def aside(self, move_id: MoveId) -> str | None:
+        """Where the copy of a row lies that has no name; ``None`` where there is none such."""
+        row = self.move_ids.index(move_id) if move_id in self.move_ids else None
+        return None if row is None or self._open[row] < 0 or not self._nameless[row] else self._aside(row)
+
+    def _aside(self, row: int) -> str:
+        return f"{_OPEN_FILES}/{self._open[row]}"
 
     def leave(self, rows: Iterable[int]) -> None:
         """Take rows out: somebody else sees to them."""
@@ -170,7 +198,7 @@ class PlainRows:
             spend(sum(self.sizes[first:last]))
             kernel_files.copy_some(
                 *(first, last, self.steps, folders, tmp, self._text, self._places, self._lengths, owner),
-                *(self._work, self._data, self._sources, self._open),
+                *(self._work, self._data, self._sources, self._open, self._nameless),
             )
             for row, digest in self._digests(first, last, COPIED):
                 self.digests[row] = digest
@@ -185,7 +213,7 @@ class PlainRows:
             check()
             kernel_files.read_some(
                 *(first, last, self.steps, tmp, self._text, self._places, self._lengths, self._work, self._data),
-                *(self._copies, self._open),
+                *(self._copies, self._open, self._nameless),
             )
             same = [row for row, digest in self._digests(first, last, READ) if digest == self.digests[row]]
             self.steps[same] = VERIFIED
@@ -202,7 +230,7 @@ class PlainRows:
         for first, last in self._calls():
             kernel_files.publish_some(
                 *(first, last, self.steps, folders, tmp, self._text, self._places, self._sources, self._copies),
-                self._work,
+                *(self._work, self._open, self._nameless),
             )
             done()
 
@@ -281,6 +309,12 @@ def plain(moves: Sequence[tuple[str, MoveId, int]], *, most_bytes: int) -> list[
     return found
 
 
+@cache
+def _names_descriptors() -> bool:
+    """Whether a file without a name can be given one."""
+    return bool(NAMELESS_FLAGS) and os.path.isdir(_OPEN_FILES)  # noqa: PTH112  no path of an object
+
+
 def _find_writable(hold: LocalHold) -> None:
     """Find those of the held folders that may be emptied afterwards."""
     for folder, fd in hold.folders.items():
@@ -291,11 +325,11 @@ def _find_writable(hold: LocalHold) -> None:
 
 
 def _joined(names: Sequence[str], move_ids: Sequence[str]) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-    """Names and move ids, each with a NUL, after an empty name; and where each of both begins, int64 (n, 2). All are ASCII."""
-    text = "\0".join(["", *names, *move_ids, ""])
+    """Names and move ids, each with a NUL, after the kernels' head; and where each of both begins, int64 (n, 2). All are ASCII."""
+    text = kernel_files.HEAD + "\0".join([*names, *move_ids, ""])
     lengths = np.fromiter(map(len, [*names, *move_ids]), np.int64, 2 * len(names)) + 1
-    places = 1 + np.cumsum(lengths) - lengths
-    return np.frombuffer(text.encode("ascii"), np.uint8), np.ascontiguousarray(places.reshape(2, -1).T)
+    places = len(kernel_files.HEAD) + np.cumsum(lengths) - lengths
+    return np.array(bytearray(text, "ascii"), np.uint8), np.ascontiguousarray(places.reshape(2, -1).T)
 
 
 def _columns(versions: NDArray[np.int64]) -> Versions:

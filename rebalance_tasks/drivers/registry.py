@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from rebalance_tasks.drivers.burst import Burst
     from rebalance_tasks.drivers.plain_rows import PlainRows
     from rebalance_tasks.drivers.small_burst import Many
+    from rebalance_tasks.drivers.spelling import Spelling
 
 #: Hosts that a file URL may name: this one.
 _THIS_HOST: Final = frozenset({"", "localhost"})
@@ -245,7 +246,7 @@ def burst(source: Driver, target: Driver, *, objects: int, largest: int = 0) -> 
         objects: how many, at most.
         largest: bytes of the largest of them.
     """
-    if objects < 2:  # noqa: PLR2004  one is no burst
+    if objects < 2 or _folds(target):  # noqa: PLR2004  one is no burst
         return NoBurst()
     if isinstance(source, LocalDriver) and isinstance(target, LocalDriver):
         # Without syncfs each copy is synced when it is finished, which its own writer does.
@@ -258,6 +259,12 @@ def burst(source: Driver, target: Driver, *, objects: int, largest: int = 0) -> 
         return stores
     # What is too large to go together, and a look at each copy in a bucket, takes a round trip.
     return SmallBurst(here, there, alone=largest <= MOST_BYTES and not isinstance(target, ObjectStoreDriver))
+
+
+def _folds(target: Driver) -> bool:
+    """Whether each name has to be looked at before it is given there (`drivers.spelling`), which a burst does not."""
+    spelling: Spelling | None = getattr(target, "spelling", None)
+    return spelling is not None and spelling.folds
 
 
 def _many_of(driver: Driver) -> Callable[[Driver], Many] | None:
@@ -289,7 +296,7 @@ def plain_rows(
         rows: most of them in one call.
         size_bytes: most bytes of one call.
     """
-    if not (isinstance(source, LocalDriver) and isinstance(target, LocalDriver)):
+    if not (isinstance(source, LocalDriver) and isinstance(target, LocalDriver)) or _folds(target):
         return [], None
     compiled = compiled_rows(source.tree, target.tree, objects=len(moves))
     chosen: list[int] = [] if compiled is None else compiled.plain(moves, most_bytes=size_bytes)

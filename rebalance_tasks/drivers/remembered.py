@@ -15,6 +15,8 @@ import numpy as np
 import pyarrow as pa
 import xxhash
 
+from rebalance_tasks.core.inventory_columns import Listed
+
 if TYPE_CHECKING:
     from array import array
     from collections.abc import Callable, Mapping
@@ -37,6 +39,7 @@ class Remembered:
         left_out: as in `Listing`.
         folders: what the driver wants to know again, plain JSON each.
         settled: whether every change since would show in ``folders``.
+        atime_ns: as in `Listing`. It is not kept: reading an object shows in no folder.
     """
 
     def __init__(
@@ -47,9 +50,11 @@ class Remembered:
         *,
         settled: bool = False,
         content: str = "",
+        atime_ns: NDArray[np.int64] | None = None,
     ) -> None:
         """Take (keys, sizes, times of change), or what reads them once somebody wants them, and their `content`."""
         self._given = rows
+        self.atime_ns = atime_ns
         self._content = content
         self.left_out = left_out
         self.folders = folders
@@ -69,6 +74,11 @@ class Remembered:
     def mtime_ns(self) -> NDArray[np.int64]:
         """int64 (n,), nanoseconds since 1970."""
         return self._rows[2]
+
+    @property
+    def columns(self) -> Listed:
+        """All of them, as `Inventory.from_listings` takes them."""
+        return Listed(self.keys, self.size_bytes, self.mtime_ns, self.atime_ns)
 
     @cached_property
     def _rows(self) -> Rows:

@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
+from functools import cached_property
 from typing import TYPE_CHECKING, Final
 
 from rebalance_tasks.core.errors import (
     ChecksumMismatch,
     InvalidArgument,
+    InvalidKey,
     NodeMissing,
     SourceVanished,
     TargetExists,
@@ -26,7 +28,9 @@ from rebalance_tasks.drivers.local_errors import is_name, validate_local_key, va
 from rebalance_tasks.drivers.local_listing import key_filter
 from rebalance_tasks.drivers.node_parts import Limit
 from rebalance_tasks.drivers.object_hold import ObjectHold
+from rebalance_tasks.drivers.spelling import OURS
 from rebalance_tasks.drivers.tree import TMP, Found, Kind, Tree, Words, aside_name, trash_name, walked
+from rebalance_tasks.drivers.tree_spelling import TreeSpelling
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator
@@ -36,7 +40,6 @@ if TYPE_CHECKING:
     from rebalance_tasks.drivers.node_parts import Part
 
 _FOLDERS: Final = ("tmp", "manifests", "trash", "kept")
-_NODE_ID: Final = f"{RESERVED}/node-id"
 
 
 class TreeDriver:
@@ -64,6 +67,26 @@ class TreeDriver:
 
     def _require_kept(self, key: str) -> None:
         """Look whether a name stays what it is. Raises: InvalidKey."""
+
+    # -- names that it cannot tell apart --------------------------------------------------------------------------
+    @cached_property
+    def spelling(self) -> TreeSpelling:
+        """How it spells names."""
+        return TreeSpelling(self._tree, self._words, self.node_id)
+
+    def require_own_name(self, key: str) -> None:
+        """Make the folders of a key, and see that its name would be its own. Raises: InvalidKey, TargetExists, NodeError."""
+        if not self.spelling.folds:
+            return
+        if not self.spelling.keeps(key):
+            raise InvalidKey(key, f"{self._tree.label} does not keep such a name as it is")
+        with self._on_target(key, "make its folder"):
+            self._tree.make_folder(key)
+            taken = self._tree.look(key) is not None
+        if not self.spelling.of(key if taken else key.rpartition("/")[0]):
+            raise TargetExists(
+                key, f"it or a folder of it is spelled otherwise at {self._tree.label}, which cannot tell the two apart"
+            )
 
     # -- errors ---------------------------------------------------------------------------------------------------
     def _on_node(self, doing: str) -> AbstractContextManager[None]:
@@ -94,7 +117,7 @@ class TreeDriver:
     def _verify(self, *, required: bool) -> bool:
         with self._on_node("read the node-id"):
             try:
-                found = self._tree.read_whole(_NODE_ID).decode("utf-8", "replace").strip()
+                found = self._tree.read_whole(OURS).decode("utf-8", "replace").strip()
             except self._words.gone:
                 found = ""
                 self._require_root()
@@ -103,7 +126,7 @@ class TreeDriver:
             raise NodeMissing(self.node_id, message)
         if not found and required:
             message = (
-                f"{self._tree.label} carries no {_NODE_ID}, so it is taken for unmounted: mount it, or adopt it with "
+                f"{self._tree.label} carries no {OURS}, so it is taken for unmounted: mount it, or adopt it with "
                 "`rebalance nodes --adopt`"
             )
             raise NodeMissing(self.node_id, message)
@@ -118,7 +141,7 @@ class TreeDriver:
             for folder in _FOLDERS:
                 self._tree.make_folder(f"{RESERVED}/{folder}/x")
             if not adopted:
-                self._write_whole(_NODE_ID, f"{self.node_id}\n".encode())
+                self._write_whole(OURS, f"{self.node_id}\n".encode())
 
     def free_bytes(self) -> int | None:
         """Bytes an ordinary user could still write, where that is told."""
@@ -136,7 +159,7 @@ class TreeDriver:
             if reason := self._not_listed(key) or ("" if found.kind is Kind.FILE else found.kind.value):
                 columns.leave_out(reason)
             else:
-                columns.add(key, found.fingerprint.size_bytes, found.fingerprint.mtime_ns)
+                columns.add(key, found.fingerprint.size_bytes, found.fingerprint.mtime_ns, found.atime_ns)
                 limit.count(key)
         return columns.listing()
 
@@ -159,13 +182,16 @@ class TreeDriver:
             return self._tree.regular(key)
 
     def stat(self, key: str) -> Fingerprint | None:
-        """Fingerprint of the regular file at ``key``, else None. Raises: InvalidKey, ObjectUnreadable."""
+        """Fingerprint of the regular file at ``key``, else None; one of another name is none. Raises: InvalidKey, ObjectUnreadable."""
+        if not self.spelling.of(validate_local_key(key)):
+            return None
         found = self._found(key, "look at it")
         return None if found is None else found.fingerprint
 
     def unchanged(self, key: str, version: Fingerprint) -> bool:
         """Tell whether the object at ``key`` is still that version. Raises: InvalidKey, ObjectUnreadable."""
-        return self.stat(key) == version
+        found = self._found(key, "look at it")
+        return found is not None and found.fingerprint == version
 
     def open_source(self, key: str) -> SourceHandle:
         """Open for reading. Raises: InvalidKey, SourceVanished, ObjectUnreadable."""
@@ -220,6 +246,7 @@ class TreeDriver:
         if staged is None:
             message = f"nothing is staged under move {move_id!r}; it was published or discarded before"
             raise InvalidArgument(message)
+        self.require_own_name(key)
         with self._on_target(key, "publish"):
             self._require_kept(key)
             self._tree.give_name(aside_name(move_id), key)

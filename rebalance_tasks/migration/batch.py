@@ -33,7 +33,7 @@ from rebalance_tasks.migration.leave import free_later, lots_to_free, lots_to_pu
 from rebalance_tasks.migration.measured import unmeasured
 from rebalance_tasks.migration.measured_burst import burst_between
 from rebalance_tasks.migration.plain import Plain
-from rebalance_tasks.migration.recognising import recognise
+from rebalance_tasks.migration.recognising import read_again, recognise
 from rebalance_tasks.migration.ways import arrives_checked, for_lanes
 from rebalance_tasks.store.moves import FREE_PENDING
 from rebalance_tasks.store.records import Freed, JournalEntry, Part
@@ -53,8 +53,8 @@ T = TypeVar("T")
 class Batch:
     """Runs the steps over a list of items."""
 
-    def __init__(self, context: BatchContext, items: Sequence[Item], *, number: int) -> None:
-        """Bind the items; ``number`` names the batch within its slice."""
+    def __init__(self, context: BatchContext, items: Sequence[Item], *, number: int, winding_up: bool = False) -> None:
+        """Bind the items; ``number`` names the batch within its slice; ``winding_up`` finishes what a cancelled job published."""
         self._items = list(items)
         sizes = [item.move.size_bytes for item in items]
         mean = sum(sizes) / max(1, len(sizes))
@@ -62,7 +62,7 @@ class Batch:
         self._c = for_lanes(context) if most > 1 else context
         self._crowd = Crowd(context.source, context.target, mean_bytes=mean, most=most)
         self._lanes = self._crowd.at_once
-        self._number = number
+        self._number, self._winding_up = number, winding_up
         self._endings = Endings(self._c)
         self._stop: SliceInterrupted | None = None
 
@@ -75,27 +75,23 @@ class Batch:
             NodeError: a node is missing or cannot be written to.
         """
         recognise(self._c, self._items, self._endings, at_once=self._lanes)
-        self._plain = Plain(self._c, self._items)
-        rows = {item.move.index for item in self._plain.items}
-        self._items = [item for item in self._items if item.move.index not in rows]
-        try:
-            return self._run_all()
-        except BaseException:
-            # Whoever sees to what is wrong looks at the items.
-            self._plain.leave()
-            raise
+        with Plain(self._c, self._items) as self._plain:
+            rows = {item.move.index for item in self._plain.items}
+            self._items = [item for item in self._items if item.move.index not in rows]
+            self._begin()
+            return self._carry()
 
-    def _run_all(self) -> int:
-        self._begin()
+    def _carry(self) -> int:
         sizes = [item.move.size_bytes for item in self._items if item.fresh and item.unpublished]
         chosen = burst_between(self._c.source, self._c.target, objects=len(sizes), largest=max(sizes, default=0))
-        with self._plain.opened(), chosen as self._burst:
+        with chosen as self._burst:
             if self._burst.alone:
                 self._lanes = 1
             return self._run()
 
     def _run(self) -> int:
         try:
+            read_again(self._c, self._items, self._endings, at_once=self._lanes, winding_up=self._winding_up)
             self._stage()
             self._verify()
             self._c.control.check()
@@ -158,7 +154,7 @@ class Batch:
             reached(Step.SYNC_STAGED)
 
     def _staged(self, move_id: MoveId) -> None:
-        reached(Step.STAGE, lambda: staged_path(self._c.target, move_id))
+        reached(Step.STAGE, lambda: self._plain.aside(move_id) or staged_path(self._c.target, move_id))
 
     def _each(self, items: Iterable[tuple[Item, T]], act: Callable[[Item, T], None], *, at_once: int) -> None:
         """Carry each item, with what a burst made of it, through a step; what is wrong with one object is its trouble alone."""
@@ -227,12 +223,18 @@ class Batch:
         self._stop = stop
         self._items += self._plain.leave()
         for item in self._items:
-            if not item.unpublished:
+            if not (item.unpublished or item.unread):
                 continue
             if stop.why is Interrupt.CANCELLED:
                 self._endings.discard(item)
                 end(item, MoveState.SKIPPED, "cancelled", "an operator cancelled the job")
-            elif publishing or stop.why in {Interrupt.PAUSED, Interrupt.SHUTDOWN} or item.staged is None or item.direct:
+            elif (
+                publishing
+                or stop.why in {Interrupt.PAUSED, Interrupt.SHUTDOWN}
+                or item.staged is None
+                or item.direct
+                or item.unread
+            ):
                 item.again = True
                 item.fresh = False
                 item.entry = journal_entry(item, running=False)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 import xxhash
 
-from rebalance_tasks.core.errors import ChecksumMismatch, SourceChanged
+from rebalance_tasks.core.errors import ChecksumMismatch, SourceChanged, SourceVanished
 from rebalance_tasks.core.options import MIB
 from rebalance_tasks.drivers.linux import BLOCK_BYTES
 from rebalance_tasks.drivers.local_direct import aligned_buffer
@@ -196,21 +196,39 @@ class Copier:
             Fingerprint of what was read back; only that very file may be published.
 
         Raises:
-            ChecksumMismatch: a part differs, or the length.
+            ChecksumMismatch: a part differs, or the length; or there is no copy any more.
             SliceInterrupted: flags, or the deadline between two parts; ``copy.verified`` says how far it came.
         """
-        with target.open_staged(move_id) as reader:
-            if reader.fingerprint.size_bytes != copy.staged_bytes:
-                raise ChecksumMismatch(key, "the copy has another length than what was read from the source")
-            if copy.verified:
-                reader.seek(sum(part.length for part in copy.parts[: copy.verified]))
-            for part in copy.parts[copy.verified :]:
-                if self._read_back(reader, part.length) != part.digest:
-                    raise ChecksumMismatch(key, "the copy read back differs from what was read from the source")
-                copy.verified += 1
-                if copy.verified < len(copy.parts) and self._control.overdue:
-                    raise SliceInterrupted(Interrupt.DEADLINE)
+        try:
+            staged = target.open_staged(move_id)
+        except SourceVanished as exc:
+            raise ChecksumMismatch(key, "the copy that lay aside is gone") from exc
+        with staged as reader:
+            self._compare(reader, key, copy)
             return reader.fingerprint
+
+    def verify_published(self, target: Driver, key: str, copy: StagedCopy, version: Fingerprint) -> None:
+        """As `verify`, for a copy that has its key already; what somebody has written to it since is theirs, and not compared.
+
+        Raises:
+            ChecksumMismatch, SliceInterrupted: as `verify`.
+            SourceVanished, ObjectUnreadable: nothing is at the key any more, or nothing that can be read.
+        """
+        with target.open_source(key) as reader:
+            if reader.fingerprint == version:
+                self._compare(reader, key, copy)
+
+    def _compare(self, reader: SourceHandle, key: str, copy: StagedCopy) -> None:
+        if reader.fingerprint.size_bytes != copy.staged_bytes:
+            raise ChecksumMismatch(key, "the copy has another length than what was read from the source")
+        if copy.verified:
+            reader.seek(sum(part.length for part in copy.parts[: copy.verified]))
+        for part in copy.parts[copy.verified :]:
+            if self._read_back(reader, part.length) != part.digest:
+                raise ChecksumMismatch(key, "the copy read back differs from what was read from the source")
+            copy.verified += 1
+            if copy.verified < len(copy.parts) and self._control.overdue:
+                raise SliceInterrupted(Interrupt.DEADLINE)
 
     def same(self, target: Driver, key: str, copy: StagedCopy) -> Fingerprint | None:
         """Read what is at the key and compare it with what was read from the source, modification time included where it travels.

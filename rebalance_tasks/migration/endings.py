@@ -16,6 +16,7 @@ from rebalance_tasks.core.errors import (
     InvalidKey,
     MoveError,
     NodeFull,
+    ObjectUnreadable,
     RebalanceError,
     SourceChanged,
     SourceVanished,
@@ -28,13 +29,18 @@ from rebalance_tasks.migration.direct import same_object
 from rebalance_tasks.migration.faults import Step, reached
 from rebalance_tasks.migration.item import journal_entry
 from rebalance_tasks.migration.undo import unpublish
+from rebalance_tasks.migration.ways import arrives_checked
 from rebalance_tasks.store.moves import Settlement
 from rebalance_tasks.store.records import Freed, JournalEntry
+from rebalance_tasks.telemetry import get_logger
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from rebalance_tasks.migration.copying import Copier
     from rebalance_tasks.migration.item import BatchContext, Item
+
+log = get_logger(__name__)
 
 #: A source that keeps changing, or a copy that never verifies, is given up after so many tries.
 MAX_TRIES: Final = 3
@@ -114,6 +120,8 @@ class Endings:
             return
         if listed and item.copy and listed[-1].copied_fingerprint() == item.copy.source:
             item.published = listed[-1].published_fingerprint()
+            item.unread = self._c.validate and not arrives_checked(self._c.target)
+            self.read_again(item, self._c.copier)
             return
         end(item, MoveState.FAILED, exc.cause, str(exc))
 
@@ -132,6 +140,37 @@ class Endings:
             )
         else:
             self._take_off(item)
+
+    def read_again(self, item: Item, copier: Copier) -> None:
+        """Read an ``unread`` copy at its key, to which no reader was sent yet; what is spoilt is made again.
+
+        Raises:
+            SliceInterrupted: it is still unread, or a part of it is.
+            StaleLease, NodeError.
+        """
+        copy, version = item.copy, item.published
+        if copy is None or version is None or not item.unread:
+            return
+        if copy.verified == len(copy.parts):
+            copy.verified = 0  # of the copy aside; fewer were read at this key already
+        # A publish by two names may have been cut off between them.
+        self.discard(item)
+        try:
+            copier.verify_published(self._c.target, item.move.key, copy, version)
+        except (ChecksumMismatch, ObjectUnreadable, SourceVanished) as exc:
+            self._spoilt(item, exc)
+        item.unread = False
+
+    def _spoilt(self, item: Item, exc: MoveError) -> None:
+        """Make a copy again, from the source; where that is gone it may be the last one, and stays what the object is."""
+        if self._c.source.stat(item.move.key) is None:
+            # A place that is not mounted has lost nothing.
+            self._c.source.check_identity()
+            log.warning("move.last_copy_spoilt", move_id=item.move.move_id, object_key=item.move.key, error=str(exc))
+            return
+        self.take_back(item)
+        if item.here:
+            self.again(item, exc)
 
     def stay(self, item: Item) -> None:
         """A writer through the fleet holds the object to its place, and no reader was sent to the copy on the target: it goes."""

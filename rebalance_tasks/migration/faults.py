@@ -32,6 +32,8 @@ class Step(StrEnum):
     ACQUIRE = "acquire"
     #: deaths of those that are past their copying are journalled
     RECOGNISE = "recognise"
+    #: what a dead worker gave its key is read there once more
+    READ_AGAIN = "read_again"
     #: what a dead worker took back and left in the target's trash is gone
     FORGET_COPY = "forget_copy"
     BEGIN = "begin"
@@ -116,6 +118,21 @@ class Step(StrEnum):
     #: readers are sent to the one that is the object
     STRAY_PLACED = "stray_placed"
     SEARCHED = "searched"
+    # -- the reindex, after Redis was lost
+    #: a node that manifests name is known to have been adopted
+    INDEX_ADOPTED = "index_adopted"
+    #: the source of a copy that a manifest explains is to be freed …
+    INDEX_FREE = "index_free"
+    #: … once the host's catalogue, where it says where objects are, sends readers to the copy
+    INDEX_COMMITTED = "index_committed"
+    #: the host's catalogue is put right
+    INDEX_CORRECTED = "index_corrected"
+    INDEX_PLACED = "index_placed"
+    INDEX_UNPLACED = "index_unplaced"
+    INDEX_MOVED = "index_moved"
+    INDEX_USAGE = "index_usage"
+    INDEX_TRASH = "index_trash"
+    INDEX_STAGED = "index_staged"
 
 
 ENVIRONMENT: Final = "REBALANCE_FAULTS"

@@ -49,6 +49,8 @@ class Item:
     copy: StagedCopy | None = None
     staged: Fingerprint | None = None
     published: Fingerprint | None = None
+    #: an earlier attempt gave it its key, and nobody has read it there since
+    unread: bool = False
     settlement: Settlement | None = None
     #: it goes straight to its key, in one write
     direct: bool = False

@@ -7,8 +7,8 @@ goes on with it at that same step. So nothing is decided here.
 
 from __future__ import annotations
 
-from contextlib import nullcontext
-from typing import TYPE_CHECKING, Final
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, Self
 
 from rebalance_tasks.core.states import MoveState
 from rebalance_tasks.drivers.registry import plain_rows
@@ -22,7 +22,6 @@ from rebalance_tasks.store.records import Freed, Part
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-    from contextlib import AbstractContextManager
 
     from rebalance_tasks.core.ids import MoveId
     from rebalance_tasks.drivers.plain_rows import PlainRows
@@ -59,9 +58,16 @@ class Plain:
         )
         self.items = [fresh[place] for place in chosen]
 
-    def opened(self) -> AbstractContextManager[object]:
-        """Return what is to be left when the batch is done."""
-        return nullcontext() if self._rows is None else self._rows
+    def __enter__(self) -> Self:
+        """Return itself."""
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        """Let go of the rows; after an error whoever sees to what is wrong looks at the items."""
+        if kind is not None:
+            self.leave()
+        if self._rows is not None:
+            self._rows.close()
 
     def __bool__(self) -> bool:
         """Whether any item is still a row."""
@@ -83,6 +89,7 @@ class Plain:
         if self._rows is None:
             return []
         places = list(rows)
+        self._rows.give_names(places)
         steps = self._rows.names() if places else []
         for row in places:
             self._tell(self._rows, row, steps[row])
@@ -103,6 +110,11 @@ class Plain:
         if step == "freed":
             freed = Freed(self._c.source.node_id, item.move.key, item.move.size_bytes, item.whole_copy.source)
             end(item, MoveState.COMPLETED, trash=freed)
+
+    def aside(self, move_id: MoveId) -> Path | None:
+        """Where the copy of a row lies while it has no name."""
+        at = None if self._rows is None else self._rows.aside(move_id)
+        return None if at is None else Path(at)
 
     # -- the steps ------------------------------------------------------------------------------------------------
     def stage(self, done: Callable[[MoveId], None]) -> list[Item]:

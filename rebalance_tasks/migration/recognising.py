@@ -1,4 +1,8 @@
-"""What an earlier attempt left of a batch's moves, before they go on: how far each has come, by its journal and by what the nodes hold."""
+"""What an earlier attempt left of a batch's moves, before they go on: how far each has come, by its journal and by what the nodes hold.
+
+A copy that has its key already was whole when it got it. It may have stood there for a night since, on a disk that loses bits, while
+its source is still whole: so it is read again before readers are sent to it (docs/invariants.md, step 8).
+"""
 
 from __future__ import annotations
 
@@ -7,9 +11,9 @@ from typing import TYPE_CHECKING
 from rebalance_tasks.core.errors import RebalanceError
 from rebalance_tasks.core.states import MoveState
 from rebalance_tasks.drivers.lanes import each
-from rebalance_tasks.migration.copying import StagedCopy
+from rebalance_tasks.migration.copying import Copier, StagedCopy
 from rebalance_tasks.migration.faults import Step, reached
-from rebalance_tasks.migration.ways import as_published, held_copy, keeps_version
+from rebalance_tasks.migration.ways import UntilDone, arrives_checked, as_published, held_copy, keeps_version
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -55,8 +59,13 @@ def _bring_up(context: BatchContext, item: Item) -> None:
 
 
 def _find_copy(context: BatchContext, item: Item, staged: Fingerprint) -> None:
+    given_by_us = item.published is not None
     item.published = as_published(context.target, item.move.key, staged)
     if item.published is not None:
+        item.staged = staged
+        item.unread = (
+            item.copy is not None and context.validate and not (given_by_us or arrives_checked(context.target))
+        )
         return
     if item.copy is not None and context.target.staged(item.move.move_id) == staged:
         # It was whole when that attempt had read it back. It may have lain here for a night since: whoever publishes it has read it.
@@ -67,3 +76,27 @@ def _find_copy(context: BatchContext, item: Item, staged: Fingerprint) -> None:
     move_id = item.move.move_id
     context.target.purge(move_id, held_copy(context.target, move_id, staged) or staged)
     reached(Step.FORGET_COPY)
+
+
+def read_again(
+    context: BatchContext, items: Sequence[Item], endings: Endings, *, at_once: int, winding_up: bool
+) -> None:
+    """Read what an earlier attempt gave its key, before readers are sent there; what is spoilt is made again.
+
+    Args:
+        context: of the batch.
+        items: of the batch.
+        endings: of those that are spoilt.
+        at_once: how many are read at once.
+        winding_up: the job was cancelled: what is published is finished all the same, and nothing may stop that.
+
+    Raises:
+        SliceInterrupted: paused, shutdown or the slice's time is up; what was not read to its end is still ``unread``.
+        StaleLease, NodeError.
+    """
+    unread = [item for item in items if item.unread]
+    copier = Copier(UntilDone(context.control, winding_up=winding_up)) if unread else context.copier
+
+    each(unread, lambda item: endings.read_again(item, copier), at_once=at_once)
+    if unread:
+        reached(Step.READ_AGAIN)

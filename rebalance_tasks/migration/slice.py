@@ -279,7 +279,7 @@ class Slice:
         left = len(items)
         if published:
             try:
-                left = Batch(context, published, number=-1).run()
+                left = Batch(context, published, number=-1, winding_up=True).run()
             except SliceInterrupted:
                 left = len(items)
         rest = [item for item in items if item.settlement is None]

@@ -12,6 +12,7 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
+from rebalance_tasks.migration.control import Interrupt, SliceInterrupted
 from rebalance_tasks.migration.copying import Copier
 
 if TYPE_CHECKING:
@@ -115,6 +116,28 @@ class SharedControl:
         """See `SliceControl.requests_at_once`."""
         with self._lock:
             return self._control.requests_at_once(of_source=of_source)
+
+
+class UntilDone(SharedControl):
+    """A slice's control for what a cancel does not stop: what is at its key is finished (invariant 7)."""
+
+    def __init__(self, control: Steering, *, winding_up: bool) -> None:
+        """Share ``control``; while a cancelled job is wound up nothing stops it, or it would be counted half done."""
+        super().__init__(control)
+        self._winding_up = winding_up
+
+    @property
+    def overdue(self) -> bool:
+        """See `SliceControl.overdue`."""
+        return super().overdue and not self._winding_up
+
+    def check(self) -> None:
+        """See `SliceControl.check`."""
+        try:
+            super().check()
+        except SliceInterrupted as stop:
+            if stop.why is not Interrupt.CANCELLED and not self._winding_up:
+                raise
 
 
 def for_lanes(context: BatchContext) -> BatchContext:

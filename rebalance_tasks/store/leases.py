@@ -11,7 +11,7 @@ from rebalance_tasks.store.records import GroupRecord, JournalEntry, unfinished_
 from rebalance_tasks.store.versions import VERSIONS
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from rebalance_tasks.core.states import MoveState
     from rebalance_tasks.store.connection import Connection, Value
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 LEASE_MS: Final = 10_000
 #: A header that was published should be picked up by then, or the sweep publishes it again.
 REDRIVE_MS: Final = 15_000
+#: … and at most so seldom while messages wait on its queue, where it may only be late: as the broker itself delivers again.
+REDRIVE_MOST_MS: Final = 300_000
 #: The gate's limit where nobody states one.
 UNLIMITED_GROUPS: Final = 10**9
 
@@ -151,13 +153,18 @@ class LeaseStore:
         args: list[Value] = [epoch, int(extra), REDRIVE_MS, f"{job_id}/{group_id}", group_id, LEASE_MS]
         return cast("bytes", self._redis.run("lease_release", script_keys, args)).decode()
 
-    def redrive(self, job_id: str, group_id: str) -> str:
-        """Ask whether a group's header must be published again; see ``group_redrive.lua``."""
+    def redrive(self, job_id: str, group_id: str, *, busy: Iterable[str] = ()) -> str:
+        """Ask whether a group's header must be published again; see ``group_redrive.lua``.
+
+        Args:
+            job_id: the job.
+            group_id: the group.
+            busy: data queues on which messages wait; a header that was published there is given more time.
+        """
         keys = self._keys.job(job_id)
         script_keys = [keys.base, keys.group(group_id), self._keys.permits, keys.paused, self._keys.paused]
-        return cast(
-            "bytes", self._redis.run("group_redrive", script_keys, [f"{job_id}/{group_id}", REDRIVE_MS])
-        ).decode()
+        args: list[Value] = [f"{job_id}/{group_id}", REDRIVE_MS, REDRIVE_MOST_MS, *busy]
+        return cast("bytes", self._redis.run("group_redrive", script_keys, args)).decode()
 
     def note_error(self, job_id: str, group_id: str) -> int:
         """Count an unexpected error of a group's runner; return how many there were."""

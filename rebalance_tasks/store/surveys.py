@@ -39,6 +39,7 @@ class Finding(Frozen):
         error: why it could not be surveyed; everything else is empty then.
         cause: the error's stable word.
         device: names the file system and the host that looked; empty where there is none.
+        direct: as in `drivers.base.NodeHealth`; so is shows_access.
         left_out: what is on the node and no object, by reason.
         unlisted: objects that are no rows, by reason; ``unlisted_movable_bytes`` as in `core.inventory.Unlisted`.
         cuts: keys, rising, at even distances in what was listed, at which the node may be cut into ranges (`control.survey_ranges`).
@@ -54,6 +55,8 @@ class Finding(Frozen):
     free_bytes: int | None = None
     device: str = ""
     latency_ms: float | None = None
+    direct: bool | None = None
+    shows_access: bool | None = None
     used_bytes: NonNegativeInt = 0
     objects: NonNegativeInt = 0
     left_out: dict[str, int] = Field(default_factory=dict)
@@ -76,12 +79,14 @@ class Asked(Frozen):
         by: who asked.
         digest: of the configuration it was asked under.
         waits: who asked waits for the nodes, and goes on by himself.
+        whole: every object is to be a row, as far as a node's share of rows goes.
     """
 
     force: bool = False
     by: str = ""
     digest: str = ""
     waits: bool = False
+    whole: bool = False
 
 
 class Found(NamedTuple):

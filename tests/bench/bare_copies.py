@@ -9,18 +9,15 @@ import os
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
-from typing import TYPE_CHECKING, Final
+from pathlib import Path
+from typing import Final
 
-if TYPE_CHECKING:
-    from pathlib import Path
-
-#: Copied in each run.
-FILES: Final = 1_024
 _CODE: Final = """
 import os, sys, xxhash
-source, target, share, of = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
-names, buffer = sorted(os.listdir(source))[share::of], bytearray(1 << 20)
+source, target, share, of, size = *sys.argv[1:3], *map(int, sys.argv[3:])
+names, buffer = sorted(os.listdir(source))[share::of], bytearray(size)
 def read(path):
     fd = os.open(path, os.O_RDONLY)
     os.readv(fd, [buffer])
@@ -38,18 +35,16 @@ for name in names:
 """
 
 
-def second_process(folder: Path, *, size_bytes: int, rounds: int) -> tuple[float, dict[str, list[float]]]:
+def second_process(folder: Path, *, size_bytes: int, files: int, rounds: int) -> tuple[float, dict[str, list[float]]]:
     """Return how many times as much two processes copy as one, and seconds of both, by rounds in turn."""
-    source, target = folder / "bare-source", folder / "bare-target"
-    source.mkdir()
-    target.mkdir()
+    source, target = (Path(tempfile.mkdtemp(prefix="bare-", dir=folder)) for _ in range(2))
     content = os.urandom(size_bytes)
-    for number in range(FILES):
+    for number in range(files):
         (source / f"{number:05}").write_bytes(content)
     seconds: dict[str, list[float]] = {"one": [], "two": []}
     for _ in range(rounds):
         for name, processes in (("one", 1), ("two", 2)):
-            seconds[name].append(_copied(source, target, processes))
+            seconds[name].append(_copied(source, target, processes, size_bytes))
             for path in target.iterdir():
                 path.unlink()
     for path in source.iterdir():
@@ -58,11 +53,16 @@ def second_process(folder: Path, *, size_bytes: int, rounds: int) -> tuple[float
     return ratio, seconds
 
 
-def _copied(source: Path, target: Path, processes: int) -> float:
+def _copied(source: Path, target: Path, processes: int, size_bytes: int) -> float:
     """Seconds that so many processes take for all files together, from their common beginning."""
     command = [sys.executable, "-c", _CODE, str(source), str(target)]
     running = [
-        subprocess.Popen([*command, str(at), str(processes)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        subprocess.Popen(
+            [*command, str(at), str(processes), str(size_bytes)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
         for at in range(processes)
     ]
     for one in running:

@@ -1,6 +1,6 @@
-"""How long a fleet stands still when one of its processes dies for good: at default settings, nothing is cut short.
+"""How long a fleet stands still when one of its processes dies for good: at default settings, and those of Sentinels that docs/operations.md gives.
 
-Two hosts, each with a worker that decides and moves and with a beat, a Redis with a replica and a Sentinel. A job runs under a
+Two hosts, each with a worker that decides and moves and with a beat, a Redis with a replica and three Sentinels. A job runs under a
 throttle; one process (or all of one host) is killed and does not come back; measured is the longest time in which no byte of the job
 was written. The death of a beat shows in the sweep: there the longest time between two sweeps counts.
 """
@@ -42,6 +42,10 @@ LIMIT_S: Final = 30.0
 RATE: Final = MIB // 2
 OBJECT_BYTES: Final = MIB // 4
 OBJECTS: Final = 400
+#: A majority outlives one of them, and the host that it is on.
+SENTINELS: Final = 3
+#: Sentinel's own default is 30 s; docs/operations.md has this one.
+DOWN_AFTER_MS: Final = 5_000
 #: What is watched after a death.
 WATCH_S: Final = 45.0
 STEADY_S: Final = 3.0
@@ -65,7 +69,7 @@ class World:
         """Start everything, and a job; ``redbeat``: of the two beats one works and the other waits for its lock."""
         folder = scratch()
         stack.callback(shutil.rmtree, folder, ignore_errors=True)
-        self.sentinels = stack.enter_context(Sentinels(folder))
+        self.sentinels = stack.enter_context(Sentinels(folder, count=SENTINELS, down_after_ms=DOWN_AFTER_MS))
         files = {f"o/{number:03}": OBJECT_BYTES for number in range(OBJECTS)}
         nodes = {"a": NodeSpec(files, 10**10), "b": NodeSpec({}, 10**10)}
         options = {"throttle_bytes_per_sec": RATE}
@@ -157,8 +161,19 @@ def _holder(world: World) -> None:
     max(world.beats, key=lambda beat: beat.log_path.read_text(encoding="utf-8").count("Sending due task")).kill()
 
 
+def _sentinel(world: World) -> None:
+    world.sentinels.kill_sentinel()
+
+
 def _master(world: World) -> None:
     world.sentinels.master.kill()
+
+
+def _host_of_master(world: World) -> None:
+    """Whatever matters most, on one host."""
+    _host(world)
+    _sentinel(world)
+    _master(world)
 
 
 @dataclass(frozen=True)
@@ -177,5 +192,9 @@ DEATHS: Final = {
     "a whole host, worker and beat": Death(_host, "the other host's beat and worker"),
     "beat": Death(_beat, "the other beat goes on", sweeps=True),
     "the redbeat that holds the lock": Death(_holder, "the other one takes it", sweeps=True, redbeat=True),
-    "the Redis master": Death(_master, "Sentinel makes the replica master"),
+    "one of three Sentinels": Death(_sentinel, "nobody asks it while the master lives; the others are a majority"),
+    "the Redis master": Death(_master, "the Sentinels make the replica master"),
+    "the host of the Redis master, with a Sentinel, the worker that copies and a beat": Death(
+        _host_of_master, "two Sentinels make the replica master, the other host's beat and worker go on"
+    ),
 }

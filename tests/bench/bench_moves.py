@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import statistics
 import time
 from typing import TYPE_CHECKING, Final
 
@@ -14,9 +13,9 @@ from rebalance_tasks.core.models import NodeDescriptor
 from rebalance_tasks.core.options import RebalancerOptions
 from rebalance_tasks.core.planner import plan_rebalance
 from rebalance_tasks.core.verify import verify_plan
-from tests.bench.bench_plan import relaxed_spread
+from tests.bench.bench_plan import add_small, judged, relaxed_spread
 from tests.bench.report import Figure
-from tests.support.exact import beaten_by, small_fleet
+from tests.support.exact import small_fleet
 
 if TYPE_CHECKING:
     from tests.bench.report import Report
@@ -34,30 +33,15 @@ CPU_LIMIT_S: Final = 5.0
 
 def run(report: Report, *, small: int = SMALL) -> None:
     """Plan and compare."""
-    _small(report, small)
+    add_small(report, f"random small fleets with 1 to {MOST_MOVES} moves", COMMAND, _one_small, small)
     for nodes, moves, objects in LARGE:
         _large(report, nodes, moves, objects)
 
 
-def _small(report: Report, count: int) -> None:
-    seeds: dict[str, list[float]] = {"spread": [], "bytes": [], "not told": [], "within 2 %": [], "balanced": []}
-    seconds = []
-    for seed in range(count):
-        fleet, moves = small_fleet(seed), 1 + seed % MOST_MOVES
-        options = RebalancerOptions(max_moves_per_cycle=moves, max_egress_bytes_per_cycle=10**18)
-        begun = time.process_time()
-        plan = plan_rebalance(fleet.nodes, fleet.inventory, options=options)
-        seconds.append(time.process_time() - begun)
-        verify_plan(plan, fleet.nodes, fleet.inventory, options)
-        outcome: str | None = "balanced"
-        if plan.imbalance_before >= options.imbalance_threshold:
-            outcome = beaten_by(fleet, plan, options.effective_target, moves=moves)
-        seeds["not told" if outcome is None else outcome or "within 2 %"].append(seed)
-    told = ", ".join(f"{word} {len(found)}" for word, found in seeds.items())
-    detail = f"{told}; a plan took {statistics.median(seconds):.2f} s (median), {max(seconds):.1f} s at most"
-    beaten = float(len(seeds["spread"]) + len(seeds["bytes"]))
-    name = f"plan, {count} random small fleets with 1 to {MOST_MOVES} moves: beaten by more than 2 %"
-    report.add(Figure(name, beaten, "", 0, COMMAND, {"cpu_s": seconds, **seeds}, detail))
+def _one_small(seed: int) -> tuple[str, float]:
+    moves = 1 + seed % MOST_MOVES
+    options = RebalancerOptions(max_moves_per_cycle=moves, max_egress_bytes_per_cycle=10**18)
+    return judged(small_fleet(seed), options, moves=moves)
 
 
 def _large(report: Report, count: int, moves: int, objects: int) -> None:

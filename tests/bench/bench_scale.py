@@ -30,15 +30,15 @@ from rich.table import Table
 from rebalance_tasks.client import Rebalancer
 from rebalance_tasks.core import scale
 from rebalance_tasks.core.models import RebalanceMove, RebalancePlan
-from rebalance_tasks.core.options import MIB
+from rebalance_tasks.core.options import KIB, MIB
 from rebalance_tasks.core.scale import Costs, Farm, Work, forecast, stretches_of
 from rebalance_tasks.core.states import RebalanceStatus
 from rebalance_tasks.demo.processes import CeleryWorker
 from rebalance_tasks.embedded import start_server
 from rebalance_tasks.migration.control import BEAT_EVERY_S
-from tests.bench.bare_copies import second_process
 from tests.bench.jobs import wait_for_end
 from tests.bench.report import Figure
+from tests.bench.second_worker import second_worker
 from tests.bench.world import scratch
 from tests.support.fleets import NodeSpec, write_fleet
 
@@ -64,14 +64,6 @@ GROUPS: Final = 8
 REPEATS: Final = 5
 ERROR_LIMIT: Final = 0.15
 CONTROL_LIMIT: Final = 0.05
-#: Two workers in at most so much of the time of one: 1.8 times the throughput.
-SECOND_WORKER_LIMIT: Final = 1 / 1.8
-#: A job for two workers, and the room that its objects, their copies and the trash take. It lasts for seconds: what a job does before the first byte
-#: and after the last one (a tenth of a second, told beside the figure) no second worker can do.
-THROUGHPUT_OBJECTS: Final = 4_096
-THROUGHPUT_ROOM: Final = 10 * 2**30
-#: One that is all beginning and end.
-SHORT: Final = Work(objects=64, mean_bytes=MIB, groups=2, nodes=4)
 #: With more than so many processes at work already, seconds by the clock say nothing.
 QUIET_LOAD: Final = 0.7
 #: Looks at the flags of a job that there is not, of which one's cost is taken.
@@ -79,6 +71,10 @@ LOOKS: Final = 4_000
 NOBODYS: Final = "nobodys"
 #: What Redis spends: for each object, stretch, group, job, and second.
 REDIS_COSTS: Final = ("redis_object_s", "redis_stretch_s", "redis_group_s", "redis_job_s", "redis_second_s")
+#: Jobs of objects of this size and more say nothing of what Redis spends.
+LARGE_BYTES: Final = 256 * KIB
+#: What a job takes by the clock beside what it spends.
+CLOCK_COSTS: Final = ("late_s", "fixed_s")
 #: How long idleness is measured.
 IDLE_S: Final = 6.0
 
@@ -113,10 +109,11 @@ def run(report: Report) -> None:
                 CONTROL_LIMIT,
                 COMMAND,
                 {"control": [found.control_s], "data": [found.data_s], "redis": [found.redis_s]},
-                f"control {found.control_s:.2f} s, data {found.data_s:.2f} s, Redis {found.redis_s:.2f} s",
+                f"control {found.control_s:.2f} s, data {found.data_s:.2f} s, Redis {found.redis_s:.2f} s; with all of Redis "
+                f"{(found.control_s + found.redis_s) / (found.control_s + found.data_s + found.redis_s):.3f}",
             )
         )
-        _second_worker(report, crew)
+        second_worker(report, crew)
 
 
 def fit(console: Console, *, write: bool) -> None:
@@ -192,42 +189,6 @@ def _compare(report: Report, found: Run, told: object, *, quiet: bool) -> None:
         )
 
 
-def _second_worker(report: Report, crew: Crew) -> None:
-    """The same job by one worker of one process and by two, in turn; what neither can hurry is told."""
-    if shutil.disk_usage(crew.folder).free < THROUGHPUT_ROOM:
-        report.skip("two workers ÷ one", f"{crew.folder} has less than {THROUGHPUT_ROOM >> 30} GiB of room")
-        return
-    work = Work(objects=THROUGHPUT_OBJECTS, mean_bytes=MIB, groups=4, nodes=8)
-    one: list[Run] = []
-    two: list[Run] = []
-    short: list[float] = []
-    for _ in range(REPEATS):
-        for runs, workers in ((one, 1), (two, 2)):
-            crew.hire(workers, processes=1)
-            warm = crew.job(SHORT)
-            short.append(warm.seconds - warm.data_s / workers)
-            runs.append(crew.job(work))
-    ratio = statistics.median(b.seconds / a.seconds for a, b in zip(one, two, strict=True))
-    # Two that share a memory, or a core, spend more on the same work; what nobody spends is waited for.
-    dearer = statistics.median(b.data_s / a.data_s for a, b in zip(one, two, strict=True))
-    idle = statistics.median(2 * b.seconds - b.data_s - b.control_s - b.redis_s for b in two)
-    bare, bare_seconds = second_process(crew.folder, size_bytes=MIB, rounds=REPEATS)
-    first, second = _median(one), _median(two)
-    detail = (
-        f"{1 / ratio:.2f} times the throughput; medians {first.seconds:.2f} and {second.seconds:.2f} s; two spend {dearer:.2f} times the "
-        f"processor time of one, and leave {idle:.2f} s of two processors idle; {statistics.median(short):.2f} s of any job are its beginning and end; "
-        f"bare copies by two processes: {bare:.2f} times those by one"
-    )
-    limit = SECOND_WORKER_LIMIT if os.getloadavg()[0] < (os.cpu_count() or 1) + 1 else None
-    samples = {"short_s": short, **{f"bare_{name}_s": runs for name, runs in bare_seconds.items()}} | {
-        f"{name}_{what}": [getattr(run, what) for run in runs]
-        for name, runs in (("one", one), ("two", two))
-        for what in ("seconds", "data_s", "control_s", "redis_s")
-    }
-    name = f"two workers ÷ one, seconds of {THROUGHPUT_OBJECTS:,} × 1 MiB"
-    report.add(Figure(name, ratio, "×", limit, COMMAND, samples, detail))
-
-
 def costs_of(runs: list[Run], farm: Farm | None = None, *, redis_second_s: float) -> Costs:
     """Fit the costs to some runs on a farm (default: this machine), by least squares of the relative errors; what comes out below zero is zero.
 
@@ -247,21 +208,26 @@ def costs_of(runs: list[Run], farm: Farm | None = None, *, redis_second_s: float
         start_object_s=control[0],
         control_group_s=control[1],
         start_job_s=control[2],
-        **dict.fromkeys(REDIS_COSTS, 0),
-        fixed_s=0,
+        **dict.fromkeys((*REDIS_COSTS, *CLOCK_COSTS), 0),
     )
-    by_clock = [forecast(r.work, farm, costs).worked_s * redis_second_s for r in runs]
-    server = _fitted(rows[:, [0, 2, 3, 4]], np.array([r.redis_s for r in runs]) - by_clock)
+    # Calls that come far apart cost the server twice as much each; where objects are large they are so few that nobody waits for it.
+    small = np.array([r.work.mean_bytes < LARGE_BYTES for r in runs])
+    by_clock = np.array([forecast(r.work, farm, costs).worked_s * redis_second_s for r in runs])
+    server = _fitted(rows[small][:, [0, 2, 3, 4]], (np.array([r.redis_s for r in runs]) - by_clock)[small])
     costs = costs.model_copy(update=dict(zip(REDIS_COSTS, [*server, redis_second_s], strict=True)))
-    rest = statistics.median(r.seconds - forecast(r.work, farm, costs).seconds for r in runs)
-    return costs.model_copy(update={"fixed_s": max(0.0, rest)})
+    # By the same errors: a median over all jobs was what the large ones lacked, and twice what a small one takes.
+    seconds = np.array([r.seconds for r in runs])
+    told = np.array([forecast(r.work, farm, costs).seconds for r in runs])
+    late = _fitted(np.column_stack([told, np.ones(len(runs))]), seconds - told, of=seconds)
+    return costs.model_copy(update=dict(zip(CLOCK_COSTS, late, strict=True)))
 
 
-def _fitted(rows: np.ndarray, seconds: np.ndarray) -> list[float]:
-    """Non-negative least squares by leaving out, one by one, what would be negative."""
+def _fitted(rows: np.ndarray, seconds: np.ndarray, of: np.ndarray | None = None) -> list[float]:
+    """Non-negative least squares by leaving out, one by one, what would be negative; errors count by the share of ``of`` (default: ``seconds``)."""
     left = list(range(rows.shape[1]))
+    whole = seconds if of is None else of
     while True:
-        found, *_ = np.linalg.lstsq(rows[:, left] / seconds[:, None], np.ones(len(seconds)), rcond=None)
+        found, *_ = np.linalg.lstsq(rows[:, left] / whole[:, None], seconds / whole, rcond=None)
         if (found >= 0).all():
             break
         left.pop(int(np.argmin(found)))

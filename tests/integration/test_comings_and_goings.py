@@ -77,6 +77,8 @@ def test_processes_are_added_and_taken_away_and_workers_change_in_the_middle(
     first = processes.worker(concurrency=1, extra=(*QUEUES, "--autoscale", "4,1"), env=eager)
     least = processes_of(first)
     assert least >= 1
+    # However slow the machine is, the job outlasts all that comes and goes.
+    rebalancer.set_throttle(SIZES["o/000"] // 2)
     start(rebalancer)
     wait_until(lambda: processes_of(first) >= least + 2, JOB_TIMEOUT_S, "the worker has grown")
     rebalancer.pause("j1")
@@ -88,6 +90,8 @@ def test_processes_are_added_and_taken_away_and_workers_change_in_the_middle(
     first.terminate()
     # It says so itself when it ends in order: nobody has to wait until it has been silent for long.
     wait_until(lambda: len(rebalancer.workers()) == 1, JOB_TIMEOUT_S, "the first has taken its leave")
+    assert not rebalancer.status("j1").status.terminal
+    rebalancer.set_throttle(None)
     job = finish(rebalancer, context)
     assert (job.completed_moves, job.failed_moves) == (len(SIZES), 0)
     check(fleet.roots, written, job)

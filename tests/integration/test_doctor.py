@@ -15,7 +15,7 @@ from rebalance_tasks.control import fleetwide
 from rebalance_tasks.control.catalogue import Catalogue
 from rebalance_tasks.control.check import run_check
 from rebalance_tasks.control.cleanup import run_cleanup
-from rebalance_tasks.control.doctor import MOST_SKEW_S, examine, examine_nodes
+from rebalance_tasks.control.doctor import MOST_SKEW_S, examine, examine_access, examine_nodes
 from rebalance_tasks.control.doctor_redis import judge_durability
 from rebalance_tasks.control.doctor_settings import contradictions
 from rebalance_tasks.control.survey import NodeReport, adopt
@@ -88,7 +88,7 @@ def test_the_page_lists_every_finding(well: FleetContext) -> None:
     fleetwide.pause_all(well)
     fleetwide.pause_node(well, "n1")
     object.__setattr__(well, "catalogue", Catalogue("provider:absent", []))
-    names = {finding.partition(" ")[0] for finding in look(well)} | {"job"}
+    names = {finding.partition(" ")[0] for finding in look(well)} | {"job", "access"}
     rows = re.findall(r"^\| `(\w+)", PAGE.read_text(encoding="utf-8"), re.MULTILINE)
     assert sorted(rows) == sorted(names)
 
@@ -244,6 +244,22 @@ def test_how_large_copies_reach_a_node_is_told_where_it_is_known(direct: bool | 
     node = NodeDescriptor(node_id="n", url="/srv/n")
     (found,) = examine_nodes([NodeReport(node, "ok", direct=direct)])
     assert found.detail == ("/srv/n" if way is None else f"/srv/n; large copies go {way} the page cache")
+
+
+def test_a_mount_on_which_reading_leaves_no_trace_is_told_where_access_times_count(well: FleetContext) -> None:
+    node = NodeDescriptor(node_id="n", url="/srv/n")
+    for shows, found in ((True, 0), (None, 0), (False, 1)):
+        assert len(examine_access([NodeReport(node, "ok", shows_access=shows)])) == found
+    seen = NodeReport(node, "ok", shows_access=False)
+    assert_told({one.name: one for one in examine_access([seen])}, "access n", "warn", "noatime")
+    assert not [name for name in look(well) if name.startswith("access")]
+
+
+@pytest.mark.parametrize(("from_here", "verdict"), [(True, "warn"), (False, "fail")])
+def test_a_disk_that_its_own_workers_miss_is_a_failure(from_here: bool, verdict: str) -> None:
+    node = NodeDescriptor(node_id="far", url="file:///srv/far", queue="h2")
+    (found,) = examine_nodes([NodeReport(node, "missing", "no such directory", from_here=from_here)])
+    assert found.verdict == verdict
 
 
 def test_a_fleet_without_nodes_is_told(fleet_config: FleetFactory) -> None:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 import random
 import time
+from contextlib import suppress
 from datetime import timedelta
 from itertools import count
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
 import pytest
 
@@ -15,7 +16,8 @@ from rebalance_tasks.control import cleanup as cleanups
 from rebalance_tasks.control import lifecycle
 from rebalance_tasks.core.kernels import compiled_kernels
 from rebalance_tasks.core.states import RebalanceStatus
-from rebalance_tasks.drivers import compiled
+from rebalance_tasks.drivers import compiled, plain_rows
+from rebalance_tasks.drivers.plain_rows import PlainRows
 from rebalance_tasks.migration import control, plain
 from rebalance_tasks.migration.batch import Batch
 from rebalance_tasks.migration.faults import Step
@@ -28,6 +30,7 @@ from tests.support.hooks import DAY_MS, after
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from rebalance_tasks.drivers.plain_rows import RowStep
     from tests.conftest import FleetFactory
     from tests.support.fleets import Fleet
 
@@ -103,11 +106,15 @@ def test_after_a_death_at_any_step_of_rows_every_object_is_whole_and_counted_onc
     all_moved(fleet, engine, written, monkeypatch)
 
 
-def progress(fleet: Fleet) -> int:
-    """How much has happened on the nodes: staged, published and freed files."""
+def progress(fleet: Fleet, pid: int) -> int:
+    """How much has happened on the nodes: files that are staged, with a name or open without one, published and freed."""
     there = (fleet.roots["n2"] / ".rebalance/tmp", *(fleet.roots["n2"] / str(n) for n in range(3)))
     folders = (*there, fleet.roots["n1"] / ".rebalance/trash")
-    return sum(len(os.listdir(folder)) for folder in folders if folder.exists())  # noqa: PTH208  a count
+    seen = 0
+    for folder in [*map(str, folders), f"/proc/{pid}/fd"]:
+        with suppress(OSError):
+            seen += len(os.listdir(folder))  # noqa: PTH208  a count
+    return seen
 
 
 def test_a_process_that_is_killed_at_any_moment_of_a_call_loses_nothing(
@@ -117,10 +124,10 @@ def test_a_process_that_is_killed_at_any_moment_of_a_call_loses_nothing(
     written = checker.record(fleet.roots)
     dice = random.Random(20261128)
     for number in count():
-        before = progress(fleet)
         process = killing.begun(tmp_path / f"{number}", killing.carry_in_rows, fleet.roots, faults_text="")
-        wanted = before + dice.randrange(1, len(SIZES))
-        while process.is_alive() and progress(fleet) < wanted:
+        pid = process.pid or 0
+        wanted = progress(fleet, pid) + dice.randrange(1, len(SIZES))
+        while process.is_alive() and progress(fleet, pid) < wanted:
             time.sleep(0)
         process.kill()
         process.join(60)
@@ -131,9 +138,50 @@ def test_a_process_that_is_killed_at_any_moment_of_a_call_loses_nothing(
     job = engine.finish()
     # Three deaths on an object are its end; it is whole at its source.
     assert job.completed_moves + job.failed_moves == len(SIZES)
-    checker.check(fleet.roots, written, job)
     tidy(engine, monkeypatch)
     checker.check(fleet.roots, written, job, trash=True)
+
+
+def test_a_copy_of_a_row_has_no_name_before_its_key_and_is_gone_with_its_process(
+    fleet: Fleet, engine: Engine, tmp_path: Path
+) -> None:
+    assert killing.killed(tmp_path, killing.carry_in_rows, fleet.roots, faults_text=f"{Step.JOURNAL}=kill:1")
+    assert not list((fleet.roots["n2"] / ".rebalance/tmp").iterdir())
+
+
+def test_where_no_file_can_be_without_a_name_copies_lie_aside_under_one(
+    fleet: Fleet, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(plain_rows, "_names_descriptors", lambda: False)
+    written = checker.record(fleet.roots)
+    aside: list[int] = []
+    tmp = fleet.roots["n2"] / ".rebalance/tmp"
+    after(monkeypatch, Plain, "verify", lambda _: aside.append(len(list(tmp.iterdir()))))
+    engine.work()
+    assert sum(aside) == len(SIZES)
+    all_moved(fleet, engine, written, monkeypatch)
+
+
+@pytest.mark.parametrize(("method", "step"), [("read_back", "read"), ("publish", "verified")])
+def test_a_copy_that_gets_no_name_when_its_row_leaves_is_made_anew(
+    fleet: Fleet, engine: Engine, method: str, step: RowStep, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fall_behind(self: PlainRows, *_: object) -> None:
+        self.steps[:] = get_args(plain_rows.RowStep).index(step)
+
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError
+
+    written = checker.record(fleet.roots)
+    if method == "publish":
+        monkeypatch.setattr(PlainRows, method, fall_behind)
+    else:
+        after(monkeypatch, PlainRows, method, fall_behind)
+    monkeypatch.setattr(os, "link", refuse)
+    engine.work()
+    monkeypatch.undo()
+    engine.hurry()
+    all_moved(fleet, engine, written, monkeypatch)
 
 
 def test_an_object_that_is_not_plain_leaves_its_row_and_goes_all_the_same(

@@ -36,15 +36,18 @@ def outlives_a_failover(sentinels: Sentinels, folder: Path) -> None:
         fleet.worker()
         fleet.start()
         fleet.wait_moving()
+        if sentinels.count > 1:
+            sentinels.kill_sentinel()
         sentinels.master.kill()
         sentinels.wait_failover()
         wait_until(lambda: fleet.rebalancer.status("j1").status, 20, "the client has found the new master")
         fleet.check(fleet.finish())
 
 
-def test_a_job_outlives_the_failover_of_its_redis(sentinels: Sentinels, tmp_path: Path) -> None:
-    """State, broker and results come from one ``sentinel://`` URL, whose first Sentinel is dead."""
-    outlives_a_failover(sentinels, tmp_path)
+def test_a_job_outlives_the_death_of_its_redis_and_of_a_sentinel_at_once(tmp_path: Path) -> None:
+    """State, broker and results come from one ``sentinel://`` URL, whose first Sentinel is dead already; two of three are a majority."""
+    with Sentinels(tmp_path, count=3) as sentinels:
+        outlives_a_failover(sentinels, tmp_path)
 
 
 def test_a_job_outlives_a_failover_behind_tls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,13 +10,16 @@ import pytest
 
 from rebalance_tasks.control import lifecycle
 from rebalance_tasks.control.causes import failure_groups
+from rebalance_tasks.control.reach import Routes
 from rebalance_tasks.control.retry import retry_failed
 from rebalance_tasks.control.sweep import SweepReport, run_sweep
+from rebalance_tasks.core.routes import DATA_QUEUE
 from rebalance_tasks.core.states import RebalanceStatus
 from rebalance_tasks.store import outcomes as outcomes_module
 from rebalance_tasks.store.outcomes import Outcome
 from tests.support import checker
 from tests.support.engine import Engine, move, moves_between
+from tests.support.fleets import NodeSpec
 from tests.support.hooks import DAY_MS, SIZES
 
 if TYPE_CHECKING:
@@ -257,3 +260,91 @@ def test_many_stalled_groups_are_driven_over_several_sweeps(
     engine.hurry()
     driven = [run_sweep(engine.context).redriven for _ in range(4)]
     assert driven == [2, 2, 1, 0]
+
+
+# -- headers that wait ------------------------------------------------------------------------------------------------------
+def pass_time(engine: Engine, seconds: int) -> None:
+    """Let so much time pass for what the sweep waits for."""
+    group = engine.context.keys.job("j1").group("g0000")
+    if int(engine.context.connection.hget(group, "redrive_at") or 0):
+        engine.context.connection.client.hincrby(group, "redrive_at", -seconds * 1000)
+
+
+def swept(engine: Engine, *, for_s: int) -> list[int]:
+    """Sweep every 5 s; return when the group's header was published again."""
+    times = []
+    for second in range(5, for_s + 1, 5):
+        pass_time(engine, 5)
+        if run_sweep(engine.context).redriven:
+            times.append(second)
+    return times
+
+
+@pytest.fixture
+def waiting(fleet: Fleet, engine: Engine) -> Engine:
+    """A job whose header waits behind other messages."""
+    engine.start([move("a/one", "n1", "n2", 3000)])
+    engine.messages.depths[DATA_QUEUE] = 9
+    return engine
+
+
+def test_a_header_that_waits_behind_other_messages_is_published_again_ever_more_seldom(waiting: Engine) -> None:
+    assert swept(waiting, for_s=1400) == [15, 45, 105, 225, 465, 765, 1065, 1365]
+
+
+def test_a_header_that_the_broker_lost_is_published_again_after_15_s_each_time(waiting: Engine) -> None:
+    waiting.messages.depths.clear()
+    assert swept(waiting, for_s=60) == [15, 30, 45, 60]
+
+
+def test_once_nothing_waits_any_more_a_header_that_was_given_more_time_is_published_at_once(waiting: Engine) -> None:
+    assert swept(waiting, for_s=120) == [15, 45, 105]
+    waiting.messages.depths.clear()
+    assert swept(waiting, for_s=10) == [5]
+
+
+def test_a_queue_that_nobody_serves_gives_no_header_more_time(
+    fleet_config: FleetFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fleet_config({"n1": NodeSpec({"a": 10}, settings={"queue": "h1"}), "n2": NodeSpec({}, settings={"queue": "h1"})})
+    engine = Engine()
+    routes = Routes(engine.context)
+    engine.messages.depths |= {DATA_QUEUE: 1, "rebalance.data.h1": 1}
+    assert routes.busy == {DATA_QUEUE, "rebalance.data.h1"}
+    monkeypatch.setattr(type(engine.context.presence), "served", lambda *_, **__: frozenset({DATA_QUEUE}))
+    assert Routes(engine.context).busy == {DATA_QUEUE}
+
+
+def test_a_group_whose_runner_died_goes_on_at_once_whatever_waits(waiting: Engine) -> None:
+    lease = waiting.context.jobs.acquire_lease("j1", "g0000", owner="somebody")
+    key = waiting.context.keys.job("j1").lease("g0000", lease.stretch)
+    assert swept(waiting, for_s=5) == []
+    waiting.context.connection.hset(key, {"lease_until": 1})
+    assert swept(waiting, for_s=120) == [5, 35, 95]
+
+
+def test_a_header_that_its_runner_has_published_itself_is_left_alone_while_messages_wait(waiting: Engine) -> None:
+    context = waiting.context
+    lease = context.jobs.acquire_lease("j1", "g0000", owner="somebody")
+    assert context.jobs.release_lease("j1", "g0000", lease.stretch, epoch=lease.epoch) == "again"
+    assert swept(waiting, for_s=60) == [20, 50]
+    waiting.messages.depths.clear()
+    assert waiting.finish().completed_moves == 1
+
+
+def test_whoever_takes_a_group_up_ends_its_waiting(waiting: Engine) -> None:
+    assert swept(waiting, for_s=50) == [15, 45]
+    context = waiting.context
+    lease = context.jobs.acquire_lease("j1", "g0000", owner="somebody")
+    context.connection.hset(context.keys.job("j1").lease("g0000", lease.stretch), {"lease_until": 1})
+    assert swept(waiting, for_s=40) == [5, 35]
+
+
+def test_resuming_does_not_wait_for_a_header_that_was_given_more_time(waiting: Engine) -> None:
+    context = waiting.context
+    assert swept(waiting, for_s=50) == [15, 45]
+    lifecycle.pause(context, "j1")
+    assert context.jobs.acquire_lease("j1", "g0000", owner="somebody").code == "paused"
+    waiting.messages.published.clear()
+    lifecycle.resume(context, "j1")
+    assert [message.task for message in waiting.messages.published] == ["migrate"]

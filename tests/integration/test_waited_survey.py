@@ -14,9 +14,9 @@ from rebalance_tasks.control import survey as surveys
 from rebalance_tasks.control import survey_round, survey_waited
 from rebalance_tasks.control.check import conclude_check, run_check
 from rebalance_tasks.control.survey_round import CHECK_LOCK_MS, redrive, survey_nodes
-from rebalance_tasks.core.errors import RetryableError
+from rebalance_tasks.core.errors import ConfigurationError, NodeError, RetryableError
 from rebalance_tasks.store.presence import Presence
-from tests.support.arena import JOB_TIMEOUT_S, context_of, objects
+from tests.support.arena import JOB_TIMEOUT_S, context_of, objects, wait_for
 from tests.support.engine import Engine
 from tests.support.fleets import NodeSpec
 from tests.support.wait import wait_until
@@ -81,6 +81,38 @@ def test_check_plan_and_start_go_by_what_workers_see_and_say_who_is_missing(
     captured = capsys.readouterr()
     assert json.loads(captured.out)["total_moves"] == len(made["moves"])
     assert captured.err.startswith("left out: far: nobody serves")
+
+
+def test_nodes_doctor_undo_and_drain_go_by_what_workers_see(
+    fleet: Fleet, blind: None, processes: ProcessFactory, capsys: Captured
+) -> None:
+    def told(*command: str, code: int = 0) -> Any:
+        assert run([*command, "--json"]) == code
+        return json.loads(capsys.readouterr().out)
+
+    processes.worker(extra=["-Q", ",".join(QUEUES)])
+    wait_until(Rebalancer().workers, JOB_TIMEOUT_S, "the worker has said what it serves")
+    nodes = {row["node_id"]: row for row in told("nodes")}
+    assert {name: (row["status"], row["objects"]) for name, row in nodes.items()} == {
+        "a": ("unadopted", 40),
+        "b": ("unadopted", 0),
+        "far": ("missing", None),
+        "x": ("unadopted", 9),
+    }
+    assert "nobody serves rebalance.data.h2" in nodes["far"]["detail"]
+    findings = {finding["name"]: finding for finding in told("doctor", code=1)}
+    assert (findings["node a"]["verdict"], findings["node far"]["verdict"]) == ("warn", "fail")
+    job = wait_for(Rebalancer(), told("start")["job_id"])
+    assert job.completed_moves == job.total_moves > 0
+    with pytest.raises(NodeError, match=r"far.*could not be surveyed"):
+        Rebalancer().undo(job.job_id)
+    told("maintenance", "far")
+    back = told("undo", job.job_id)
+    assert len(back["plan"]["moves"]) == job.completed_moves
+    assert back["left"] == {}
+    change = told("drain", "a", "--dry-run")
+    assert change["check"]["objects"] == 40 - sum(move["target_node"] == "a" for move in back["plan"]["moves"])
+    assert change["fits"]
 
 
 # -- without workers, or with their part played -----------------------------------------------------------------------
@@ -202,3 +234,34 @@ def test_of_a_node_that_was_cut_every_part_is_left_out(
     monkeypatch.setattr(survey_waited, "begin", begun)
     meanwhile(answers(engine))
     assert list(survey_waited.seen_alone(engine.context).left_out) == ["far"]
+
+
+def test_while_a_check_has_the_nodes_looked_at_they_are_reported_from_here(engine: Engine) -> None:
+    workers_say(engine, *QUEUES)
+    token = engine.context.fleet.acquire_check(ttl_ms=CHECK_LOCK_MS)
+    assert token is not None
+    assert all(report.from_here and report.status == "unadopted" for report in survey_waited.reported(engine.context))
+    assert engine.messages.surveys == []
+
+
+def test_a_node_that_holds_more_than_its_share_of_rows_cannot_be_looked_at_whole(
+    engine: Engine, meanwhile: Callable[[Callable[[], object]], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    workers_say(engine, *QUEUES, "rebalance.data.h2")
+    meanwhile(answers(engine))
+    assert len(survey_waited.all_seen(engine.context).inventory) == 49
+    monkeypatch.setattr(survey_round, "most_rows", lambda _: 39)
+    with pytest.raises(ConfigurationError, match="49 objects, too many to be looked at one by one"):
+        survey_waited.all_seen(engine.context)
+
+
+def test_who_wants_every_object_sees_those_that_lie_on_two_nodes(
+    engine: Engine, fleet: Fleet, meanwhile: Callable[[Callable[[], object]], None]
+) -> None:
+    (fleet.roots["b"] / "o").mkdir()
+    (fleet.roots["b"] / "o/0001.bin").write_bytes(b"x")
+    workers_say(engine, *QUEUES, "rebalance.data.h2")
+    meanwhile(answers(engine))
+    found = survey_waited.all_seen(engine.context)
+    assert found.inventory.ambiguous_keys() == ["o/0001.bin"]
+    assert len(found.inventory) == 50

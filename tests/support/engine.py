@@ -33,6 +33,7 @@ from rebalance_tasks.migration.slice import SliceOutcome
 from rebalance_tasks.runtime import Runtime
 from rebalance_tasks.settings import load_settings
 from rebalance_tasks.store.leases import LEASE_MS
+from tests.support.uncounted import uncounted
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -64,6 +65,8 @@ class ListMessenger:
         self.queues: list[str] = []
         self.chores: list[tuple[str, str]] = []
         self.answers: dict[str, list[str]] = {}
+        #: what waits on the broker, as far as anybody is told
+        self.depths: dict[str, int] = {}
         #: (token, nodes, queue) of each survey asked for, and the tokens of checks that are to go on
         self.surveys: list[tuple[int, tuple[str, ...], str]] = []
         self.concludes: list[int] = []
@@ -89,6 +92,9 @@ class ListMessenger:
 
     def publish_chore(self, name: str, queue: str) -> None:
         self.chores.append((name, queue))
+
+    def queue_depths(self, queues: Sequence[str]) -> dict[str, int]:
+        return {queue: self.depths.get(queue, 0) for queue in queues}
 
     def worker_queues(self) -> dict[str, list[str]]:
         return self.answers
@@ -298,7 +304,8 @@ def killed_carry(
     context.set_forkserver_preload([__name__])
     arguments = (environment, job_id, part_bytes, str(tmp_path / "copied"), file_size_limit, stranger)
     process = context.Process(target=carry, args=arguments)
-    process.start()
+    with uncounted():
+        process.start()
     process.join(60)
     assert process.exitcode in {0, -signal.SIGKILL}, f"the process ended with {process.exitcode}"
     return process.exitcode != 0

@@ -9,7 +9,6 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
-import os
 import random
 import subprocess
 import sys
@@ -22,6 +21,7 @@ import fsspec
 
 from rebalance_tasks.embedded import die_with_parent
 from tests.support.history import Op, read_log, write_log
+from tests.support.uncounted import environment
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -165,7 +165,7 @@ class Crowd:
             with (self.folder / f"p{number}.err").open("wb") as err:
                 self._running.append(
                     subprocess.Popen(
-                        die_with_parent(command), cwd=Path(__file__).parents[2], stderr=err, env=dict(os.environ)
+                        die_with_parent(command), cwd=Path(__file__).parents[2], stderr=err, env=environment()
                     )
                 )
         return self

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from rebalance_tasks.control import cleanup as cleanups
 from rebalance_tasks.control import lifecycle
+from rebalance_tasks.control.reindex import reindex
 from rebalance_tasks.drivers import compiled
 from rebalance_tasks.drivers.local import LocalDriver
 from rebalance_tasks.migration import control as controls
@@ -23,6 +24,7 @@ from rebalance_tasks.migration.batch import Batch
 from rebalance_tasks.migration.copying import Copier
 from tests.support.engine import Engine, count_copied, small_parts, write_before_free
 from tests.support.hooks import DAY_MS, unmount
+from tests.support.uncounted import uncounted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -72,7 +74,8 @@ def begun(
     context.set_forkserver_preload([__name__])
     given = {node: str(root) for node, root in roots.items()}
     process = context.Process(target=run, args=(environment, act, given, str(tmp_path / "copied")))
-    process.start()
+    with uncounted():
+        process.start()
     return process
 
 
@@ -178,6 +181,11 @@ def carry_and_lose_the_target(engine: Engine, roots: Roots) -> None:
 
     _once_before("write_manifest", lose, "n2")
     carry(engine, roots)
+
+
+def rebuild(engine: Engine, roots: Roots) -> None:
+    """Rebuild what Redis has lost, whoever began that before."""
+    reindex(engine.context, force=True)
 
 
 def tidy(engine: Engine, roots: Roots) -> None:

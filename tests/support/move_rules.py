@@ -5,7 +5,10 @@ from __future__ import annotations
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, NoReturn
 
+import numpy as np
+
 from rebalance_tasks.core.errors import PlanInvariantError
+from rebalance_tasks.core.gravity import score
 from rebalance_tasks.core.inventory import UNKNOWN_TIME
 from rebalance_tasks.core.models import NodeState
 
@@ -100,6 +103,10 @@ class OneByOne:
                 f"the object is protected: gravity {gravity} ≥ {options.gravity_protection_threshold}",
                 "protected",
             )
+        own = self.composed(move.source_node, row)
+        if own >= options.gravity_protection_threshold and abs(own - gravity) > 1e-9:
+            most = options.gravity_protection_threshold
+            broken(move, f"the object is protected: its measures come to {own:.4f} ≥ {most}", "protected")
         if inventory.pinned is not None and inventory.pinned[row]:
             broken(move, "the object is pinned", "pinned")
         draining = self.nodes[move.source_node].state is NodeState.DRAINING
@@ -125,6 +132,25 @@ class OneByOne:
             least_ns = (least.days * 86_400 + least.seconds) * 10**9 + least.microseconds * 1000
             if self.moment_ns - int(column[row]) < least_ns:
                 broken(move, rule, word)
+
+    def composed(self, source: str, row: int) -> float:
+        """Gravity by measures, with nodes that have no price matrix; 0 where there are none, or gravity is told."""
+        inventory, node = self.inventory, self.nodes[source]
+        reads, near, far = inventory.reads_per_hour, inventory.colocated_dependencies, inventory.latency_ms
+        if inventory.gravity is not None or (reads is None and near is None and far is None):
+            return 0.0
+        regions = inventory.required_regions
+        inside = regions is not None and regions.codes[row] >= 0 and node.region in regions.values[regions.codes[row]]
+        return score(
+            inventory.key(row),
+            source,
+            reads_per_hour=0.0 if reads is None else float(reads[row]),
+            colocated_dependencies=0 if near is None else int(near[row]),
+            egress_cost_per_gb=node.egress_cost_per_gb,
+            latency_ms=node.latency_ms if far is None or np.isnan(far[row]) else float(far[row]),
+            compliant=inside,
+            weights=self.options.scoring_weights,
+        ).composite_score
 
     def requirements(self, move: RebalanceMove, row: int) -> None:
         source, target, inventory = self.nodes[move.source_node], self.nodes[move.target_node], self.inventory

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
 import sys
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Final
 import pytest
 
 from rebalance_tasks.embedded import die_with_parent
+from tests.support.uncounted import environment
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -40,8 +40,7 @@ def environment_of(tree: Path) -> dict[str, str]:
 
     Nor is its coverage counted: it would be that of files which are gone when the test is over.
     """
-    env = {name: value for name, value in os.environ.items() if not name.startswith("COV")}
-    return {**env, "PYTHONPATH": str(tree), "PYTHONSAFEPATH": "1"}
+    return {**environment(), "PYTHONPATH": str(tree), "PYTHONSAFEPATH": "1"}
 
 
 class Client:

@@ -88,15 +88,22 @@ class FragileServer:
 
 @dataclass
 class Sentinels:
-    """A master, a replica and a Sentinel that watches them; with ``tls`` behind fronts, at which the Sentinel knows them."""
+    """A master, a replica and Sentinels that watch them; with ``tls`` behind fronts, at which the Sentinels know them.
+
+    Attributes:
+        count: of Sentinels; more than half of them must agree that the master is gone.
+        down_after_ms: so long a master is silent before a Sentinel takes it for dead.
+    """
 
     directory: Path
     tls: Authority | None = None
+    count: int = 1
+    down_after_ms: int = 500
     fronts: list[Front] = field(default_factory=list)
     master: FragileServer = field(init=False)
     replica: FragileServer = field(init=False)
-    port: int = field(init=False)
-    _process: subprocess.Popen[bytes] = field(init=False)
+    ports: list[int] = field(default_factory=list)
+    _processes: list[subprocess.Popen[bytes]] = field(default_factory=list)
 
     NAME = "mymaster"
 
@@ -109,23 +116,39 @@ class Sentinels:
             port=port,
             extra=("--replicaof", HOST, str(self.master.port), "--replica-announce-port", str(announced)),
         )
+        watched = self._front(self.master.port)
+        for number in range(self.count):
+            self._watch(self.directory / f"sentinel-{number}", watched)
+        wait_until(self._watched, 60, "the Sentinels know the replica and each other, and the replica is in step")
+
+    def _watch(self, folder: Path, master_port: int) -> None:
+        """Start a Sentinel."""
+        folder.mkdir()
         port = free_port()
-        self.port = self._front(port)
-        conf = self.directory / "sentinel.conf"
+        self.ports.append(self._front(port))
+        conf = folder / "sentinel.conf"
         conf.write_text(
-            f"port {port}\nbind {HOST}\ndir {self.directory}\n"
-            f"sentinel monitor {self.NAME} {HOST} {self._front(self.master.port)} 1\n"
-            f"sentinel down-after-milliseconds {self.NAME} 500\nsentinel failover-timeout {self.NAME} 2000\n",
+            f"port {port}\nbind {HOST}\ndir {folder}\n"
+            f"sentinel monitor {self.NAME} {HOST} {master_port} {self.count // 2 + 1}\n"
+            f"sentinel down-after-milliseconds {self.NAME} {self.down_after_ms}\n"
+            f"sentinel failover-timeout {self.NAME} {4 * self.down_after_ms}\n",
             encoding="utf-8",
         )
-        with (self.directory / "sentinel.log").open("wb") as log:
-            self._process = subprocess.Popen(
-                die_with_parent([str(find_server_binary()), str(conf), "--sentinel"], sig=signal.SIGKILL),
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
+        with (folder / "log").open("wb") as log:
+            self._processes.append(
+                subprocess.Popen(
+                    die_with_parent([str(find_server_binary()), str(conf), "--sentinel"], sig=signal.SIGKILL),
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=subprocess.STDOUT,
+                )
             )
-        wait_until(self._watched, 20, "the Sentinel knows the replica, and the replica is in step")
+
+    def kill_sentinel(self) -> None:
+        """``kill -9`` of the first of those that live, the one that clients ask first."""
+        process = self._processes.pop(0)
+        process.kill()
+        process.wait()
 
     def _front(self, port: int) -> int:
         """The port at which others know a server."""
@@ -135,20 +158,27 @@ class Sentinels:
         return self.fronts[-1].port
 
     def _watched(self) -> bool:
-        with contextlib.suppress(redis.RedisError), redis.Redis(host=HOST, port=self.port) as client:
-            known = client.sentinel_slaves(self.NAME)
-            return len(known) == 1 and self.replica.client().info("replication")["master_link_status"] == "up"
+        with contextlib.suppress(redis.RedisError):
+            return all(map(self._knows_all, self.ports)) and (
+                self.replica.client().info("replication")["master_link_status"] == "up"
+            )
         return False
+
+    def _knows_all(self, port: int) -> bool:
+        with redis.Redis(host=HOST, port=port) as client:
+            known = len(client.sentinel_slaves(self.NAME)), len(client.sentinel_sentinels(self.NAME))
+            return known == (1, self.count - 1)
 
     @property
     def url(self) -> str:
         """A URL whose first Sentinel is dead."""
-        place = f"{HOST}:{free_port()},{HOST}:{self.port}/{self.NAME}/0"
+        places = ",".join(f"{HOST}:{port}" for port in (free_port(), *self.ports))
+        place = f"{places}/{self.NAME}/0"
         return f"sentinel://{place}" if self.tls is None else f"sentinels://{place}?ssl_ca_certs={self.tls.ca}"
 
     def switch(self) -> None:
-        """Have the Sentinel make the replica the master and the master, which lives on, a replica."""
-        with redis.Redis(host=HOST, port=self.port) as client:
+        """Have a Sentinel make the replica the master and the master, which lives on, a replica."""
+        with redis.Redis(host=HOST, port=self.ports[-1]) as client:
             client.execute_command("SENTINEL", "FAILOVER", self.NAME)
         self.wait_failover()
         # The Sentinel would come to it after ten seconds.
@@ -164,8 +194,8 @@ class Sentinels:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._process.kill()
-        self._process.wait()
+        while self._processes:
+            self.kill_sentinel()
         self.replica.server.kill()
         self.master.server.kill()
         for front in self.fronts:

@@ -58,6 +58,24 @@ class Grudging(asyncssh.SFTPServer):
         return super().write(file_obj, offset, data)  # type: ignore[return-value]
 
 
+def _as_made(folder: bytes, name: bytes) -> bytes:
+    """How a folder spells a name that it holds in some case; else as it was given."""
+    if os.path.lexists(os.path.join(folder, name)) or not os.path.isdir(folder):  # noqa: PTH112, PTH118  bytes
+        return name
+    wanted = os.fsdecode(name).casefold()
+    return next((each for each in os.listdir(folder) if os.fsdecode(each).casefold() == wanted), name)  # noqa: PTH208
+
+
+class Folding(Grudging):
+    """Names are found in whatever case they are asked for, and keep the one in which they were made, as on Windows and macOS."""
+
+    def map_path(self, path: bytes) -> bytes:
+        found = b"/"
+        for component in os.path.normpath(super().map_path(path)).split(b"/"):
+            found = os.path.join(found, _as_made(found, component)) if component else found  # noqa: PTH118
+        return found
+
+
 GRUDGES = {
     "quota": asyncssh.SFTPQuotaExceeded,
     "full": asyncssh.SFTPNoSpaceOnFilesystem,
@@ -65,12 +83,12 @@ GRUDGES = {
 }
 
 
-def serve(host_key: str, told: Connection) -> None:
+def serve(host_key: str, told: Connection, files: type[Grudging]) -> None:
     """Serve until killed; tell the port."""
 
     async def main() -> None:
         server = await asyncssh.listen(
-            HOST, 0, server_factory=OneUser, server_host_keys=[host_key], sftp_factory=Grudging, sftp_version=6
+            HOST, 0, server_factory=OneUser, server_host_keys=[host_key], sftp_factory=files, sftp_version=6
         )
         told.send(server.sockets[0].getsockname()[1])
         await server.wait_closed()
@@ -81,12 +99,12 @@ def serve(host_key: str, told: Connection) -> None:
 class Sftp:
     """A running server."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, files: type[Grudging] = Grudging) -> None:
         key = directory / "host_key"
         asyncssh.generate_private_key("ssh-ed25519").write_private_key(key)
         context = multiprocessing.get_context("spawn")
         ours, theirs = context.Pipe()
-        self._process = context.Process(target=serve, args=(str(key), theirs), daemon=True)
+        self._process = context.Process(target=serve, args=(str(key), theirs, files), daemon=True)
         self._process.start()
         if not ours.poll(60):
             sys.exit("the SFTP server did not start")
@@ -113,9 +131,9 @@ class Sftp:
 
 
 @contextlib.contextmanager
-def sftp_server(directory: Path) -> Iterator[Sftp]:
+def sftp_server(directory: Path, files: type[Grudging] = Grudging) -> Iterator[Sftp]:
     """A server that ends with the context."""
-    server = Sftp(directory)
+    server = Sftp(directory, files)
     try:
         yield server
     finally:

@@ -92,8 +92,9 @@ class TreeReference:
         further = {name: own * (1 + own / total) if evened else own for name, own in weight.items()}
         key_hash = xxhash.xxh3_64(key.encode()).intdigest()
         log = {name: ref_log(ref_mix(key_hash, ref_hash(LEVELS[level], *name), round_number)) for name in names}
-        first = min(names, key=lambda name: (log[name] // scaled(weight)[name], name))
-        return [first, *sorted(names - {first}, key=lambda name: (log[name] // scaled(further)[name], name))]
+        divisors, further_divisors = scaled(weight), scaled(further)
+        first = min(names, key=lambda name: (log[name] // divisors[name], name))
+        return [first, *sorted(names - {first}, key=lambda name: (log[name] // further_divisors[name], name))]
 
     def place(self, key: str, count: int) -> list[str]:
         chosen: list[str] = []

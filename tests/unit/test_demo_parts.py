@@ -67,7 +67,7 @@ def test_only_plain_files_of_bearable_size_are_collected(source: Path) -> None:
 
 def test_the_default_source_has_at_least_five_thousand_files() -> None:
     files = collect(None, seed=1)
-    assert len({file.key for file in files}) == len(files) >= corpora.MIN_OBJECTS
+    assert corpora.MAX_OBJECTS >= len({file.key for file in files}) == len(files) >= corpora.MIN_OBJECTS
     assert sum(file.size_bytes for file in files) <= corpora.MAX_TOTAL_BYTES
 
 
@@ -81,10 +81,13 @@ def test_a_small_installation_is_copied_again_under_other_keys(source: Path, mon
     assert len({file.key for file in files}) == 600
 
 
-def test_what_does_not_fit_under_the_cap_is_left_out_by_chance(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(corpora, "MAX_TOTAL_BYTES", 50_000)
+@pytest.mark.parametrize(("cap", "most", "counted"), [("MAX_TOTAL_BYTES", 50_000, False), ("MAX_OBJECTS", 30, True)])
+def test_what_does_not_fit_under_a_cap_is_left_out_by_chance(
+    source: Path, monkeypatch: pytest.MonkeyPatch, cap: str, most: int, counted: bool
+) -> None:
+    monkeypatch.setattr(corpora, cap, most)
     one, same, other = (collect(source, seed=seed) for seed in (1, 1, 2))
-    assert 0 < sum(file.size_bytes for file in one) <= 50_000
+    assert 0 < sum(1 if counted else file.size_bytes for file in one) <= most
     assert one == same != other
 
 

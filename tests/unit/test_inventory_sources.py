@@ -20,6 +20,7 @@ from rebalance_tasks.control import providers, streams
 from rebalance_tasks.control.access_log import count_accesses, read_access_log
 from rebalance_tasks.control.streams import found_in
 from rebalance_tasks.core.errors import ConfigurationError, InvalidInventory
+from rebalance_tasks.core.gravity import access_score
 from rebalance_tasks.core.inventory import Inventory
 from rebalance_tasks.core.keeper import Keeper
 from rebalance_tasks.core.measures import with_access_counts, with_access_from_times, with_neighbours
@@ -289,7 +290,8 @@ def test_times_tell_of_use_the_less_the_longer_ago() -> None:
     now = int(datetime(2026, 1, 1, tzinfo=UTC).timestamp()) * 10**9
     found = with_access_from_times(holding("a", "b", "c", mtime_ns=[now - 10 * HOUR_NS, now + HOUR_NS, None]), now)
     assert found.reads_per_hour is not None
-    assert found.reads_per_hour.tolist() == pytest.approx([0.1, 1.0, 0.0])
+    assert found.reads_per_hour.tolist() == pytest.approx([1_000.0, 10_000.0, 0.0])
+    assert access_score(found.reads_per_hour).tolist() == pytest.approx([0.75, 1.0, 0.0], abs=1e-3)
     plain = holding("a")
     assert with_access_from_times(plain, now) is plain
 

@@ -169,6 +169,7 @@ def test_a_source_that_is_no_word_and_no_provider_is_refused(setting: str) -> No
 
 def test_measures_of_a_host_do_not_follow_from_a_listing() -> None:
     assert Gravity(access="times", colocation="folder").follows_listing
+    assert not Gravity(access="atime").follows_listing, "reading shows in no folder"
     assert not Gravity(access="/var/log/s3").follows_listing
     assert not Gravity(egress="provider:acme").follows_listing
     assert Settings().gravity.follows_listing
@@ -231,6 +232,13 @@ def test_columns_of_a_file_say_the_same_as_a_host() -> None:
 def test_a_measure_that_makes_no_sense_is_refused_with_its_row(column: str, value: object, told: str) -> None:
     with pytest.raises(InvalidInventory, match=told):
         holding("a", **dict[str, Any]({column: [value]}))
+
+
+def test_a_column_of_regions_that_requires_none_says_nothing() -> None:
+    nothing = pa.array([None, []], pa.list_(pa.string()))
+    bare = holding("a", "b", reads_per_hour=[1.0, 9.0])
+    told = holding("a", "b", reads_per_hour=[1.0, 9.0], required_regions=nothing)
+    assert scores(told) == scores(bare)
 
 
 # -- which objects leave ----------------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any
@@ -23,7 +24,12 @@ from rebalance_tasks.core.verify import broken_moves, verify_plan
 from tests.support.exact import beaten_by, small_fleet
 
 NOW = datetime(2024, 5, 1, 12, tzinfo=UTC)
-THOROUGH = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+#: `make plans` asks for thousands.
+THOROUGH = settings(
+    max_examples=int(os.environ.get("PLAN_EXAMPLES", "150")),
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow],
+)
 
 states = st.sampled_from([NodeState.ACTIVE] * 6 + [NodeState.DRAINING, NodeState.MAINTENANCE])
 regions = st.sampled_from(["eu", "us"])
@@ -45,6 +51,7 @@ def fleets(draw: st.DrawFn) -> list[NodeDescriptor]:
             capacity_bytes=1000 if equal else draw(st.sampled_from([None, 0, 1, 500, 1000, 1000, 3000, 10**18])),
             used_bytes=draw(st.sampled_from([None, None, None, 0, 700, 2000])),
             egress_cost_per_gb=draw(st.sampled_from([Decimal(0), Decimal("0.09"), Decimal(7)])),
+            latency_ms=draw(st.sampled_from([None, None, 0.0, 120.0])),
             state=NodeState.ACTIVE if equal and draw(st.booleans()) else draw(states),
             tags=draw(st.sampled_from([{}, {"o": "x"}, {"o": "x", "p": "y"}])),
             exclude=draw(st.sampled_from([(), (), (), ("k1*",)])),
@@ -80,6 +87,11 @@ def inventories(draw: st.DrawFn, nodes: list[NodeDescriptor]) -> Inventory:
     }
     optional: dict[str, tuple[pa.DataType, st.SearchStrategy[Any]]] = {
         "gravity": (pa.float64(), st.sampled_from([0.0, 0.2, 0.5, 0.89, 0.9, 1.0])),
+        "reads_per_hour": (pa.float64(), st.sampled_from([None, 0.0, 7.0, 900.0, 20_000.0])),
+        "colocated_dependencies": (pa.int64(), st.sampled_from([None, 0, 4, 30])),
+        "egress_cost_per_gb": (pa.float64(), st.sampled_from([None, 0.0, 0.05, 0.2])),
+        "latency_ms": (pa.float64(), st.sampled_from([None, 0.0, 90.0, 400.0])),
+        "compliant": (pa.float64(), st.sampled_from([None, 0.0, 1.0])),
         "pinned": (pa.bool_(), st.booleans()),
         "replica_group": (pa.string(), st.sampled_from([None, "g1", "g2", "g3"])),
         "required_regions": (pa.list_(pa.string()), st.sampled_from([None, [], ["eu"], ["eu", "us"], ["mars"]])),

@@ -179,7 +179,7 @@ def test_a_thousand_million_objects_are_forecast_in_bundles_that_cost_the_same()
 @settings(max_examples=30, deadline=None)
 @given(st.lists(st.floats(1e-6, 1e-2), min_size=12, max_size=12))
 def test_costs_are_found_again_from_runs_that_they_made(values: list[float]) -> None:
-    names = [name for name in Costs.model_fields if name not in {"fixed_s", "redis_object_bytes"}]
+    names = [name for name in Costs.model_fields if name not in {"late_s", "fixed_s", "redis_object_bytes"}]
     known = NOTHING.model_copy(update=dict(zip(names, values, strict=True)))
     runs = []
     for objects, size, groups in bench_scale.CALIBRATION:
@@ -189,6 +189,22 @@ def test_costs_are_found_again_from_runs_that_they_made(values: list[float]) -> 
     found = bench_scale.costs_of(runs, Farm(), redis_second_s=known.redis_second_s)
     for name in names:
         assert getattr(found, name) == pytest.approx(getattr(known, name), rel=1e-3), name
+
+
+@pytest.mark.parametrize(("late_s", "fixed_s"), [(0.0, 0.02), (0.2, 0.0), (0.15, 0.03)])
+def test_what_a_small_job_takes_by_the_clock_is_told_from_what_a_large_one_takes_longer(
+    late_s: float, fixed_s: float
+) -> None:
+    known = Costs(late_s=late_s, fixed_s=fixed_s)
+    runs = []
+    for objects, size, groups in bench_scale.CALIBRATION:
+        work = Work(objects=objects, mean_bytes=size, groups=groups, nodes=2 * groups)
+        told = forecast(work, Farm(), known)
+        runs.append(bench_scale.Run(work, told.seconds, told.worker_s, told.control_s, told.redis_s))
+    found = bench_scale.costs_of(runs, Farm(), redis_second_s=known.redis_second_s)
+    for objects in bench_scale.SIZES:
+        work = Work(objects=objects, mean_bytes=bench_scale.OBJECT_BYTES, groups=8, nodes=16)
+        assert forecast(work, Farm(), found).seconds == pytest.approx(forecast(work, Farm(), known).seconds, rel=0.03)
 
 
 def test_fitted_costs_become_the_defaults(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,7 @@ from celery import Celery
 
 from rebalance_tasks.celery import make_app
 from rebalance_tasks.core.errors import ConfigurationError, UnknownFleet
-from rebalance_tasks.core.turns import Turns
+from rebalance_tasks.core.turns import Shares
 from rebalance_tasks.runtime import runtime_for
 from rebalance_tasks.settings import configured_fleet, load_fleets, load_settings
 from tests.support.fleets import toml_table
@@ -105,9 +105,9 @@ def test_the_app_of_several_fleets_serves_the_queues_of_each_and_beats_for_each(
         assert set(checks) == {"rebalance-check@archive", "rebalance-check@media"}
         media = checks["rebalance-check@media"]
         assert (media["kwargs"], media["options"]["queue"]) == ({"fleet": "media"}, "rebalance.control@media")
-        turns = app.conf.broker_transport_options["queue_order_strategy"]()
-        assert isinstance(turns, Turns)
-        assert turns._priorities == {"archive": 1, "media": 4}
+        shares = app.conf.broker_transport_options["queue_order_strategy"]
+        assert isinstance(shares, Shares)
+        assert [shares.priority(fleet) for fleet in ("archive", "media")] == [1, 4]
         assert runtime_for(app).settings.fleet == "archive"
         assert runtime_for(app, "media").settings is fleets[1]
         with pytest.raises(UnknownFleet, match="archive, media"):

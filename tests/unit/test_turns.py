@@ -1,7 +1,8 @@
-"""Fleets that share workers take turns by their priorities: nobody waits for ever, and nobody saves turns up."""
+"""Fleets that share workers take turns by their priorities: nobody waits for ever, nobody saves turns up, and a turn counts for its length."""
 
 from __future__ import annotations
 
+import heapq
 from collections import Counter
 from fractions import Fraction
 from typing import TYPE_CHECKING
@@ -11,11 +12,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rebalance_tasks.core.routes import PLAIN_QUEUES, BrokerQueues, fleet_of
-from rebalance_tasks.core.turns import HIGHEST_PRIORITY, Turns
+from rebalance_tasks.core.turns import HIGHEST_PRIORITY, Shares, Turns
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
+LONGEST_MS = 20_000
 PRIORITIES = st.dictionaries(st.sampled_from("abcdef"), st.integers(1, HIGHEST_PRIORITY), min_size=2)
 
 
@@ -24,7 +26,7 @@ def data(fleet: str, queue: str = "rebalance.data") -> str:
 
 
 def taking(priorities: dict[str, int], queues: Iterable[str] | None = None) -> Turns:
-    turns = Turns(priorities)
+    turns = Shares(priorities)()
     turns.update([data(fleet) for fleet in priorities] if queues is None else queues)
     return turns
 
@@ -74,6 +76,68 @@ def test_no_fleet_waits_longer_than_the_priorities_of_the_others_say(
         waited += 1
     # Whoever begins starts where the turn that was taken last did: before it are those that are to start there as well.
     assert waited <= len(others)
+
+
+# -- what a turn counts for -------------------------------------------------------------------------------------------
+@given(PRIORITIES, st.lists(st.integers(0, LONGEST_MS), min_size=1, max_size=60), st.data())
+def test_while_two_fleets_have_work_their_shares_of_the_time_are_what_their_priorities_say(
+    priorities: dict[str, int], lengths: list[int], drawn: st.DataObject
+) -> None:
+    """Theorem 1 once more, where turns differ in length and nobody knows it before they end."""
+    one, other = drawn.draw(st.permutations(sorted(priorities)))[:2]
+    most_ms = {one: drawn.draw(st.sampled_from([1, 1_000, LONGEST_MS])), other: LONGEST_MS}
+    shares = Shares(priorities)
+    turns = shares()
+    turns.update([data(fleet) for fleet in priorities])
+    taken: list[tuple[str, int]] = []
+    for length in lengths:
+        queue = take(turns, [data(one), data(other)])
+        taken.append((fleet_of(queue), length % (most_ms[fleet_of(queue)] + 1)))
+        shares.end(queue, taken[-1][1])
+    start = drawn.draw(st.integers(0, len(taken)))
+    had = {fleet: sum(took for who, took in taken[start:] if who == fleet) for fleet in (one, other)}
+    share = {fleet: Fraction(had[fleet], priorities[fleet]) for fleet in (one, other)}
+    assert abs(share[one] - share[other]) <= sum(Fraction(most_ms[fleet], priorities[fleet]) for fleet in (one, other))
+
+
+@pytest.mark.parametrize("priorities", [{"short": 1, "long": 1}, {"short": 4, "long": 1}, {"short": 1, "long": 4}])
+@pytest.mark.parametrize("processes", [1, 2, 8])
+def test_a_fleet_of_short_turns_gets_its_share_of_several_processes(priorities: dict[str, int], processes: int) -> None:
+    """Counted by turns it would get a twentieth of what it is due."""
+    lengths = {"short": LONGEST_MS // 20, "long": LONGEST_MS}
+    shares = Shares(priorities)
+    turns = shares()
+    queues = [data(fleet) for fleet in priorities]
+    turns.update(queues)
+    had: Counter[str] = Counter()
+    running: list[tuple[int, int, str]] = []
+    now = number = 0
+    while now < 50 * LONGEST_MS:
+        while len(running) < processes:
+            number += 1
+            queue = take(turns, queues)
+            heapq.heappush(running, (now + lengths[fleet_of(queue)], number, queue))
+        now, _, queue = heapq.heappop(running)
+        shares.end(queue, lengths[fleet_of(queue)])
+        had[fleet_of(queue)] += lengths[fleet_of(queue)]
+    due = priorities["short"] / sum(priorities.values())
+    assert had["short"] / had.total() == pytest.approx(due, abs=0.1)
+
+
+def test_turns_are_counted_for_all_connections_of_a_worker_and_only_of_data() -> None:
+    shares = Shares({"a": 1, "b": 1})
+    first = shares()
+    first.update([data("a"), data("b")])
+    assert take(first, [data("a")]) == data("a")
+    shares.end(data("a"), 10)
+    shares.end(data("a", "rebalance.control"), 10**9)
+    shares.end("celery", 10**9)
+    # The connection was lost; the next one's order goes on where this one was.
+    second = shares()
+    second.update([data("a"), data("b")])
+    assert take(second, [data("a"), data("b")]) == data("b")
+    shares.end(data("b"), 20)
+    assert take(second, [data("a"), data("b")]) == data("a")
 
 
 def test_a_fleet_that_had_no_work_has_saved_up_no_turns() -> None:

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import ast
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pytest
 
-from rebalance_tasks.core import verify
+from rebalance_tasks.core import verify, verify_gravity, verify_moves, verify_rules
 from rebalance_tasks.core.errors import PlanInvariantError
 from rebalance_tasks.core.inventory import Inventory
 from rebalance_tasks.core.models import NodeDescriptor, NodeState, RebalanceMove, RebalancePlan, StorageClass
-from rebalance_tasks.core.options import RebalancerOptions
+from rebalance_tasks.core.options import GravityScoringWeights, RebalancerOptions
 from rebalance_tasks.core.verify import verify_plan
 
 NOW = datetime(2024, 5, 1, 12, tzinfo=UTC)
@@ -72,8 +74,9 @@ def test_the_plan_that_the_others_break_is_right() -> None:
         verify_plan(plan(move()), shape, inventory(), OPTIONS)
 
 
-def test_it_imports_nothing_from_the_planner() -> None:
-    tree = ast.parse(Path(verify.__file__).read_text(encoding="utf-8"))
+@pytest.mark.parametrize("module", [verify, verify_moves, verify_rules, verify_gravity])
+def test_it_imports_nothing_from_the_planner(module: ModuleType) -> None:
+    tree = ast.parse(Path(str(module.__file__)).read_text(encoding="utf-8"))
     imported = {name.module or "" for name in ast.walk(tree) if isinstance(name, ast.ImportFrom)}
     imported |= {alias.name for name in ast.walk(tree) if isinstance(name, ast.Import) for alias in name.names}
     assert not [name for name in imported if "planner" in name or "imbalance" in name]
@@ -139,6 +142,35 @@ def test_an_exceeded_budget_is_refused(limit: dict[str, Any], rule: str) -> None
 def test_a_protected_object_is_refused() -> None:
     refuse("protected", plan(move(gravity=0.9)), held=inventory(gravity=[0.0, 0.0, 0.9, 0.0]))
     refuse("protected", plan(move(gravity=0.95)))
+
+
+@pytest.mark.parametrize("stated", [0.0, 0.5, 0.8999])
+def test_a_plan_hides_no_object_that_its_measures_protect(stated: float) -> None:
+    held = inventory(reads_per_hour=[0.0, 0.0, 20_000.0, 0.0], latency_ms=[0.0] * 4, compliant=[1.0] * 4)
+    held = replace(held, colocated_dependencies=np.full(4, 12))
+    nodes = [node(name, egress_cost_per_gb="0.12") for name in ("n1", "n2", "n3")]
+    right = move(gravity=stated, cost=Decimal(400) / 10**9 * Decimal("0.12"))
+    refuse(r"its measures come to 1\.0000 ≥ 0\.9", plan(right), nodes, held)
+    open_options = OPTIONS.model_copy(update={"gravity_protection_threshold": 0.99})
+    refuse("its measures come to", plan(right), nodes, held, options=open_options)
+    told = replace(held, reads_per_hour=np.zeros(4))
+    verify_plan(plan(right), nodes, told, OPTIONS)
+
+
+def test_gravity_by_measures_goes_by_the_price_matrix_where_there_is_one() -> None:
+    zones = [node(name, zone=name, egress_cost_per_gb="0.12") for name in ("n1", "n2", "n3")]
+    held = inventory(reads_per_hour=[0.0, 0.0, 20_000.0, 0.0])
+    options = OPTIONS.model_copy(
+        update={
+            "scoring_weights": GravityScoringWeights(
+                access_frequency=1, colocation=0, egress_cost=1, latency=0, compliance=0
+            )
+        }
+    )
+    dear = move(gravity=0.0, cost=Decimal(400) / 10**9 * Decimal("0.12"))
+    refuse("its measures come to", plan(dear), zones, held, options=options)
+    free = {(a, b): Decimal(0) for a in ("n1", "n2", "n3") for b in ("n1", "n2", "n3")}
+    verify_plan(plan(move(gravity=0.0, cost=Decimal(0))), zones, held, options, prices=free)
 
 
 def test_a_gravity_that_is_not_the_inventorys_is_refused() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any
@@ -38,6 +39,8 @@ def nodes(draw: st.DrawFn) -> list[NodeDescriptor]:
                 "pool": draw(st.sampled_from(["p", "p", "p", "q"])),
                 "state": draw(st.sampled_from(["active", "active", "draining", "maintenance"])),
                 "region": draw(st.sampled_from(["eu", "us"])),
+                "egress_cost_per_gb": draw(st.sampled_from(["0", "0.09"])),
+                "latency_ms": draw(st.sampled_from([None, 10])),
                 "tags": draw(st.sampled_from([{}, {"o": "x"}, {"o": "x", "p": "y"}])),
                 "storage_classes": draw(st.sampled_from([[], ["ssd"], ["ssd", "hot"]])),
                 "queue": draw(st.sampled_from(["", "", "h1", "h1,h2", "h3"])),
@@ -68,6 +71,9 @@ def inventories(draw: st.DrawFn) -> Inventory:
     }
     optional: dict[str, tuple[pa.DataType, st.SearchStrategy[Any]]] = {
         "gravity": (pa.float64(), gravities),
+        "reads_per_hour": (pa.float64(), st.sampled_from([None, 0.0, 50.0, 20_000.0])),
+        "colocated_dependencies": (pa.int64(), st.sampled_from([None, 0, 3, 30])),
+        "latency_ms": (pa.float64(), st.sampled_from([None, 0.0, 90.0, 400.0])),
         "pinned": (pa.bool_(), st.booleans()),
         "required_regions": (pa.list_(pa.string()), st.sampled_from([None, ["eu"], ["eu", "us"]])),
         "required_tags": (pa.list_(pa.string()), st.sampled_from([None, ["o=x"], ["o=x", "p=y"]])),
@@ -94,18 +100,19 @@ moves = st.builds(
 )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=2 * int(os.environ.get("PLAN_EXAMPLES", "150")), deadline=None)
 @given(
     fleet=nodes(),
     held=inventories(),
     planned=st.lists(moves, max_size=8),
     undo_of=st.sampled_from(["", "", "rebal-1"]),
     least=st.sampled_from([0, 0, 15]),
+    most=st.sampled_from([0.9, 0.9, 0.5]),
 )
 def test_columns_break_the_rules_that_single_moves_break(
-    fleet: list[NodeDescriptor], held: Inventory, planned: list[RebalanceMove], undo_of: str, least: int
+    fleet: list[NodeDescriptor], held: Inventory, planned: list[RebalanceMove], undo_of: str, least: int, most: float
 ) -> None:
-    options = RebalancerOptions(min_object_size=least)
+    options = RebalancerOptions(min_object_size=least, gravity_protection_threshold=most)
     plan = RebalancePlan(plan_id="p", moves=tuple(planned), undo_of=undo_of)
     found = broken_moves(plan, MoveColumns.of(planned), fleet, held, options, now=NOW)
     expected = OneByOne(plan, {node.node_id: node for node in fleet}, held, options, NOW_NS).refused()

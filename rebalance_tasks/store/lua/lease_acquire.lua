@@ -77,6 +77,7 @@ end
 local epoch = redis.call('HINCRBY', KEYS[2], 'epoch', 1)
 -- From here on the lease says whether somebody works on the group, not when its message was sent.
 redis.call('HSET', KEYS[2], 'status', 'running', 'redrive_at', 0)
+redis.call('HDEL', KEYS[2], 'redrives')
 redis.call('HSET', KEYS[2] .. ':l:' .. taken, 'epoch', epoch, 'owner', ARGV[2], 'lease_until', now + tonumber(ARGV[3]))
 local picked_up = redis.call('HDEL', KEYS[12], ARGV[4]) == 1
 local room = code == 'ok' and picked_up and permits < limit and redis.call('EXISTS', KEYS[10]) == 1 and 1 or 0

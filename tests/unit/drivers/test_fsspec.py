@@ -23,6 +23,7 @@ from rebalance_tasks.drivers.fsspec_probe import Abilities, OddNames, features, 
 from rebalance_tasks.drivers.fsspec_tree import FsspecTree
 from rebalance_tasks.drivers.registry import open_driver, validate_roots
 from rebalance_tasks.drivers.tree import Kind
+from rebalance_tasks.migration.control import SliceControl
 from rebalance_tasks.migration.copying import Copier, StagedCopy
 from tests.unit.drivers.conformance import stage
 
@@ -272,31 +273,13 @@ def test_without_appending_an_object_is_written_at_once_and_a_larger_one_is_refu
         stage(made, M1, b"0123456789a")
 
 
-class Free:
-    """Steers nothing."""
-
-    chunk_bytes, slice_bytes, overdue = 1 << 20, None, False
-
-    def check(self) -> None:
-        """Go on."""
-
-    def spend(self, size_bytes: int) -> None:
-        """Go on."""
-
-    def request(self, count: int = 1, *, of_source: bool = False) -> None:
-        """Go on."""
-
-    def requests_at_once(self, *, of_source: bool = False) -> int | None:
-        """As many as there are."""
-
-
 def test_a_copy_of_ours_is_known_by_its_bytes_where_times_do_not_travel(tmp_path: Path) -> None:
     source, target = driver(tmp_path / "source"), driver(tmp_path / "target")
     for one in (source, target):
         one.adopt()
     (tmp_path / "source/k").write_bytes(b"bytes")
     os.utime(tmp_path / "source/k", (1, 1))
-    copier = Copier(Free())
+    copier = Copier(SliceControl(lambda: "ok", bucket=None, slice_s=60))
     copy: StagedCopy = copier.stage(
         source, target, "k", M1, size_bytes=5, resume=None, progress=lambda _: None, fresh=True
     )

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, cast
 
+import obstore
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from obstore.store import MemoryStore
 from xxhash import xxh3_64_intdigest
 
 from rebalance_tasks.drivers.bucket import Stored
-from rebalance_tasks.drivers.key_ranges import KeyRange, OutOfOrder, _Scale, pages_in, probed, proven
+from rebalance_tasks.drivers.key_ranges import KeyRange, OutOfOrder, _Scale, cut_points, pages_in, probed, proven
+from rebalance_tasks.drivers.obstore_bucket import ObstoreBucket
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from rebalance_tasks.drivers.bucket import Bucket
+    from rebalance_tasks.drivers.key_ranges import Ranged
 
 
 def by_bytes(name: str) -> Any:
@@ -131,6 +136,51 @@ def test_a_bucket_that_nobody_knows_is_cut_evenly(patterns: list[str]) -> None:
     sizes = [len(found(place, keys)) for keys in ranges(cuts)]
     assert len(sizes) == 16
     assert max(sizes) < 3 * len(names) / 16
+
+
+# -- through obstore --------------------------------------------------------------------------------------------------
+#: What may be in a name, and what may not.
+ODD = st.text('ab//-..é~%#"[| \x01\x7f', min_size=1, max_size=6)
+
+
+def may_be(name: str) -> bool:
+    return name.replace(" ", "_").isprintable() and not {"", ".", ".."} & set(name.split("/"))
+
+
+def in_memory(names: set[str], store: Any = None) -> ObstoreBucket:
+    place = ObstoreBucket(store or MemoryStore(), url="memory://listed", name="listed")
+    for name in names:
+        place.put(f"root/{name}", b"", {}, new=True)
+    return place
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    names=st.sets(ODD.filter(may_be), max_size=20),
+    after=ODD,
+    most=st.none() | st.integers(1, 3),
+)
+def test_a_listing_through_obstore_begins_after_any_name(names: set[str], after: str, most: int | None) -> None:
+    pages = in_memory(names).pages("root/", after=f"root/{after}", most=most)
+    assert [one.name.removeprefix("root/") for page in pages for one in page] == sorted(
+        name for name in names if name > after
+    )
+
+
+@pytest.mark.parametrize("deaf", [False, True])
+def test_a_flat_container_is_cut_unless_its_server_begins_from_the_beginning_each_time(
+    deaf: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An older server does not know the parameter: each range would read everything, though it would leave the same out."""
+    names = {f"{number:03}" for number in range(30)}
+    place = in_memory(names)
+    if deaf:
+        listing = obstore.list
+        monkeypatch.setattr(obstore, "list", lambda *args, **more: listing(*args, **{**more, "offset": None}))
+    driver = cast("Ranged", SimpleNamespace(bucket=place, prefix="root/", node_id="n"))
+    cuts = cut_points(driver, 4, ["010", "020"])
+    assert cuts == ([] if deaf else ["010", "020"])
+    assert [key for keys in ranges(cuts) for key in found(place, keys)] == sorted(names)
 
 
 def test_a_server_that_begins_anywhere_is_not_cut() -> None:

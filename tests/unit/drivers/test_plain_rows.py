@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import stat
 from contextlib import ExitStack
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -16,16 +17,17 @@ from rebalance_tasks.core.errors import InvalidArgument
 from rebalance_tasks.core.ids import MoveId
 from rebalance_tasks.core.kernels import compiled_kernels
 from rebalance_tasks.drivers import compiled
+from rebalance_tasks.drivers import plain_rows as rows_module
 from rebalance_tasks.drivers.base import FreeOutcome
 from rebalance_tasks.drivers.linux import PORTABLE, native
 from rebalance_tasks.drivers.local import LocalDriver
 from rebalance_tasks.drivers.local_burst import DESCRIPTORS, MOST_BYTES
+from rebalance_tasks.drivers.local_files import fingerprint_of
 from rebalance_tasks.drivers.registry import plain_rows
 from tests.unit.drivers.test_local_burst import BODY, ODD, descriptors, make_odd
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
     from rebalance_tasks.drivers.plain_rows import PlainRows
 
@@ -70,6 +72,11 @@ class Pair:
         with self.source.hold():
             rows.stage(self.spent.append, lambda _: None)
 
+    def aside(self, rows: PlainRows, row: int) -> Path:
+        """Where a copy can be found until it has its key."""
+        move_id = rows.move_ids[row]
+        return Path(rows.aside(move_id) or self.path(f".rebalance/tmp/{move_id}", target=True))
+
     def verified(self, rows: PlainRows) -> None:
         self.stage(rows)
         rows.read_back(lambda: None)
@@ -86,9 +93,14 @@ class Pair:
         return hold.strays
 
 
-@pytest.fixture
-def pair(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Pair]:
+@pytest.fixture(params=["without a name", "under a name"])
+def pair(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Pair]:
+    """Two roots, whose copies lie aside in either of the two ways."""
     monkeypatch.setattr(compiled, "WORTH_LOADING_OBJECTS", 0)
+    if request.param == "under a name":
+        monkeypatch.setattr(rows_module, "_names_descriptors", lambda: False)
+    elif not rows_module._names_descriptors():
+        pytest.skip("files have names here")
     before = descriptors()
     made = Pair(tmp_path)
     yield made
@@ -109,7 +121,7 @@ def test_plain_objects_go_all_the_way_as_the_driver_would_take_them(pair: Pair) 
         assert pair.spent == [len(BODY) * 10 + 2]
         for row, path in enumerate(paths):
             assert rows.source(row) == pair.source.stat(keys[row])
-            assert rows.copy(row) == pair.target.staged(MoveId(f"m{row}"))
+            assert rows.copy(row) == fingerprint_of(pair.aside(rows, row).stat())
             assert rows.digests[row] == xxhash.xxh3_128_hexdigest(path.read_bytes())
         sources = [rows.source(row) for row in range(4)]
         assert pair.publish(rows) == set()
@@ -158,7 +170,22 @@ def test_what_is_not_plain_is_no_row_from_the_first_step_on_and_leaves_nothing(p
     with rows:
         pair.stage(rows)
         assert rows.names() == ["waiting", "copied"]
+        rows.give_names([0, 1])
         assert [staged for staged, *_ in pair.target.list_staged()] == ["m1"]
+
+
+def test_a_copy_without_a_name_is_gone_when_nobody_gives_it_one(pair: Pair) -> None:
+    for name in ("one", "two", "three"):
+        pair.write(f"d/{name}")
+    with pair.rows("d/one", "d/two", "d/three") as rows:
+        pair.verified(rows)
+        nameless = rows.aside(MoveId("m0")) is not None
+        rows.give_names([1])
+        assert rows.aside(MoveId("m1")) is None
+        assert rows.aside(MoveId("m7")) is None
+    staged = dict(pair.target.list_staged())
+    assert sorted(staged) == (["m1"] if nameless else ["m0", "m1", "m2"])
+    assert pair.target.staged(MoveId("m1")) == rows.copy(1)
 
 
 def test_extended_attributes_are_not_left_behind(pair: Pair) -> None:
@@ -234,7 +261,8 @@ def test_a_name_that_is_taken_in_the_working_folder_is_left_as_it_is(pair: Pair)
     taken.write_bytes(b"half a copy")
     with pair.rows("d/one", "d/two") as rows:
         pair.stage(rows)
-        assert rows.names() == ["waiting", "copied"]
+        assert rows.names() == ["waiting" if rows.aside(MoveId("m1")) is None else "copied", "copied"]
+        rows.give_names([0, 1])
     assert taken.read_bytes() == b"half a copy"
 
 
@@ -261,9 +289,10 @@ def test_a_copy_that_reads_back_differently_is_not_verified_and_stays_for_the_dr
     pair.write("d/two")
     with pair.rows("d/one", "d/two") as rows:
         pair.stage(rows)
-        pair.path(".rebalance/tmp/m0", target=True).write_bytes(BODY[::-1])
+        pair.aside(rows, 0).write_bytes(BODY[::-1])
         rows.read_back(lambda: None)
         assert rows.names() == ["read", "verified"]
+        rows.give_names([0, 1])
     assert pair.target.staged(MoveId("m0")) is not None
 
 
@@ -278,8 +307,9 @@ def test_a_taken_key_a_changed_source_and_another_copy_are_not_published(pair: P
         stranger.write_bytes(b"a stranger's")
         pair.path("d/changed").write_bytes(b"newer")
         pair.path("d/gone").unlink()
-        other = pair.path(".rebalance/tmp/m3", target=True)
-        other.unlink()
+        other = pair.aside(rows, 3)
+        if rows.aside(MoveId("m3")) is None:
+            other.unlink()
         other.write_bytes(BODY)
         pair.publish(rows)
         assert rows.names() == [*["verified"] * 4, "published"]
@@ -347,5 +377,6 @@ def test_what_spend_raises_ends_the_step_before_anything_of_those_bytes_is_made(
     with pair.rows(*(f"d/{n}" for n in range(4)), at_once=2) as rows, pair.source.hold():
         with pytest.raises(StopError):
             rows.stage(stop, lambda _: None)
+        rows.give_names(range(4))
         assert rows.names() == ["copied", "copied", "waiting", "waiting"]
     assert len(list(pair.target.list_staged())) == 2
