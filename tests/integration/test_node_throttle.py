@@ -180,7 +180,7 @@ def test_a_measured_job_moves_everything_and_every_byte_is_measured_on_both_node
     made = fleet_of(fleet_config, adaptive_throttle=True)
     engine = Engine()
     sizes = {f"o/{number}": size for number in range(12)}
-    for key, size in sizes.items():
+    for key in sizes:
         path = made.roots["n1"] / key
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(made_up(key, size))
