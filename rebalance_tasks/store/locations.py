@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, Self, TypeVar, cast
+from typing import TYPE_CHECKING, Final, NamedTuple, Self, TypeVar, cast
 
 from rebalance_tasks.store.batches import MARK, BatchRecord, moved_keys
 
@@ -41,12 +41,13 @@ class Where(NamedTuple):
     states: tuple[tuple[str, str], ...]
 
     @classmethod
-    def read(cls, reply: Sequence[Any]) -> Self:
+    def read(cls, reply: bytes) -> Self:
         """Read what ``lua/with/where.lua`` answers."""
-        written, forwarded, placed, moving, unfreed, epoch, states = reply
-        words = [word.decode() for word in states]
-        pairs = tuple(zip(words[::2], words[1::2], strict=True))
-        return cls(_text(written), _text(forwarded), _text(placed), moving == 1, unfreed == 1, int(epoch or 0), pairs)
+        written, forwarded, placed, moving, unfreed, epoch, *words = reply.decode().split("\n")
+        states = tuple(zip(words[::2], words[1::2], strict=True))
+        return cls(
+            written or None, forwarded or None, placed or None, moving == "1", unfreed == "1", int(epoch), states
+        )
 
 
 def _text(raw: bytes | None) -> str | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -172,22 +173,26 @@ def test_notes_within_an_interval_are_added_up_and_a_long_silence_is_forgotten(f
     assert int(engine.context.connection.hget(key, "calls") or 0) == 1
 
 
+@pytest.mark.parametrize(("size", "bursting"), [(300_000, False), (3_000, True)], ids=["alone", "in a burst"])
 def test_a_measured_job_moves_everything_and_every_byte_is_measured_on_both_nodes(
-    fleet_config: FleetFactory, monkeypatch: pytest.MonkeyPatch
+    fleet_config: FleetFactory, monkeypatch: pytest.MonkeyPatch, size: int, bursting: bool
 ) -> None:
     made = fleet_of(fleet_config, adaptive_throttle=True)
     engine = Engine()
-    sizes = {f"o/{number}": 300_000 for number in range(12)}
-    for key, size in sizes.items():
+    sizes = {f"o/{number}": size for number in range(12)}
+    for key in sizes:
         path = made.roots["n1"] / key
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(made_up(key, size))
     noted: list[tuple[str, str, int]] = []
+    together = Counter[tuple[str, str]]()
     monkeypatch.setattr("rebalance_tasks.migration.measured.TELL_EVERY_S", 0.0)
     monkeypatch.setattr(measured_burst, "LEAST_COUNTED", 1)
     original = PaceStore.note
 
     def note(self: PaceStore, node_id: str, direction: str, **more: Any) -> None:
+        if more.get("together"):
+            together[node_id, direction] += more["calls"]
         noted.append((node_id, direction, more["size_bytes"]))
         original(self, node_id, direction, **more)
 
@@ -197,6 +202,9 @@ def test_a_measured_job_moves_everything_and_every_byte_is_measured_on_both_node
     assert engine.finish().status is RebalanceStatus.COMPLETED
     assert sum(size for node, direction, size in noted if (node, direction) == ("n2", "write")) == sum(sizes.values())
     assert sum(size for node, direction, size in noted if (node, direction) == ("n1", "read")) == sum(sizes.values())
+    # A burst leaves the first objects of a folder to the driver, which opens the folder.
+    assert set(together) == ({("n1", "read"), ("n2", "write")} if bursting else set())
+    assert all(len(sizes) - 2 <= calls < len(sizes) for calls in together.values())
 
 
 def test_status_says_between_which_nodes_fewer_objects_are_in_flight_and_why(fleet_config: FleetFactory) -> None:

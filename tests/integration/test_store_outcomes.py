@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, cast
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from rebalance_tasks.drivers.s3_http import Begun
+    from rebalance_tasks.drivers.s3_http import Answer, Begun
     from tests.conftest import FleetFactory
     from tests.support.sftp import Sftp
     from tests.support.weed import Weed
@@ -151,7 +151,7 @@ def test_a_clock_that_is_off_is_put_right_in_the_middle_of_a_batch(world: World,
     world.check(at="n2")
 
 
-@pytest.mark.parametrize("trouble", ["slow down", "reset", "answer lost"])
+@pytest.mark.parametrize("trouble", ["slow down", "server error", "reset", "answer lost"])
 def test_passing_trouble_on_a_request_of_each_kind_changes_no_outcome(world: World, weed: Weed, trouble: str) -> None:
     for node in world.places:
         line = world.spoil(node, weed.url).line
@@ -159,6 +159,8 @@ def test_passing_trouble_on_a_request_of_each_kind_changes_no_outcome(world: Wor
             match trouble:
                 case "slow down":
                     line.answers.append((method, 503, SLOW_DOWN))
+                case "server error":
+                    line.answers.append((method, 500, b"<Error><Code>InternalError</Code></Error>"))
                 case "reset":
                     line.before.append((method, ConnectionResetError()))
                 case _:
@@ -167,6 +169,46 @@ def test_passing_trouble_on_a_request_of_each_kind_changes_no_outcome(world: Wor
     job = world.engine.finish()
     assert (job.completed_moves, dict(job.failures)) == (len(SIZES), {})
     world.check(at="n2")
+
+
+def test_an_object_that_arrives_cut_short_is_read_again_and_never_put_as_it_came(world: World, weed: Weed) -> None:
+    """Cut by somebody in between who has put its length right."""
+    sizes, cut = {*SIZES.values()}, list[int]()
+
+    def shortened(answer: Answer) -> Answer:
+        if cut or len(answer.body) not in sizes:
+            return answer
+        cut.append(len(answer.body))
+        body = answer.body[:1000]
+        return replace(answer, headers={**answer.headers, "content-length": str(len(body))}, body=body)
+
+    for node in world.places:
+        world.spoil(node, weed.url).line.rewrite["GET"] = shortened
+    world.engine.start(moves_between("n1", "n2", SIZES))
+    job = world.engine.finish()
+    assert (job.completed_moves, dict(job.failures)) == (len(SIZES), {})
+    # Between buckets of one account nothing comes through the worker.
+    assert bool(cut) == (world.bucket("n2").copies_from(world.bucket("n1")) is False)
+    world.check(at="n2")
+
+
+@pytest.mark.parametrize("versioned", ["n1", "n2"])
+def test_a_bucket_that_keeps_versions_gives_and_takes_objects_where_that_is_wanted(
+    weed: Weed, fleet_config: FleetFactory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, versioned: str
+) -> None:
+    buckets = {node: weed.bucket() for node in ("n1", "n2")}
+    enable = b"<VersioningConfiguration><Status>Enabled</Status></VersioningConfiguration>"
+    assert weed.endpoint.request("PUT", buckets[versioned], query={"versioning": ""}, body=enable).ok
+    places: dict[str, Place] = {
+        node: S3Place(bucket, "", weed.options(allow_versions=node == versioned)) for node, bucket in buckets.items()
+    }
+    world = world_of(places, fleet_config, tmp_path, monkeypatch)
+    world.engine.start(moves_between("n1", "n2", SIZES))
+    job = world.engine.finish()
+    assert (job.completed_moves, dict(job.failures)) == (len(SIZES), {})
+    world.check(at="n2")
+    versions = weed.endpoint.request("GET", buckets["n1"], query={"versions": "", "prefix": "o/"})
+    assert versions.body.count(b"<Version>") == (len(SIZES) if versioned == "n1" else 0)
 
 
 def test_a_bucket_that_locks_its_objects_gives_them_away_and_keeps_their_versions(

@@ -25,7 +25,7 @@ from rebalance_tasks.control.start import start_job
 from rebalance_tasks.control.sweep import run_sweep
 from rebalance_tasks.core.models import RebalanceMove, RebalancePlan
 from rebalance_tasks.core.routes import DATA_QUEUE
-from rebalance_tasks.drivers import local_burst
+from rebalance_tasks.drivers import local_burst, small_burst
 from rebalance_tasks.migration import copying, faults
 from rebalance_tasks.migration.batch import Batch
 from rebalance_tasks.migration.copying import Copier
@@ -313,8 +313,9 @@ def killed_carry(
 
 def small_parts(part_bytes: int) -> None:
     """Make objects above ``part_bytes`` large ones."""
-    # A constant, except for tests that cannot copy 64 MiB each.
+    # Constants, except for tests that cannot copy 64 MiB each. What has parts goes in no burst.
     copying.PART_BYTES = part_bytes  # type: ignore[misc]
+    small_burst.MOST_BYTES = min(part_bytes, small_burst.MOST_BYTES)  # type: ignore[misc]
 
 
 def write_before_free(path: Path) -> None:
