@@ -101,12 +101,7 @@ class Looks:
                 return self._without_source(stray, entry, copy, (source, target), untouched=untouched)
             copied = entry.copied_fingerprint()
             same = source.unchanged(stray.key, copied)
-            if untouched and (same or at_source.mtime_ns > copied.mtime_ns):
-                return Seen(Verdict.TAKE_OFF, copy, stray.source)
-            if untouched and (at_source.size_bytes, at_source.mtime_ns) == (copied.size_bytes, copied.mtime_ns):
-                # Brought back from the trash under a new version, within one tick of the store's clock.
-                return Seen(Verdict.COMPARE, copy, stray.source)
-            return Seen(Verdict.HAND_OVER if same and not untouched else Verdict.AMBIGUOUS, copy, stray.source)
+            return Seen(_beside_source(at_source, copied, same=same, untouched=untouched), copy, stray.source)
         original = stray.source if at_source is not None else self._taken_on(stray)
         if original not in {None, target.node_id}:
             return Seen(Verdict.COMPARE, at_target, original)
@@ -178,3 +173,13 @@ def _filled(handle: SourceHandle, buffer: memoryview) -> int:
     while filled < len(buffer) and (count := handle.readinto(buffer[filled:])):
         filled += count
     return filled
+
+
+def _beside_source(at_source: Fingerprint, copied: Fingerprint, *, same: bool, untouched: bool) -> Verdict:
+    """Return what becomes of a copy beside its source: both stand, the copy as it was published (``untouched``) or not."""
+    if untouched and (same or at_source.mtime_ns > copied.mtime_ns):
+        return Verdict.TAKE_OFF
+    if untouched and (at_source.size_bytes, at_source.mtime_ns) == (copied.size_bytes, copied.mtime_ns):
+        # Brought back from the trash under a new version, within one tick of the store's clock.
+        return Verdict.COMPARE
+    return Verdict.HAND_OVER if same and not untouched else Verdict.AMBIGUOUS
