@@ -25,8 +25,8 @@ from rebalance_tasks.control import lifecycle
 from rebalance_tasks.core.catalogue import HostCatalogue
 from rebalance_tasks.core.ids import MoveId
 from rebalance_tasks.core.states import RebalanceStatus
-from rebalance_tasks.drivers import local_burst
 from rebalance_tasks.drivers.base import Driver, ServerSide
+from rebalance_tasks.drivers.local import burst as local_burst
 from rebalance_tasks.migration import copying, faults
 from rebalance_tasks.migration.copying import Copier
 from rebalance_tasks.migration.faults import Step
@@ -160,9 +160,9 @@ NO_STEPS = {"adopt"}
 TESTED_ELSEWHERE = {
     "migration/copying.py": "what it stages is a step of its callers, who journal its parts",
     "control/catalogue.py": "hands on what it is asked",
-    "control/accesses.py": "counts reads and writes; no object's way leads there",
-    "control/writing.py": "writers through the fleet: test_fleet_writes.py dies at each of their steps",
-    "control/host_claims.py": "tells the host's catalogue for those writers, and for the strays, who do it again",
+    "control/access/accesses.py": "counts reads and writes; no object's way leads there",
+    "control/access/writing.py": "writers through the fleet: test_fleet_writes.py dies at each of their steps",
+    "control/access/host_claims.py": "tells the host's catalogue for those writers, and for the strays, who do it again",
 }
 #: What these are called where objects are moved, freed and purged.
 RECEIVERS = {"source", "target", "store", "driver", "trash", "catalogue"}
