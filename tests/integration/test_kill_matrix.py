@@ -231,6 +231,32 @@ def test_what_writes_without_fault_points_is_known_and_nothing_else_does() -> No
     } <= modules_that_write(), "this test looks for the wrong names"
 
 
+#: What a reindex asks of Redis without changing it, but for the lock of checks.
+INDEX_READS = {"pending_frees", "adopted", "usage", "acquire_check", "release_check", "known_ids", "list_trash"}
+
+
+def test_no_write_of_a_reindex_stands_without_a_fault_point() -> None:
+    """Whatever it asks of locations, the fleet's state, the trash or a node and is not known to be a look."""
+    bare = []
+    for module, function in functions():
+        if module != "control/reindex.py":
+            continue
+        steps = [call for call in calls(function) if is_fault_point(call) or writes_redis(call) or is_write(call)]
+        bare += [
+            ast.unparse(call.func)
+            for call, following in pairwise([*steps, None])
+            if call is not None and not is_fault_point(call) and (following is None or not is_fault_point(following))
+        ]
+    assert bare == []
+
+
+def writes_redis(call: ast.Call) -> bool:
+    called = call.func
+    if not isinstance(called, ast.Attribute) or not isinstance(called.value, ast.Attribute):
+        return False
+    return called.value.attr in {"locations", "fleet"} and called.attr not in INDEX_READS
+
+
 # -- the cases ------------------------------------------------------------------------------------------------------------
 @dataclass(frozen=True)
 class Case:
