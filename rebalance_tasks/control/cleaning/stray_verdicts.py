@@ -36,7 +36,7 @@ class Verdict(StrEnum):
     TAKE_OFF = "take_off"
     #: the source is in its trash: it goes back to its key, and the copy is taken off
     BRING_BACK = "bring_back"
-    #: no manifest lists the copy: its bytes must tell
+    #: no manifest lists the copy, or versions and times do not say which is the newer: bytes must tell
     COMPARE = "compare"
     #: the copy was written to and the source was not: the copy is the object
     HAND_OVER = "hand_over"
@@ -103,6 +103,9 @@ class Looks:
             same = source.unchanged(stray.key, copied)
             if untouched and (same or at_source.mtime_ns > copied.mtime_ns):
                 return Seen(Verdict.TAKE_OFF, copy, stray.source)
+            if untouched and (at_source.size_bytes, at_source.mtime_ns) == (copied.size_bytes, copied.mtime_ns):
+                # Brought back from the trash under a new version, within one tick of the store's clock.
+                return Seen(Verdict.COMPARE, copy, stray.source)
             return Seen(Verdict.HAND_OVER if same and not untouched else Verdict.AMBIGUOUS, copy, stray.source)
         original = stray.source if at_source is not None else self._taken_on(stray)
         if original not in {None, target.node_id}:
