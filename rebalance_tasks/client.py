@@ -63,7 +63,7 @@ else:
         module(f"rebalance_tasks.control.{name}")
         for name in (
             *("check", "doctor", "drain", "fleetwide", "lifecycle", "overview"),
-            *("reindex", "retry", "start", "survey", "throttles", "undo", "survey_waited"),
+            *("reindex", "retry", "start", "survey", "throttles", "undo", "surveying.waited"),
         )
     )
 
