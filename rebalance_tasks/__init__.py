@@ -48,9 +48,9 @@ if TYPE_CHECKING:
         RebalancePlan,
         StorageClass,
     )
-    from rebalance_tasks.core.movement import Movement
     from rebalance_tasks.core.optimizer import GravityAwarePlacementOptimizer
     from rebalance_tasks.core.options import GravityScoringWeights, RebalancerOptions
+    from rebalance_tasks.core.placement.movement import Movement
     from rebalance_tasks.core.states import RebalanceStatus
     from rebalance_tasks.core.verify import verify_plan
     from rebalance_tasks.settings import Settings, load_settings
@@ -96,7 +96,7 @@ _HOMES: Final = {
     "RebalanceMove": "core.models",
     "RebalancePlan": "core.models",
     "StorageClass": "core.models",
-    "Movement": "core.movement",
+    "Movement": "core.placement.movement",
     "GravityAwarePlacementOptimizer": "core.optimizer",
     "GravityScoringWeights": "core.options",
     "RebalancerOptions": "core.options",

@@ -14,11 +14,11 @@ from celery.signals import worker_before_create_process, worker_init
 from kombu.entity import Queue
 from kombu.utils.objects import cached_property
 
+from rebalance_tasks.core.pacing.turns import Shares
 from rebalance_tasks.core.routes import CONTROL_QUEUE, DATA_QUEUE, PLAIN_QUEUES, BrokerQueues
-from rebalance_tasks.core.turns import Shares
 from rebalance_tasks.migration.shutdown import SHUTTING_DOWN
 from rebalance_tasks.settings import Settings, load_fleets
-from rebalance_tasks.settings_redis import celery_conf, redbeat_conf
+from rebalance_tasks.settings.redis import celery_conf, redbeat_conf
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -31,14 +31,14 @@ if TYPE_CHECKING:
     from rebalance_tasks.control import retry as retries
     from rebalance_tasks.control import start as starts
     from rebalance_tasks.control import survey as surveys
-    from rebalance_tasks.control import survey_waited as waited
     from rebalance_tasks.control import undo as undos
     from rebalance_tasks.control.context import FleetContext
     from rebalance_tasks.control.drain import StateChange
-    from rebalance_tasks.control.findings import Finding
+    from rebalance_tasks.control.examining.findings import Finding
     from rebalance_tasks.control.overview import Overview
     from rebalance_tasks.control.reindex_report import ReindexReport
     from rebalance_tasks.control.survey import NodeReport, Survey
+    from rebalance_tasks.control.surveying import waited
     from rebalance_tasks.control.throttles import Direction
     from rebalance_tasks.core.models import CheckResult, ControlResult, NodeDescriptor, RebalanceJob, RebalancePlan
     from rebalance_tasks.core.undo import WayBack
@@ -63,7 +63,7 @@ else:
         module(f"rebalance_tasks.control.{name}")
         for name in (
             *("check", "doctor", "drain", "fleetwide", "lifecycle", "overview"),
-            *("reindex", "retry", "start", "survey", "throttles", "undo", "survey_waited"),
+            *("reindex", "retry", "start", "survey", "throttles", "undo", "surveying.waited"),
         )
     )
 

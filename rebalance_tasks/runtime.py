@@ -74,7 +74,7 @@ class Runtime:
 
     def metrics_app(self) -> WSGIApplication:
         """What Prometheus scrapes, as a WSGI application: `rebalance metrics` serves it."""
-        from rebalance_tasks.control.metrics_text import metrics_app  # noqa: PLC0415  as below
+        from rebalance_tasks.control.metering.text import metrics_app  # noqa: PLC0415  as below
 
         return metrics_app(self._collector, self.metrics_registry())
 

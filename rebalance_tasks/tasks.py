@@ -27,10 +27,10 @@ from rebalance_tasks.control import cleanup as cleanups
 from rebalance_tasks.control import lifecycle, notices
 from rebalance_tasks.control import start as starts
 from rebalance_tasks.control import sweep as sweeps
-from rebalance_tasks.control.parts import PlaceName
 from rebalance_tasks.control.reach import adopt_here, far_queues, within_reach
 from rebalance_tasks.control.relay import run_relay
-from rebalance_tasks.control.survey_round import survey_nodes
+from rebalance_tasks.control.surveying.parts import PlaceName
+from rebalance_tasks.control.surveying.round import survey_nodes
 from rebalance_tasks.core.errors import InvalidArgument, PermanentError, RebalanceError
 from rebalance_tasks.core.models import ControlResult, Frozen, Identifier
 from rebalance_tasks.core.routes import CONTROL_QUEUE, DATA_QUEUE

@@ -10,7 +10,7 @@ And its consumer outlives every loss of the broker's connection: Celery 5.7 ends
 that is half gone (a failover, a partition), meets one of its own parts that is gone already. It takes messages as soon as it
 is connected, without asking its neighbours for a second what they have revoked (docs/adr/0044).
 
-Requests for our tasks say how long a process was busy with them, by which fleets that share workers take turns (`core.turns`).
+Requests for our tasks say how long a process was busy with them, by which fleets that share workers take turns (`core.pacing.turns`).
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from celery.worker import state
 from celery.worker.consumer import Consumer
 from celery.worker.request import Request
 
-from rebalance_tasks.core.turns import Shares
+from rebalance_tasks.core.pacing.turns import Shares
 from rebalance_tasks.telemetry import get_logger
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ import redis
 from hypothesis import settings
 
 from rebalance_tasks.core.errors import ServerUnavailable
-from rebalance_tasks.drivers import compiled
+from rebalance_tasks.drivers.local import compiled
 from rebalance_tasks.embedded import EmbeddedServer, start_server
 from tests.support import azurite
 from tests.support.fleets import Content, Fleet, NodeSpec, write_fleet

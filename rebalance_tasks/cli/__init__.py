@@ -6,7 +6,7 @@ It decides nothing: each command is one call of `rebalance_tasks.client` (or of 
 - `app`: the commands
 - `session`: the client they use, and which job is meant when none is named
 - `output`: tables or JSON, and errors
-- `tables`: how jobs, plans and nodes look
+- `tables`, `node_tables`: how jobs, plans and nodes look; `fitting`: in two forms, by the width of the terminal
 - `watching`: following a job live
 - `checks`: what the last checks saw
 - `plan`, `picture`: the dry run, its bars, and why one object moves or stays

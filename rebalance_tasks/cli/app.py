@@ -168,7 +168,7 @@ def nodes(
     as_json: Json = False,
 ) -> None:
     """Show every node: utilisation, state, health, and which workers serve it. Surveys the nodes themselves."""
-    from rebalance_tasks.cli import serving, tables  # noqa: PLC0415
+    from rebalance_tasks.cli import node_tables, serving  # noqa: PLC0415
 
     client = session.open_client()
     if forget is not None:
@@ -183,14 +183,14 @@ def nodes(
         typer.echo(f"adopted: {', '.join(adopted)}" if adopted else "every node was adopted already")
     rows = [
         {
-            **tables.node_row(report),
+            **node_tables.node_row(report),
             **serving.served_row(report.node, workers),
             "adopted_now": report.node.node_id in adopted,
         }
         for report in reports
     ]
     found = [report.node for report in reports]
-    emit(rows, as_json=as_json, render=lambda: serving.below(tables.nodes_table(reports), found, workers))
+    emit(rows, as_json=as_json, render=lambda: serving.below(node_tables.nodes_table(reports), found, workers))
 
 
 @app.command(epilog="Example: rebalance locate photos/2024/cat.jpg")
@@ -346,7 +346,10 @@ def resume(job: Job = None, everything: All = False, node: Node = None, as_json:
 def cancel(job: Job = None, as_json: Json = False) -> None:
     """Stop a job for good: moved objects stay where they are now, half-made copies are removed."""
     client = session.open_client()
-    _controlled(client.cancel(session.chosen_job(client, job)), as_json=as_json)
+    result = client.cancel(session.chosen_job(client, job))
+    ended = result.status is None or result.status.terminal
+    told = "" if ended else "it ends as cancelled when its workers have let go; `rebalance watch` shows it"
+    _controlled(result, as_json=as_json, fleet=told)
 
 
 def _controlled(result: ControlResult, *, as_json: bool, fleet: str = "") -> None:
@@ -355,7 +358,7 @@ def _controlled(result: ControlResult, *, as_json: bool, fleet: str = "") -> Non
     Args:
         result: of the verb.
         as_json: print the result as it is.
-        fleet: what a verb for the whole fleet did; without an active job there is no job to speak of.
+        fleet: said first: what a verb for the whole fleet did, or what is still to come.
     """
     state = result.status.value if result.status is not None else "unknown"
     job = f"job {result.job_id} is {state}" if result.job_id else "no job is active"

@@ -11,9 +11,9 @@ from rebalance_tasks.cli.output import emit
 from rebalance_tasks.cli.parameters import Json  # noqa: TC001  typer reads it at run time
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Sequence
 
-    from rich.table import Table
+    from rich.console import RenderableType
 
     from rebalance_tasks.store.snapshots import Snapshot
 
@@ -27,12 +27,14 @@ def checks(
     emit(found, as_json=as_json, render=lambda: checks_table(found))
 
 
-def checks_table(snapshots: Iterable[Snapshot]) -> Table:
+def checks_table(snapshots: Sequence[Snapshot]) -> RenderableType:
     """One row a check."""
     from rich.text import Text  # noqa: PLC0415
 
     from rebalance_tasks.cli import tables  # noqa: PLC0415
 
+    if not snapshots:
+        return Text("no check yet; beat asks for one every check_interval, `rebalance check` makes one now")
     made = tables.table("WHEN", "VERDICT", "IMBALANCE", "MOVES", "BYTES", "WHY", right=("IMBALANCE", "MOVES", "BYTES"))
     for one in snapshots:
         made.add_row(

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from rich.console import RenderableType
 
-    from rebalance_tasks.control.findings import Finding
+    from rebalance_tasks.control.examining.findings import Finding
 
 STYLES: Final = {"ok": "green", "warn": "yellow", "fail": "bold red"}
 

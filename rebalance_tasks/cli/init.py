@@ -14,7 +14,7 @@ from rebalance_tasks.cli import output
 from rebalance_tasks.cli.parameters import Json  # noqa: TC001  typer reads it at run time
 
 if TYPE_CHECKING:
-    from rebalance_tasks.control.findings import Finding
+    from rebalance_tasks.control.examining.findings import Finding
 
 #: Findings that a fleet has before its first worker starts.
 TESTED: Final = ("redis", "durability", "eviction", "node", "nodes", "settings")

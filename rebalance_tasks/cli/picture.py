@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections import defaultdict
 from decimal import Decimal
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 from rich.console import Group
 from rich.text import Text
 
 from rebalance_tasks.cli import tables
+from rebalance_tasks.cli.fitting import Fitting
 from rebalance_tasks.core.imbalance import is_eligible
-from rebalance_tasks.core.planner_reasons import SENTENCES
+from rebalance_tasks.core.models import NodeState
+from rebalance_tasks.core.planning.reasons import SENTENCES
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -21,12 +23,17 @@ if TYPE_CHECKING:
     from rebalance_tasks.core.models import NodeDescriptor, RebalanceMove, RebalancePlan
     from rebalance_tasks.core.options import RebalancerOptions
 
+    #: A node, its bytes before and after, and the band of its pool.
+    Row: TypeAlias = tuple[NodeDescriptor, int, int, tuple[float, float]]
+
 _FILLED: Final = "█"
 _EMPTY: Final = "·"
 _BAND: Final = "▒"
 #: Nodes of a pool with a bar each; of more, only the ends.
 NODES_SHOWN: Final = 40
 _ENDS: Final = 8
+#: Two bars of full length, beside names and states, want so much room.
+BARS_COLUMNS: Final = 110
 #: Pairs listed; the rest is summed up.
 PAIRS_SHOWN: Final = 30
 #: What the words of `not_moved`, and of those that drain and undo add, mean for people.
@@ -82,7 +89,7 @@ def _bars(plan: RebalancePlan, nodes: Sequence[NodeDescriptor], options: Rebalan
     """A row a node, by pool; the band is where the pool's nodes may lie without another plan."""
     after = used_after(plan, nodes)
     pools = sorted({node.pool for node in nodes})
-    made = tables.table("NODE", "STATE", "BEFORE", "", "AFTER", "", "CHANGE", right=("CHANGE",))
+    rows: list[Row] = []
     notes: list[RenderableType] = []
     for pool in pools:
         members = [node for node in nodes if node.pool == pool]
@@ -107,14 +114,29 @@ def _bars(plan: RebalancePlan, nodes: Sequence[NodeDescriptor], options: Rebalan
             )
         for node in shown:
             before, then = node.used_bytes or 0, after[node.node_id]
-            made.add_row(
-                node.node_id,
-                node.state.value,
-                *_bar(before, node.capacity_bytes, band),
-                *_bar(then, node.capacity_bytes, band),
-                _change(then - before),
-            )
-    return Group(made, *notes)
+            rows.append((node, before, then, band))
+    wide, narrow = (lambda: _wide_bars(rows)), (lambda: _narrow_bars(rows))
+    return Group(Fitting(wide, narrow, columns=BARS_COLUMNS), *notes)
+
+
+def _wide_bars(rows: Iterable[Row]) -> RenderableType:
+    made = tables.table(
+        "NODE", "STATE", "BEFORE", "", "AFTER", "", "CHANGE", right=("", "CHANGE"), whole=("BEFORE", "AFTER")
+    )
+    for node, before, then, band in rows:
+        bars = (cell for used in (before, then) for cell in _bar(used, node.capacity_bytes, band, tables.BAR_WIDTH))
+        made.add_row(node.node_id, node.state.value, *bars, _change(then - before))
+    return made
+
+
+def _narrow_bars(rows: Iterable[Row]) -> RenderableType:
+    """The state stands beside the name, where it is not the usual one."""
+    made = tables.table("NODE", "BEFORE", "", "AFTER", "", "CHANGE", right=("", "CHANGE"), whole=("BEFORE", "AFTER"))
+    for node, before, then, band in rows:
+        bars = (cell for used in (before, then) for cell in _bar(used, node.capacity_bytes, band, tables.SHORT_BAR))
+        name = node.node_id if node.state is NodeState.ACTIVE else f"{node.node_id} ({node.state.value})"
+        made.add_row(name, *bars, _change(then - before))
+    return made
 
 
 def _worth_showing(members: Sequence[NodeDescriptor], after: Mapping[str, int]) -> tuple[list[NodeDescriptor], int]:
@@ -129,9 +151,8 @@ def _worth_showing(members: Sequence[NodeDescriptor], after: Mapping[str, int]) 
     return shown, len(members) - len(shown)
 
 
-def _bar(used: int, capacity: int | None, band: tuple[float, float]) -> tuple[Text, str]:
+def _bar(used: int, capacity: int | None, band: tuple[float, float], width: int) -> tuple[Text, str]:
     """A bar and its percentage: what is filled above the band is red, the band's own empty cells are marked."""
-    width = tables.BAR_WIDTH
     if not capacity:
         return Text(_EMPTY * width, style="dim"), "-"
     share = used / capacity

@@ -12,8 +12,8 @@ import typer
 from rebalance_tasks.cli import session
 from rebalance_tasks.cli.output import emit, jsonable
 from rebalance_tasks.cli.parameters import Json  # noqa: TC001  typer reads it at run time
-from rebalance_tasks.core.crush_rules import RuleName
 from rebalance_tasks.core.errors import InvalidArgument
+from rebalance_tasks.core.placement.rules import RuleName
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from rebalance_tasks.core.models import NodeDescriptor, PlacementDecision
-    from rebalance_tasks.core.movement import Movement
+    from rebalance_tasks.core.placement.movement import Movement
 
 Replicas = Annotated[int, typer.Option("--replicas", metavar="N", min=1, max=64, help="Copies of each object.")]
 Rule = Annotated[
@@ -118,7 +118,7 @@ def resized(
     Raises:
         InvalidArgument: a change is unreadable, names an unknown node or one that is there already, or there is none.
     """
-    from rebalance_tasks.core.simulation_events import parse_node  # noqa: PLC0415
+    from rebalance_tasks.core.simulating.events import parse_node  # noqa: PLC0415
 
     if not (add or remove or weights):
         msg = "nothing would change: give --add, --remove or --weight"

@@ -39,8 +39,8 @@ h1 { font-size: 1.4rem; } h2 { font-size: 1.05rem; margin: 1.8rem 0 .3rem; }
 svg { width: 100%; height: auto; } svg text { fill: var(--ink); font-size: 11px; }
 .grid { stroke: var(--faint); stroke-width: 1; } .event { stroke: var(--event); stroke-dasharray: 3 3; }
 svg text.event-name { fill: var(--event); stroke: none; } .node { fill: none; stroke-width: 1.6; } .many { stroke: var(--line); opacity: .35; }
-.bar { fill: var(--line); } .wrap { overflow-x: auto; }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums; } th, td { padding: .15rem .8rem .15rem 0; text-align: right; }
+.bar { fill: var(--line); } .wrap { overflow-x: auto; } .wrap svg { min-width: 40rem; }
+table { border-collapse: collapse; font-variant-numeric: tabular-nums; } th, td { padding: .15rem .8rem .15rem 0; text-align: right; white-space: nowrap; }
 th.text, td.text { text-align: left; } th { border-bottom: 1px solid var(--faint); }
 </style>
 </head>
@@ -48,14 +48,14 @@ th.text, td.text { text-align: left; } th { border-bottom: 1px solid var(--faint
 <h1>$title</h1>
 <p>$summary</p>
 <h2>Utilisation by node</h2>
-$utilisation
+<div class="wrap">$utilisation</div>
 <p>$legend</p>
 <h2>Imbalance before and after each cycle</h2>
-$imbalance
+<div class="wrap">$imbalance</div>
 <h2>Bytes moved in each cycle</h2>
-$bytes
+<div class="wrap">$bytes</div>
 <h2>Money in each cycle</h2>
-$money
+<div class="wrap">$money</div>
 <h2>Back in balance</h2>
 <div class="wrap">$recoveries</div>
 <h2>Cycles</h2>

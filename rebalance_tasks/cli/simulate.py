@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from rebalance_tasks.cli.simulation_inputs import Given
+    from rebalance_tasks.core.simulating.events import Scenario
     from rebalance_tasks.core.simulation import Simulation
-    from rebalance_tasks.core.simulation_events import Scenario
 
 #: Recoveries listed before "… and more"; steady growth can make one of every cycle.
 _SHOWN: Final = 20
@@ -122,7 +122,7 @@ def _scenario(
     """The file's scenario, with what flags say instead or besides."""
     from pydantic import ValidationError  # noqa: PLC0415
 
-    from rebalance_tasks.core.simulation_events import Scenario, parse_event, parse_scenario  # noqa: PLC0415
+    from rebalance_tasks.core.simulating.events import Scenario, parse_event, parse_scenario  # noqa: PLC0415
 
     try:
         told = Scenario() if path is None else parse_scenario(path.read_text(encoding="utf-8"), source=str(path))
@@ -218,4 +218,4 @@ def _view(played: Simulation) -> RenderableType:
         parts += [Text(), back]
         if len(played.recoveries) > _SHOWN:
             parts.append(Text(f"… and {len(played.recoveries) - _SHOWN} more (--json lists all)", style="dim"))
-    return Group(*parts, Text(), Text(plot_html.summary(played)), Text("nothing was moved"))
+    return Group(*parts, Text(), Text(plot_html.summary(played)), Text("on paper only: nothing was moved"))

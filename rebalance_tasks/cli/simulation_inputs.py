@@ -9,7 +9,7 @@ from rebalance_tasks.cli.recording import recorded_nodes
 from rebalance_tasks.control.inventories import read_inventory
 from rebalance_tasks.core.errors import ConfigurationError
 from rebalance_tasks.core.models import NodeState
-from rebalance_tasks.core.simulation_fleet import synthetic_fleet
+from rebalance_tasks.core.simulating.fleet import synthetic_fleet
 from rebalance_tasks.settings import load_settings
 
 if TYPE_CHECKING:

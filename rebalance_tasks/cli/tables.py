@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import humanize
 from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from rebalance_tasks.cli.output import jsonable
-from rebalance_tasks.core.masking import masked_url
-from rebalance_tasks.core.models import NodeState
+from rebalance_tasks.cli.fitting import Fitting
 from rebalance_tasks.core.states import RebalanceStatus
 
 if TYPE_CHECKING:
@@ -21,13 +19,16 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from rebalance_tasks.control.reindex_report import ReindexReport
-    from rebalance_tasks.control.survey import NodeReport
     from rebalance_tasks.core.explain import Explained
     from rebalance_tasks.core.models import FailureGroup, RebalanceJob, RebalanceMove, RebalancePlan
 
 #: Moves listed before "... and more": a screenful; ``--explain`` lists all.
 MOVES_SHOWN: Final = 20
 BAR_WIDTH: Final = 24
+#: Of a bar where there is little room.
+SHORT_BAR: Final = 8
+#: A table of moves with its seven columns wants so much room.
+MOVES_COLUMNS: Final = 110
 #: From here on a node looks full; the planner's own limit is `max_utilisation`.
 HIGH: Final = 0.85
 WARM: Final = 0.70
@@ -42,7 +43,6 @@ STATUS_STYLES: Final = {
     RebalanceStatus.FAILED: "bold red",
     RebalanceStatus.CANCELLED: "magenta",
 }
-HEALTH_STYLES: Final = {"ok": "green", "unadopted": "yellow", "maintenance": "yellow"}
 
 
 def size(value: float | None) -> str:
@@ -86,11 +86,12 @@ def status_text(status: RebalanceStatus) -> Text:
     return Text(status.value, style=STATUS_STYLES[status])
 
 
-def table(*columns: str, right: Iterable[str] = ()) -> Table:
-    """A plain table; the columns named in ``right`` hold numbers."""
+def table(*columns: str, right: Iterable[str] = (), whole: Iterable[str] = ()) -> Table:
+    """A plain table; the columns named in ``right`` hold numbers, those in ``whole`` bars: neither is ever folded."""
     made = Table(box=None, pad_edge=False, header_style="bold")
     for name in columns:
-        made.add_column(name, justify="right" if name in right else "left", overflow="fold")
+        number = name in right
+        made.add_column(name, justify="right" if number else "left", overflow="fold", no_wrap=number or name in whole)
     return made
 
 
@@ -287,7 +288,11 @@ def _plan_totals(plan: RebalancePlan) -> RenderableType:
     return lines
 
 
-def _moves(moves: Iterable[RebalanceMove]) -> RenderableType:
+def _moves(moves: Sequence[RebalanceMove]) -> RenderableType:
+    return Fitting(lambda: _moves_in_rows(moves), lambda: _moves_in_lines(moves), columns=MOVES_COLUMNS)
+
+
+def _moves_in_rows(moves: Iterable[RebalanceMove]) -> RenderableType:
     made = table("OBJECT", "FROM", "TO", "SIZE", "GRAVITY", "COST", "WHY", right=("SIZE", "GRAVITY", "COST"))
     for move in moves:
         made.add_row(
@@ -300,6 +305,20 @@ def _moves(moves: Iterable[RebalanceMove]) -> RenderableType:
             Text(move.reason),
         )
     return made
+
+
+def _moves_in_lines(moves: Iterable[RebalanceMove]) -> RenderableType:
+    return Group(
+        *(
+            Text.assemble(
+                (f"{printable(move.object_key)}\n", "bold"),
+                f"  {size(move.size_bytes)}, gravity {move.gravity:.2f}, cost {move.cost:.4f}\n",
+                f"  {move.source_node} → {move.target_node}\n",
+                (f"  {printable(move.reason)}", "dim"),
+            )
+            for move in moves
+        )
+    )
 
 
 def stay_explained(found: Explained) -> RenderableType:
@@ -341,73 +360,3 @@ def move_explained(plan: RebalancePlan, move: RebalanceMove, *, why: str) -> Ren
 def printable(key: str) -> str:
     """A key on one line of a terminal: control characters and odd bytes escaped."""
     return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in key)
-
-
-# -- nodes ---------------------------------------------------------------------------------------------------------
-
-
-def nodes_table(reports: Sequence[NodeReport]) -> RenderableType:
-    """All nodes with their bars, and the spread between the fullest and the emptiest."""
-    columns = ("NODE", "ZONE", "POOL", "STATE", "UTILISATION", "", "USED", "CAPACITY", "OBJECTS", "HEALTH", "URL")
-    made = table(*columns, right=("USED", "CAPACITY", "OBJECTS"))
-    for report in reports:
-        node = report.node
-        health = Text(report.status, style=HEALTH_STYLES.get(report.status, "bold red"))
-        if report.detail:
-            health.append(f" ({report.detail})", style="default")
-        made.add_row(
-            node.node_id,
-            node.zone or "-",
-            node.pool,
-            state_text(report),
-            bar(report.utilisation),
-            percent(report.utilisation),
-            size(report.used_bytes),
-            size(report.capacity_bytes),
-            "-" if report.objects is None else f"{report.objects:,}",
-            health,
-            Text(masked_url(node.url)),
-        )
-    parts: list[RenderableType] = [made]
-    known = [report.utilisation for report in reports if report.utilisation is not None]
-    if len(known) > 1:
-        parts.append(Text(f"\nspread between fullest and emptiest: {percent(max(known) - min(known))}"))
-    return Group(*parts)
-
-
-def is_empty(report: NodeReport) -> bool:
-    """Whether a draining node holds nothing any more, so that it may be taken away."""
-    return report.node.state is NodeState.DRAINING and report.objects == 0 and not any((report.left_out or {}).values())
-
-
-def state_text(report: NodeReport) -> str:
-    """A node's state, and how far a drain is."""
-    state = report.node.state.value
-    if report.node.state is not NodeState.DRAINING or report.objects is None:
-        return state
-    if is_empty(report):
-        return f"{state}: empty, may be removed"
-    if report.objects == 0:
-        things = ", ".join(f"{what} {count}" for what, count in (report.left_out or {}).items() if count)
-        return f"{state}: no objects left, but {things}"
-    return f"{state}: {report.objects:,} objects left"
-
-
-def node_row(report: NodeReport) -> dict[str, Any]:
-    """A node as JSON data; storage options (credentials) are left out."""
-    node = report.node
-    return {
-        "node_id": node.node_id,
-        "url": masked_url(node.url),
-        "pool": node.pool,
-        "zone": node.zone,
-        "state": node.state.value,
-        "used_bytes": report.used_bytes,
-        "capacity_bytes": report.capacity_bytes,
-        "utilisation": jsonable(report.utilisation),
-        "objects": report.objects,
-        "status": report.status,
-        "detail": report.detail,
-        "left_out": dict(report.left_out or {}),
-        "may_be_removed": is_empty(report),
-    }

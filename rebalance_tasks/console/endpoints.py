@@ -110,7 +110,7 @@ def _node(call: Call) -> NodeOverview:
     for entry in call.watcher.overview().nodes:
         if entry.node.node_id == call.name:
             return entry
-    raise UnknownNode(call.name, "is not configured here; see [[nodes]] in rebalance.toml")
+    raise UnknownNode(call.name)
 
 
 def drain_check(call: Call) -> object:

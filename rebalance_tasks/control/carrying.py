@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from rebalance_tasks.core.models import NodeDescriptor, RebalancePlan
-    from rebalance_tasks.settings_model import Settings
+    from rebalance_tasks.settings.model import Settings
 
 
 def with_losses(plan: RebalancePlan, nodes: Iterable[NodeDescriptor]) -> RebalancePlan:

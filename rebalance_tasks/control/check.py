@@ -12,14 +12,15 @@ from typing import TYPE_CHECKING, Final
 
 import xxhash
 
-from rebalance_tasks.control import survey_round, survey_waited
 from rebalance_tasks.control.carrying import with_losses
 from rebalance_tasks.control.check_trace import Trace
 from rebalance_tasks.control.standing import basis_of, note, standing
 from rebalance_tasks.control.start import nearby
 from rebalance_tasks.control.survey import Survey, adopt, survey
-from rebalance_tasks.control.survey_merge import merged
-from rebalance_tasks.control.survey_question import KeysUnmet
+from rebalance_tasks.control.surveying import round as survey_round
+from rebalance_tasks.control.surveying import waited as survey_waited
+from rebalance_tasks.control.surveying.merge import merged
+from rebalance_tasks.control.surveying.question import KeysUnmet
 from rebalance_tasks.core.errors import ConfigurationError, InvalidInventory, JobActive, NodeError, StaleLease
 from rebalance_tasks.core.imbalance import imbalance, is_eligible
 from rebalance_tasks.core.models import CheckResult, NodeState
@@ -59,7 +60,7 @@ def run_check(
         force: plan even under the threshold.
         by: who asks.
         by_tasks: in a fleet where tasks are to list the nodes, begin that and return; `conclude_check` goes on.
-        waits: in such a fleet wait for them, where there are workers (`survey_waited`).
+        waits: in such a fleet wait for them, where there are workers (`surveying.waited`).
 
     Returns:
         verdict ``skipped``, ``planned`` (observe mode), ``started`` (auto mode: a start was asked for) or ``surveying``.

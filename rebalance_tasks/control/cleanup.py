@@ -11,10 +11,10 @@ from datetime import UTC, datetime, timedelta
 from itertools import islice
 from typing import TYPE_CHECKING, Final
 
+from rebalance_tasks.control.access.host_claims import committed
+from rebalance_tasks.control.cleaning.orphans import OrphanTrash, discard_staged
+from rebalance_tasks.control.cleaning.strays import Progress, Strays
 from rebalance_tasks.control.custody import EndedJobs, entries_of, job_of, reachable
-from rebalance_tasks.control.host_claims import committed
-from rebalance_tasks.control.orphans import OrphanTrash, discard_staged
-from rebalance_tasks.control.strays import Progress, Strays
 from rebalance_tasks.core.errors import NodeError, NodeMissing, RebalanceError
 from rebalance_tasks.core.fingerprint import Fingerprint
 from rebalance_tasks.core.ids import MoveId

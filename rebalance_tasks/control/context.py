@@ -171,7 +171,7 @@ class StateContext:
         for node in self.nodes():
             if node.node_id == node_id:
                 return node
-        raise UnknownNode(node_id, "is not configured here; see [[nodes]] in rebalance.toml")
+        raise UnknownNode(node_id)
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,11 +10,11 @@ import time
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Final
 
-from rebalance_tasks.control.doctor_redis import examine_redis
-from rebalance_tasks.control.doctor_settings import contradictions
-from rebalance_tasks.control.findings import Finding, Verdict
-from rebalance_tasks.control.metrics_readings import OVERDUE_MS
-from rebalance_tasks.control.survey_waited import reported
+from rebalance_tasks.control.examining.findings import Finding, Verdict
+from rebalance_tasks.control.examining.redis import examine_redis
+from rebalance_tasks.control.examining.settings import contradictions
+from rebalance_tasks.control.metering.readings import OVERDUE_MS
+from rebalance_tasks.control.surveying.waited import reported
 from rebalance_tasks.control.sweep import STUCK_AFTER_S
 from rebalance_tasks.core.errors import CatalogueUnreachable, ConfigurationError
 from rebalance_tasks.core.masking import masked_url

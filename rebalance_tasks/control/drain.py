@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from rebalance_tasks.control.survey_waited import all_seen
+from rebalance_tasks.control.surveying.waited import all_seen
 from rebalance_tasks.core.drain import DrainCheck, check_drain
 from rebalance_tasks.core.errors import UnknownNode
 from rebalance_tasks.core.events import EventKind
@@ -84,7 +84,7 @@ def set_state(context: FleetContext, node_id: str, state: NodeState, *, by: str 
 def _set(context: FleetContext, node_id: str, state: NodeState, *, by: str) -> None:
     configured = {node.node_id: node.state for node in context.settings.nodes}
     if node_id not in configured:
-        raise UnknownNode(node_id, "is not configured here; see [[nodes]] in rebalance.toml")
+        raise UnknownNode(node_id)
     if configured[node_id] is state:
         # What the file says anyway is not kept: a later change of the file must not be overruled by it.
         context.fleet.forget_node_state(node_id)

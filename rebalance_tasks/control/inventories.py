@@ -1,7 +1,7 @@
 """Where an inventory comes from when not from the nodes themselves: a file, or a host's own catalogue.
 
 ``[fleet] inventory`` names it: ``nodes`` (the default) lists every node, a path ending in .parquet, .arrow or .csv reads a
-file anew at each check (`control.streams`), ``provider:NAME`` calls what an installed package offers (`control.providers`).
+file anew at each check (`control.surveying.streams`), ``provider:NAME`` calls what an installed package offers (`control.providers`).
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import pyarrow as pa
 from rebalance_tasks.control.providers import PROVIDER_PREFIX, load_provider
 from rebalance_tasks.core.errors import ConfigurationError, InvalidInventory
 from rebalance_tasks.core.inventory import Inventory
-from rebalance_tasks.settings_model import INVENTORY_FILES
+from rebalance_tasks.settings.model import INVENTORY_FILES
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

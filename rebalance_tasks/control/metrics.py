@@ -9,7 +9,7 @@ directory, a worker that dies takes no count along, and two exporters say the sa
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final, TypeAlias
+from typing import TYPE_CHECKING, Any, Final
 
 from prometheus_client.metrics_core import (
     CounterMetricFamily,
@@ -22,21 +22,19 @@ from prometheus_client.metrics_core import (
 from prometheus_client.registry import Collector
 from redis.exceptions import RedisError
 
-from rebalance_tasks.control import metrics_readings as readings
-from rebalance_tasks.control.metrics_table import METRICS
-from rebalance_tasks.control.metrics_text import MetricsText
+from rebalance_tasks.control.metering import readings
+from rebalance_tasks.control.metering.table import METRICS
+from rebalance_tasks.control.metering.text import MetricsText
 from rebalance_tasks.telemetry import get_logger
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator
 
     from rebalance_tasks.control.context import FleetContext
-    from rebalance_tasks.control.metrics_readings import Histogram, Sample, Samples
+    from rebalance_tasks.control.metering.readings import Histogram, QueueDepths, Sample, Samples
 
 log = get_logger(__name__)
 
-#: Names of queues → messages that wait in each.
-QueueDepths: TypeAlias = "Callable[[Sequence[str]], Mapping[str, int]]"
 _BY_NAME: Final = {metric.name: metric for metric in METRICS}
 
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from rebalance_tasks.control.context import FleetContext
     from rebalance_tasks.core.events import Event
-    from rebalance_tasks.settings_model import Webhook
+    from rebalance_tasks.settings.model import Webhook
 
 log = get_logger(__name__)
 

@@ -4,7 +4,7 @@ plan (minutes or days old) ─▶ **recheck** ── nodes, rules, cooldown and 
 
 Keeps invariants 8 and 9 between plan and job. A plan of the fleet's present epoch was made from a listing of now, so its
 objects are looked at when they are copied. Those of an older one are looked at here as well, and so are those of a node whose
-listing is remembered (`control.survey_memory`): a file that is being written to shows in no folder, and must not be moved.
+listing is remembered (`control.surveying.memory`): a file that is being written to shows in no folder, and must not be moved.
 
 A source that is gone because this very job moved it, which Redis forgot, is left to the runner, who counts it by its manifest. So is
 one that has changed while a copy, perhaps this job's own, stands at its target.
@@ -19,7 +19,7 @@ import pyarrow as pa
 
 from rebalance_tasks.control.custody import job_of
 from rebalance_tasks.control.survey import with_last_moved
-from rebalance_tasks.control.survey_memory import SurveyMemory
+from rebalance_tasks.control.surveying.memory import SurveyMemory
 from rebalance_tasks.core.errors import InvalidKey, NodeError, SourceChanged
 from rebalance_tasks.core.inventory import Coded, Inventory
 from rebalance_tasks.core.key_columns import are_valid

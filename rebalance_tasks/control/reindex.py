@@ -21,7 +21,7 @@ from rebalance_tasks.control.cleanup import MIN_PURGE_DELAY, purge_delay_ms
 from rebalance_tasks.control.custody import Chains, histories_of, job_of, lines_of
 from rebalance_tasks.control.reindex_report import Published, ReadNode, ReindexReport
 from rebalance_tasks.control.survey import probe
-from rebalance_tasks.control.survey_round import CHECK_LOCK_MS
+from rebalance_tasks.control.surveying.round import CHECK_LOCK_MS
 from rebalance_tasks.core.catalogue import Flip
 from rebalance_tasks.core.crush import CrushPlacementAlgorithm
 from rebalance_tasks.core.errors import (

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from rebalance_tasks.control.survey_round import keep_ms
+from rebalance_tasks.control.surveying.round import keep_ms
 from rebalance_tasks.core.errors import PlanNotFound
 
 if TYPE_CHECKING:

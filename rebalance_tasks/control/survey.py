@@ -19,15 +19,15 @@ import pyarrow.compute as pc
 
 from rebalance_tasks.control.capacities import capacities_of, reserved_of
 from rebalance_tasks.control.carrying import require_carried
-from rebalance_tasks.control.gathering import Gathering
 from rebalance_tasks.control.inventories import FROM_NODES
 from rebalance_tasks.control.measuring import measured
-from rebalance_tasks.control.streams import found_in, kept_of
-from rebalance_tasks.control.survey_memory import SurveyMemory
+from rebalance_tasks.control.surveying.gathering import Gathering
+from rebalance_tasks.control.surveying.memory import SurveyMemory
+from rebalance_tasks.control.surveying.streams import found_in, kept_of
 from rebalance_tasks.core.errors import ConfigurationError, NodeError, NodeMissing, NodeNotWritable
 from rebalance_tasks.core.inventory import UNKNOWN_TIME, Inventory
 from rebalance_tasks.core.inventory_columns import text
-from rebalance_tasks.core.keeper import Keeper
+from rebalance_tasks.core.keeping.keeper import Keeper
 from rebalance_tasks.core.models import NodeState
 from rebalance_tasks.drivers.registry import validate_roots
 from rebalance_tasks.drivers.remembered import Remembered
@@ -294,7 +294,7 @@ def look(
         node: where to look.
         adopted: nodes that carried their node-id once.
         now: aware.
-        name: of a part (`control.parts`); default the whole node.
+        name: of a part (`control.surveying.parts`); default the whole node.
         most: about so many objects are read of a node that could be listed in parts.
         within: the range of keys that ``name`` means, if it means one.
 

@@ -16,7 +16,7 @@ from rebalance_tasks.control.fleetwide import GLOBAL
 from rebalance_tasks.control.reach import Routes
 from rebalance_tasks.control.start import admit
 from rebalance_tasks.control.survey import probe
-from rebalance_tasks.control.survey_round import redrive
+from rebalance_tasks.control.surveying.round import redrive
 from rebalance_tasks.core.errors import JobNotFound, NodeError, RetryableError, UnknownNode
 from rebalance_tasks.core.events import EventKind
 from rebalance_tasks.core.quiet_hours import in_quiet_hours

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final, Literal, NamedTuple, cast, get_args
 
 from rebalance_tasks.core.errors import InvalidArgument
 from rebalance_tasks.core.events import EventKind
-from rebalance_tasks.core.timetable import throttle_at
+from rebalance_tasks.core.pacing.timetable import throttle_at
 from rebalance_tasks.migration.control import Buckets
 from rebalance_tasks.migration.tap import RATE_EVERY_S
 from rebalance_tasks.store.pace import pace_keys
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from rebalance_tasks.control.context import StateContext
     from rebalance_tasks.core.models import NodeDescriptor
-    from rebalance_tasks.core.pace import Pace
+    from rebalance_tasks.core.pacing.pace import Pace
     from rebalance_tasks.store.records import GroupRecord
 
 log = get_logger(__name__)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from rebalance_tasks.control.carrying import with_losses
 from rebalance_tasks.control.check import left_today
 from rebalance_tasks.control.custody import entries_of
-from rebalance_tasks.control.survey_waited import all_seen
+from rebalance_tasks.control.surveying.waited import all_seen
 from rebalance_tasks.core.errors import InvalidArgument, JobActive
 from rebalance_tasks.core.states import MoveState
 from rebalance_tasks.core.undo import Made, WayBack, plan_way_back

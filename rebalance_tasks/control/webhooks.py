@@ -13,7 +13,7 @@ from rebalance_tasks.core.signature import sign
 
 if TYPE_CHECKING:
     from rebalance_tasks.core.events import Event
-    from rebalance_tasks.settings_model import Webhook
+    from rebalance_tasks.settings.model import Webhook
 
 #: A receiver that does not answer by then is tried again later.
 TIMEOUT_S: Final = 10.0

@@ -2,8 +2,8 @@
 
 The planner asks here for targets that stay right when nodes come and go, `locate` for an object's home. Invariant: the
 answer depends on the key and on the nodes' ids, zones, racks, hosts, weights and states only; never on their order, the
-machine, or a library's version. Integers decide (`fixedlog`); the rules are described in `crush_flat` (the default, moves the
-least) and `crush_tree` (the classic descent).
+machine, or a library's version. Integers decide (`fixedlog`); the rules are described in `placement.flat` (the default, moves the
+least) and `placement.tree` (the classic descent).
 
 Rules worth knowing:
 
@@ -23,22 +23,28 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from rebalance_tasks.core import movement
-from rebalance_tasks.core.crush_filter import target_filters
-from rebalance_tasks.core.crush_fleet import ClusterMap, CompiledFleet, check_replica_count
-from rebalance_tasks.core.crush_rules import DEFAULT_RULE, RULE_FLAT, RULE_TREE, RuleName
 from rebalance_tasks.core.errors import InvalidArgument
-from rebalance_tasks.core.hashing import MIX_MUL_1, KeyBatch, hash_key, hash_keys, round_hashes
-from rebalance_tasks.core.kernels import WORTH_LOADING_KEYS, KernelName, check_threads, compiled_kernels, in_threads
 from rebalance_tasks.core.models import PlacementConstraint, PlacementDecision, PlacementTarget
-from rebalance_tasks.core.recompute import first_farthest, keep
+from rebalance_tasks.core.placement import movement
+from rebalance_tasks.core.placement.filter import target_filters
+from rebalance_tasks.core.placement.fleet import ClusterMap, CompiledFleet, check_replica_count
+from rebalance_tasks.core.placement.hashing import MIX_MUL_1, KeyBatch, hash_key, hash_keys, round_hashes
+from rebalance_tasks.core.placement.kernels import (
+    WORTH_LOADING_KEYS,
+    KernelName,
+    check_threads,
+    compiled_kernels,
+    in_threads,
+)
+from rebalance_tasks.core.placement.recompute import first_farthest, keep
+from rebalance_tasks.core.placement.rules import DEFAULT_RULE, RULE_FLAT, RULE_TREE, RuleName
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from types import ModuleType
 
-    from rebalance_tasks.core.crush_domains import Indices
-    from rebalance_tasks.core.movement import Movement
+    from rebalance_tasks.core.placement.domains import Indices
+    from rebalance_tasks.core.placement.movement import Movement
 
 __all__ = [
     "DEFAULT_RULE",

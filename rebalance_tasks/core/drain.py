@@ -20,13 +20,13 @@ import pyarrow as pa
 from rebalance_tasks.core.imbalance import is_eligible, usage
 from rebalance_tasks.core.models import NodeState
 from rebalance_tasks.core.planner import plan_rebalance
-from rebalance_tasks.core.planner_candidates import gravity_of
-from rebalance_tasks.core.planner_state import Fleet, add_money
+from rebalance_tasks.core.planning.candidates import gravity_of
+from rebalance_tasks.core.planning.state import Fleet, add_money
 from rebalance_tasks.core.requirements import host_of, knows, refusal
 from rebalance_tasks.core.routes import are_linked
-from rebalance_tasks.core.simulation_bound import fewest_cycles
-from rebalance_tasks.core.simulation_events import Scenario
-from rebalance_tasks.core.simulation_world import World, held_back
+from rebalance_tasks.core.simulating.bound import fewest_cycles
+from rebalance_tasks.core.simulating.events import Scenario
+from rebalance_tasks.core.simulating.world import World, held_back
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence

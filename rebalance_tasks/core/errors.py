@@ -213,6 +213,10 @@ class UnknownNode(NodeError, PermanentError):
 
     cause = "unknown_node"
 
+    def __init__(self, node_id: str, where: str = "here") -> None:
+        """Name the node, and where it is not configured."""
+        super().__init__(node_id, f"not configured {where}; see [[nodes]] in rebalance.toml")
+
 
 class MoveError(RebalanceError):
     """One object cannot go its way; the job goes on.

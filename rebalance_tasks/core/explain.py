@@ -15,9 +15,9 @@ import pyarrow.compute as pc
 
 from rebalance_tasks.core.errors import InvalidArgument, ObjectNotFound
 from rebalance_tasks.core.imbalance import is_eligible
-from rebalance_tasks.core.planner_candidates import MOVABLE, REASONS, as_of_ns, gravity_of, screen
-from rebalance_tasks.core.planner_reasons import SENTENCES, cut_off, held_back_by, wanting
-from rebalance_tasks.core.planner_state import Fleet
+from rebalance_tasks.core.planning.candidates import MOVABLE, REASONS, as_of_ns, gravity_of, screen
+from rebalance_tasks.core.planning.reasons import SENTENCES, cut_off, held_back_by, wanting
+from rebalance_tasks.core.planning.state import Fleet
 from rebalance_tasks.core.requirements import host_of, refusal
 
 if TYPE_CHECKING:

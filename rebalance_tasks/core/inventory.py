@@ -19,8 +19,8 @@ import pyarrow.compute as pc
 
 from rebalance_tasks.core import inventory_columns as columns
 from rebalance_tasks.core.errors import InvalidInventory
-from rebalance_tasks.core.hashing import hash_keys
 from rebalance_tasks.core.inventory_columns import UNKNOWN_TIME, Coded, Listed
+from rebalance_tasks.core.placement.hashing import hash_keys
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -108,7 +108,7 @@ class Inventory:
         required_storage_class: dictionary-coded storage class.
         required_tags: dictionary-coded tuples of ``key=value``, all of which the node must carry.
         ignored_columns: columns of the table that mean nothing here.
-        unlisted: objects that are no rows, since there are too many (`core.candidates`).
+        unlisted: objects that are no rows, since there are too many (`core.keeping.candidates`).
     """
 
     keys: pa.LargeStringArray

@@ -1,7 +1,7 @@
 """Which object keys exist at all: one rule for every store, applied before a key is acted on.
 
 Keys come from plans, messages and Redis, so each of them is checked where it is used (invariant 13). A driver adds
-what its own store cannot hold (`drivers.local_errors.validate_local_key`) and confines the key to its node's root.
+what its own store cannot hold (`drivers.local.errors.validate_local_key`) and confines the key to its node's root.
 """
 
 from __future__ import annotations

@@ -23,8 +23,8 @@ from pydantic import (
 )
 
 from rebalance_tasks.core.models import Frozen, Money, Rate, Size, Unit
+from rebalance_tasks.core.pacing.timetable import HourlyRate, parse_timetable
 from rebalance_tasks.core.quiet_hours import parse_quiet_hours
-from rebalance_tasks.core.timetable import HourlyRate, parse_timetable
 from rebalance_tasks.core.units import parse_duration
 
 KIB: Final = 1 << 10

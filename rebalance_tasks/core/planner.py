@@ -19,8 +19,8 @@ import pyarrow as pa
 
 from rebalance_tasks.core.imbalance import imbalance
 from rebalance_tasks.core.models import RebalanceMove, RebalancePlan
-from rebalance_tasks.core.planner_balance import balance_pools
-from rebalance_tasks.core.planner_candidates import (
+from rebalance_tasks.core.planning.balance import balance_pools
+from rebalance_tasks.core.planning.candidates import (
     MOVABLE,
     NOT_A_CANDIDATE,
     REASONS,
@@ -29,9 +29,9 @@ from rebalance_tasks.core.planner_candidates import (
     node_rows,
     screen,
 )
-from rebalance_tasks.core.planner_drain import drain
-from rebalance_tasks.core.planner_reasons import explain_rest, obstacles, wanting
-from rebalance_tasks.core.planner_state import Fleet, Ledger, Work, add_money, money
+from rebalance_tasks.core.planning.drain import drain
+from rebalance_tasks.core.planning.reasons import explain_rest, obstacles, wanting
+from rebalance_tasks.core.planning.state import Fleet, Ledger, Work, add_money, money
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from rebalance_tasks.core.inventory import Inventory
     from rebalance_tasks.core.models import NodeDescriptor
     from rebalance_tasks.core.options import RebalancerOptions
-    from rebalance_tasks.core.planner_state import Chosen
+    from rebalance_tasks.core.planning.state import Chosen
 
 #: Moves off a draining node come before every balancing move, whose priority is the source's fill in thousandths.
 DRAIN_PRIORITY: Final = 1000

@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Final
 from rebalance_tasks.core.imbalance import imbalance
 from rebalance_tasks.core.models import NodeState
 from rebalance_tasks.core.planner import plan_rebalance
-from rebalance_tasks.core.simulation_bound import fewest_cycles
-from rebalance_tasks.core.simulation_events import Activate, Add, Drain, Growth, Heat, Lose
-from rebalance_tasks.core.simulation_world import World
+from rebalance_tasks.core.simulating.bound import fewest_cycles
+from rebalance_tasks.core.simulating.events import Activate, Add, Drain, Growth, Heat, Lose
+from rebalance_tasks.core.simulating.world import World
 from rebalance_tasks.core.verify import verify_plan
 
 if TYPE_CHECKING:
@@ -29,8 +29,8 @@ if TYPE_CHECKING:
     from rebalance_tasks.core.inventory import Inventory
     from rebalance_tasks.core.models import NodeDescriptor, RebalancePlan
     from rebalance_tasks.core.options import RebalancerOptions
-    from rebalance_tasks.core.simulation_bound import Bound
-    from rebalance_tasks.core.simulation_events import Event, Scenario
+    from rebalance_tasks.core.simulating.bound import Bound
+    from rebalance_tasks.core.simulating.events import Event, Scenario
 
 #: The disturbance that is there before the first event.
 AT_THE_START: Final = "as it was"

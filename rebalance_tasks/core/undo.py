@@ -20,8 +20,8 @@ import pyarrow.compute as pc
 from rebalance_tasks.core.imbalance import imbalance
 from rebalance_tasks.core.inventory import UNKNOWN_TIME
 from rebalance_tasks.core.models import NodeState, RebalanceMove, RebalancePlan
-from rebalance_tasks.core.planner_candidates import gravity_of, nanoseconds
-from rebalance_tasks.core.planner_state import Fleet, Ledger, add_money, money
+from rebalance_tasks.core.planning.candidates import gravity_of, nanoseconds
+from rebalance_tasks.core.planning.state import Fleet, Ledger, add_money, money
 from rebalance_tasks.core.requirements import host_of, knows, refusal
 from rebalance_tasks.core.routes import are_linked
 

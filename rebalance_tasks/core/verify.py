@@ -13,8 +13,8 @@ import pyarrow.compute as pc
 
 from rebalance_tasks.core.inventory import UNKNOWN_TIME
 from rebalance_tasks.core.move_columns import MoveColumns
-from rebalance_tasks.core.verify_moves import MoveRules
-from rebalance_tasks.core.verify_rules import PlanRules, broken
+from rebalance_tasks.core.verifying.moves import MoveRules
+from rebalance_tasks.core.verifying.rules import PlanRules, broken
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from rebalance_tasks.core.inventory import Inventory
     from rebalance_tasks.core.models import NodeDescriptor, RebalancePlan
     from rebalance_tasks.core.options import RebalancerOptions
-    from rebalance_tasks.core.verify_moves import Broken
+    from rebalance_tasks.core.verifying.moves import Broken
 
 
 class HasNodes(Protocol):

@@ -14,25 +14,25 @@ from functools import cache
 from typing import TYPE_CHECKING, Final, Protocol
 
 from rebalance_tasks.core.errors import NodeNotWritable, ObjectUnreadable, SourceVanished, TargetExists
-from rebalance_tasks.drivers.bucket import BucketError
-from rebalance_tasks.drivers.linux import DIR_READ_FLAGS, fsync
-from rebalance_tasks.drivers.local import LocalDriver
-from rebalance_tasks.drivers.local_entries import READ_FLAGS, look
-from rebalance_tasks.drivers.local_errors import node_error, source_error, target_error, validate_local_key
-from rebalance_tasks.drivers.local_files import LocalSource, fingerprint_of
-from rebalance_tasks.drivers.object_errors import node_error as store_node_error
-from rebalance_tasks.drivers.object_errors import target_error as store_target_error
-from rebalance_tasks.drivers.object_files import WINDOW_BYTES, ObjectSource
-from rebalance_tasks.drivers.object_files import fingerprint_of as fingerprint_of_stored
-from rebalance_tasks.drivers.object_store import ObjectStoreDriver
-from rebalance_tasks.drivers.tree import TMP, Kind
+from rebalance_tasks.drivers.local.driver import LocalDriver
+from rebalance_tasks.drivers.local.entries import READ_FLAGS, look
+from rebalance_tasks.drivers.local.errors import node_error, source_error, target_error, validate_local_key
+from rebalance_tasks.drivers.local.files import LocalSource, fingerprint_of
+from rebalance_tasks.drivers.local.linux import DIR_READ_FLAGS, fsync
+from rebalance_tasks.drivers.object_stores.bucket import BucketError
+from rebalance_tasks.drivers.object_stores.driver import ObjectStoreDriver
+from rebalance_tasks.drivers.object_stores.errors import node_error as store_node_error
+from rebalance_tasks.drivers.object_stores.errors import target_error as store_target_error
+from rebalance_tasks.drivers.object_stores.files import WINDOW_BYTES, ObjectSource
+from rebalance_tasks.drivers.object_stores.files import fingerprint_of as fingerprint_of_stored
+from rebalance_tasks.drivers.trees.calls import TMP, Kind
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator
 
     from rebalance_tasks.core.ids import MoveId
     from rebalance_tasks.drivers.base import Driver, Fingerprint, SourceHandle
-    from rebalance_tasks.drivers.sftp import SftpDriver
+    from rebalance_tasks.drivers.sftp.driver import SftpDriver
 
 #: Sorts after every name in a folder.
 _LAST: Final = "\U0010ffff"
@@ -254,7 +254,7 @@ class SftpDoor:
 
     def replace(self, move_id: MoveId, key: str) -> None:
         """Rename over what is there (``posix-rename``)."""
-        from rebalance_tasks.drivers import sftp_errors  # noqa: PLC0415  an extra
+        from rebalance_tasks.drivers.sftp import errors as sftp_errors  # noqa: PLC0415  an extra
 
         driver = self._driver
         there = driver.stat(key)
@@ -267,7 +267,7 @@ class SftpDoor:
 
     def browse(self, folder: str) -> Iterator[tuple[str, Fingerprint | None]]:
         """Scan one folder."""
-        from rebalance_tasks.drivers import sftp_errors  # noqa: PLC0415  an extra
+        from rebalance_tasks.drivers.sftp import errors as sftp_errors  # noqa: PLC0415  an extra
 
         driver = self._driver
         with sftp_errors.translated(lambda exc: sftp_errors.node_error(driver.node_id, exc, f"look into {folder!a}")):
@@ -282,7 +282,7 @@ class SftpDoor:
 @cache
 def _sftp_driver() -> type[SftpDriver] | None:
     try:
-        from rebalance_tasks.drivers.sftp import SftpDriver  # noqa: PLC0415  an extra
+        from rebalance_tasks.drivers.sftp.driver import SftpDriver  # noqa: PLC0415  an extra
     except ModuleNotFoundError:
         return None
     return SftpDriver

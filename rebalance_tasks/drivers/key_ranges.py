@@ -13,15 +13,15 @@ from itertools import accumulate, pairwise
 from typing import TYPE_CHECKING, Final, Protocol, Self, cast
 
 from rebalance_tasks.core.keys import is_reserved
-from rebalance_tasks.drivers.bucket import BucketError
-from rebalance_tasks.drivers.object_errors import node_error
+from rebalance_tasks.drivers.object_stores.bucket import BucketError
+from rebalance_tasks.drivers.object_stores.errors import node_error
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from rebalance_tasks.core.ids import NodeId
     from rebalance_tasks.drivers.base import Driver
-    from rebalance_tasks.drivers.bucket import Bucket, Stored
+    from rebalance_tasks.drivers.object_stores.bucket import Bucket, Stored
 
 #: Characters of the last key that are looked for, with up to nine looks each; where that does not find it, the last range is larger than the others.
 _LOOKS: Final = 48
@@ -49,7 +49,7 @@ class KeyRange:
 
 
 class Ranged(Protocol):
-    """A driver whose node may be listed in ranges (`drivers.object_store`)."""
+    """A driver whose node may be listed in ranges (`drivers.object_stores.driver`)."""
 
     node_id: NodeId
     bucket: Bucket

@@ -78,7 +78,7 @@ class Drivers:
     def _node(self, node_id: str) -> NodeDescriptor:
         node = next((node for node in self.settings.nodes if node.node_id == node_id), None)
         if node is None:
-            raise UnknownNode(node_id, "is not configured here; see [[nodes]] in rebalance.toml")
+            raise UnknownNode(node_id)
         return node
 
     def _opened(self, name: str, node: NodeDescriptor) -> Driver:

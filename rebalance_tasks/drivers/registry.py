@@ -17,20 +17,21 @@ from urllib.parse import unquote, urlsplit
 
 from rebalance_tasks.core.errors import ConfigurationError
 from rebalance_tasks.core.fidelity import lost
-from rebalance_tasks.core.inflight import LARGE_AT_ONCE
+from rebalance_tasks.core.pacing.inflight import LARGE_AT_ONCE
 from rebalance_tasks.core.routes import seen_from, share_a_host, shared_queues
-from rebalance_tasks.drivers import fidelity, fsspec_options
+from rebalance_tasks.drivers import fidelity
 from rebalance_tasks.drivers.burst import NoBurst
-from rebalance_tasks.drivers.compiled import compiled_rows
 from rebalance_tasks.drivers.driver_many import DriverMany
+from rebalance_tasks.drivers.fsspec import options as fsspec_options
 from rebalance_tasks.drivers.lanes import MOST_AT_ONCE
-from rebalance_tasks.drivers.local import LocalDriver
-from rebalance_tasks.drivers.local_burst import LocalBurst, free_held
-from rebalance_tasks.drivers.local_direct import DIRECT_FROM_BYTES
-from rebalance_tasks.drivers.object_burst import ObjectBurst
-from rebalance_tasks.drivers.object_store import ObjectStoreDriver
+from rebalance_tasks.drivers.local.burst import LocalBurst, free_held
+from rebalance_tasks.drivers.local.compiled import compiled_rows
+from rebalance_tasks.drivers.local.direct import DIRECT_FROM_BYTES
+from rebalance_tasks.drivers.local.driver import LocalDriver
+from rebalance_tasks.drivers.object_stores.burst import ObjectBurst
+from rebalance_tasks.drivers.object_stores.driver import ObjectStoreDriver
 from rebalance_tasks.drivers.places import bucket_and_prefix, sftp_place
-from rebalance_tasks.drivers.s3_options import endpoint_of, open_s3_bucket, options_of
+from rebalance_tasks.drivers.s3.options import endpoint_of, open_s3_bucket, options_of
 from rebalance_tasks.drivers.small_burst import MOST_BYTES, SmallBurst
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ if TYPE_CHECKING:
     from rebalance_tasks.core.models import NodeDescriptor
     from rebalance_tasks.drivers.base import Driver
     from rebalance_tasks.drivers.burst import Burst
-    from rebalance_tasks.drivers.plain_rows import PlainRows
+    from rebalance_tasks.drivers.local.plain_rows import PlainRows
     from rebalance_tasks.drivers.small_burst import Many
     from rebalance_tasks.drivers.spelling import Spelling
 
@@ -115,7 +116,7 @@ def _s3_place(node: NodeDescriptor) -> tuple[str, ...]:
 def _open_obstore(node: NodeDescriptor) -> Driver:
     # An extra, as asyncssh.
     try:
-        from rebalance_tasks.drivers.obstore_options import open_obstore_bucket  # noqa: PLC0415
+        from rebalance_tasks.drivers.gcs_azure.options import open_obstore_bucket  # noqa: PLC0415
     except ModuleNotFoundError as exc:
         message = f"node {node.node_id!r}: {exc.name} is not installed; install rebalance-tasks[stores]"
         raise ConfigurationError(message) from exc
@@ -133,8 +134,8 @@ def _obstore_place(node: NodeDescriptor) -> tuple[str, ...]:
 def _open_sftp(node: NodeDescriptor) -> Driver:
     # An extra: asyncssh is needed by those only who have such a node.
     try:
-        from rebalance_tasks.drivers.sftp import SftpDriver  # noqa: PLC0415
-        from rebalance_tasks.drivers.sftp_options import sftp_link  # noqa: PLC0415
+        from rebalance_tasks.drivers.sftp.driver import SftpDriver  # noqa: PLC0415
+        from rebalance_tasks.drivers.sftp.options import sftp_link  # noqa: PLC0415
     except ModuleNotFoundError as exc:
         message = f"node {node.node_id!r}: {exc.name} is not installed; install rebalance-tasks[sftp]"
         raise ConfigurationError(message) from exc
@@ -150,7 +151,7 @@ def _open_fsspec(node: NodeDescriptor) -> Driver:
     place = fsspec_options.fsspec_place(node)
     # An extra, as asyncssh; and most protocols need a library of their own besides.
     try:
-        from rebalance_tasks.drivers.fsspec_driver import FsspecDriver  # noqa: PLC0415
+        from rebalance_tasks.drivers.fsspec.driver import FsspecDriver  # noqa: PLC0415
 
         return FsspecDriver(node.node_id, place, include=node.include, exclude=node.exclude)
     except (ImportError, ValueError) as exc:
@@ -166,7 +167,7 @@ _SCHEMES: Final = {
     "memory": _OBSTORE,
     "s3": _Scheme(open=_open_s3, place=_s3_place, fidelity=fidelity.S3),
     "sftp": _Scheme(
-        open=_open_sftp, place=_sftp_place, fidelity=fidelity.SFTP, ahead=("rebalance_tasks.drivers.sftp",)
+        open=_open_sftp, place=_sftp_place, fidelity=fidelity.SFTP, ahead=("rebalance_tasks.drivers.sftp.driver",)
     ),
 }
 

@@ -1,6 +1,6 @@
 """A listing that is kept, so that the next one of the same node reads only what has changed.
 
-A survey keeps it as a file of Arrow columns beside the worker (`control.survey_memory`); the driver says what may be taken from
+A survey keeps it as a file of Arrow columns beside the worker (`control.surveying.memory`); the driver says what may be taken from
 it. What is remembered is never truer than what is there: a file that was written to in place shows in no folder, so whoever acts on
 an object looks at it again, and now and then everything is listed anew.
 """

@@ -9,7 +9,7 @@ from rebalance_tasks.drivers.spelling import ASIDE, OTHERWISE, OURS, Spelling, o
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
-    from rebalance_tasks.drivers.tree import Tree, Words
+    from rebalance_tasks.drivers.trees.calls import Tree, Words
 
 
 class TreeSpelling(Spelling):

@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Any, Final
 
 from fsspec.spec import AbstractBufferedFile
 
-from rebalance_tasks.control.reading import stretch
+from rebalance_tasks.control.access.reading import stretch
 from rebalance_tasks.core.errors import RebalanceError, SourceChanged, SourceVanished
 from rebalance_tasks.fleetfs.errors import as_os_error
 
 if TYPE_CHECKING:
     from types import TracebackType
 
-    from rebalance_tasks.control.writing import Draft
+    from rebalance_tasks.control.access.writing import Draft
     from rebalance_tasks.core.fingerprint import Fingerprint
     from rebalance_tasks.drivers.base import SourceHandle
     from rebalance_tasks.fleetfs.opened import OpenFleet

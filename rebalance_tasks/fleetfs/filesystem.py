@@ -1,7 +1,7 @@
 """The fsspec file system behind ``fleet://<fleet>/<key>``.
 
 It only translates: names, calls and errors. Where objects are and how they are written safely while they move is
-`control.reading` and `control.writing`. An instance holds nothing but its options, so it is pickled and forked like any value.
+`control.access.reading` and `control.access.writing`. An instance holds nothing but its options, so it is pickled and forked like any value.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from fsspec.spec import AbstractFileSystem
 
-from rebalance_tasks.control.accesses import SAMPLE
+from rebalance_tasks.control.access.accesses import SAMPLE
 from rebalance_tasks.core.errors import InvalidKey, ObjectNotFound, RebalanceError
 from rebalance_tasks.fleetfs.errors import as_os_error
 from rebalance_tasks.fleetfs.files import FleetFile

@@ -7,14 +7,14 @@ import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from rebalance_tasks.control.accesses import AccessSampler
-from rebalance_tasks.control.browsing import Browser
+from rebalance_tasks.control.access.accesses import AccessSampler
+from rebalance_tasks.control.access.browsing import Browser
+from rebalance_tasks.control.access.holders import Holders
+from rebalance_tasks.control.access.host_claims import claims_of
+from rebalance_tasks.control.access.reading import Reader
+from rebalance_tasks.control.access.writing import Writer
 from rebalance_tasks.control.context import PlacesContext
-from rebalance_tasks.control.holders import Holders
-from rebalance_tasks.control.host_claims import claims_of
 from rebalance_tasks.control.locate import Locator
-from rebalance_tasks.control.reading import Reader
-from rebalance_tasks.control.writing import Writer
 from rebalance_tasks.core.errors import ConfigurationError
 from rebalance_tasks.drivers.doors import door_of
 from rebalance_tasks.drivers.opened import Drivers

@@ -14,8 +14,8 @@ import xxhash
 
 from rebalance_tasks.core.errors import ChecksumMismatch, SourceChanged, SourceVanished
 from rebalance_tasks.core.options import MIB
-from rebalance_tasks.drivers.linux import BLOCK_BYTES
-from rebalance_tasks.drivers.local_direct import aligned_buffer
+from rebalance_tasks.drivers.local.direct import aligned_buffer
+from rebalance_tasks.drivers.local.linux import BLOCK_BYTES
 from rebalance_tasks.migration.control import CHUNK_BYTES, Interrupt, SliceInterrupted
 from rebalance_tasks.store.records import Part
 

@@ -6,7 +6,7 @@ import threading
 import time
 from typing import TYPE_CHECKING, Final, TypeVar
 
-from rebalance_tasks.core.inflight import LARGE_BYTES, InFlight, begin, step
+from rebalance_tasks.core.pacing.inflight import LARGE_BYTES, InFlight, begin, step
 from rebalance_tasks.telemetry import get_logger
 
 if TYPE_CHECKING:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 
     from rebalance_tasks.core.ids import MoveId
-    from rebalance_tasks.drivers.plain_rows import PlainRows
+    from rebalance_tasks.drivers.local.plain_rows import PlainRows
     from rebalance_tasks.migration.item import BatchContext, Item
 
 #: Two milliseconds for small objects; the flags are looked at in between.

@@ -28,7 +28,7 @@ from redis.sentinel import Sentinel
 
 from rebalance_tasks.core.errors import ConfigurationError
 from rebalance_tasks.core.masking import masked_url
-from rebalance_tasks.settings_redis import check_files, read_address
+from rebalance_tasks.settings.redis import check_files, read_address
 from rebalance_tasks.store.errors import StateForbidden, translated
 from rebalance_tasks.store.lane import LaneClosedError, ScriptLane
 
@@ -141,7 +141,7 @@ def connect(url: str) -> StateClient:
     """Return a client (a pool; safe across fork) for the state's Redis.
 
     Args:
-        url: in any spelling of `rebalance_tasks.settings_redis`.
+        url: in any spelling of `rebalance_tasks.settings.redis`.
 
     Raises:
         ConfigurationError: the URL cannot be read, or names a certificate that is not there.

@@ -1,6 +1,6 @@
 """How fast each node may be worked, fleet-wide: measurements of all slices together, and what the controller makes of them.
 
-The controller (`core.pace`) is pure; here it is fed, once in an interval and by whoever notes then. Its rate is read by the byte
+The controller (`core.pacing.pace`) is pure; here it is fed, once in an interval and by whoever notes then. Its rate is read by the byte
 buckets of the node (``throttle_take.lua``), so that it acts within a tenth of a second on every worker. A direction has two paces, since what
 an object of a burst usually takes is no measure for a call that goes alone.
 """
@@ -11,7 +11,7 @@ import json
 import math
 from typing import TYPE_CHECKING, Final, cast
 
-from rebalance_tasks.core.pace import Pace, step
+from rebalance_tasks.core.pacing.pace import Pace, step
 from rebalance_tasks.telemetry import get_logger
 
 if TYPE_CHECKING:

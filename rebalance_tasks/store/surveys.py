@@ -34,7 +34,7 @@ class Finding(Frozen):
     """What was found on one node, or on a part of one.
 
     Attributes:
-        node_id: the node, or the name of the part (`control.parts`).
+        node_id: the node, or the name of the part (`control.surveying.parts`).
         digest: of the listing it follows from, with what was asked of it; empty where another listing may be equal to none.
         error: why it could not be surveyed; everything else is empty then.
         cause: the error's stable word.
@@ -42,8 +42,8 @@ class Finding(Frozen):
         direct: as in `drivers.base.NodeHealth`; so is shows_access.
         left_out: what is on the node and no object, by reason.
         unlisted: objects that are no rows, by reason; ``unlisted_movable_bytes`` as in `core.inventory.Unlisted`.
-        cuts: keys, rising, at even distances in what was listed, at which the node may be cut into ranges (`control.survey_ranges`).
-        others_apart: mark of the file in which a host keeps the hashes of the other keys (`control.other_keys`); empty: they are in Redis.
+        cuts: keys, rising, at even distances in what was listed, at which the node may be cut into ranges (`control.surveying.ranges`).
+        others_apart: mark of the file in which a host keeps the hashes of the other keys (`control.surveying.other_keys`); empty: they are in Redis.
     """
 
     node_id: str

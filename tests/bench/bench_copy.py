@@ -28,9 +28,9 @@ from rebalance_tasks.client import Rebalancer
 from rebalance_tasks.core.ids import MoveId
 from rebalance_tasks.core.options import MIB
 from rebalance_tasks.drivers.lanes import each
-from rebalance_tasks.drivers.linux import native
-from rebalance_tasks.drivers.local import LocalDriver
-from rebalance_tasks.drivers.local_direct import Around, aligned_buffer
+from rebalance_tasks.drivers.local.direct import Around, aligned_buffer
+from rebalance_tasks.drivers.local.driver import LocalDriver
+from rebalance_tasks.drivers.local.linux import native
 from rebalance_tasks.drivers.registry import at_once
 from rebalance_tasks.migration.control import SliceControl
 from rebalance_tasks.migration.copying import Copier

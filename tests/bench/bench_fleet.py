@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Final
 import fsspec
 
 from rebalance_tasks.client import Rebalancer
-from rebalance_tasks.control.reading import stretch
+from rebalance_tasks.control.access.reading import stretch
 from rebalance_tasks.core.ids import MoveId
 from rebalance_tasks.core.options import KIB
 from rebalance_tasks.drivers.base import ObjectMetadata

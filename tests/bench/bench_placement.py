@@ -20,11 +20,11 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 import pyarrow as pa
 
-from rebalance_tasks.core import kernels_numba, movement
 from rebalance_tasks.core.crush import CompiledFleet, CrushPlacementAlgorithm
-from rebalance_tasks.core.crush_domains import Level, domain_path
-from rebalance_tasks.core.hashing import hash_keys
 from rebalance_tasks.core.models import NodeDescriptor
+from rebalance_tasks.core.placement import kernels_numba, movement
+from rebalance_tasks.core.placement.domains import Level, domain_path
+from rebalance_tasks.core.placement.hashing import hash_keys
 from tests.bench.placement_rivals import Crushtool, swift_python, swift_tables
 from tests.bench.report import Figure
 

@@ -11,9 +11,9 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final
 
 from rebalance_tasks.core.options import RebalancerOptions
+from rebalance_tasks.core.simulating.events import Scenario, parse_event
+from rebalance_tasks.core.simulating.fleet import synthetic_fleet
 from rebalance_tasks.core.simulation import simulate
-from rebalance_tasks.core.simulation_events import Scenario, parse_event
-from rebalance_tasks.core.simulation_fleet import synthetic_fleet
 from tests.bench.report import Figure
 
 if TYPE_CHECKING:

@@ -22,8 +22,8 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from rebalance_tasks.client import Rebalancer
 from rebalance_tasks.core.options import MIB
-from rebalance_tasks.drivers.object_store import ObjectStoreDriver
-from rebalance_tasks.drivers.s3_bucket import S3Bucket
+from rebalance_tasks.drivers.object_stores.driver import ObjectStoreDriver
+from rebalance_tasks.drivers.s3.bucket import S3Bucket
 from tests.bench import world as worlds
 from tests.bench.bench_copy import rclone
 from tests.bench.jobs import move_all

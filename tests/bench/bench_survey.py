@@ -27,26 +27,26 @@ import redis
 from pyarrow import parquet
 
 from rebalance_tasks.client import Rebalancer
-from rebalance_tasks.control import survey_round
-from rebalance_tasks.control.gathering import Gathering
-from rebalance_tasks.control.other_keys import HashFiles
-from rebalance_tasks.control.parts import question_about
-from rebalance_tasks.control.streams import BATCH_ROWS, IN_MEMORY_ROWS, candidates_of, found_in, kept_of
 from rebalance_tasks.control.survey import most_rows
-from rebalance_tasks.control.survey_merge import merged
-from rebalance_tasks.control.survey_question import KeysUnmet
-from rebalance_tasks.control.survey_round import CHECK_LOCK_MS
+from rebalance_tasks.control.surveying import round as survey_round
+from rebalance_tasks.control.surveying.gathering import Gathering
+from rebalance_tasks.control.surveying.merge import merged
+from rebalance_tasks.control.surveying.other_keys import HashFiles
+from rebalance_tasks.control.surveying.parts import question_about
+from rebalance_tasks.control.surveying.question import KeysUnmet
+from rebalance_tasks.control.surveying.round import CHECK_LOCK_MS
+from rebalance_tasks.control.surveying.streams import BATCH_ROWS, IN_MEMORY_ROWS, candidates_of, found_in, kept_of
 from rebalance_tasks.core.inventory import Inventory
-from rebalance_tasks.core.keeper import Keeper
+from rebalance_tasks.core.keeping.keeper import Keeper
+from rebalance_tasks.core.keeping.sought import Sought, unpacked
 from rebalance_tasks.core.models import NodeDescriptor
 from rebalance_tasks.core.options import RebalancerOptions
 from rebalance_tasks.core.planner import plan_rebalance
-from rebalance_tasks.core.sought import Sought, unpacked
 from rebalance_tasks.core.verify import verify_plan
 from rebalance_tasks.demo.processes import CeleryWorker
 from rebalance_tasks.drivers.remembered import Remembered
 from rebalance_tasks.embedded import start_server
-from rebalance_tasks.settings_model import Settings
+from rebalance_tasks.settings.model import Settings
 from rebalance_tasks.store.connection import Connection, connect
 from rebalance_tasks.store.fleet import FleetStore
 from rebalance_tasks.store.keys import FleetKeys
@@ -81,7 +81,7 @@ RUNS: Final = 3
 ANSWERS: Final = 20
 #: Nodes of which one folder changes, in a thousand.
 CHANGED: Final = 10
-#: A folder is believed when it was not changed for so long (`drivers.local_listing`).
+#: A folder is believed when it was not changed for so long (`drivers.local.listing`).
 SETTLE_S: Final = 4.0
 
 

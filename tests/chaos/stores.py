@@ -9,7 +9,7 @@ from __future__ import annotations
 import shutil
 from typing import TYPE_CHECKING, Final
 
-from rebalance_tasks.drivers.bucket import NotThere
+from rebalance_tasks.drivers.object_stores.bucket import NotThere
 from tests.chaos.storm import Storm
 from tests.support import strangers
 from tests.support.fleets import NodeSpec

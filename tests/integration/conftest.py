@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from rebalance_tasks.drivers import s3_probe
+from rebalance_tasks.drivers.s3 import probe as s3_probe
 from tests.support.engine import Engine
 from tests.support.hooks import SIZES
 

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from rebalance_tasks.control import gathering, streams
 from rebalance_tasks.control.check import conclude_check, plan_only, run_check
 from rebalance_tasks.control.start import start_job
-from rebalance_tasks.control.survey_round import survey_nodes
+from rebalance_tasks.control.surveying import gathering, streams
+from rebalance_tasks.control.surveying.round import survey_nodes
 from rebalance_tasks.core.states import RebalanceStatus
 from tests.support.access import last_read, require_access_times
 from tests.support.engine import Engine

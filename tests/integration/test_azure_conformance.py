@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from rebalance_tasks.core.models import NodeDescriptor
-from rebalance_tasks.drivers.obstore_options import open_obstore_bucket
+from rebalance_tasks.drivers.gcs_azure.options import open_obstore_bucket
 from tests.support import azurite
 from tests.unit.drivers.test_memory_conformance import ObstoreConformance, ObstoreHarness
 

@@ -17,15 +17,15 @@ from xml.sax.saxutils import escape
 import pytest
 
 from rebalance_tasks.core.models import NodeDescriptor
+from rebalance_tasks.drivers.gcs_azure.options import open_obstore_bucket
 from rebalance_tasks.drivers.key_ranges import KeyRange, cut_points, pages_in
-from rebalance_tasks.drivers.obstore_options import open_obstore_bucket
 from rebalance_tasks.embedded import HOST
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from rebalance_tasks.drivers.gcs_azure.bucket import ObstoreBucket
     from rebalance_tasks.drivers.key_ranges import Ranged
-    from rebalance_tasks.drivers.obstore_bucket import ObstoreBucket
 
 pytestmark = pytest.mark.integration
 

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from rebalance_tasks.core.ids import MoveId
-from rebalance_tasks.drivers import object_files
 from rebalance_tasks.drivers.base import ObjectMetadata
-from rebalance_tasks.drivers.object_burst import ObjectBurst
-from rebalance_tasks.drivers.object_files import LEAST_PART_BYTES
-from rebalance_tasks.drivers.object_store import ObjectStoreDriver
+from rebalance_tasks.drivers.object_stores import files as object_files
+from rebalance_tasks.drivers.object_stores.burst import ObjectBurst
+from rebalance_tasks.drivers.object_stores.driver import ObjectStoreDriver
+from rebalance_tasks.drivers.object_stores.files import LEAST_PART_BYTES
 from rebalance_tasks.drivers.registry import open_driver, validate_roots
-from rebalance_tasks.drivers.s3_bucket import S3Bucket
+from rebalance_tasks.drivers.s3.bucket import S3Bucket
 from rebalance_tasks.settings import load_settings
 from tests.support.bad_line import BadLine
 from tests.unit.drivers.conformance import stage
@@ -24,7 +24,7 @@ from tests.unit.drivers.conformance import stage
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from rebalance_tasks.drivers.s3_http import Answer
+    from rebalance_tasks.drivers.s3.http import Answer
     from tests.support.weed import Weed
 
 pytestmark = pytest.mark.integration

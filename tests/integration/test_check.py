@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from rebalance_tasks import ConfigurationError, NodeMissing, NodeState, RebalanceStatus
-from rebalance_tasks.control import survey_waited
 from rebalance_tasks.control.survey import survey
+from rebalance_tasks.control.surveying import waited as survey_waited
 from rebalance_tasks.core.errors import NodeNotWritable
-from rebalance_tasks.drivers.local import LocalDriver
+from rebalance_tasks.drivers.local.driver import LocalDriver
 from rebalance_tasks.store.presence import Presence
 from tests.support.arena import context_of, objects, rebalancer_of, tree, wait_for
 from tests.support.fleets import NodeSpec

@@ -10,7 +10,7 @@ import pytest
 from rebalance_tasks.control import lifecycle
 from rebalance_tasks.control.sweep import run_sweep
 from rebalance_tasks.core.ids import MoveId
-from rebalance_tasks.drivers.local import LocalDriver
+from rebalance_tasks.drivers.local.driver import LocalDriver
 from rebalance_tasks.migration import control as controls
 from rebalance_tasks.migration import copying, faults
 from rebalance_tasks.migration import slice as slices

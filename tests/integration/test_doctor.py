@@ -16,8 +16,8 @@ from rebalance_tasks.control.catalogue import Catalogue
 from rebalance_tasks.control.check import run_check
 from rebalance_tasks.control.cleanup import run_cleanup
 from rebalance_tasks.control.doctor import MOST_SKEW_S, examine, examine_access, examine_nodes
-from rebalance_tasks.control.doctor_redis import judge_durability
-from rebalance_tasks.control.doctor_settings import contradictions
+from rebalance_tasks.control.examining.redis import judge_durability
+from rebalance_tasks.control.examining.settings import contradictions
 from rebalance_tasks.control.survey import NodeReport, adopt
 from rebalance_tasks.control.sweep import STUCK_AFTER_S, run_sweep
 from rebalance_tasks.core.models import NodeDescriptor, NodeState
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from rebalance_tasks.control.context import FleetContext
-    from rebalance_tasks.control.findings import Finding
+    from rebalance_tasks.control.examining.findings import Finding
     from tests.conftest import FleetFactory
     from tests.support.fleets import Fleet
 
@@ -136,6 +136,7 @@ def test_neighbours_on_the_brokers_database_are_told(well: FleetContext, key: st
         "rebalance.data",
         "rebalance.control\x06\x163",
         "_kombu.binding.rebalance.data",
+        "_kombu.binding_permanent.rebalance.control",
         "_kombu.binding.celery.pidbox",
         "_kombu.binding.reply.celery.pidbox",
         "_kombu.binding.celeryev",

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from rebalance_tasks.cli import tables
+from rebalance_tasks.cli import node_tables
 from rebalance_tasks.control.check import plan_only, run_check
 from rebalance_tasks.control.drain import drain, set_state
 from rebalance_tasks.control.start import start_job
@@ -25,7 +25,7 @@ FILES = {f"k{number:02}": 5_000 for number in range(20)}
 
 
 def state_of(engine: Engine, node_id: str) -> str:
-    return next(tables.state_text(report) for report in reports(engine.context) if report.node.node_id == node_id)
+    return next(node_tables.state_text(report) for report in reports(engine.context) if report.node.node_id == node_id)
 
 
 def test_a_node_is_drained_shown_empty_and_filled_again_when_active(fleet_config: FleetFactory) -> None:

@@ -15,10 +15,10 @@ import pytest
 
 from rebalance_tasks.core.errors import ObjectUnreadable
 from rebalance_tasks.core.states import RebalanceStatus
-from rebalance_tasks.drivers import local
-from rebalance_tasks.drivers.linux import native
-from rebalance_tasks.drivers.local import LocalDriver
-from rebalance_tasks.drivers.local_files import LocalSource
+from rebalance_tasks.drivers.local import driver as local
+from rebalance_tasks.drivers.local.driver import LocalDriver
+from rebalance_tasks.drivers.local.files import LocalSource
+from rebalance_tasks.drivers.local.linux import native
 from rebalance_tasks.migration.batch import Batch
 from tests.support.checker import check, record
 from tests.support.engine import Engine, move, moves_between

@@ -9,8 +9,8 @@ import pytest
 
 from rebalance_tasks.core.errors import NodeFull, NodeMissing
 from rebalance_tasks.core.states import RebalanceStatus
-from rebalance_tasks.drivers.local import LocalDriver
-from rebalance_tasks.drivers.local_files import LocalWriter
+from rebalance_tasks.drivers.local.driver import LocalDriver
+from rebalance_tasks.drivers.local.files import LocalWriter
 from rebalance_tasks.migration import copying
 from rebalance_tasks.migration.batch import Batch
 from rebalance_tasks.migration.slice import SliceOutcome

@@ -19,7 +19,7 @@ from rebalance_tasks.control import cleanup as cleanups
 from rebalance_tasks.core.errors import SourceVanished, TargetExists
 from rebalance_tasks.core.ids import MoveId
 from rebalance_tasks.drivers.doors import door_of
-from rebalance_tasks.drivers.sftp import SftpDriver
+from rebalance_tasks.drivers.sftp.driver import SftpDriver
 from rebalance_tasks.drivers.spelling import Spelling
 from rebalance_tasks.migration.faults import Step
 from tests.support import checker

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 import pytest
 
 from rebalance_tasks.control import cleanup as cleanups
-from rebalance_tasks.control import stray_verdicts
+from rebalance_tasks.control.cleaning import stray_verdicts
 from rebalance_tasks.core.ids import MoveId
 from rebalance_tasks.core.models import NodeState
-from rebalance_tasks.drivers.local import LocalDriver
+from rebalance_tasks.drivers.local.driver import LocalDriver
 from rebalance_tasks.store.claims import ClaimStore
 from rebalance_tasks.store.connection import Connection
 from tests.support.checker import check, look, record

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from rebalance_tasks.control.check import dry_run
-from rebalance_tasks.drivers.local import LocalDriver
+from rebalance_tasks.drivers.local.driver import LocalDriver
 from tests.support.arena import objects
 from tests.support.engine import Engine
 from tests.support.fleets import NodeSpec

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from rebalance_tasks.core.models import NodeDescriptor
-from rebalance_tasks.drivers.obstore_options import open_obstore_bucket
+from rebalance_tasks.drivers.gcs_azure.options import open_obstore_bucket
 from tests.unit.drivers.test_memory_conformance import ObstoreConformance, ObstoreHarness
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from rebalance_tasks.control import fleetwide, lifecycle
 from rebalance_tasks.control.sweep import run_sweep
 from rebalance_tasks.core.errors import NodeMissing, UnknownNode
 from rebalance_tasks.core.states import RebalanceStatus
-from rebalance_tasks.drivers.local import LocalDriver
+from rebalance_tasks.drivers.local.driver import LocalDriver
 from rebalance_tasks.migration import control as controls
 from rebalance_tasks.migration.batch import Batch
 from rebalance_tasks.migration.slice import SliceOutcome

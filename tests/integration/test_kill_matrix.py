@@ -25,8 +25,8 @@ from rebalance_tasks.control import lifecycle
 from rebalance_tasks.core.catalogue import HostCatalogue
 from rebalance_tasks.core.ids import MoveId
 from rebalance_tasks.core.states import RebalanceStatus
-from rebalance_tasks.drivers import local_burst
 from rebalance_tasks.drivers.base import Driver, ServerSide
+from rebalance_tasks.drivers.local import burst as local_burst
 from rebalance_tasks.migration import copying, faults
 from rebalance_tasks.migration.copying import Copier
 from rebalance_tasks.migration.faults import Step
@@ -160,9 +160,9 @@ NO_STEPS = {"adopt"}
 TESTED_ELSEWHERE = {
     "migration/copying.py": "what it stages is a step of its callers, who journal its parts",
     "control/catalogue.py": "hands on what it is asked",
-    "control/accesses.py": "counts reads and writes; no object's way leads there",
-    "control/writing.py": "writers through the fleet: test_fleet_writes.py dies at each of their steps",
-    "control/host_claims.py": "tells the host's catalogue for those writers, and for the strays, who do it again",
+    "control/access/accesses.py": "counts reads and writes; no object's way leads there",
+    "control/access/writing.py": "writers through the fleet: test_fleet_writes.py dies at each of their steps",
+    "control/access/host_claims.py": "tells the host's catalogue for those writers, and for the strays, who do it again",
 }
 #: What these are called where objects are moved, freed and purged.
 RECEIVERS = {"source", "target", "store", "driver", "trash", "catalogue"}
@@ -229,6 +229,32 @@ def test_what_writes_without_fault_points_is_known_and_nothing_else_does() -> No
     assert {f"migration/{name}.py" for name in ("batch", "committing", "endings", "recognising", "slice", "undo")} | {
         f"control/{name}.py" for name in ("cleanup", "orphans", "reindex", "strays")
     } <= modules_that_write(), "this test looks for the wrong names"
+
+
+#: What a reindex asks of Redis without changing it, but for the lock of checks.
+INDEX_READS = {"pending_frees", "adopted", "usage", "acquire_check", "release_check", "known_ids", "list_trash"}
+
+
+def test_no_write_of_a_reindex_stands_without_a_fault_point() -> None:
+    """Whatever it asks of locations, the fleet's state, the trash or a node and is not known to be a look."""
+    bare = []
+    for module, function in functions():
+        if module != "control/reindex.py":
+            continue
+        steps = [call for call in calls(function) if is_fault_point(call) or writes_redis(call) or is_write(call)]
+        bare += [
+            ast.unparse(call.func)
+            for call, following in pairwise([*steps, None])
+            if call is not None and not is_fault_point(call) and (following is None or not is_fault_point(following))
+        ]
+    assert bare == []
+
+
+def writes_redis(call: ast.Call) -> bool:
+    called = call.func
+    if not isinstance(called, ast.Attribute) or not isinstance(called.value, ast.Attribute):
+        return False
+    return called.value.attr in {"locations", "fleet"} and called.attr not in INDEX_READS
 
 
 # -- the cases ------------------------------------------------------------------------------------------------------------

@@ -20,7 +20,8 @@ import pytest
 from rebalance_tasks.control import cleanup as cleanups
 from rebalance_tasks.control import lifecycle
 from rebalance_tasks.core.states import RebalanceStatus
-from rebalance_tasks.drivers import object_direct, object_files
+from rebalance_tasks.drivers.object_stores import direct as object_direct
+from rebalance_tasks.drivers.object_stores import files as object_files
 from rebalance_tasks.migration import copying
 from rebalance_tasks.migration.faults import Step
 from tests.integration import test_kill_matrix

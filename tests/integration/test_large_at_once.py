@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from rebalance_tasks.control import lifecycle
-from rebalance_tasks.core.inflight import LARGE_AT_ONCE
 from rebalance_tasks.core.options import MIB
+from rebalance_tasks.core.pacing.inflight import LARGE_AT_ONCE
 from rebalance_tasks.core.states import RebalanceStatus
-from rebalance_tasks.drivers import local_burst
-from rebalance_tasks.drivers.linux import native
-from rebalance_tasks.drivers.local import LocalDriver
-from rebalance_tasks.drivers.local_files import LocalWriter
+from rebalance_tasks.drivers.local import burst as local_burst
+from rebalance_tasks.drivers.local.driver import LocalDriver
+from rebalance_tasks.drivers.local.files import LocalWriter
+from rebalance_tasks.drivers.local.linux import native
 from rebalance_tasks.migration import control, copying
 from rebalance_tasks.migration.copying import Copier
 from rebalance_tasks.migration.faults import Step

@@ -19,9 +19,9 @@ from rebalance_tasks import Rebalancer
 from rebalance_tasks.control import fleetwide, lifecycle
 from rebalance_tasks.control.check import run_check
 from rebalance_tasks.control.cleanup import run_cleanup
+from rebalance_tasks.control.metering.table import METRICS
+from rebalance_tasks.control.metering.text import metrics_app
 from rebalance_tasks.control.metrics import FleetCollector
-from rebalance_tasks.control.metrics_table import METRICS
-from rebalance_tasks.control.metrics_text import metrics_app
 from rebalance_tasks.control.sweep import run_sweep
 from rebalance_tasks.control.throttles import set_node_throttle
 from rebalance_tasks.core.models import NodeState

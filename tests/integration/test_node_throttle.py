@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from rebalance_tasks import Rebalancer
-from rebalance_tasks.control.metrics_readings import _limits
+from rebalance_tasks.control.metering.readings import _limits
 from rebalance_tasks.control.throttles import Throttles, node_throttles, set_node_throttle
 from rebalance_tasks.core.errors import InvalidArgument, UnknownNode
 from rebalance_tasks.core.states import RebalanceStatus

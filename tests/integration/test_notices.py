@@ -16,7 +16,7 @@ from rebalance_tasks.control import lifecycle, notices, webhooks
 from rebalance_tasks.control.sweep import run_sweep
 from rebalance_tasks.core.events import NOTICES, EventKind
 from rebalance_tasks.core.signature import is_signed
-from rebalance_tasks.settings_model import Webhook
+from rebalance_tasks.settings.model import Webhook
 from rebalance_tasks.store.notices import Mark, NoticeStore
 from tests.support.arena import JOB_TIMEOUT_S, arena_of, objects
 from tests.support.engine import moves_between

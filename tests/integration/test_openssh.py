@@ -9,9 +9,9 @@ import pytest
 
 from rebalance_tasks.core.ids import MoveId
 from rebalance_tasks.drivers.base import FreeOutcome, ObjectMetadata
-from rebalance_tasks.drivers.local import LocalDriver
+from rebalance_tasks.drivers.local.driver import LocalDriver
 from rebalance_tasks.drivers.registry import burst
-from rebalance_tasks.drivers.sftp import SftpDriver
+from rebalance_tasks.drivers.sftp.driver import SftpDriver
 from tests.support.openssh import OpenSsh, openssh_server, sshd_binary
 from tests.support.sftp_harness import SftpHarness
 from tests.unit.drivers.conformance import DriverConformance, expected_at, stage

@@ -14,10 +14,10 @@ import pytest
 
 from rebalance_tasks.control import cleanup as cleanups
 from rebalance_tasks.control import lifecycle
-from rebalance_tasks.core.kernels import compiled_kernels
+from rebalance_tasks.core.placement.kernels import compiled_kernels
 from rebalance_tasks.core.states import RebalanceStatus
-from rebalance_tasks.drivers import compiled, plain_rows
-from rebalance_tasks.drivers.plain_rows import PlainRows
+from rebalance_tasks.drivers.local import compiled, plain_rows
+from rebalance_tasks.drivers.local.plain_rows import PlainRows
 from rebalance_tasks.migration import control, plain
 from rebalance_tasks.migration.batch import Batch
 from rebalance_tasks.migration.faults import Step
@@ -30,7 +30,7 @@ from tests.support.hooks import DAY_MS, after
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from rebalance_tasks.drivers.plain_rows import RowStep
+    from rebalance_tasks.drivers.local.plain_rows import RowStep
     from tests.conftest import FleetFactory
     from tests.support.fleets import Fleet
 

@@ -9,9 +9,9 @@ import pytest
 
 from rebalance_tasks import Rebalancer
 from rebalance_tasks.core.errors import SourceChanged
-from rebalance_tasks.drivers.local import LocalDriver
+from rebalance_tasks.drivers.local.driver import LocalDriver
 from rebalance_tasks.drivers.opened import Drivers
-from rebalance_tasks.drivers.sftp import SftpDriver
+from rebalance_tasks.drivers.sftp.driver import SftpDriver
 from rebalance_tasks.settings import load_settings
 from tests.support.fleets import NodeSpec
 

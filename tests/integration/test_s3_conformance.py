@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from rebalance_tasks.drivers.s3_bucket import S3Bucket
+from rebalance_tasks.drivers.s3.bucket import S3Bucket
 from tests.unit.drivers.conformance import DriverConformance
 from tests.unit.drivers.object_harness import ObjectHarness
 

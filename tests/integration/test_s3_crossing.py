@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from rebalance_tasks.core import choice as choices
-from rebalance_tasks.core.choice import Choice
 from rebalance_tasks.core.errors import NodeMissing
-from rebalance_tasks.drivers import object_crossing
-from rebalance_tasks.drivers.object_burst import ObjectBurst
-from rebalance_tasks.drivers.object_crossing import SMALL_BYTES, Crossing
-from rebalance_tasks.drivers.s3_answers import bare_etag
+from rebalance_tasks.core.pacing import choice as choices
+from rebalance_tasks.core.pacing.choice import Choice
+from rebalance_tasks.drivers.object_stores import crossing as object_crossing
+from rebalance_tasks.drivers.object_stores.burst import ObjectBurst
+from rebalance_tasks.drivers.object_stores.crossing import SMALL_BYTES, Crossing
+from rebalance_tasks.drivers.s3.answers import bare_etag
 from rebalance_tasks.embedded import HOST
 from rebalance_tasks.migration.control import Interrupt, SliceInterrupted
 from tests.integration.test_s3_direct import GIVEN, Node, kept
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from rebalance_tasks.drivers.s3_http import Answer
+    from rebalance_tasks.drivers.s3.http import Answer
     from tests.conftest import FleetFactory
     from tests.support.weed import Weed
 
@@ -239,7 +239,7 @@ def test_a_job_moves_everything_whatever_the_burst_declines(
             raise ConnectionResetError
         return bare_etag(etag)
 
-    monkeypatch.setattr("rebalance_tasks.drivers.object_crossing.bare_etag", lost_at_times)
+    monkeypatch.setattr("rebalance_tasks.drivers.object_stores.crossing.bare_etag", lost_at_times)
     engine = Engine()
     engine.start(moves_between("n1", "n2", sizes))
     job = engine.finish()

@@ -17,13 +17,13 @@ from rebalance_tasks.core.errors import (
 )
 from rebalance_tasks.core.ids import MoveId
 from rebalance_tasks.drivers.lanes import MOST_AT_ONCE
-from rebalance_tasks.drivers.object_burst import ObjectBurst
-from rebalance_tasks.drivers.object_crossing import Crossing
-from rebalance_tasks.drivers.object_direct import COPIED_BYTES, SENT_BYTES
-from rebalance_tasks.drivers.object_store import ObjectStoreDriver
-from rebalance_tasks.drivers.s3_bucket import DELETED_AT_ONCE, S3Bucket
-from rebalance_tasks.drivers.s3_probe import Guard
-from rebalance_tasks.drivers.s3_signing import Credentials
+from rebalance_tasks.drivers.object_stores.burst import ObjectBurst
+from rebalance_tasks.drivers.object_stores.crossing import Crossing
+from rebalance_tasks.drivers.object_stores.direct import COPIED_BYTES, SENT_BYTES
+from rebalance_tasks.drivers.object_stores.driver import ObjectStoreDriver
+from rebalance_tasks.drivers.s3.bucket import DELETED_AT_ONCE, S3Bucket
+from rebalance_tasks.drivers.s3.probe import Guard
+from rebalance_tasks.drivers.s3.signing import Credentials
 from rebalance_tasks.migration.control import SliceControl
 from tests.support.bad_line import BadLine
 from tests.support.engine import Engine, moves_between

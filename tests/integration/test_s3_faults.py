@@ -19,13 +19,13 @@ from rebalance_tasks.core.errors import (
 )
 from rebalance_tasks.core.ids import MoveId
 from rebalance_tasks.core.models import NodeDescriptor
-from rebalance_tasks.drivers.http_line import Garbled
-from rebalance_tasks.drivers.object_files import WINDOW_BYTES
-from rebalance_tasks.drivers.object_store import ObjectStoreDriver
+from rebalance_tasks.drivers.object_stores.driver import ObjectStoreDriver
+from rebalance_tasks.drivers.object_stores.files import WINDOW_BYTES
 from rebalance_tasks.drivers.registry import open_driver, validate_roots
-from rebalance_tasks.drivers.s3_bucket import S3Bucket
-from rebalance_tasks.drivers.s3_http import TRIES, Answer
-from rebalance_tasks.drivers.s3_signing import Credentials
+from rebalance_tasks.drivers.s3.bucket import S3Bucket
+from rebalance_tasks.drivers.s3.http import TRIES, Answer
+from rebalance_tasks.drivers.s3.http_line import Garbled
+from rebalance_tasks.drivers.s3.signing import Credentials
 from tests.support.bad_line import SLOW_DOWN, BadLine, Line
 from tests.support.fleets import made_up
 from tests.support.weed import ACCESS_KEY, SECRET_KEY

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from rebalance_tasks.core.ids import MoveId
-from rebalance_tasks.drivers.local import LocalDriver
-from rebalance_tasks.drivers.object_store import ObjectStoreDriver
-from rebalance_tasks.drivers.s3_bucket import S3Bucket
+from rebalance_tasks.drivers.local.driver import LocalDriver
+from rebalance_tasks.drivers.object_stores.driver import ObjectStoreDriver
+from rebalance_tasks.drivers.s3.bucket import S3Bucket
 from tests.unit.drivers.conformance import expected_at
 
 if TYPE_CHECKING:

@@ -9,10 +9,10 @@ import pytest
 
 from rebalance_tasks.core.errors import InvalidArgument
 from rebalance_tasks.core.ids import MoveId
-from rebalance_tasks.drivers import object_files
 from rebalance_tasks.drivers.base import ObjectMetadata
-from rebalance_tasks.drivers.object_files import LEAST_PART_BYTES
-from rebalance_tasks.drivers.s3_bucket import S3Bucket
+from rebalance_tasks.drivers.object_stores import files as object_files
+from rebalance_tasks.drivers.object_stores.files import LEAST_PART_BYTES
+from rebalance_tasks.drivers.s3.bucket import S3Bucket
 from tests.unit.drivers.conformance import _drain
 from tests.unit.drivers.object_harness import ObjectHarness
 

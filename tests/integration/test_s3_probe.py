@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from rebalance_tasks.drivers.s3_http import Answer, S3Endpoint
-from rebalance_tasks.drivers.s3_probe import probe_bucket
-from rebalance_tasks.drivers.s3_signing import Credentials
+from rebalance_tasks.drivers.s3.http import Answer, S3Endpoint
+from rebalance_tasks.drivers.s3.probe import probe_bucket
+from rebalance_tasks.drivers.s3.signing import Credentials
 from tests.support.weed import ACCESS_KEY, SECRET_KEY
 
 if TYPE_CHECKING:

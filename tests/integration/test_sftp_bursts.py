@@ -10,11 +10,11 @@ import pytest
 
 from rebalance_tasks.core.ids import MoveId
 from rebalance_tasks.core.states import RebalanceStatus
-from rebalance_tasks.drivers.local import LocalDriver
+from rebalance_tasks.drivers.local.driver import LocalDriver
 from rebalance_tasks.drivers.registry import burst
-from rebalance_tasks.drivers.sftp import SftpDriver
-from rebalance_tasks.drivers.sftp_many import SftpMany
-from rebalance_tasks.drivers.sftp_packets import PIECE_BYTES, Dialect
+from rebalance_tasks.drivers.sftp.driver import SftpDriver
+from rebalance_tasks.drivers.sftp.many import SftpMany
+from rebalance_tasks.drivers.sftp.packets import PIECE_BYTES, Dialect
 from rebalance_tasks.drivers.small_burst import AT_ONCE, MOST_BYTES, SmallBurst
 from tests.support import checker
 from tests.support.engine import Engine, moves_between

@@ -10,9 +10,9 @@ import pytest
 from rebalance_tasks.core.errors import NodeFull, NodeMissing, NodeNotWritable
 from rebalance_tasks.core.ids import MoveId
 from rebalance_tasks.drivers.base import FreeOutcome
-from rebalance_tasks.drivers.sftp import SftpDriver
-from rebalance_tasks.drivers.sftp_link import SftpAddress, SftpLink
-from rebalance_tasks.drivers.sftp_tree import SftpTree
+from rebalance_tasks.drivers.sftp.driver import SftpDriver
+from rebalance_tasks.drivers.sftp.link import SftpAddress, SftpLink
+from rebalance_tasks.drivers.sftp.tree import SftpTree
 from rebalance_tasks.embedded import HOST
 from tests.support.fleets import made_up
 from tests.support.hooks import after

@@ -15,7 +15,7 @@ from celery import Celery
 
 from rebalance_tasks import Rebalancer, RebalanceStatus
 from rebalance_tasks.core.models import RebalancePlan
-from rebalance_tasks.drivers import local_burst
+from rebalance_tasks.drivers.local import burst as local_burst
 from rebalance_tasks.migration.batch import Batch
 from rebalance_tasks.migration.copying import Copier
 from rebalance_tasks.migration.shutdown import SHUTTING_DOWN

@@ -15,7 +15,7 @@ import pytest
 from rebalance_tasks.control import lifecycle
 from rebalance_tasks.control.locate import Locator
 from rebalance_tasks.core.states import RebalanceStatus
-from rebalance_tasks.drivers.local import LocalDriver
+from rebalance_tasks.drivers.local.driver import LocalDriver
 from rebalance_tasks.migration import control as controls
 from rebalance_tasks.migration import copying, faults
 from rebalance_tasks.migration.batch import Batch

@@ -11,9 +11,9 @@ import pytest
 from rebalance_tasks.control import cleanup as cleanups
 from rebalance_tasks.control.throttles import set_node_throttle
 from rebalance_tasks.core.states import RebalanceStatus
-from rebalance_tasks.drivers.object_store import ObjectStoreDriver
-from rebalance_tasks.drivers.s3_bucket import S3Bucket
-from rebalance_tasks.drivers.s3_signing import Credentials
+from rebalance_tasks.drivers.object_stores.driver import ObjectStoreDriver
+from rebalance_tasks.drivers.s3.bucket import S3Bucket
+from rebalance_tasks.drivers.s3.signing import Credentials
 from rebalance_tasks.migration import measured_burst
 from rebalance_tasks.migration.batch import Batch
 from rebalance_tasks.migration.control import Interrupt, SliceControl, SliceInterrupted
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from rebalance_tasks.drivers.s3_http import Answer, Begun
+    from rebalance_tasks.drivers.s3.http import Answer, Begun
     from tests.conftest import FleetFactory
     from tests.support.sftp import Sftp
     from tests.support.weed import Weed

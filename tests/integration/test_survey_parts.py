@@ -6,10 +6,11 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from rebalance_tasks.control import parts, survey_round
 from rebalance_tasks.control.check import conclude_check, run_check
 from rebalance_tasks.control.survey import look
-from rebalance_tasks.control.survey_round import CHECK_LOCK_MS, redrive, survey_nodes
+from rebalance_tasks.control.surveying import parts
+from rebalance_tasks.control.surveying import round as survey_round
+from rebalance_tasks.control.surveying.round import CHECK_LOCK_MS, redrive, survey_nodes
 from tests.support import azurite
 from tests.support.arena import context_of, rebalancer_of
 from tests.support.engine import Engine

@@ -7,12 +7,14 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from pydantic import TypeAdapter, ValidationError
 
-from rebalance_tasks.control import other_keys, parts, survey_question, survey_round
 from rebalance_tasks.control import survey as surveys
 from rebalance_tasks.control.check import conclude_check, run_check
-from rebalance_tasks.control.survey_round import CHECK_LOCK_MS, redrive, survey_nodes
+from rebalance_tasks.control.surveying import other_keys, parts
+from rebalance_tasks.control.surveying import question as survey_question
+from rebalance_tasks.control.surveying import round as survey_round
+from rebalance_tasks.control.surveying.round import CHECK_LOCK_MS, redrive, survey_nodes
 from rebalance_tasks.core.errors import NodeMissing
-from rebalance_tasks.drivers import local_listing
+from rebalance_tasks.drivers.local import listing as local_listing
 from rebalance_tasks.store.surveys import Finding
 from tests.support.arena import context_of, objects, rebalancer_of
 from tests.support.engine import Engine

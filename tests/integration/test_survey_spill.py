@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from rebalance_tasks.control import gathering, streams
 from rebalance_tasks.control import survey as surveys
 from rebalance_tasks.control.check import run_check
 from rebalance_tasks.control.survey import survey
-from rebalance_tasks.control.survey_memory import SurveyMemory
+from rebalance_tasks.control.surveying import gathering, streams
+from rebalance_tasks.control.surveying.memory import SurveyMemory
 from tests.support.arena import objects
 from tests.support.engine import Engine
 from tests.support.fleets import NodeSpec
@@ -106,7 +106,9 @@ def test_a_place_that_cannot_take_it_is_named(engine: Engine, small_memory: None
 
 KILLED = """
 import os, signal, sys
-from rebalance_tasks.control import gathering, streams, survey
+from rebalance_tasks.control import survey
+from rebalance_tasks.control.surveying import gathering
+from rebalance_tasks.control.surveying import streams
 from rebalance_tasks.runtime import Runtime
 from rebalance_tasks.celery import make_app
 from rebalance_tasks.settings import load_settings

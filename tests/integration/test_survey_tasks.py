@@ -12,13 +12,15 @@ import pytest
 from pyarrow import parquet
 
 from rebalance_tasks import NodeState, RebalancePlan
-from rebalance_tasks.control import check, parts, streams, survey_round
+from rebalance_tasks.control import check
 from rebalance_tasks.control import survey as surveys
 from rebalance_tasks.control.check import conclude_check, run_check
 from rebalance_tasks.control.drain import drain
-from rebalance_tasks.control.survey_round import CHECK_LOCK_MS, redrive, survey_nodes
+from rebalance_tasks.control.surveying import parts, streams
+from rebalance_tasks.control.surveying import round as survey_round
+from rebalance_tasks.control.surveying.round import CHECK_LOCK_MS, redrive, survey_nodes
 from rebalance_tasks.core.errors import ConfigurationError, NodeMissing
-from rebalance_tasks.drivers import local_listing
+from rebalance_tasks.drivers.local import listing as local_listing
 from rebalance_tasks.store.surveys import Finding, Found
 from tests.support.arena import context_of, objects, rebalancer_of, wait_for
 from tests.support.engine import Engine

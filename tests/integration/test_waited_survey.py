@@ -11,9 +11,10 @@ import pytest
 from rebalance_tasks import Rebalancer
 from rebalance_tasks.cli.app import run
 from rebalance_tasks.control import survey as surveys
-from rebalance_tasks.control import survey_round, survey_waited
 from rebalance_tasks.control.check import conclude_check, run_check
-from rebalance_tasks.control.survey_round import CHECK_LOCK_MS, redrive, survey_nodes
+from rebalance_tasks.control.surveying import round as survey_round
+from rebalance_tasks.control.surveying import waited as survey_waited
+from rebalance_tasks.control.surveying.round import CHECK_LOCK_MS, redrive, survey_nodes
 from rebalance_tasks.core.errors import ConfigurationError, NodeError, RetryableError
 from rebalance_tasks.store.presence import Presence
 from tests.support.arena import JOB_TIMEOUT_S, context_of, objects, wait_for

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from rebalance_tasks.celery import app
-from rebalance_tasks.control import other_keys, survey
+from rebalance_tasks.control import survey
+from rebalance_tasks.control.surveying import other_keys
 
 __all__ = ["app"]
 

@@ -8,15 +8,15 @@ from collections import Counter, deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
-from rebalance_tasks.drivers.s3_http import Answer, S3Endpoint
-from rebalance_tasks.drivers.s3_signing import Credentials
+from rebalance_tasks.drivers.s3.http import Answer, S3Endpoint
+from rebalance_tasks.drivers.s3.signing import Credentials
 from tests.support.weed import ACCESS_KEY, SECRET_KEY
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from rebalance_tasks.drivers.http_line import HttpLine
-    from rebalance_tasks.drivers.s3_http import Begun
+    from rebalance_tasks.drivers.s3.http import Begun
+    from rebalance_tasks.drivers.s3.http_line import HttpLine
 
 SLOW_DOWN = b"<Error><Code>SlowDown</Code><Message>Reduce your request rate.</Message></Error>"
 

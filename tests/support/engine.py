@@ -25,7 +25,8 @@ from rebalance_tasks.control.start import start_job
 from rebalance_tasks.control.sweep import run_sweep
 from rebalance_tasks.core.models import RebalanceMove, RebalancePlan
 from rebalance_tasks.core.routes import DATA_QUEUE
-from rebalance_tasks.drivers import local_burst, small_burst
+from rebalance_tasks.drivers import small_burst
+from rebalance_tasks.drivers.local import burst as local_burst
 from rebalance_tasks.migration import copying, faults
 from rebalance_tasks.migration.batch import Batch
 from rebalance_tasks.migration.copying import Copier

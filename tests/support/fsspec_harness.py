@@ -8,7 +8,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from rebalance_tasks.core.models import NodeDescriptor
-from rebalance_tasks.drivers.fsspec_driver import FsspecDriver
+from rebalance_tasks.drivers.fsspec.driver import FsspecDriver
 from rebalance_tasks.drivers.registry import open_driver
 from tests.unit.drivers.local_harness import LocalHarness
 

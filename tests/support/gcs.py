@@ -19,7 +19,7 @@ from rebalance_tasks.embedded import HOST
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from rebalance_tasks.drivers.s3_http import S3Endpoint
+    from rebalance_tasks.drivers.s3.http import S3Endpoint
 
 GOOG, AMZ = "x-goog-", "x-amz-"
 #: What the server is asked with.

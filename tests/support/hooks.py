@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from rebalance_tasks.drivers.local import LocalDriver
+from rebalance_tasks.drivers.local.driver import LocalDriver
 from rebalance_tasks.migration import batch as batches
 from rebalance_tasks.migration import committing, endings, faults, undo
 from rebalance_tasks.migration import control as controls

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any, Final
 from rebalance_tasks.control import cleanup as cleanups
 from rebalance_tasks.control import lifecycle
 from rebalance_tasks.control.reindex import reindex
-from rebalance_tasks.drivers import compiled
-from rebalance_tasks.drivers.local import LocalDriver
+from rebalance_tasks.drivers.local import compiled
+from rebalance_tasks.drivers.local.driver import LocalDriver
 from rebalance_tasks.migration import control as controls
 from rebalance_tasks.migration import faults
 from rebalance_tasks.migration.batch import Batch

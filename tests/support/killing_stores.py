@@ -6,11 +6,13 @@ import os
 import signal
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from rebalance_tasks.drivers import object_direct, object_files, s3_bucket
-from rebalance_tasks.drivers.bucket import NoBucket
-from rebalance_tasks.drivers.object_files import LEAST_PART_BYTES
-from rebalance_tasks.drivers.object_store import ObjectStoreDriver
-from rebalance_tasks.drivers.sftp_many import SftpMany
+from rebalance_tasks.drivers.object_stores import direct as object_direct
+from rebalance_tasks.drivers.object_stores import files as object_files
+from rebalance_tasks.drivers.object_stores.bucket import NoBucket
+from rebalance_tasks.drivers.object_stores.driver import ObjectStoreDriver
+from rebalance_tasks.drivers.object_stores.files import LEAST_PART_BYTES
+from rebalance_tasks.drivers.s3 import bucket as s3_bucket
+from rebalance_tasks.drivers.sftp.many import SftpMany
 from rebalance_tasks.migration.batch import Batch
 from tests.support.engine import small_parts
 from tests.support.killing import Roots, carry

@@ -1,4 +1,4 @@
-"""The rules that a move keeps by itself, asked of one move after the other: the plain form that `verify_moves` is held to."""
+"""The rules that a move keeps by itself, asked of one move after the other: the plain form that `verifying.moves` is held to."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import asyncssh
 
-from rebalance_tasks.drivers.sftp_link import SftpAddress, SftpLink
+from rebalance_tasks.drivers.sftp.link import SftpAddress, SftpLink
 from rebalance_tasks.embedded import HOST, die_with_parent, free_port
 from tests.support.wait import wait_until
 

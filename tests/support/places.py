@@ -14,16 +14,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from rebalance_tasks.core.models import NodeDescriptor
-from rebalance_tasks.drivers.bucket import NotThere
-from rebalance_tasks.drivers.obstore_options import open_obstore_bucket
-from rebalance_tasks.drivers.s3_bucket import S3Bucket
-from rebalance_tasks.drivers.s3_http import S3Endpoint
-from rebalance_tasks.drivers.s3_signing import Credentials
+from rebalance_tasks.drivers.gcs_azure.options import open_obstore_bucket
+from rebalance_tasks.drivers.object_stores.bucket import NotThere
+from rebalance_tasks.drivers.s3.bucket import S3Bucket
+from rebalance_tasks.drivers.s3.http import S3Endpoint
+from rebalance_tasks.drivers.s3.signing import Credentials
 from rebalance_tasks.migration.faults import corrupt
 from tests.support.hooks import mount_again, unmount
 
 if TYPE_CHECKING:
-    from rebalance_tasks.drivers.obstore_bucket import ObstoreBucket
+    from rebalance_tasks.drivers.gcs_azure.bucket import ObstoreBucket
 
 TMP, TRASH, MANIFESTS = ".rebalance/tmp", ".rebalance/trash", ".rebalance/manifests"
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import asyncssh
 
-from rebalance_tasks.drivers.sftp_link import SftpAddress, SftpLink
+from rebalance_tasks.drivers.sftp.link import SftpAddress, SftpLink
 from rebalance_tasks.embedded import HOST
 
 if TYPE_CHECKING:

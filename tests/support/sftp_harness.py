@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Protocol
 
-from rebalance_tasks.drivers.sftp import SftpDriver
+from rebalance_tasks.drivers.sftp.driver import SftpDriver
 from tests.unit.drivers.local_harness import LocalHarness
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from rebalance_tasks.drivers.sftp_link import SftpLink
+    from rebalance_tasks.drivers.sftp.link import SftpLink
 
 
 class Server(Protocol):

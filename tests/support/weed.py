@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from rebalance_tasks.drivers.s3_http import EndpointUnreachable, S3Endpoint
-from rebalance_tasks.drivers.s3_signing import Credentials
+from rebalance_tasks.drivers.s3.http import EndpointUnreachable, S3Endpoint
+from rebalance_tasks.drivers.s3.signing import Credentials
 from rebalance_tasks.embedded import HOST, die_with_parent, free_port
 from tests.support.wait import wait_until
 

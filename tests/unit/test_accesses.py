@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rebalance_tasks.control import accesses
-from rebalance_tasks.control.accesses import MOST_COUNTS, SAMPLE, AccessSampler
+from rebalance_tasks.control.access import accesses
+from rebalance_tasks.control.access.accesses import MOST_COUNTS, SAMPLE, AccessSampler
 from rebalance_tasks.core.errors import ServerUnavailable
 from rebalance_tasks.store.accesses import READ, WRITE
 

@@ -11,12 +11,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rebalance_tasks.core import planner_search
-from rebalance_tasks.core.candidates import could_leave, thinned
 from rebalance_tasks.core.inventory import Inventory, Unlisted
+from rebalance_tasks.core.keeping.candidates import could_leave, thinned
 from rebalance_tasks.core.models import NodeDescriptor, RebalancePlan
 from rebalance_tasks.core.options import RebalancerOptions
 from rebalance_tasks.core.planner import plan_rebalance
+from rebalance_tasks.core.planning import search as planner_search
 from rebalance_tasks.core.verify import verify_plan
 from tests.bench.bench_plan import relaxed_spread
 

@@ -87,7 +87,7 @@ def causes_in_the_code() -> set[str]:
         found |= set(causes_of_settlements(tree))
         if path.startswith(OF_RUNNERS):
             found |= set(causes_of_errors(tree))
-        if path in {"core/verify_moves.py", "control/recheck.py"}:
+        if path in {"core/verifying/moves.py", "control/recheck.py"}:
             found |= set(causes_of_stale_plans(tree))
     return found - NOT_OF_MOVES
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from rebalance_tasks.core.choice import (
+from rebalance_tasks.core.pacing.choice import (
     CLEARLY,
     FIRST_LOOK,
     LEAST_TRIED,

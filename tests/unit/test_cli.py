@@ -20,7 +20,7 @@ import redis
 from rebalance_tasks.cli import output, session, simulate, tables
 from rebalance_tasks.cli.app import app, run
 from rebalance_tasks.control.drain import StateChange
-from rebalance_tasks.control.findings import Finding
+from rebalance_tasks.control.examining.findings import Finding
 from rebalance_tasks.control.inventories import read_inventory
 from rebalance_tasks.control.reindex_report import ReindexReport
 from rebalance_tasks.control.survey import Survey
@@ -38,7 +38,7 @@ from rebalance_tasks.core.models import (
     RebalanceMove,
     RebalancePlan,
 )
-from rebalance_tasks.core.pace import Pace
+from rebalance_tasks.core.pacing.pace import Pace
 from rebalance_tasks.core.states import RebalanceStatus
 from rebalance_tasks.core.undo import WayBack
 from rebalance_tasks.settings import Settings

@@ -11,7 +11,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rebalance_tasks.core.crush import CompiledFleet, CrushPlacementAlgorithm
-from rebalance_tasks.core.crush_domains import Level, domain_path
 from rebalance_tasks.core.errors import EmptyClusterError, InvalidArgument
 from rebalance_tasks.core.models import (
     ConstraintType,
@@ -22,6 +21,7 @@ from rebalance_tasks.core.models import (
     PlacementTarget,
     StorageClass,
 )
+from rebalance_tasks.core.placement.domains import Level, domain_path
 
 if TYPE_CHECKING:
     import random

@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rebalance_tasks.core.crush import CompiledFleet, CrushPlacementAlgorithm
-from rebalance_tasks.core.crush_domains import domain_path
 from rebalance_tasks.core.errors import EmptyClusterError, InvalidArgument
 from rebalance_tasks.core.models import NodeDescriptor, NodeState, PlacementTarget
+from rebalance_tasks.core.placement.domains import domain_path
 
 if TYPE_CHECKING:
     from rebalance_tasks.core.crush import RuleName

@@ -21,10 +21,10 @@ import xxhash
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rebalance_tasks.core import fixedlog, hashing, kernel_place, kernels_numba
 from rebalance_tasks.core.crush import CompiledFleet, CrushPlacementAlgorithm
 from rebalance_tasks.core.errors import InvalidArgument
 from rebalance_tasks.core.models import NodeDescriptor, NodeState
+from rebalance_tasks.core.placement import fixedlog, hashing, kernel_place, kernels_numba
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -70,7 +70,7 @@ def ref_path(node: NodeDescriptor) -> tuple[tuple[str, ...], ...]:
 
 
 class TreeReference:
-    """The rule as it is told in `crush_tree`, without a thought for speed."""
+    """The rule as it is told in `placement.tree`, without a thought for speed."""
 
     def __init__(self, nodes: list[NodeDescriptor]) -> None:
         self.children: list[dict[tuple[str, ...], set[tuple[str, ...]]]] = [{}, {}, {}]
@@ -119,7 +119,7 @@ def scaled(weight: dict[tuple[str, ...], Fraction]) -> dict[tuple[str, ...], int
 
 
 class FlatReference:
-    """The rule as it is told in `crush_flat`, without a thought for speed."""
+    """The rule as it is told in `placement.flat`, without a thought for speed."""
 
     def __init__(self, nodes: list[NodeDescriptor]) -> None:
         self.paths = {

@@ -14,9 +14,9 @@ from rebalance_tasks.core.errors import ConfigurationError
 from rebalance_tasks.core.fidelity import Attribute, Fidelity, lost
 from rebalance_tasks.core.models import NodeDescriptor, RebalanceMove, RebalancePlan
 from rebalance_tasks.drivers import fidelity
-from rebalance_tasks.drivers.fsspec_driver import FsspecDriver
+from rebalance_tasks.drivers.fsspec.driver import FsspecDriver
 from rebalance_tasks.drivers.registry import lost_between, open_driver
-from rebalance_tasks.settings_model import Settings
+from rebalance_tasks.settings.model import Settings
 
 KEYS = {"access_key_id": "a", "secret_access_key": "b", "region": "eu-west-1"}
 NODES = {

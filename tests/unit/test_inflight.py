@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rebalance_tasks.core.inflight import LARGE_AT_ONCE, LARGE_BYTES, InFlight, begin, step
+from rebalance_tasks.core.pacing.inflight import LARGE_AT_ONCE, LARGE_BYTES, InFlight, begin, step
 from rebalance_tasks.migration.crowd import Crowd, Crowds
 
 if TYPE_CHECKING:

@@ -16,13 +16,14 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from pyarrow import csv, feather
 
-from rebalance_tasks.control import providers, streams
+from rebalance_tasks.control import providers
 from rebalance_tasks.control.access_log import count_accesses, read_access_log
-from rebalance_tasks.control.streams import found_in
+from rebalance_tasks.control.surveying import streams
+from rebalance_tasks.control.surveying.streams import found_in
 from rebalance_tasks.core.errors import ConfigurationError, InvalidInventory
 from rebalance_tasks.core.gravity import access_score
 from rebalance_tasks.core.inventory import Inventory
-from rebalance_tasks.core.keeper import Keeper
+from rebalance_tasks.core.keeping.keeper import Keeper
 from rebalance_tasks.core.measures import with_access_counts, with_access_from_times, with_neighbours
 from rebalance_tasks.core.models import NodeDescriptor, StorageClass
 from rebalance_tasks.core.options import RebalancerOptions
@@ -31,7 +32,7 @@ from rebalance_tasks.core.planner import plan_rebalance
 from rebalance_tasks.core.rule import Rule
 from rebalance_tasks.core.rules import with_rules
 from rebalance_tasks.core.verify import verify_plan
-from rebalance_tasks.settings_model import Settings
+from rebalance_tasks.settings.model import Settings
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

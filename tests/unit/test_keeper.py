@@ -11,11 +11,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rebalance_tasks.core.candidates import chosen
-from rebalance_tasks.core.cuts import Cuts
 from rebalance_tasks.core.errors import InvalidInventory
 from rebalance_tasks.core.inventory import Inventory
-from rebalance_tasks.core.keeper import Keeper, Meetings
+from rebalance_tasks.core.keeping.candidates import chosen
+from rebalance_tasks.core.keeping.cuts import Cuts
+from rebalance_tasks.core.keeping.keeper import Keeper, Meetings
 from rebalance_tasks.core.models import NodeDescriptor
 from rebalance_tasks.core.options import RebalancerOptions
 from rebalance_tasks.core.planner import plan_rebalance

@@ -12,10 +12,11 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from rebalance_tasks.core import crush_fleet, kernels, kernels_numba
 from rebalance_tasks.core.crush import CompiledFleet, CrushPlacementAlgorithm
 from rebalance_tasks.core.errors import InvalidArgument
 from rebalance_tasks.core.models import NodeDescriptor
+from rebalance_tasks.core.placement import fleet as crush_fleet
+from rebalance_tasks.core.placement import kernels, kernels_numba
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -52,7 +53,7 @@ def test_auto_loads_numba_only_where_there_is_enough_to_do(
     CrushPlacementAlgorithm().compute_placements(["a"] * 100, 2, fleet)
     assert unloaded == []
     fleet.place("one more")
-    assert unloaded == ["rebalance_tasks.core.kernels_numba"]
+    assert unloaded == ["rebalance_tasks.core.placement.kernels_numba"]
 
 
 def test_without_numba_auto_uses_numpy_and_numba_says_what_to_install(unloaded: list[str]) -> None:
@@ -132,7 +133,7 @@ def test_a_kernel_is_compiled_once_whatever_it_is_given(rule: RuleName) -> None:
 
 
 DOUBLE = """
-    from rebalance_tasks.core.compiled import Kernel
+    from rebalance_tasks.core.placement.compiled import Kernel
     def _double(values):
         for i in range(values.shape[0]):
             values[i] *= 2

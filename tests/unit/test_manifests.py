@@ -9,7 +9,7 @@ import pytest
 
 from rebalance_tasks.core.fingerprint import Fingerprint
 from rebalance_tasks.core.ids import MoveId
-from rebalance_tasks.drivers.local import LocalDriver
+from rebalance_tasks.drivers.local.driver import LocalDriver
 from rebalance_tasks.migration.manifests import ManifestEntry, freed_before, history
 
 if TYPE_CHECKING:

@@ -15,18 +15,18 @@ from hypothesis import strategies as st
 from rebalance_tasks.control import measuring, providers
 from rebalance_tasks.control.measuring import DIMENSIONS, with_provided
 from rebalance_tasks.core import gravity
-from rebalance_tasks.core.candidates import thinned
 from rebalance_tasks.core.errors import ConfigurationError, InvalidInventory
 from rebalance_tasks.core.inventory import Inventory
+from rebalance_tasks.core.keeping.candidates import thinned
 from rebalance_tasks.core.measures import with_datasets, with_told
 from rebalance_tasks.core.models import NodeDescriptor
 from rebalance_tasks.core.optimizer import GravityProviders
 from rebalance_tasks.core.options import RebalancerOptions
 from rebalance_tasks.core.planner import plan_rebalance
-from rebalance_tasks.core.planner_candidates import gravity_of
-from rebalance_tasks.core.planner_state import Fleet
+from rebalance_tasks.core.planning.candidates import gravity_of
+from rebalance_tasks.core.planning.state import Fleet
 from rebalance_tasks.core.rule import Rule
-from rebalance_tasks.settings_model import Gravity, Settings
+from rebalance_tasks.settings.model import Gravity, Settings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -9,14 +9,14 @@ from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.registry import Collector
 
+from rebalance_tasks.control.metering.table import METRICS
+from rebalance_tasks.control.metering.text import MetricsText
 from rebalance_tasks.control.metrics import _histogram, _plain
-from rebalance_tasks.control.metrics_table import METRICS
-from rebalance_tasks.control.metrics_text import MetricsText
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from rebalance_tasks.control.metrics_readings import Histogram, Samples
+    from rebalance_tasks.control.metering.readings import Histogram, Samples
 
 #: Labels of nodes and zones are names of people's own; quotes, newlines and backslashes have to be escaped.
 WORDS = st.text(alphabet=st.one_of(st.sampled_from('\\"\n{}=, '), st.characters(codec="utf-8")), max_size=12)

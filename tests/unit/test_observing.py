@@ -13,7 +13,7 @@ from typing import Any, Final
 import pytest
 import yaml
 
-from rebalance_tasks.control.metrics_table import METRICS
+from rebalance_tasks.control.metering.table import METRICS
 from rebalance_tasks.core.events import EventKind
 from rebalance_tasks.core.signature import sign
 

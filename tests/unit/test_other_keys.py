@@ -14,10 +14,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rebalance_tasks.control import other_keys
-from rebalance_tasks.control.other_keys import FLEET_HASHES, HashFiles, share_of
-from rebalance_tasks.control.survey_memory import SurveyMemory
-from rebalance_tasks.core.sought import Sought, unpacked
+from rebalance_tasks.control.surveying import other_keys
+from rebalance_tasks.control.surveying.memory import SurveyMemory
+from rebalance_tasks.control.surveying.other_keys import FLEET_HASHES, HashFiles, share_of
+from rebalance_tasks.core.keeping.sought import Sought, unpacked
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -95,7 +95,7 @@ KILLED = """
 import os, signal, sys
 from pathlib import Path
 import numpy as np
-from rebalance_tasks.control.other_keys import HashFiles
+from rebalance_tasks.control.surveying.other_keys import HashFiles
 
 Path.replace = lambda self, target: os.kill(os.getpid(), signal.SIGKILL)
 HashFiles(Path(sys.argv[1])).keep("n", np.arange(9, dtype=np.uint64))

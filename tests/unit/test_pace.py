@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rebalance_tasks.core.pace import DECREASE, FLOOR, LEAST_RISE_MS, TOLERANCE, Pace, step
+from rebalance_tasks.core.pacing.pace import DECREASE, FLOOR, LEAST_RISE_MS, TOLERANCE, Pace, step
 
 MB = 1_000_000
 latencies = st.floats(min_value=0.01, max_value=10_000)

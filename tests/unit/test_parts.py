@@ -16,11 +16,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rebalance_tasks.control.parts import joined, names_of, node_of, part_of, parts_for
-from rebalance_tasks.control.survey_memory import SurveyMemory
+from rebalance_tasks.control.surveying.memory import SurveyMemory
+from rebalance_tasks.control.surveying.parts import joined, names_of, node_of, part_of, parts_for
 from rebalance_tasks.core.models import NodeDescriptor
-from rebalance_tasks.drivers import local_listing
-from rebalance_tasks.drivers.local import LocalDriver
+from rebalance_tasks.drivers.local import listing as local_listing
+from rebalance_tasks.drivers.local.driver import LocalDriver
 from rebalance_tasks.drivers.node_parts import Part, TooManyObjects
 from rebalance_tasks.store.surveys import Finding
 
@@ -150,9 +150,9 @@ import os, signal, sys
 from datetime import timedelta
 from pathlib import Path
 import pyarrow as pa
-from rebalance_tasks.control.survey_memory import SurveyMemory
+from rebalance_tasks.control.surveying.memory import SurveyMemory
 from rebalance_tasks.core.models import NodeDescriptor
-from rebalance_tasks.drivers.local import LocalDriver
+from rebalance_tasks.drivers.local.driver import LocalDriver
 
 root, seen, how = sys.argv[1:]
 if how == "half":

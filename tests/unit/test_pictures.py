@@ -18,16 +18,16 @@ import pytest
 from pyarrow import csv, feather, parquet
 from rich.console import Console, Group
 
-from rebalance_tasks.cli import picture, plot_html, plot_png, simulation_inputs, tables
+from rebalance_tasks.cli import node_tables, picture, plot_html, plot_png, simulation_inputs
 from rebalance_tasks.cli.app import run
 from rebalance_tasks.control import inventories
 from rebalance_tasks.control.survey import NodeReport
 from rebalance_tasks.core.errors import ConfigurationError, InvalidInventory
 from rebalance_tasks.core.models import NodeDescriptor, NodeState, RebalanceMove, RebalancePlan
 from rebalance_tasks.core.options import RebalancerOptions
+from rebalance_tasks.core.simulating.events import Scenario, parse_event
+from rebalance_tasks.core.simulating.fleet import synthetic_fleet
 from rebalance_tasks.core.simulation import simulate
-from rebalance_tasks.core.simulation_events import Scenario, parse_event
-from rebalance_tasks.core.simulation_fleet import synthetic_fleet
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -107,23 +107,23 @@ def test_a_large_fleet_shows_its_ends_and_sums_up_the_rest() -> None:
 
 
 def test_every_reason_of_the_planner_is_said_in_words() -> None:
-    from rebalance_tasks.core.planner_candidates import REASONS
+    from rebalance_tasks.core.planning.candidates import REASONS
 
     assert set(REASONS) - {"movable"} <= set(picture.REASONS)
 
 
 def test_a_draining_node_shows_how_far_it_is_and_when_it_may_be_removed() -> None:
     draining = NodeDescriptor(node_id="n", state=NodeState.DRAINING)
-    assert tables.state_text(NodeReport(draining, "ok", objects=1234)) == "draining: 1,234 objects left"
-    assert tables.state_text(NodeReport(draining, "ok", objects=0)) == "draining: empty, may be removed"
-    assert tables.node_row(NodeReport(draining, "ok", objects=0))["may_be_removed"] is True
+    assert node_tables.state_text(NodeReport(draining, "ok", objects=1234)) == "draining: 1,234 objects left"
+    assert node_tables.state_text(NodeReport(draining, "ok", objects=0)) == "draining: empty, may be removed"
+    assert node_tables.node_row(NodeReport(draining, "ok", objects=0))["may_be_removed"] is True
     odd = NodeReport(draining, "ok", objects=0, left_out={"symlink": 2})
-    assert tables.state_text(odd) == "draining: no objects left, but symlink 2"
-    assert tables.node_row(odd)["may_be_removed"] is False
+    assert node_tables.state_text(odd) == "draining: no objects left, but symlink 2"
+    assert node_tables.node_row(odd)["may_be_removed"] is False
     missing = NodeReport(draining, "missing")
-    assert (tables.state_text(missing), tables.is_empty(missing)) == ("draining", False)
+    assert (node_tables.state_text(missing), node_tables.is_empty(missing)) == ("draining", False)
     active = NodeReport(NodeDescriptor(node_id="n"), "ok", objects=0)
-    assert (tables.state_text(active), tables.is_empty(active)) == ("active", False)
+    assert (node_tables.state_text(active), node_tables.is_empty(active)) == ("active", False)
 
 
 # -- a simulation --------------------------------------------------------------------------------------------------------

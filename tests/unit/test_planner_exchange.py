@@ -11,10 +11,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rebalance_tasks.core import planner_balance, planner_exact
 from rebalance_tasks.core.options import RebalancerOptions
 from rebalance_tasks.core.planner import plan_rebalance
-from rebalance_tasks.core.planner_smooth import _exp, _Side
+from rebalance_tasks.core.planning import balance as planner_balance
+from rebalance_tasks.core.planning import exact as planner_exact
+from rebalance_tasks.core.planning.smooth import _exp, _Side
 from rebalance_tasks.core.verify import verify_plan
 from tests.support.exact import Small, beaten_by, small_fleet
 

@@ -19,7 +19,7 @@ from rebalance_tasks.core.models import NodeDescriptor, NodeState, RebalancePlan
 from rebalance_tasks.core.move_columns import MoveColumns
 from rebalance_tasks.core.options import RebalancerOptions
 from rebalance_tasks.core.planner import plan_rebalance
-from rebalance_tasks.core.planner_fill import smallest_needed, take_in_order
+from rebalance_tasks.core.planning.fill import smallest_needed, take_in_order
 from rebalance_tasks.core.verify import broken_moves, verify_plan
 from tests.support.exact import beaten_by, small_fleet
 

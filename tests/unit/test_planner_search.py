@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from rebalance_tasks.core.options import RebalancerOptions
 from rebalance_tasks.core.planner import plan_rebalance
-from rebalance_tasks.core.planner_search import Shape, improve, search
-from rebalance_tasks.core.planner_solver import INFINITY, Program
+from rebalance_tasks.core.planning.search import Shape, improve, search
+from rebalance_tasks.core.planning.solver import INFINITY, Program
 from rebalance_tasks.core.verify import verify_plan
 from tests.support import covering
 from tests.support.covering import Covering

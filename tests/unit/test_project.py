@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tomllib
 import zipfile
+from collections import Counter
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Final
@@ -222,6 +223,11 @@ def test_every_module_on_disk_has_its_layer() -> None:
     on_disk = {path.stem for path in PACKAGE.glob("*.py")} - {"__init__", "__main__"}
     on_disk |= {path.name for path in PACKAGE.iterdir() if path.is_dir() and any(path.glob("*.py"))}
     assert on_disk <= {name for layer in layers() for name in layer}
+
+
+def test_no_folder_of_the_package_holds_more_than_forty_modules() -> None:
+    counts = Counter(path.parent.relative_to(PACKAGE).as_posix() for path in PACKAGE.rglob("*.py"))
+    assert {folder: count for folder, count in counts.items() if count > 40} == {}
 
 
 def test_layers_stand_in_the_order_that_the_design_gives() -> None:

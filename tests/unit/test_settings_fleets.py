@@ -10,7 +10,7 @@ from celery import Celery
 
 from rebalance_tasks.celery import make_app
 from rebalance_tasks.core.errors import ConfigurationError, UnknownFleet
-from rebalance_tasks.core.turns import Shares
+from rebalance_tasks.core.pacing.turns import Shares
 from rebalance_tasks.runtime import runtime_for
 from rebalance_tasks.settings import configured_fleet, load_fleets, load_settings
 from tests.support.fleets import toml_table

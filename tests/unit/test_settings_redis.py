@@ -13,7 +13,7 @@ from kombu.connection import Connection as KombuConnection
 
 from rebalance_tasks.core.errors import ConfigurationError
 from rebalance_tasks.settings import Settings, load_settings
-from rebalance_tasks.settings_redis import celery_conf, check_celery_url, check_redis_url, read_address
+from rebalance_tasks.settings.redis import celery_conf, check_celery_url, check_redis_url, read_address
 from rebalance_tasks.store.connection import connect
 from rebalance_tasks.store.keys import FleetKeys
 

@@ -14,8 +14,8 @@ from rebalance_tasks.core.events import NOTICES
 from rebalance_tasks.core.models import NodeDescriptor
 from rebalance_tasks.core.options import OPTION_PRESETS, RebalancerOptions
 from rebalance_tasks.settings import Settings, environment_variables, load_settings
-from rebalance_tasks.settings_model import Service, Webhook
-from rebalance_tasks.settings_problems import allowed_range
+from rebalance_tasks.settings.model import Service, Webhook
+from rebalance_tasks.settings.problems import allowed_range
 
 REFERENCE: Final = Path(__file__).parents[2] / "docs" / "reference"
 OPTIONS: Final = list(RebalancerOptions.model_fields)

@@ -18,11 +18,11 @@ from rebalance_tasks.core.imbalance import least_bytes, spread, usage
 from rebalance_tasks.core.inventory import Inventory
 from rebalance_tasks.core.models import NodeDescriptor, NodeState
 from rebalance_tasks.core.options import RebalancerOptions
+from rebalance_tasks.core.simulating.bound import fewest_cycles
+from rebalance_tasks.core.simulating.events import Scenario, parse_event, parse_scenario
+from rebalance_tasks.core.simulating.fleet import synthetic_fleet
+from rebalance_tasks.core.simulating.world import World
 from rebalance_tasks.core.simulation import simulate
-from rebalance_tasks.core.simulation_bound import fewest_cycles
-from rebalance_tasks.core.simulation_events import Scenario, parse_event, parse_scenario
-from rebalance_tasks.core.simulation_fleet import synthetic_fleet
-from rebalance_tasks.core.simulation_world import World
 
 if TYPE_CHECKING:
     from rebalance_tasks.core.simulation import Simulation

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from rebalance_tasks.core.ids import MoveId
-from rebalance_tasks.drivers.local import LocalDriver
+from rebalance_tasks.drivers.local.driver import LocalDriver
 from rebalance_tasks.migration.control import Interrupt, SliceControl, SliceInterrupted
 from rebalance_tasks.migration.copying import Copier, StagedCopy
 from rebalance_tasks.migration.heartbeat import Heart

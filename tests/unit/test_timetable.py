@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rebalance_tasks.core.options import RebalancerOptions
-from rebalance_tasks.core.timetable import HourlyRate, parse_timetable, throttle_at
+from rebalance_tasks.core.pacing.timetable import HourlyRate, parse_timetable, throttle_at
 
 hours = st.integers(0, 23)
 MIB = 2**20

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from rebalance_tasks.core.pacing.turns import HIGHEST_PRIORITY, Shares, Turns
 from rebalance_tasks.core.routes import PLAIN_QUEUES, BrokerQueues, fleet_of
-from rebalance_tasks.core.turns import HIGHEST_PRIORITY, Shares, Turns
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence

@@ -14,12 +14,15 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from rebalance_tasks.core import verify, verify_gravity, verify_moves, verify_rules
+from rebalance_tasks.core import verify
 from rebalance_tasks.core.errors import PlanInvariantError
 from rebalance_tasks.core.inventory import Inventory
 from rebalance_tasks.core.models import NodeDescriptor, NodeState, RebalanceMove, RebalancePlan, StorageClass
 from rebalance_tasks.core.options import GravityScoringWeights, RebalancerOptions
 from rebalance_tasks.core.verify import verify_plan
+from rebalance_tasks.core.verifying import gravity as verify_gravity
+from rebalance_tasks.core.verifying import moves as verify_moves
+from rebalance_tasks.core.verifying import rules as verify_rules
 
 NOW = datetime(2024, 5, 1, 12, tzinfo=UTC)
 OPTIONS = RebalancerOptions(throttle_bytes_per_sec=10)

@@ -13,7 +13,7 @@ from celery.worker.request import Request
 from kombu.utils.imports import symbol_by_name
 
 from rebalance_tasks.celery import make_app
-from rebalance_tasks.core.turns import Shares
+from rebalance_tasks.core.pacing.turns import Shares
 from rebalance_tasks.settings import Settings
 from rebalance_tasks.task_line import LoggedTask
 from rebalance_tasks.worker import SteadyConsumer, TimedRequest

@@ -68,6 +68,12 @@ function sides(flows, side) {
   return { names, bars };
 }
 
+// A name in so many letters: names of nodes mostly differ at their end.
+function short(name, most) {
+  const tail = Math.floor(most / 2);
+  return name.length > most ? `${name.slice(0, most - 1 - tail)}…${name.slice(-tail)}` : name;
+}
+
 // Height of a bar's two lines of text: a thin bar gets the room that its words need.
 const LABEL = 26;
 
@@ -112,7 +118,7 @@ export function flowPicture(flows, room) {
   const column = (bars, kind, x, textX, anchor) =>
     bars.map((bar) => [
       s("rect", { class: kind, x, y: 4 + bar.y, width: 12, height: bar.height, rx: 2 }),
-      s("text", { class: "axis strong", x: textX, y: 4 + bar.y + Math.max(11, bar.height / 2 - 2), "text-anchor": anchor }, bar.name.length > edge / 8 ? `${bar.name.slice(0, edge / 8 - 1)}…` : bar.name, s("title", null, bar.name)),
+      s("text", { class: "axis strong", x: textX, y: 4 + bar.y + Math.max(11, bar.height / 2 - 2), "text-anchor": anchor }, short(bar.name, Math.floor(edge / 9)), s("title", null, bar.name)),
       s("text", { class: "axis", x: textX, y: 4 + bar.y + Math.max(25, bar.height / 2 + 12), "text-anchor": anchor }, bytes(bar.size)),
     ]);
   return s(

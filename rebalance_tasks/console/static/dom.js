@@ -35,7 +35,7 @@ export function bytes(value) {
 }
 
 export const percent = (value, digits = 1) =>
-  value === null || value === undefined ? "–" : `${(value * 100).toFixed(digits)} %`;
+  value === null || value === undefined ? "–" : `${(value * 100).toFixed(digits)}\u00a0%`;
 export const count = (value) => Number(value).toLocaleString("en");
 export const money = (value) => Number(value).toFixed(2);
 

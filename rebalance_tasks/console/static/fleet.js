@@ -33,7 +33,7 @@ function drawTiles() {
   const states = Object.entries(fleet.node_states).filter(([, n]) => n).map(([word, n]) => `${count(n)} ${word}`);
   if (fleet.troubled_nodes.length) states.push(`${fleet.troubled_nodes.length} in trouble`);
   tiles.replaceChildren(
-    tile("Imbalance", percent(fleet.imbalance), `threshold ${percent(fleet.imbalance_threshold, 0)}`, { "data-level": over ? "above" : "inside" }),
+    tile("Imbalance", percent(fleet.imbalance), `threshold ${percent(fleet.imbalance_threshold, 0)}`, { "data-level": fleet.imbalance === null ? null : over ? "above" : "inside" }),
     tile("Used", bytes(fleet.used_bytes), `${percent(fleet.utilisation)} of ${bytes(fleet.capacity_bytes)}`),
     tile("Nodes", count(fleet.nodes), states.join(", "), { "data-level": fleet.troubled_nodes.length ? "above" : "" }),
     jobTile(),
@@ -124,6 +124,7 @@ async function drawChecks() {
   const points = items.filter((check) => check.imbalance !== null).map((check) => ({ at: new Date(check.at), value: check.imbalance })).reverse();
   if (points.length < 2) chart.replaceChildren(h("p", { class: "muted" }, "The curve begins with the second check."));
   else chart.replaceChildren(history(points, fleet.imbalance_threshold, chart.clientWidth));
+  if (!items.length) return;
   chart.append(
     h("details", { open: points.length < 2 }, h("summary", null, "The last checks"),
       table("Checks", [["when"], ["verdict"], ["imbalance", "number"], ["why", "wide"], ["plan"]], items.slice(0, 20).map((c) => [when(c.at), badge(c.verdict), percent(c.imbalance), c.reason, c.plan_id && h("a", { href: `/plans/${c.plan_id}` }, "plan")]))),

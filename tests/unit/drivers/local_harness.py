@@ -9,8 +9,8 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rebalance_tasks.drivers.linux import PORTABLE, Syscalls, native
-from rebalance_tasks.drivers.local import LocalDriver
+from rebalance_tasks.drivers.local.driver import LocalDriver
+from rebalance_tasks.drivers.local.linux import PORTABLE, Syscalls, native
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -5,13 +5,13 @@ from __future__ import annotations
 import uuid
 from typing import TYPE_CHECKING
 
-from rebalance_tasks.drivers.bucket import NotThere
-from rebalance_tasks.drivers.object_store import ObjectStoreDriver
+from rebalance_tasks.drivers.object_stores.bucket import NotThere
+from rebalance_tasks.drivers.object_stores.driver import ObjectStoreDriver
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from rebalance_tasks.drivers.bucket import Bucket
+    from rebalance_tasks.drivers.object_stores.bucket import Bucket
 
 
 class ObjectHarness:

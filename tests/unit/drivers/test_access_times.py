@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
 
-from rebalance_tasks.core.kernels import compiled_kernels
-from rebalance_tasks.drivers import compiled, local
+from rebalance_tasks.core.placement.kernels import compiled_kernels
 from rebalance_tasks.drivers.doors import door_of
-from rebalance_tasks.drivers.linux import native
-from rebalance_tasks.drivers.local import LocalDriver
+from rebalance_tasks.drivers.local import compiled
+from rebalance_tasks.drivers.local import driver as local
+from rebalance_tasks.drivers.local.driver import LocalDriver
+from rebalance_tasks.drivers.local.linux import native
 from tests.support.access import LONG_AGO_NS, last_read, never_read_since, require_access_times
 from tests.unit.drivers.test_local_burst import Pair
 

@@ -14,15 +14,15 @@ from hypothesis import strategies as st
 from rebalance_tasks.core.errors import ConfigurationError, InvalidKey, NodeMissing, NodeNotWritable, TargetExists
 from rebalance_tasks.core.ids import MoveId
 from rebalance_tasks.core.models import NodeDescriptor
-from rebalance_tasks.drivers import fsspec_files
 from rebalance_tasks.drivers.base import ObjectMetadata, ObjectTooLarge
-from rebalance_tasks.drivers.fsspec_driver import FsspecDriver
-from rebalance_tasks.drivers.fsspec_info import found_of, time_ns
-from rebalance_tasks.drivers.fsspec_options import fsspec_place
-from rebalance_tasks.drivers.fsspec_probe import Abilities, OddNames, features, probe
-from rebalance_tasks.drivers.fsspec_tree import FsspecTree
+from rebalance_tasks.drivers.fsspec import files as fsspec_files
+from rebalance_tasks.drivers.fsspec.driver import FsspecDriver
+from rebalance_tasks.drivers.fsspec.info import found_of, time_ns
+from rebalance_tasks.drivers.fsspec.options import fsspec_place
+from rebalance_tasks.drivers.fsspec.probe import Abilities, OddNames, features, probe
+from rebalance_tasks.drivers.fsspec.tree import FsspecTree
 from rebalance_tasks.drivers.registry import open_driver, validate_roots
-from rebalance_tasks.drivers.tree import Kind
+from rebalance_tasks.drivers.trees.calls import Kind
 from rebalance_tasks.migration.control import SliceControl
 from rebalance_tasks.migration.copying import Copier, StagedCopy
 from tests.unit.drivers.conformance import stage

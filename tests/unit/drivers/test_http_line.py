@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rebalance_tasks.drivers.http_line import LINE_BYTES, MOST_HEADERS, Garbled, HttpLine
+from rebalance_tasks.drivers.s3.http_line import LINE_BYTES, MOST_HEADERS, Garbled, HttpLine
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

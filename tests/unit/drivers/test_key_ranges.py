@@ -12,15 +12,15 @@ from hypothesis import strategies as st
 from obstore.store import MemoryStore
 from xxhash import xxh3_64_intdigest
 
-from rebalance_tasks.drivers.bucket import Stored
+from rebalance_tasks.drivers.gcs_azure.bucket import ObstoreBucket
 from rebalance_tasks.drivers.key_ranges import KeyRange, OutOfOrder, _Scale, cut_points, pages_in, probed, proven
-from rebalance_tasks.drivers.obstore_bucket import ObstoreBucket
+from rebalance_tasks.drivers.object_stores.bucket import Stored
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from rebalance_tasks.drivers.bucket import Bucket
     from rebalance_tasks.drivers.key_ranges import Ranged
+    from rebalance_tasks.drivers.object_stores.bucket import Bucket
 
 
 def by_bytes(name: str) -> Any:

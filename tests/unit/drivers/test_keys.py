@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from rebalance_tasks.core.errors import InvalidKey
 from rebalance_tasks.core.key_columns import are_valid
 from rebalance_tasks.core.keys import MAX_KEY_BYTES, validate_key
-from rebalance_tasks.drivers.local_errors import validate_local_key
+from rebalance_tasks.drivers.local.errors import validate_local_key
 from tests.unit.drivers.conformance import ODD_KEYS, REFUSED_KEYS
 
 

@@ -11,12 +11,12 @@ import pytest
 import xxhash
 
 from rebalance_tasks.core.ids import MoveId
-from rebalance_tasks.drivers import local_burst
 from rebalance_tasks.drivers.base import FreeOutcome
 from rebalance_tasks.drivers.burst import NoBurst
-from rebalance_tasks.drivers.linux import PORTABLE, native
-from rebalance_tasks.drivers.local import LocalDriver
-from rebalance_tasks.drivers.local_burst import MOST_BYTES, LocalBurst
+from rebalance_tasks.drivers.local import burst as local_burst
+from rebalance_tasks.drivers.local.burst import MOST_BYTES, LocalBurst
+from rebalance_tasks.drivers.local.driver import LocalDriver
+from rebalance_tasks.drivers.local.linux import PORTABLE, native
 from rebalance_tasks.drivers.registry import burst
 
 if TYPE_CHECKING:

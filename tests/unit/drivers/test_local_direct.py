@@ -21,11 +21,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rebalance_tasks.core.errors import ChecksumMismatch, NodeFull
-from rebalance_tasks.drivers import local_files
-from rebalance_tasks.drivers.linux import BLOCK_BYTES, PORTABLE, Syscalls, native
-from rebalance_tasks.drivers.local import LocalDriver
-from rebalance_tasks.drivers.local_direct import HUGE_BYTES, Around, aligned_buffer
-from rebalance_tasks.drivers.local_entries import source_from
+from rebalance_tasks.drivers.local import files as local_files
+from rebalance_tasks.drivers.local.direct import HUGE_BYTES, Around, aligned_buffer
+from rebalance_tasks.drivers.local.driver import LocalDriver
+from rebalance_tasks.drivers.local.entries import source_from
+from rebalance_tasks.drivers.local.linux import BLOCK_BYTES, PORTABLE, Syscalls, native
 from rebalance_tasks.migration import copying
 from rebalance_tasks.migration.control import SliceControl, SliceInterrupted
 from rebalance_tasks.migration.copying import Copier
@@ -262,7 +262,7 @@ def test_a_buffer_has_its_size_and_begins_where_a_block_does_and_a_large_one_whe
 #: Both sides write what the other one must not see.
 FORK = """
 import os
-from rebalance_tasks.drivers.local_direct import aligned_buffer
+from rebalance_tasks.drivers.local.direct import aligned_buffer
 buffer = aligned_buffer(1 << 20)
 buffer[:] = b"p" * len(buffer)
 child = os.fork()

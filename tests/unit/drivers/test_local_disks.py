@@ -12,7 +12,7 @@ import pytest
 
 from rebalance_tasks.core.errors import ChecksumMismatch, NodeFull
 from rebalance_tasks.core.options import MIB
-from rebalance_tasks.drivers.local import LocalDriver
+from rebalance_tasks.drivers.local.driver import LocalDriver
 from rebalance_tasks.migration.control import SliceControl
 from rebalance_tasks.migration.copying import Copier
 from tests.unit.drivers.conformance import M1, M2

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from rebalance_tasks.core.errors import InvalidKey, NodeMissing, NodeNotWritable, ObjectUnreadable, TargetExists
-from rebalance_tasks.drivers import local
 from rebalance_tasks.drivers.base import FreeOutcome, ObjectMetadata
-from rebalance_tasks.drivers.local import LocalDriver
+from rebalance_tasks.drivers.local import driver as local
+from rebalance_tasks.drivers.local.driver import LocalDriver
 from tests.unit.drivers.conformance import M1, M2, expected_at, read_all, stage
 from tests.unit.drivers.local_harness import CALLS, LocalHarness, ordinary_user, shared_folder
 

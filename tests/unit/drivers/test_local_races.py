@@ -26,12 +26,15 @@ from rebalance_tasks.core.errors import (
     TargetExists,
 )
 from rebalance_tasks.core.ids import MoveId
-from rebalance_tasks.drivers import linux, local_entries, local_files, local_tree
 from rebalance_tasks.drivers.base import Fingerprint, FreeOutcome, ObjectMetadata, ObjectTooLarge
-from rebalance_tasks.drivers.linux import PORTABLE, Syscalls
-from rebalance_tasks.drivers.local import LocalDriver
-from rebalance_tasks.drivers.local_files import LocalWriter
-from rebalance_tasks.drivers.local_tree import LocalTree
+from rebalance_tasks.drivers.local import entries as local_entries
+from rebalance_tasks.drivers.local import files as local_files
+from rebalance_tasks.drivers.local import linux
+from rebalance_tasks.drivers.local import tree as local_tree
+from rebalance_tasks.drivers.local.driver import LocalDriver
+from rebalance_tasks.drivers.local.files import LocalWriter
+from rebalance_tasks.drivers.local.linux import PORTABLE, Syscalls
+from rebalance_tasks.drivers.local.tree import LocalTree
 from tests.unit.drivers.conformance import M1, M2, expected_at, stage
 from tests.unit.drivers.local_harness import CALLS, LocalHarness
 

@@ -10,9 +10,9 @@ import pytest
 
 from rebalance_tasks.core.models import NodeDescriptor
 from rebalance_tasks.drivers.base import FreeOutcome, ObjectMetadata
-from rebalance_tasks.drivers.local import LocalDriver
-from rebalance_tasks.drivers.object_files import PART_BYTES
-from rebalance_tasks.drivers.obstore_options import open_obstore_bucket
+from rebalance_tasks.drivers.gcs_azure.options import open_obstore_bucket
+from rebalance_tasks.drivers.local.driver import LocalDriver
+from rebalance_tasks.drivers.object_stores.files import PART_BYTES
 from rebalance_tasks.migration.undo import undo
 from rebalance_tasks.migration.ways import as_published, held_copy
 from tests.unit.drivers.conformance import M1, M2, DriverConformance, read_all, stage

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, cast
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rebalance_tasks.drivers.bucket import Stored
-from rebalance_tasks.drivers.object_versions import versions_of
+from rebalance_tasks.drivers.object_stores.bucket import Stored
+from rebalance_tasks.drivers.object_stores.versions import versions_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from rebalance_tasks.drivers.bucket import Bucket
+    from rebalance_tasks.drivers.object_stores.bucket import Bucket
 
 #: Few letters, so that names share beginnings; "-" sorts before "/".
 NAMES = st.lists(st.text("ab-/", min_size=1, max_size=5), unique=True, max_size=60)

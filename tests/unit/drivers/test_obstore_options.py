@@ -8,8 +8,8 @@ import pytest
 
 from rebalance_tasks.core.errors import ConfigurationError, NodeMissing
 from rebalance_tasks.core.models import NodeDescriptor
-from rebalance_tasks.drivers.object_store import ObjectStoreDriver
-from rebalance_tasks.drivers.obstore_bucket import ObstoreBucket
+from rebalance_tasks.drivers.gcs_azure.bucket import ObstoreBucket
+from rebalance_tasks.drivers.object_stores.driver import ObjectStoreDriver
 from rebalance_tasks.drivers.registry import open_driver, validate_roots
 
 KEY = "c2VjcmV0LXZhbHVl"

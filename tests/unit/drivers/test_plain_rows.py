@@ -15,21 +15,21 @@ from hypothesis import strategies as st
 
 from rebalance_tasks.core.errors import InvalidArgument
 from rebalance_tasks.core.ids import MoveId
-from rebalance_tasks.core.kernels import compiled_kernels
-from rebalance_tasks.drivers import compiled
-from rebalance_tasks.drivers import plain_rows as rows_module
+from rebalance_tasks.core.placement.kernels import compiled_kernels
 from rebalance_tasks.drivers.base import FreeOutcome
-from rebalance_tasks.drivers.linux import PORTABLE, native
-from rebalance_tasks.drivers.local import LocalDriver
-from rebalance_tasks.drivers.local_burst import DESCRIPTORS, MOST_BYTES
-from rebalance_tasks.drivers.local_files import fingerprint_of
+from rebalance_tasks.drivers.local import compiled
+from rebalance_tasks.drivers.local import plain_rows as rows_module
+from rebalance_tasks.drivers.local.burst import DESCRIPTORS, MOST_BYTES
+from rebalance_tasks.drivers.local.driver import LocalDriver
+from rebalance_tasks.drivers.local.files import fingerprint_of
+from rebalance_tasks.drivers.local.linux import PORTABLE, native
 from rebalance_tasks.drivers.registry import plain_rows
 from tests.unit.drivers.test_local_burst import BODY, ODD, descriptors, make_odd
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from rebalance_tasks.drivers.plain_rows import PlainRows
+    from rebalance_tasks.drivers.local.plain_rows import PlainRows
 
 if native().syncfs is None or compiled_kernels("auto", worth_loading=True) is None:
     pytest.skip("no syncfs or no numba here, so there are no rows", allow_module_level=True)

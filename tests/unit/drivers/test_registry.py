@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 import pytest
 
 from rebalance_tasks.core.errors import ConfigurationError
-from rebalance_tasks.core.inflight import LARGE_AT_ONCE
 from rebalance_tasks.core.models import NodeDescriptor
 from rebalance_tasks.core.options import MIB
-from rebalance_tasks.drivers.linux import native
-from rebalance_tasks.drivers.local import LocalDriver
+from rebalance_tasks.core.pacing.inflight import LARGE_AT_ONCE
+from rebalance_tasks.drivers.local.driver import LocalDriver
+from rebalance_tasks.drivers.local.linux import native
 from rebalance_tasks.drivers.registry import at_once, known_schemes, open_driver, validate_roots
 
 if TYPE_CHECKING:

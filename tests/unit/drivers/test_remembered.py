@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rebalance_tasks.drivers import local_listing
-from rebalance_tasks.drivers.local import LocalDriver
+from rebalance_tasks.drivers.local import listing as local_listing
+from rebalance_tasks.drivers.local.driver import LocalDriver
 from rebalance_tasks.drivers.remembered import Remembered
 
 if TYPE_CHECKING:

@@ -9,10 +9,10 @@ import pytest
 
 from rebalance_tasks.core.errors import ConfigurationError
 from rebalance_tasks.core.models import NodeDescriptor
-from rebalance_tasks.drivers.object_store import ObjectStoreDriver
+from rebalance_tasks.drivers.object_stores.driver import ObjectStoreDriver
 from rebalance_tasks.drivers.registry import known_schemes, open_driver, validate_roots
-from rebalance_tasks.drivers.s3_options import open_s3_bucket
-from rebalance_tasks.drivers.sftp import SftpDriver
+from rebalance_tasks.drivers.s3.options import open_s3_bucket
+from rebalance_tasks.drivers.sftp.driver import SftpDriver
 
 if TYPE_CHECKING:
     from pathlib import Path

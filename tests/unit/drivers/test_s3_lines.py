@@ -11,12 +11,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rebalance_tasks.drivers.s3_lines import carried
+from rebalance_tasks.drivers.s3.lines import carried
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator
 
-    from rebalance_tasks.drivers.s3_lines import Asked, Way
+    from rebalance_tasks.drivers.s3.lines import Asked, Way
 
 
 @dataclass

@@ -8,9 +8,9 @@ from datetime import UTC, datetime
 import pytest
 
 from rebalance_tasks.drivers.base import ObjectMetadata
-from rebalance_tasks.drivers.bucket import Stored
-from rebalance_tasks.drivers.object_files import attributes_of, metadata_of, mtime_ns_of, part_bytes
-from rebalance_tasks.drivers.s3_signing import EMPTY_SHA256, Credentials, query_text, quoted, signed_headers
+from rebalance_tasks.drivers.object_stores.bucket import Stored
+from rebalance_tasks.drivers.object_stores.files import attributes_of, metadata_of, mtime_ns_of, part_bytes
+from rebalance_tasks.drivers.s3.signing import EMPTY_SHA256, Credentials, query_text, quoted, signed_headers
 
 #: AWS, "Signature Calculations for the Authorization Header", Amazon S3 API Reference: its keys, its time, its signatures.
 EXAMPLE = Credentials("AKIAIOSFODNN7EXAMPLE", "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY")

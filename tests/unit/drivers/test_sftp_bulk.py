@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 import asyncssh
 import pytest
 
-from rebalance_tasks.drivers import sftp_link
-from rebalance_tasks.drivers.sftp_bulk import BulkSession
-from rebalance_tasks.drivers.sftp_packets import Answer, Dialect, hello, request
+from rebalance_tasks.drivers.sftp import link as sftp_link
+from rebalance_tasks.drivers.sftp.bulk import BulkSession
+from rebalance_tasks.drivers.sftp.packets import Answer, Dialect, hello, request
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rebalance_tasks.drivers.base import ObjectMetadata
-from rebalance_tasks.drivers.sftp_packets import (
+from rebalance_tasks.drivers.sftp.packets import (
     MOST_BYTES,
     PIECE_BYTES,
     Answer,

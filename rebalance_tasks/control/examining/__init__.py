@@ -1,0 +1,1 @@
+"""What the doctor looks at; `control.doctor` is the door."""

@@ -1,0 +1,1 @@
+"""Lists of objects too long for memory: which of them are kept for a plan, and how the others are told apart."""

@@ -1,0 +1,1 @@
+"""GCS, Azure and memory behind `drivers.object_stores`, through obstore."""

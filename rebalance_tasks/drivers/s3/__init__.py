@@ -1,0 +1,1 @@
+"""One S3 bucket behind `drivers.object_stores`: requests, signatures, answers, and what an endpoint really does."""
