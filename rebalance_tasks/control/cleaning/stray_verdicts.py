@@ -99,14 +99,9 @@ class Looks:
             untouched = not grown and target.unchanged(stray.key, copy)
             if at_source is None:
                 return self._without_source(stray, entry, copy, (source, target), untouched=untouched)
-            copied = entry.copied_fingerprint()
-            same = source.unchanged(stray.key, copied)
-            if untouched and (same or at_source.mtime_ns > copied.mtime_ns):
-                return Seen(Verdict.TAKE_OFF, copy, stray.source)
-            if untouched and (at_source.size_bytes, at_source.mtime_ns) == (copied.size_bytes, copied.mtime_ns):
-                # Brought back from the trash under a new version, within one tick of the store's clock.
-                return Seen(Verdict.COMPARE, copy, stray.source)
-            return Seen(Verdict.HAND_OVER if same and not untouched else Verdict.AMBIGUOUS, copy, stray.source)
+            same = source.unchanged(stray.key, entry.copied_fingerprint())
+            verdict = _beside(at_source, entry.copied_fingerprint(), same=same, untouched=untouched)
+            return Seen(verdict, copy, stray.source)
         original = stray.source if at_source is not None else self._taken_on(stray)
         if original not in {None, target.node_id}:
             return Seen(Verdict.COMPARE, at_target, original)
@@ -139,6 +134,23 @@ class Looks:
         """Whether readers of a key are sent to another node first."""
         where = self.context.locations.lookup(key)
         return any(place not in {None, node_id} for place in (where.forwarded, where.placed))
+
+
+def _beside(at_source: Fingerprint, copied: Fingerprint, *, same: bool, untouched: bool) -> Verdict:
+    """What is to be done where both nodes hold something.
+
+    Args:
+        at_source: what the source holds.
+        copied: what was copied from it.
+        same: the source still holds just that.
+        untouched: the copy is as it was published.
+    """
+    if untouched and (same or at_source.mtime_ns > copied.mtime_ns):
+        return Verdict.TAKE_OFF
+    if untouched and (at_source.size_bytes, at_source.mtime_ns) == (copied.size_bytes, copied.mtime_ns):
+        # Brought back from the trash under a new version, within one tick of the store's clock.
+        return Verdict.COMPARE
+    return Verdict.HAND_OVER if same and not untouched else Verdict.AMBIGUOUS
 
 
 def compare(source: Driver, target: Driver, key: str) -> tuple[Verdict, tuple[Fingerprint, Fingerprint]]:
