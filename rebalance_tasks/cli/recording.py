@@ -46,7 +46,10 @@ def recorded_nodes(path: Path) -> tuple[NodeDescriptor, ...]:
         return ()
     try:
         raw = (parquet.read_schema(path).metadata or {}).get(_NODES)
+    except (OSError, pa.ArrowInvalid):
+        return ()  # whoever reads its objects says what is wrong with it
+    try:
         return () if raw is None else _MANY.validate_json(raw)
-    except (OSError, pa.ArrowInvalid, ValidationError) as exc:
+    except ValidationError as exc:
         msg = f"{path}: cannot be read as a recording: {exc}"
         raise InvalidInventory(msg) from exc
