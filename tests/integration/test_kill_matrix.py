@@ -227,7 +227,7 @@ def test_no_write_stands_between_two_fault_points_without_one() -> None:
 def test_what_writes_without_fault_points_is_known_and_nothing_else_does() -> None:
     assert modules_that_write() > TESTED_ELSEWHERE.keys()
     assert {f"migration/{name}.py" for name in ("batch", "committing", "endings", "recognising", "slice", "undo")} | {
-        f"control/{name}.py" for name in ("cleanup", "orphans", "reindex", "strays")
+        f"control/{name}.py" for name in ("cleanup", "cleaning/orphans", "reindex", "cleaning/strays")
     } <= modules_that_write(), "this test looks for the wrong names"
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from rebalance_tasks.control.sweep import run_sweep
-from rebalance_tasks.core.errors import InvalidArgument
+from rebalance_tasks.core.errors import InvalidArgument, NodeError
 from rebalance_tasks.core.models import RebalancePlan
 from rebalance_tasks.core.states import RebalanceStatus
 from rebalance_tasks.demo.processes import ManagedProcess
@@ -116,6 +116,10 @@ def test_a_host_pushes_to_another_whose_own_worker_sleeps_and_survives_a_kill(
     ]
     assert len(lines) >= EACH // 2
     assert {line["published"]["inode"] for line in lines} == {0}
-    # Back there is no way: nobody of h2 reaches a, and the plan of the way back says so.
+    # The way back is planned from what b holds, which only h2 can tell …
+    with pytest.raises(NodeError, match=r"nobody serves rebalance\.data\.h2"):
+        rebalancer.undo("j1")
+    # … and there is none: nobody of h2 reaches a.
+    host("h2", hidden="a")
     with pytest.raises(InvalidArgument, match="unreachable"):
         rebalancer.undo("j1")
