@@ -9,7 +9,7 @@ import getpass
 import socket
 from copy import copy
 from functools import cached_property
-from typing import TYPE_CHECKING, Final, Literal, Self
+from typing import TYPE_CHECKING, Any, Final, Literal, Self
 
 from rebalance_tasks.core.errors import InvalidArgument
 from rebalance_tasks.core.models import NodeState
@@ -40,6 +40,8 @@ if TYPE_CHECKING:
     from rebalance_tasks.control.survey import NodeReport, Survey
     from rebalance_tasks.control.surveying import waited
     from rebalance_tasks.control.throttles import Direction
+    from rebalance_tasks.core.activation import ActivationCheck
+    from rebalance_tasks.core.drain import DrainCheck
     from rebalance_tasks.core.models import CheckResult, ControlResult, NodeDescriptor, RebalanceJob, RebalancePlan
     from rebalance_tasks.core.undo import WayBack
     from rebalance_tasks.runtime import Runtime
@@ -304,7 +306,7 @@ class Rebalancer(Viewer):
         """The fleet as Redis knows it at this instant, for the nodes of `glances` (which may be some seconds old)."""
         return overviews.overview(self._context, glances)
 
-    def drain(self, node_id: str, *, force: bool = False, dry_run: bool = False) -> StateChange:
+    def drain(self, node_id: str, *, force: bool = False, dry_run: bool = False) -> StateChange[DrainCheck]:
         """Have a node emptied by the plans to come, if all on it fits elsewhere; the answer says what does not.
 
         Args:
@@ -317,11 +319,20 @@ class Rebalancer(Viewer):
         """
         return drains.drain(self._context, node_id, force=force, dry_run=dry_run, by=self._who())
 
-    def activate(self, node_id: str) -> StateChange:
-        """Let a node give and take again. Raises: UnknownNode."""
-        return drains.set_state(self._context, node_id, NodeState.ACTIVE, by=self._who())
+    def activate(self, node_id: str, *, force: bool = False, dry_run: bool = False) -> StateChange[ActivationCheck]:
+        """Let a node give and take again, if it can hold what it has; the answer says what will not fit.
 
-    def maintenance(self, node_id: str) -> StateChange:
+        Args:
+            node_id: the node.
+            force: also when something will not fit, or the node cannot be looked at.
+            dry_run: only look.
+
+        Raises:
+            UnknownNode; NodeMissing: the node cannot be surveyed.
+        """
+        return drains.activate(self._context, node_id, force=force, dry_run=dry_run, by=self._who())
+
+    def maintenance(self, node_id: str) -> StateChange[Any]:
         """Leave a node alone: it neither gives nor takes, and is not looked at. Raises: UnknownNode."""
         return drains.set_state(self._context, node_id, NodeState.MAINTENANCE, by=self._who())
 

@@ -1,8 +1,8 @@
-"""``drain``, ``activate``, ``maintenance``: node states set at run time, a drain after a look at what fits."""
+"""``drain``, ``activate``, ``maintenance``: node states set at run time, the first two after a look at what fits."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from rebalance_tasks.control.drain import StateChange
+    from rebalance_tasks.core.activation import ActivationCheck
     from rebalance_tasks.core.drain import DrainCheck, Held
 
 Node = Annotated[str, typer.Argument(metavar="NODE", help="Id of a configured node.")]
@@ -30,17 +31,24 @@ def drain(
     """Have a node emptied: the checks to come plan its objects away. Refused when something will not fit elsewhere."""
     with output.busy("surveying the nodes", quiet=as_json):
         change = session.open_client().drain(node, force=force, dry_run=dry_run)
-    fits = change.check is None or change.check.fits
-    emit({**jsonable(change), "fits": fits}, as_json=as_json, render=lambda: _view(change, dry_run=dry_run))
-    if change.reason:
-        told = f"node {node} is left {change.state.value}: not everything fits elsewhere; --force drains what does"
-        output.console(stderr=True).print(f"error: {told}", style="red", markup=False)
-        raise typer.Exit(EXIT_FAILED)
+    done = f"node {node} is draining: the next checks empty it, `rebalance nodes` shows how far it is"
+    _told(change, done=done, dry_run=dry_run, as_json=as_json)
+    _refused(change, "not everything fits elsewhere; --force drains what does")
 
 
-def activate(node: Node, as_json: Json = False) -> None:
-    """Let a node give and take again (ends a drain or maintenance)."""
-    _changed(session.open_client().activate(node), as_json=as_json)
+def activate(
+    node: Node,
+    force: Annotated[
+        bool, typer.Option("--force", help="Also when something will not fit, or nobody can look at the node.")
+    ] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what it would come to.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Let a node give and take again (ends a drain or maintenance). Refused when what it holds fits neither there nor elsewhere."""
+    with output.busy("surveying the nodes", quiet=as_json):
+        change = session.open_client().activate(node, force=force, dry_run=dry_run)
+    _told(change, done=_became(change), dry_run=dry_run, as_json=as_json)
+    _refused(change, "what it holds fits neither there nor elsewhere; --force activates it all the same")
 
 
 def maintenance(node: Node, as_json: Json = False) -> None:
@@ -48,27 +56,68 @@ def maintenance(node: Node, as_json: Json = False) -> None:
     _changed(session.open_client().maintenance(node), as_json=as_json)
 
 
-def _changed(change: StateChange, *, as_json: bool) -> None:
+def _changed(change: StateChange[Any], *, as_json: bool) -> None:
+    emit(change, as_json=as_json, render=lambda: _became(change))
+
+
+def _became(change: StateChange[Any]) -> str:
     was = "already " if change.before is change.state else f"{change.before.value}, is now "
-    emit(change, as_json=as_json, render=lambda: f"node {change.node_id} was {was}{change.state.value}")
+    return f"node {change.node_id} was {was}{change.state.value}"
 
 
-def _view(change: StateChange, *, dry_run: bool) -> RenderableType:
+def _told(change: StateChange[Any], *, done: str, dry_run: bool, as_json: bool) -> None:
+    emit(
+        {**jsonable(change), "fits": change.fits},
+        as_json=as_json,
+        render=lambda: _view(change, "nothing was changed" if dry_run else "" if change.reason else done),
+    )
+
+
+def _refused(change: StateChange[Any], why: str) -> None:
+    if change.reason:
+        told = f"error: node {change.node_id} is left {change.state.value}: {why}"
+        output.console(stderr=True).print(told, style="red", markup=False)
+        raise typer.Exit(EXIT_FAILED)
+
+
+def _view(change: StateChange[Any], last: str) -> RenderableType:
     from rich.console import Group  # noqa: PLC0415
     from rich.text import Text  # noqa: PLC0415
 
-    parts: list[RenderableType] = [] if change.check is None else [_facts(change.check)]
-    if change.check is not None:
-        parts += _held("WILL NOT FIT BECAUSE", change.check.blocked) + _held("GOES LATER BECAUSE", change.check.waits)
-    if dry_run:
-        parts.append(Text("\nnothing was changed"))
-    elif not change.reason:
-        parts.append(
-            Text(
-                f"\nnode {change.node_id} is draining: the next checks empty it, `rebalance nodes` shows how far it is"
-            )
-        )
+    from rebalance_tasks.core.activation import ActivationCheck  # noqa: PLC0415
+
+    parts: list[RenderableType] = []
+    match change.check:
+        case ActivationCheck() as found:
+            parts = [_holds(found), *_held("WILL NOT FIT BECAUSE", found.blocked)]
+        case None:
+            pass
+        case check:
+            parts = [_facts(check), *_held("WILL NOT FIT BECAUSE", check.blocked)]
+            parts += _held("GOES LATER BECAUSE", check.waits)
+    if last:
+        parts.append(Text(f"\n{last}" if parts else last))
     return Group(*parts)
+
+
+def _holds(check: ActivationCheck) -> RenderableType:
+    from rich.table import Table  # noqa: PLC0415
+
+    from rebalance_tasks.cli import tables  # noqa: PLC0415
+
+    lines = Table.grid(padding=(0, 2))
+    lines.add_column(style="bold")
+    lines.add_column(overflow="fold")
+    lines.add_row("node", f"{check.node_id} (pool {check.pool})")
+    lines.add_row("holds", f"{tables.size(check.bytes)} of {tables.size(check.capacity_bytes)}")
+    lines.add_row("room", tables.size(check.room_bytes))
+    if check.over_bytes:
+        lines.add_row(
+            "too much", f"{tables.size(check.over_bytes)}, of which {tables.size(check.fits_bytes)} fit elsewhere"
+        )
+    before, after = (tables.percent(spread) for spread in (check.spread_before, check.spread_after))
+    lines.add_row("spread", f"{before} without it, {after} with it")
+    return lines
 
 
 def _facts(check: DrainCheck) -> RenderableType:

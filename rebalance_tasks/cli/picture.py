@@ -51,6 +51,7 @@ REASONS: Final = {
     "too_large": "no node has room for an object of its size",
     "no_other_node": "no other node of the pool is active",
     "other_pool": "the nodes are in different pools now",
+    "no_capacity": "the node's capacity is 0",
 }
 
 

@@ -87,7 +87,7 @@ def _explain(client: Rebalancer, made: RebalancePlan, seen: Survey, key: str, *,
     from rebalance_tasks.core.explain import explain_object  # noqa: PLC0415
 
     settings = client.settings
-    prices = {(price.from_region, price.to_region): price.per_gb for price in settings.prices}
+    prices = settings.price_matrix
     found = explain_object(
         made, key, seen.nodes, seen.inventory, options=settings.options, now=made.created_utc, prices=prices
     )

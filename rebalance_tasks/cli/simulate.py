@@ -167,7 +167,7 @@ def _given(
         )
     seen = session.open_client().survey()
     settings = session.open_client().settings
-    prices = {(price.from_region, price.to_region): price.per_gb for price in settings.prices}
+    prices = settings.price_matrix
     return inputs.Given(list(seen.nodes), seen.inventory, settings.options, prices)
 
 

@@ -44,7 +44,7 @@ def from_file(path: Path) -> Given:
     if unstated:
         msg = f"a simulation looks at no disk: state capacity_bytes for {', '.join(unstated)} in rebalance.toml"
         raise ConfigurationError(msg)
-    prices = {(price.from_region, price.to_region): price.per_gb for price in settings.prices}
+    prices = settings.price_matrix
     return Given(list(nodes), inventory, settings.options, prices)
 
 

@@ -70,8 +70,8 @@ class RetryBody(Frozen):
     skipped: bool = False
 
 
-class DrainBody(Frozen):
-    """How to drain."""
+class StateBody(Frozen):
+    """How to drain or activate."""
 
     force: bool = False
 
@@ -120,16 +120,25 @@ def drain_check(call: Call) -> object:
 
 def drain(call: Call) -> object:
     """Drain a node; 409 when something will not fit, unless `force`."""
-    change = call.client.drain(call.name, force=call.arguments(DrainBody).force)
+    change = call.client.drain(call.name, force=call.arguments(StateBody).force)
     if change.reason:
         msg = f"node {call.name} is left {change.state.value}: not everything fits elsewhere; force drains what does"
         raise Refused(msg)
     return _change(change)
 
 
+def activation_check(call: Call) -> object:
+    """What activating a node would come to: what it can hold, what of it fits nowhere and why; surveys the fleet, changes nothing."""
+    return _change(call.client.activate(call.name, dry_run=True))
+
+
 def activate(call: Call) -> object:
-    """Let a node give and take again: ends a drain or maintenance."""
-    return _change(call.client.activate(call.name))
+    """Let a node give and take again: ends a drain or maintenance; 409 when what it holds fits nowhere, unless `force`."""
+    change = call.client.activate(call.name, force=call.arguments(StateBody).force)
+    if change.reason:
+        msg = f"node {call.name} is left {change.state.value}: what it holds fits neither there nor elsewhere; force activates it"
+        raise Refused(msg)
+    return _change(change)
 
 
 def maintenance(call: Call) -> object:
@@ -137,8 +146,8 @@ def maintenance(call: Call) -> object:
     return _change(call.client.maintenance(call.name))
 
 
-def _change(change: StateChange) -> object:
-    return {**jsonable(change), "fits": change.check is None or change.check.fits}
+def _change(change: StateChange[Any]) -> object:
+    return {**jsonable(change), "fits": change.fits}
 
 
 def pause_node(call: Call) -> object:
@@ -213,7 +222,7 @@ def explain(call: Call) -> object:
     """Why an object moves by this plan, or why it stays; surveys the fleet."""
     made, seen = call.shelf.plan(call.name), call.client.survey()
     settings = call.client.settings
-    prices = {(price.from_region, price.to_region): price.per_gb for price in settings.prices}
+    prices = settings.price_matrix
     key = call.arguments(KeyQuery).key
     found = explain_object(
         made, key, seen.nodes, seen.inventory, options=settings.options, now=made.created_utc, prices=prices
@@ -282,8 +291,9 @@ ENDPOINTS: Final[tuple[Endpoint, ...]] = (
     read("/nodes", nodes, NodesQuery),
     read("/nodes/{name}", node),
     read("/nodes/{name}/drain-check", drain_check),
-    act("/nodes/{name}/drain", drain, DrainBody),
-    act("/nodes/{name}/activate", activate),
+    act("/nodes/{name}/drain", drain, StateBody),
+    read("/nodes/{name}/activation-check", activation_check),
+    act("/nodes/{name}/activate", activate, StateBody),
     act("/nodes/{name}/maintenance", maintenance),
     act("/nodes/{name}/pause", pause_node),
     act("/nodes/{name}/resume", resume_node),

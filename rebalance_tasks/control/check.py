@@ -298,7 +298,7 @@ def _plan(context: FleetContext, seen: Survey, *, force: bool) -> RebalancePlan:
     if force:
         # An operator who forces a check wants whatever the target asks for, however small the spread is.
         options = options.model_copy(update={"target_imbalance": options.effective_target, "imbalance_threshold": 0.0})
-    prices = {(price.from_region, price.to_region): price.per_gb for price in context.settings.prices}
+    prices = context.settings.price_matrix
     now = context.now()
     plan = plan_rebalance(
         seen.nodes,

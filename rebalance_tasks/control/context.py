@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from rebalance_tasks.control import catalogue as host_catalogue
-    from rebalance_tasks.core.models import NodeDescriptor
+    from rebalance_tasks.core.models import NodeDescriptor, NodeState
     from rebalance_tasks.drivers.base import Driver
     from rebalance_tasks.settings import Settings
     from rebalance_tasks.store import locations as location_store
@@ -99,6 +99,8 @@ class StateContext:
     fleet: FleetStore
     jobs: JobStore
     plans: PlanStore
+    #: node_id → the state it would have, for who only wants to know what that would come to
+    assumed: Mapping[str, NodeState] = field(default_factory=dict, kw_only=True)
 
     @classmethod
     def open(cls, settings: Settings) -> Self:
@@ -159,8 +161,8 @@ class StateContext:
         return datetime.fromtimestamp(self.connection.now_ms() / 1000, tz=UTC)
 
     def nodes(self) -> list[NodeDescriptor]:
-        """Configured nodes, with the states that were set at run time."""
-        states = self.fleet.node_states()
+        """Configured nodes, with the states that were set at run time, or that are assumed."""
+        states = {**self.fleet.node_states(), **self.assumed}
         return [
             node.model_copy(update={"state": states[node.node_id]}) if node.node_id in states else node
             for node in self.settings.nodes

@@ -1,16 +1,18 @@
-"""Node states set at run time: drain (after a look at what fits), maintenance, active. They win over the configuration.
+"""Node states set at run time: drain and activate (after a look at what fits), maintenance. They win over the configuration.
 
 operator ─▶ **drain** ── survey ▸ what fits elsewhere ▸ refuse, or set the state ──▶ the next check plans the node empty
+operator ─▶ **activate** ── survey ▸ what the node can hold ▸ refuse, or set the state ──▶ the next check plans with the node
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from rebalance_tasks.control.surveying.waited import all_seen
+from rebalance_tasks.control.surveying.waited import all_seen, seen_alone
+from rebalance_tasks.core.activation import ActivationCheck, check_activation
 from rebalance_tasks.core.drain import DrainCheck, check_drain
-from rebalance_tasks.core.errors import UnknownNode
+from rebalance_tasks.core.errors import ConfigurationError, NodeError, RetryableError, UnknownNode
 from rebalance_tasks.core.events import EventKind
 from rebalance_tasks.core.models import NodeState
 from rebalance_tasks.telemetry import get_logger
@@ -20,28 +22,35 @@ if TYPE_CHECKING:
 
 log = get_logger(__name__)
 
+Check = TypeVar("Check", DrainCheck, ActivationCheck)
+
 
 @dataclass(frozen=True, slots=True)
-class StateChange:
+class StateChange(Generic[Check]):
     """What became of a node's state.
 
     Attributes:
         before: its state until now.
         state: its state now.
         reason: why it was not changed although that was asked for; empty otherwise.
-        check: what draining comes to; ``None`` where nobody looked.
+        check: what draining or activating comes to; ``None`` where nobody looked.
     """
 
     node_id: str
     before: NodeState
     state: NodeState
     reason: str = ""
-    check: DrainCheck | None = None
+    check: Check | None = None
+
+    @property
+    def fits(self) -> bool:
+        """Whether nothing was found that will not fit."""
+        return self.check is None or self.check.fits
 
 
 def drain(
     context: FleetContext, node_id: str, *, force: bool = False, dry_run: bool = False, by: str = ""
-) -> StateChange:
+) -> StateChange[DrainCheck]:
     """Have a node emptied, if everything on it fits elsewhere.
 
     Args:
@@ -62,9 +71,14 @@ def drain(
     """
     before = context.node(node_id).state
     seen = all_seen(context, whole=not force)
-    prices = {(price.from_region, price.to_region): price.per_gb for price in context.settings.prices}
+    settings = context.settings
     check = check_drain(
-        seen.nodes, seen.inventory, node_id, options=context.settings.options, now=context.now(), prices=prices
+        seen.nodes,
+        seen.inventory,
+        node_id,
+        options=settings.options,
+        now=context.now(),
+        prices=settings.price_matrix,
     )
     if dry_run:
         return StateChange(node_id, before, before, check=check)
@@ -74,7 +88,59 @@ def drain(
     return StateChange(node_id, before, NodeState.DRAINING, check=check)
 
 
-def set_state(context: FleetContext, node_id: str, state: NodeState, *, by: str = "") -> StateChange:
+def activate(
+    context: FleetContext, node_id: str, *, force: bool = False, dry_run: bool = False, by: str = ""
+) -> StateChange[ActivationCheck]:
+    """Let a node give and take again, if it can hold what it has or others have room for the rest.
+
+    Args:
+        context: the fleet.
+        node_id: the node.
+        force: also when something will not fit, or nobody can look at the node now.
+        dry_run: only look.
+        by: who asks.
+
+    Returns:
+        The change; with a ``reason`` when it was refused, and without a ``check`` where others than this node keep anybody from looking.
+
+    Raises:
+        UnknownNode: no such node is configured.
+        NodeError: the node cannot be surveyed (unless ``force``).
+        ConfigurationError: its capacity must be stated (unless ``force``).
+        RetryableError: a check has the nodes looked at (unless ``force``).
+    """
+    before = context.node(node_id).state
+    try:
+        check = _activation(context, node_id)
+    except (NodeError, ConfigurationError, RetryableError) as exc:
+        if not force and getattr(exc, "node_id", node_id) == node_id:
+            raise
+        log.info("node.not_looked_at", node_id=node_id, error=str(exc))
+        check = None
+    if dry_run:
+        return StateChange(node_id, before, before, check=check)
+    if check is not None and not check.fits and not force:
+        return StateChange(node_id, before, before, reason="does_not_fit", check=check)
+    _set(context, node_id, NodeState.ACTIVE, by=by)
+    return StateChange(node_id, before, NodeState.ACTIVE, check=check)
+
+
+def _activation(context: FleetContext, node_id: str) -> ActivationCheck:
+    seen = seen_alone(replace(context, assumed={node_id: NodeState.ACTIVE}))
+    if (why := seen.left_out.get(node_id)) is not None:
+        raise NodeError(node_id, f"it could not be surveyed: {why}")
+    settings = context.settings
+    return check_activation(
+        seen.nodes,
+        seen.inventory,
+        node_id,
+        options=settings.options,
+        now=context.now(),
+        prices=settings.price_matrix,
+    )
+
+
+def set_state(context: FleetContext, node_id: str, state: NodeState, *, by: str = "") -> StateChange[Any]:
     """Set a node's state without a look. Raises: UnknownNode."""
     before = context.node(node_id).state
     _set(context, node_id, state, by=by)

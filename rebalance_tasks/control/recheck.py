@@ -2,7 +2,9 @@
 
 plan (minutes or days old) ─▶ **recheck** ── nodes, rules, cooldown and objects as they are now ──▶ moves that still hold
 
-Keeps invariants 8 and 9 between plan and job. A plan of the fleet's present epoch was made from a listing of now, so its
+Keeps invariants 8 and 9 between plan and job: every rule of `verify_plan` is asked once more here, or counted to the byte by whoever
+carries the moves out (room, budgets). Measures of use and a host's inventory are read again, for the objects of the plan alone, so
+that of a folder's neighbours only those are known that move as well. A plan of the fleet's present epoch was made from a listing of now, so its
 objects are looked at when they are copied. Those of an older one are looked at here as well, and so are those of a node whose
 listing is remembered (`control.surveying.memory`): a file that is being written to shows in no folder, and must not be moved.
 
@@ -12,19 +14,24 @@ one that has changed while a copy, perhaps this job's own, stands at its target.
 
 from __future__ import annotations
 
+from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from rebalance_tasks.control.custody import job_of
+from rebalance_tasks.control.inventories import FROM_NODES
+from rebalance_tasks.control.measuring import measured
 from rebalance_tasks.control.survey import with_last_moved
 from rebalance_tasks.control.surveying.memory import SurveyMemory
+from rebalance_tasks.control.surveying.streams import rows_about
 from rebalance_tasks.core.errors import InvalidKey, NodeError, SourceChanged
-from rebalance_tasks.core.inventory import Coded, Inventory
+from rebalance_tasks.core.inventory import UNKNOWN_TIME, Coded, Inventory
 from rebalance_tasks.core.key_columns import are_valid
 from rebalance_tasks.core.models import NodeState
-from rebalance_tasks.core.rules import with_rules
 from rebalance_tasks.core.verify import broken_moves, require_no_wider_spread
 from rebalance_tasks.drivers.looks import UNSEEN, look_at
 from rebalance_tasks.migration import manifests
@@ -40,6 +47,8 @@ if TYPE_CHECKING:
 
 #: The rule of which the look at the object itself knows more.
 _GONE: Final = "source_gone"
+#: A latency that nobody measures here adds nothing to an object's gravity.
+_FAR_MS: Final = 1e6
 #: A later move of an object that an earlier one takes.
 _DUPLICATE: Final = "duplicate"
 
@@ -65,13 +74,25 @@ def stale_moves(
     used = context.fleet.usage()
     nodes = [
         node.model_copy(
-            update={"capacity_bytes": capacities.get(node.node_id), "used_bytes": used.get(node.node_id, 0)}
+            update={
+                "capacity_bytes": capacities.get(node.node_id),
+                "used_bytes": used.get(node.node_id, 0),
+                "latency_ms": _FAR_MS if node.latency_ms is None else node.latency_ms,
+            }
         )
         for node in context.nodes()
     ]
     fresh = plan.epoch == context.fleet.epoch()
     looks = _Looks(context, nodes, moves, fresh=fresh)
-    broken = broken_moves(plan, moves, nodes, looks.inventory(), context.settings.options, now=context.now())
+    broken = broken_moves(
+        plan,
+        moves,
+        nodes,
+        looks.inventory(),
+        context.settings.options,
+        prices=context.settings.price_matrix,
+        now=context.now(),
+    )
     stale = _joined(broken.codes, broken.words, looks)
     stale.codes[_begun_before(context, moves, stale, job_id=job_id)] = -1
     # A plan that was made by hand, or of what another one left over, promises nothing of the spread.
@@ -81,6 +102,25 @@ def stale_moves(
         rest = moves.take(np.flatnonzero(holds))
         require_no_wider_spread(plan, rest, nodes, Inventory.from_listings({}), context.settings.options)
     return stale
+
+
+def _as_seen(told: Inventory, found: Inventory, moves: MoveColumns) -> Inventory:
+    """Return what a host's inventory says, with sizes and times as they were found; what was looked for and is gone is no row."""
+    at = pc.fill_null(pc.index_in(told.keys, value_set=found.keys), -1).to_numpy(zero_copy_only=False)
+    move = pc.fill_null(pc.index_in(told.keys, value_set=moves.keys), -1).to_numpy(zero_copy_only=False)
+    holder, finder = (np.array([*one.node_ids, ""], object)[one.node_index] for one in (told, found))
+    source = np.array([*moves.source.values, ""], object)[moves.source.codes]
+    seen = (at >= 0) & (np.append(finder, "")[at] == holder)
+    left = np.flatnonzero(seen | (move < 0) | (np.append(source, "")[move] != holder))
+    rows, seen = at[left], seen[left]
+    kept = told.take(left)
+    unknown = np.full(len(left), UNKNOWN_TIME, np.int64)
+    was = unknown if kept.mtime_ns is None else kept.mtime_ns
+    now = unknown if found.mtime_ns is None else np.append(found.mtime_ns, UNKNOWN_TIME)[rows]
+    times = np.where(seen & (now != UNKNOWN_TIME), now, was)
+    return replace(
+        kept, size_bytes=np.where(seen, np.append(found.size_bytes, 0)[rows], kept.size_bytes), mtime_ns=times
+    )
 
 
 def _joined(broken: NDArray[np.int32], words: list[str], looks: _Looks) -> Coded[str]:
@@ -164,8 +204,20 @@ class _Looks:
                 self._look(source, rows)
 
     def inventory(self) -> Inventory:
-        """What was found, with the rules of the fleet and when each was moved last."""
-        rows, source = np.flatnonzero(self._there), self._moves.source
+        """What was found, with what the fleet's rules, measures and inventory say of it, and when each was moved last."""
+        settings, rows = self._context.settings, np.flatnonzero(self._there)
+        found = self._found(rows)
+        if settings.inventory != FROM_NODES:
+            told = rows_about(
+                settings, self._context.nodes(), self._moves.keys, measured=partial(measured, self._context)
+            )
+            found = _as_seen(told, found, self._moves)
+        else:
+            found = measured(self._context, found)
+        return with_last_moved(found, self._context.locations.last_moved())
+
+    def _found(self, rows: NDArray[np.int64]) -> Inventory:
+        source = self._moves.source
         holders = pa.DictionaryArray.from_arrays(pa.array(source.codes[rows]), pa.array(source.values, pa.string()))
         times = self._times[rows]
         columns = {
@@ -174,8 +226,7 @@ class _Looks:
             "node_id": holders,
             "mtime_ns": pa.array(times, mask=times == 0),
         }
-        found = with_rules(Inventory.from_arrow(pa.table(columns)), self._context.settings.rules)
-        return with_last_moved(found, self._context.locations.last_moved())
+        return Inventory.from_arrow(pa.table(columns))
 
     def _look(self, source: str, rows: NDArray[np.int64]) -> None:
         """Look at the objects of some moves, all on one node."""

@@ -18,6 +18,7 @@ from rebalance_tasks.control.recheck import stale_moves
 from rebalance_tasks.control.survey import adopt
 from rebalance_tasks.core.errors import InvalidArgument
 from rebalance_tasks.core.models import Identifier, NodeState, RebalancePlan
+from rebalance_tasks.core.prices import per_gb
 from rebalance_tasks.core.routes import shared_queues
 from rebalance_tasks.core.states import MoveState
 from rebalance_tasks.drivers.registry import validate_roots
@@ -129,7 +130,8 @@ def _freeze(
         left = int(holds[rows].sum())
         if left:
             queue = shared_queues(nodes[pair[0]], nodes[pair[1]])[0]
-            record = _record(f"g{number:04d}", pair, moves, rows, queue=queue)
+            price = per_gb(nodes[pair[0]], nodes[pair[1]], context.settings.price_matrix)
+            record = _record(f"g{number:04d}", pair, moves, rows, queue=queue, price=price)
             stretches = _stretches(moves, holds, rows)
             groups.append(NewGroup(record, score=float(number), left=left, stretches=stretches))
         begin = end
@@ -174,11 +176,14 @@ def _stretches(moves: MoveColumns, holds: NDArray[np.bool_], rows: slice) -> lis
     return cut
 
 
-def _record(group_id: str, pair: tuple[str, str], moves: MoveColumns, rows: slice, *, queue: str) -> GroupRecord:
+def _record(
+    group_id: str, pair: tuple[str, str], moves: MoveColumns, rows: slice, *, queue: str, price: Decimal
+) -> GroupRecord:
+    """Describe a group; for its budgets money counts as the plan says, or as it costs now where that is more."""
     size = int(moves.size_bytes[rows].sum())
     times = np.bincount(moves.cost.codes[rows], minlength=len(moves.cost.values)).tolist()
     cost = sum((value * count for value, count in zip(moves.cost.values, times, strict=True) if count), Decimal(0))
-    per_gb = cost * 10**9 / size if size else cost
+    stated = cost * 10**9 / size if size else cost
     return GroupRecord(
         group_id=group_id,
         source=pair[0],
@@ -187,7 +192,7 @@ def _record(group_id: str, pair: tuple[str, str], moves: MoveColumns, rows: slic
         size=rows.stop - rows.start,
         total_bytes=size,
         queue=queue,
-        cost_per_gb=str(per_gb),
+        cost_per_gb=str(max(stated, price)),
     )
 
 

@@ -56,7 +56,7 @@ def plan_undo(context: FleetContext, job_id: str) -> WayBack:
     seen = all_seen(context)
     context.fleet.set_usage(seen.inventory.used_bytes())
     settings, now = context.settings, context.now()
-    prices = {(price.from_region, price.to_region): price.per_gb for price in settings.prices}
+    prices = settings.price_matrix
     back = plan_way_back(
         seen.nodes,
         seen.inventory,

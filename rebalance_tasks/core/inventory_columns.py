@@ -47,6 +47,10 @@ class Coded(Generic[T]):
         indices = pa.array(self.codes, mask=self.codes < 0)
         return pa.array(list(self.values), type=value_type).take(indices)
 
+    def met(self) -> list[T]:
+        """Return the values that some row has."""
+        return [self.values[code] for code in np.unique(self.codes).tolist() if code >= 0]
+
 
 class Listed(NamedTuple):
     """What a listing says of one node's objects, as columns of equal length n.

@@ -71,9 +71,9 @@ def verify_plan(  # noqa: PLR0913  as many facts as the plan was made of
     left_alone = pc.is_in(moves.keys, value_set=pa.array(list(excluded_keys), pa.large_string()))
     rules.broken.note(left_alone.to_numpy(zero_copy_only=False), "is excluded (pending in a job or forwarded)")
     rules.each()
+    rules.replicas_apart()
     rules.broken.require_none()
     check = PlanRules(plan, moves, nodes, inventory, options)
-    check.replicas_apart(rules.rows)
     check.room(reserved_bytes or {})
     check.costs(prices or {})
     check.sums()
@@ -88,23 +88,27 @@ def broken_moves(
     inventory: Inventory,
     options: RebalancerOptions,
     *,
+    prices: Mapping[tuple[str, str], Decimal] | None = None,
     now: datetime | None = None,
 ) -> Broken:
     """Look at a plan again, some time after it was made: which of its moves can no longer be made?
 
-    Asks what each move keeps by itself. Budgets, room and replicas concern all of them together: fewer moves break none
-    that held, and whoever carries them out counts again.
+    Asks what each move keeps by itself, and that replicas stay apart. Room and budgets are counted again, to the byte, by whoever
+    carries the moves out; what is left of the spread's promise is `require_no_wider_spread`.
 
     Args:
         plan: passed `verify_plan` when it was made; its own moves are not looked at.
         moves: of the plan.
         cluster_map: the nodes as they are now.
-        inventory: the moved objects as they are now, and no others need be in it.
+        inventory: the moved objects as they are now and the other members of their replica groups; no others need be in it.
         options: the rules of the fleet as they are now.
+        prices: of now, of which an object's gravity may follow.
         now: when ages are measured.
     """
-    rules = MoveRules(plan, moves, _nodes(cluster_map), inventory, options, _moment_ns(plan, inventory, now))
+    nodes = _nodes(cluster_map)
+    rules = MoveRules(plan, moves, nodes, inventory, options, _moment_ns(plan, inventory, now), prices or {})
     rules.each()
+    rules.replicas_apart()
     return rules.broken
 
 

@@ -306,6 +306,11 @@ class Settings(Service, Contents):
         raise UnknownNode(node_id, f"in fleet {self.fleet!r}")
 
     @property
+    def price_matrix(self) -> dict[tuple[str, str], Decimal]:
+        """(from, to) → money for 10⁹ bytes, between zones or else regions."""
+        return {(price.from_region, price.to_region): price.per_gb for price in self.prices}
+
+    @property
     def broker_queues(self) -> BrokerQueues:
         """The names of its queues on the broker: they bear the fleet's where it shares workers."""
         return BrokerQueues("" if self.priority is None else self.fleet)

@@ -332,6 +332,8 @@ def test_a_node_is_drained_only_when_it_fits_or_is_forced(rebalancer: Rebalancer
         assert client.get(f"{API}/nodes/a/drain-check").json()["fits"] is True
         assert post("maintenance").json()["state"] == "maintenance"
         assert client.get(f"{API}/nodes/a").json()["state"] == "maintenance"
+        assert client.get(f"{API}/nodes/a/activation-check").json()["fits"] is True
+        assert client.get(f"{API}/nodes/a").json()["state"] == "maintenance"
         assert post("activate").json()["state"] == "active"
         assert post("pause").status_code == 200
         assert client.get(f"{API}/nodes/a").json()["held_by"] == ["operator"]

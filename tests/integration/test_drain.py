@@ -8,7 +8,7 @@ import pytest
 
 from rebalance_tasks.cli import node_tables
 from rebalance_tasks.control.check import plan_only, run_check
-from rebalance_tasks.control.drain import drain, set_state
+from rebalance_tasks.control.drain import activate, drain, set_state
 from rebalance_tasks.control.start import start_job
 from rebalance_tasks.control.survey import reports, survey
 from rebalance_tasks.core.errors import NodeMissing, UnknownNode
@@ -91,11 +91,53 @@ def test_a_node_in_maintenance_is_not_looked_at_and_neither_gives_nor_takes(flee
         survey(engine.context)
 
 
+# -- activate -----------------------------------------------------------------------------------------------------------
+def test_what_became_too_much_for_a_node_in_maintenance_refuses_its_return_unless_others_take_it_or_it_is_forced(
+    fleet_config: FleetFactory,
+) -> None:
+    fleet = fleet_config({"n1": NodeSpec({}, 40_000), "n2": NodeSpec(FILES, 120_000)})
+    engine = Engine()
+    set_state(engine.context, "n1", NodeState.MAINTENANCE)
+    for number in range(9):
+        (fleet.roots["n1"] / f"late{number}").write_bytes(b"x" * 5_000)
+    looked = activate(engine.context, "n1", dry_run=True)
+    assert (looked.state, looked.reason) == (NodeState.MAINTENANCE, "")
+    assert looked.check is not None
+    # 0.95 of 40,000 bytes are 38,000; n2 has room for 14,000 of the 7,000 that are too many.
+    assert (looked.check.over_bytes, looked.check.fits_bytes, looked.fits) == (7_000, 7_000, True)
+    (fleet.roots["n2"] / "more").write_bytes(b"x" * 9_000)
+    refused = activate(engine.context, "n1")
+    assert (refused.state, refused.reason, refused.fits) == (NodeState.MAINTENANCE, "does_not_fit", False)
+    assert refused.check is not None
+    assert [(held.reason, held.objects) for held in refused.check.blocked] == [("no_room", 8)]
+    assert engine.context.node("n1").state is NodeState.MAINTENANCE
+    assert activate(engine.context, "n1", force=True).state is NodeState.ACTIVE
+    assert engine.context.node("n1").state is NodeState.ACTIVE
+
+
+def test_a_node_that_is_not_there_is_not_activated_unless_forced_and_one_of_the_others_is_no_obstacle(
+    fleet_config: FleetFactory,
+) -> None:
+    fleet = fleet_config({name: NodeSpec(FILES if name == "n1" else {}, 400_000) for name in ("n1", "n2")})
+    engine = Engine()
+    set_state(engine.context, "n2", NodeState.MAINTENANCE)
+    fleet.roots["n2"].rename(fleet.roots["n2"].with_name("away"))
+    with pytest.raises(NodeMissing):
+        activate(engine.context, "n2")
+    assert engine.context.node("n2").state is NodeState.MAINTENANCE
+    assert activate(engine.context, "n2", force=True).check is None
+    set_state(engine.context, "n1", NodeState.DRAINING)
+    back = activate(engine.context, "n1")
+    assert (back.before, back.state, back.check) == (NodeState.DRAINING, NodeState.ACTIVE, None)
+
+
 def test_an_unknown_node_has_no_state(fleet_config: FleetFactory) -> None:
     fleet_config({"n1": {}, "n2": {}})
     engine = Engine()
     with pytest.raises(UnknownNode):
         drain(engine.context, "n9")
+    with pytest.raises(UnknownNode):
+        activate(engine.context, "n9")
     with pytest.raises(UnknownNode):
         set_state(engine.context, "n9", NodeState.ACTIVE)
     assert engine.context.fleet.node_states() == {}

@@ -62,6 +62,9 @@ def test_draining_and_activating_from_the_command_line(observed: Fleet, capsys: 
     assert (rows["n1"]["state"], rows["n1"]["may_be_removed"]) == ("draining", False)
     assert run(["activate", "n1"]) == 0
     assert "was draining, is now active" in capsys.readouterr().out
+    assert run(["activate", "n1", "--dry-run", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert (told["state"], told["fits"], told["check"]["over_bytes"]) == ("active", True, 0)
     assert run(["maintenance", "n2"]) == 0
     assert run(["drain", "n1", "--json"]) == 1
     captured = capsys.readouterr()

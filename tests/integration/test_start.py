@@ -6,9 +6,12 @@ import json
 import os
 import zlib
 from concurrent.futures import ThreadPoolExecutor
+from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
+import pyarrow as pa
 import pytest
+from pyarrow import parquet
 
 from rebalance_tasks import (
     InvalidArgument,
@@ -22,11 +25,13 @@ from rebalance_tasks import (
 )
 from rebalance_tasks.control.sweep import run_sweep
 from rebalance_tasks.core.move_columns import MoveColumns
+from rebalance_tasks.store.accesses import READ, AccessStore
 from rebalance_tasks.store.packed_moves import pack_moves
 from tests.support.arena import Arena, arena_of, assert_counts_add_up, context_of, objects, rebalancer_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from rebalance_tasks import Rebalancer
     from rebalance_tasks.embedded import EmbeddedServer
@@ -34,6 +39,7 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.integration
 
 FULL = {"a": objects(40, 1000)}
+ONLY_ACCESS = {"access_frequency": 1, "colocation": 0, "egress_cost": 0, "latency": 0, "compliance": 0}
 
 
 @pytest.fixture(scope="module")
@@ -263,6 +269,73 @@ def test_a_plan_of_which_nothing_holds_fails_with_the_reason(arena: Arena) -> No
     assert (job.status, job.skipped_moves) == (RebalanceStatus.FAILED, len(plan.moves))
     assert "stale_plan_node_state" in (job.error or "")
     assert_counts_add_up(job)
+
+
+def test_money_counts_at_the_price_of_now_where_the_plan_says_less(arena: Arena) -> None:
+    arena.fill(FULL)
+    plan = arena.rebalancer.plan()
+    dear = rebalancer_of(arena.fleet, max_cost_per_cycle="0.005")
+    nodes = [node.model_copy(update={"egress_cost_per_gb": Decimal(1000)}) for node in dear.settings.nodes]
+    dear.settings = dear.settings.model_copy(update={"nodes": tuple(nodes)})
+    context = context_of(dear)
+    context.fleet.pause("test")
+    job = dear.start(plan)
+    groups = context.jobs.groups(job.job_id)
+    # An object of 1,000 bytes costs 0.001 now; the plan was made when it cost nothing.
+    assert {Decimal(group.cost_per_gb) for group in groups.values()} == {Decimal(1000)}
+    dear.cancel(job.job_id)
+    context.fleet.resume("test")
+
+
+def test_what_became_hot_since_the_plan_stays(arena: Arena) -> None:
+    arena.fill(FULL)
+    plan = arena.rebalancer.plan()
+    hot, *rest = (move.object_key for move in plan.moves)
+    watchful = rebalancer_of(arena.fleet, scoring_weights=ONLY_ACCESS, gravity_protection_threshold=0.5)
+    gravity = watchful.settings.gravity.model_copy(update={"access": "fleet"})
+    watchful.settings = watchful.settings.model_copy(update={"gravity": gravity})
+    context = context_of(watchful)
+    AccessStore(context.connection, context.keys).add({f"{READ}{hot}": 10_000, f"{READ}{rest[0]}": 1})
+    job = arena.wait(watchful.start(plan).job_id)
+    assert job.failures == {"stale_plan_protected": 1}
+    assert job.completed_moves == len(rest)
+    assert hot in arena.fleet.objects("a")
+
+
+def test_a_hosts_inventory_is_read_again_with_all_that_it_says(arena: Arena, tmp_path: Path) -> None:
+    """Replicas that have come together, objects that were pinned or listed elsewhere since: the second opinion is one of now."""
+    arena.fill(FULL)
+    plan = arena.rebalancer.plan()
+    rows: dict[str, tuple[str, str | None, bool]] = {f"o/{number:04d}.bin": ("a", None, False) for number in range(40)}
+    to_b = [move.object_key for move in plan.moves if move.target_node == "b"]
+    met, pinned, elsewhere, unknown = to_b[:4]
+    rows |= {
+        met: ("a", "twins", False),
+        "twin": ("b", "twins", False),
+        pinned: ("a", None, True),
+        elsewhere: ("c", None, False),
+    }
+    del rows[unknown]
+    table = pa.table(
+        {
+            "object_key": list(rows),
+            "size_bytes": [1000] * len(rows),
+            "node_id": [node for node, _, _ in rows.values()],
+            "replica_group": pa.array([group for _, group, _ in rows.values()], pa.string()),
+            "pinned": [flag for _, _, flag in rows.values()],
+        }
+    )
+    parquet.write_table(table, tmp_path / "list.parquet")
+    hosted = rebalancer_of(arena.fleet)
+    hosted.settings = hosted.settings.model_copy(update={"inventory": str(tmp_path / "list.parquet")})
+    job = arena.wait(hosted.start(plan).job_id)
+    assert job.failures == {
+        "stale_plan_replicas_apart": 1,
+        "stale_plan_pinned": 1,
+        "stale_plan_source_gone": 2,
+    }
+    assert job.completed_moves == len(plan.moves) - 4
+    arena.assert_whole()
 
 
 # -- plans that somebody has written to -------------------------------------------------------------------------------

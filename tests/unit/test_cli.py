@@ -25,6 +25,7 @@ from rebalance_tasks.control.inventories import read_inventory
 from rebalance_tasks.control.reindex_report import ReindexReport
 from rebalance_tasks.control.survey import Survey
 from rebalance_tasks.control.throttles import NodeThrottle
+from rebalance_tasks.core.activation import ActivationCheck
 from rebalance_tasks.core.drain import DrainCheck, Held
 from rebalance_tasks.core.errors import ConfigurationError, JobNotFound, NodeMissing, ObjectNotFound
 from rebalance_tasks.core.inventory import Inventory, Unlisted
@@ -104,6 +105,7 @@ SEEN = Survey(
 FITS = DrainCheck(
     "n1", "default", 3, 70, 3, 70, 75, (), (Held("cooldown", 1, 10, "a"),), Decimal("0.5"), 2, "max_moves_per_cycle"
 )
+HOLDS = ActivationCheck("n1", "default", 70, 100, 25, 0, 0, 0.5, 0.25, ())
 
 
 @dataclass
@@ -143,6 +145,7 @@ class FakeClient:
     )
     seen: Survey = field(default_factory=lambda: SEEN)
     drained: DrainCheck = field(default_factory=lambda: FITS)
+    activated: ActivationCheck = field(default_factory=lambda: HOLDS)
 
     def doctor(self) -> list[Finding]:
         return self.findings
@@ -245,18 +248,21 @@ class FakeClient:
     def cluster_map(self) -> list[NodeDescriptor]:
         return list(self.seen.nodes)
 
-    def drain(self, node_id: str, *, force: bool = False, dry_run: bool = False) -> StateChange:
+    def drain(self, node_id: str, *, force: bool = False, dry_run: bool = False) -> StateChange[Any]:
         self.calls.append(("drain", node_id, force, dry_run))
         asked = force or self.drained.fits
         reason = "" if asked or dry_run else "does_not_fit"
         state = NodeState.DRAINING if asked and not dry_run else NodeState.ACTIVE
         return StateChange(node_id, NodeState.ACTIVE, state, reason, self.drained)
 
-    def activate(self, node_id: str) -> StateChange:
-        self.calls.append(("activate", node_id))
-        return StateChange(node_id, NodeState.DRAINING, NodeState.ACTIVE)
+    def activate(self, node_id: str, *, force: bool = False, dry_run: bool = False) -> StateChange[Any]:
+        self.calls.append(("activate", node_id, force, dry_run))
+        asked = force or self.activated.fits
+        reason = "" if asked or dry_run else "does_not_fit"
+        state = NodeState.ACTIVE if asked and not dry_run else NodeState.MAINTENANCE
+        return StateChange(node_id, NodeState.MAINTENANCE, state, reason, self.activated)
 
-    def maintenance(self, node_id: str) -> StateChange:
+    def maintenance(self, node_id: str) -> StateChange[Any]:
         self.calls.append(("maintenance", node_id))
         return StateChange(node_id, NodeState.MAINTENANCE, NodeState.MAINTENANCE)
 
@@ -355,6 +361,8 @@ DATA_COMMANDS = [
     ["drain", "n1", "--dry-run"],
     ["drain", "n1", "--force"],
     ["activate", "n1"],
+    ["activate", "n1", "--dry-run"],
+    ["activate", "n1", "--force"],
     ["maintenance", "n1"],
     ["undo", "rebal-1"],
     ["undo", "rebal-1", "--start"],

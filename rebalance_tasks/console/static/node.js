@@ -1,4 +1,4 @@
-// One node: its state, and draining it after a look at what fits elsewhere.
+// One node: its state, and draining or activating it after a look at what fits.
 import { act, button, get, listen, problem } from "./api.js";
 import { badge, bytes, card, count, draw, h, isOperator, money, pageName, percent, table, tile } from "./dom.js";
 
@@ -28,7 +28,7 @@ function drawNode() {
   const held = node.held_by.includes("operator");
   actions.replaceChildren(
     ...[
-      node.state !== "active" && button("Activate", { class: "primary" }, () => change("activate", null, `${pageName} gives and takes again.`)),
+      node.state !== "active" && button("Activate", { class: "primary" }, activate),
       node.state !== "maintenance" && button("Maintenance", null, () => change("maintenance", [`Take ${pageName} into maintenance?`, "It neither gives nor takes, and checks do not look at it.", "Take it into maintenance"], `${pageName} is in maintenance.`)),
       held ? button("Resume the node", null, () => change("resume", null, `${pageName} is let go.`)) : button("Pause the node", null, () => change("pause", null, `${pageName} is paused: its groups wait.`)),
     ].filter(Boolean),
@@ -38,6 +38,15 @@ function drawNode() {
 async function change(verb, question, done, body) {
   const [title, text, yes] = question ?? [];
   if (await act({ title, text, yes, path: `${base}/${verb}`, body, done })) await refresh();
+}
+
+async function activate() {
+  const done = `${pageName} gives and takes again.`;
+  const { fits, check } = await get(`${base}/activation-check`);
+  if (fits) return change("activate", null, done);
+  const why = check.blocked.map((entry) => `${entry.reason.replaceAll("_", " ")} (${bytes(entry.bytes)})`).join(", ");
+  const text = `It holds ${bytes(check.bytes)} of ${bytes(check.capacity_bytes)}; what is too much fits nowhere else: ${why}.`;
+  return change("activate", [`Activate ${pageName} although not everything fits?`, text, "Activate the node"], done, { force: true });
 }
 
 async function refresh() {

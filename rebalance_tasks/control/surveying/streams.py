@@ -16,7 +16,9 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from pyarrow import csv, parquet
 
 from rebalance_tasks.control.inventories import csv_options, kind_of, provided, read_inventory
@@ -26,8 +28,10 @@ from rebalance_tasks.core.inventory import Inventory
 from rebalance_tasks.core.keeping.keeper import Keeper, Meetings
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Collection, Iterator, Sequence
     from datetime import datetime
+
+    from numpy.typing import NDArray
 
     from rebalance_tasks.core.models import NodeDescriptor
     from rebalance_tasks.settings import Settings
@@ -68,6 +72,48 @@ def found_in(
             inventory = measured(source)
             return inventory, inventory.used_bytes()
         return kept_of(source, Keeper(nodes, most=most, options=settings.options, now=now), measured=measured)
+
+
+def rows_about(
+    settings: Settings,
+    nodes: Sequence[NodeDescriptor],
+    keys: pa.Array | pa.ChunkedArray,
+    *,
+    measured: Callable[[Inventory], Inventory],
+) -> Inventory:
+    """Read from the configured source what it says of some objects, and of the other members of their replica groups.
+
+    Args:
+        settings: whose ``inventory`` names a file or a provider.
+        nodes: the fleet.
+        keys: of the objects; those that the source does not know are no rows.
+        measured: adds what the fleet's rules and measures say of these rows.
+
+    Raises:
+        As `found_in`.
+    """
+    with _opened(settings, nodes) as source:
+
+        def parts(groups: Collection[str] = ()) -> list[Inventory]:
+            found = (
+                [source]
+                if isinstance(source, Inventory)
+                else (_checked(rows, first) for first, rows in _batches(source))
+            )
+            return [part.take(np.flatnonzero(_is_about(part, keys, groups))) for part in found]
+
+        found = parts()
+        if groups := {group for part in found if part.replica_group is not None for group in part.replica_group.met()}:
+            found = parts(groups)
+        return measured(Inventory.concat(found))
+
+
+def _is_about(part: Inventory, keys: pa.Array | pa.ChunkedArray, groups: Collection[str]) -> NDArray[np.bool_]:
+    about: NDArray[np.bool_] = pc.is_in(part.keys, value_set=keys).to_numpy(zero_copy_only=False)
+    if groups and (column := part.replica_group) is not None:
+        codes = [code for code, value in enumerate(column.values) if value in groups]
+        about |= np.isin(column.codes, codes)
+    return about
 
 
 def kept_of(

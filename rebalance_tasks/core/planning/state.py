@@ -17,6 +17,7 @@ import numpy as np
 from rebalance_tasks.core.errors import InvalidArgument
 from rebalance_tasks.core.imbalance import is_eligible, spread, usage
 from rebalance_tasks.core.models import NodeState
+from rebalance_tasks.core.prices import per_gb
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -115,12 +116,8 @@ class Fleet:
         return spread([self.used[i] for i in members], [self.capacity[i] for i in members])
 
     def per_gb(self, i: int, j: int) -> Decimal:
-        """Money for 10⁹ bytes from node i to node j: the price between their zones, else regions, else the source's own."""
-        source, target = self.nodes[i], self.nodes[j]
-        for pair in ((source.zone, target.zone), (source.region, target.region)):
-            if pair in self._prices:
-                return self._prices[pair]
-        return source.egress_cost_per_gb
+        """Money for 10⁹ bytes from node i to node j."""
+        return per_gb(self.nodes[i], self.nodes[j], self._prices)
 
     def mean_price(self, i: int) -> float:
         """Money for 10⁹ bytes that leave a node, over the nodes of its pool that they could go to; its own where there are none."""

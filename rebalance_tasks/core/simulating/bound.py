@@ -21,6 +21,7 @@ import numpy as np
 from rebalance_tasks.core.imbalance import is_eligible
 from rebalance_tasks.core.models import NodeState
 from rebalance_tasks.core.planning.solver import INFINITY, Program
+from rebalance_tasks.core.prices import per_gb
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -130,15 +131,8 @@ def _cheapest(
     sources: Sequence[NodeDescriptor], targets: Sequence[NodeDescriptor], prices: Mapping[tuple[str, str], Decimal]
 ) -> Decimal:
     """Money for 10⁹ bytes on the cheapest way within a pool."""
-
-    def price(source: NodeDescriptor, target: NodeDescriptor) -> Decimal:
-        for pair in ((source.zone, target.zone), (source.region, target.region)):
-            if pair in prices:
-                return prices[pair]
-        return source.egress_cost_per_gb
-
     pairs = ((s, t) for s in sources for t in targets if s.node_id != t.node_id)
-    return min((price(source, target) for source, target in pairs), default=Decimal(0))
+    return min((per_gb(source, target, prices) for source, target in pairs), default=Decimal(0))
 
 
 class _Band:

@@ -6,11 +6,13 @@ planner or `imbalance`, so that a mistake has to be made twice to pass.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeVar
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.compute as pc
 
 from rebalance_tasks.core.errors import PlanInvariantError
@@ -224,6 +226,36 @@ class MoveRules(Case):
                 mask[rows] = [not _knows(node, key) for key in self.moves.take(rows).keys.to_pylist()]
                 self.broken.note(mask, f"node {name!r} excludes this key", "excluded")
 
+    def replicas_apart(self) -> None:
+        """No target's host holds, before or by another move, an object of the same replica group; moves that break a rule make none."""
+        groups = self.inventory.replica_group
+        if groups is None:
+            return
+        moved = self._of(groups.codes, -1)
+        if not (moved >= 0).any():
+            return
+        holding: dict[tuple[int, str], set[int]] = defaultdict(set)
+        mask = pc.is_in(pa.array(groups.codes), value_set=pa.array(np.unique(moved[moved >= 0])))
+        for row in pc.indices_nonzero(mask).to_pylist():
+            holder = self.inventory.node_ids[int(self.inventory.node_index[row])]
+            if holder in self.nodes:
+                holding[int(groups.codes[row]), self._host(holder)].add(row)
+        target = self.moves.target
+        meets: dict[int, int] = {}
+        for at in np.flatnonzero((moved >= 0) & (self.broken.codes < 0)).tolist():
+            there = holding[int(moved[at]), self._host(target.values[target.codes[at]])]
+            if others := there - {row := int(self.rows[at])}:
+                meets[at] = min(others)
+            else:
+                there.add(row)
+        self.broken.note(
+            np.isin(np.arange(len(self.moves)), list(meets)),
+            lambda at: (
+                f"replicas must stay apart: the target's host holds {self.inventory.key(meets[at])!a} of the same group"
+            ),
+            "replicas_apart",
+        )
+
     # -- own arithmetic -------------------------------------------------------------------------------------------
     def _find_rows(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Return each move's (first) row, and how many rows its key has."""
@@ -243,6 +275,10 @@ class MoveRules(Case):
         there = self.rows >= 0
         values[there] = column[self.rows[there]]
         return values
+
+    def _host(self, node_id: str) -> str:
+        host = self.nodes[node_id].host
+        return f"host:{host}" if host else f"node:{node_id}"
 
     def _drains(self, node_id: str) -> bool:
         node = self.nodes.get(node_id)

@@ -6,7 +6,7 @@ to be made twice to pass.
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import Counter
 from dataclasses import dataclass
 from decimal import Decimal, localcontext
 from fractions import Fraction
@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Final, NoReturn
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from rebalance_tasks.core.errors import PlanInvariantError
 from rebalance_tasks.core.models import NodeState
@@ -49,32 +48,6 @@ class PlanRules(Case):
         self.after = Counter(self.before)
         self.after.subtract(_sums(self.moves.source, self.moves.size_bytes))
         self.after.update(_sums(self.moves.target, self.moves.size_bytes))
-
-    def replicas_apart(self, rows: NDArray[np.int64]) -> None:
-        """No target's host holds, before or by another move, an object of the same replica group.
-
-        Args:
-            rows: int64 (n,), row of each move's object.
-        """
-        groups = self.inventory.replica_group
-        if groups is None:
-            return
-        moved = groups.codes[rows]
-        if not (moved >= 0).any():
-            return
-        holding: dict[tuple[int, str], set[int]] = defaultdict(set)
-        mask = pc.is_in(pa.array(groups.codes), value_set=pa.array(np.unique(moved[moved >= 0])))
-        for row in pc.indices_nonzero(mask).to_pylist():
-            if self._node_id(row) in self.nodes:
-                holding[int(groups.codes[row]), self._host(self._node_id(row))].add(row)
-        target = self.moves.target
-        for at in np.flatnonzero(moved >= 0).tolist():
-            there = holding[int(moved[at]), self._host(target.values[target.codes[at]])]
-            row = int(rows[at])
-            if there - {row}:
-                other = self.inventory.key(min(there - {row}))
-                self._refuse(at, f"replicas must stay apart: the target's host holds {other!a} of the same group")
-            there.add(row)
 
     def room(self, reserved: Mapping[str, int]) -> None:
         """No target ends above max_utilisation of its capacity, less what is reserved (node_id → bytes)."""
@@ -206,13 +179,6 @@ class PlanRules(Case):
         np.add.at(sizes, place, self.moves.size_bytes)
         lanes = min(self.options.max_concurrent_migrations, len(pairs))
         return max(int(sizes.max()) / rate, int(sizes.sum()) / lanes / rate)
-
-    def _node_id(self, row: int) -> str:
-        return self.inventory.node_ids[int(self.inventory.node_index[row])]
-
-    def _host(self, node_id: str) -> str:
-        host = self.nodes[node_id].host
-        return f"host:{host}" if host else f"node:{node_id}"
 
 
 def _close(a: float, b: float) -> bool:

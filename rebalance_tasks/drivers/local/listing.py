@@ -226,7 +226,8 @@ class LocalLister:
         # What every entry is asked costs a listing dearly: no name of a file is too long for its key where there is so much room.
         roomy = room >= MAX_COMPONENT_BYTES
         with os.scandir(fd) as entries:
-            for entry in entries:
+            plain = all_mine and roomy and not at_root and passes is None and atimes is None
+            for entry in self._read_plain(entries, prefix) if plain else entries:
                 name = entry.name
                 mine = all_mine or (covers is not None and covers(prefix, prefix + name))
                 if at_root and is_reserved(name):
@@ -262,3 +263,24 @@ class LocalLister:
                     mtimes(status.st_mtime_ns)
                     if atimes is not None:
                         atimes.append(status.st_atime_ns)
+
+    def _read_plain(self, entries: Iterable[os.DirEntry[str]], prefix: str) -> list[os.DirEntry[str]]:
+        """Take the plain files whose names are ASCII where nothing else is to be asked of a file; return all other entries."""
+        keys, sizes, mtimes = self._keys.append, self._sizes.append, self._mtimes.append
+        device, others = self._device, []
+        for entry in entries:
+            name = entry.name
+            if entry.is_dir(follow_symlinks=False) or not name.isascii():
+                others.append(entry)
+                continue
+            try:
+                status = entry.stat(follow_symlinks=False)
+            except FileNotFoundError:
+                continue
+            if status.st_mode >> _TYPE_SHIFT != _REGULAR or status.st_nlink > 1 or status.st_dev != device:
+                others.append(entry)
+                continue
+            keys(prefix + name)
+            sizes(status.st_size)
+            mtimes(status.st_mtime_ns)
+        return others
