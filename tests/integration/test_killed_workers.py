@@ -6,13 +6,11 @@ Celery that loses a process, gives its message to another, and goes on, for each
 
 from __future__ import annotations
 
-from datetime import timedelta
 from typing import TYPE_CHECKING
 
 import pytest
 
 from rebalance_tasks import Rebalancer, RebalanceStatus
-from rebalance_tasks.control import cleanup as cleanups
 from rebalance_tasks.control.sweep import run_sweep
 from rebalance_tasks.core.models import RebalancePlan
 from rebalance_tasks.migration import faults
@@ -21,14 +19,12 @@ from tests.support import checker, engine
 from tests.support.arena import context_of
 from tests.support.engine import moves_between
 from tests.support.fleets import NodeSpec, made_up
-from tests.support.hooks import DAY_MS
 from tests.support.places import LocalPlace, Place, S3Place, SftpPlace
 from tests.support.wait import wait_until
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from rebalance_tasks.control.context import FleetContext
     from tests.conftest import FleetFactory
     from tests.support.sftp import Sftp
     from tests.support.weed import Weed
@@ -90,7 +86,6 @@ def test_a_job_is_whole_and_counted_once_whatever_step_its_workers_process_was_k
     sftp: Sftp,
     tmp_path: Path,
     request: pytest.FixtureRequest,
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     places, ledger = places_of(tmp_path, weed, sftp), Ledger(tmp_path / "ledger")
     specs = {
@@ -116,7 +111,7 @@ def test_a_job_is_whole_and_counted_once_whatever_step_its_workers_process_was_k
         assert (job.status, job.completed_moves, job.failures) == (RebalanceStatus.COMPLETED, len(objects), {})
         assert job.bytes_moved == sum(objects.values())
         assert all(places[target].get(key) == made_up(key, size) for key, size in objects.items())
-    tidy(context_of(rebalancer), monkeypatch)
+    engine.clean_up(context_of(rebalancer))
     mirrors = {node: place.mirror(tmp_path / f"mirror-{node}") for node, place in places.items()}
     checker.check(mirrors, written, trash=True)
 
@@ -134,12 +129,3 @@ def finish(rebalancer: Rebalancer, job_id: str) -> None:
         return rebalancer.status(job_id).status.terminal
 
     wait_until(over, 60, f"{job_id} is over", interval_s=0.1)
-
-
-def tidy(context: FleetContext, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Clean up as if a day had passed, until nothing is due."""
-    monkeypatch.setattr(cleanups, "ORPHAN_AGE", timedelta(0))
-    for _ in range(3):
-        for member in context.connection.zrange_due(context.keys.trash_due, 2**52, 1_000):
-            context.connection.client.zincrby(context.keys.trash_due, -DAY_MS, member)
-        cleanups.run_cleanup(context)

@@ -11,7 +11,7 @@ from rebalance_tasks.control.sweep import run_sweep
 from rebalance_tasks.core.models import RebalancePlan
 from tests.support.arena import assert_counts_add_up, context_of, wait_for
 from tests.support.checker import check, record
-from tests.support.engine import hurry, moves_between
+from tests.support.engine import clean_up, hurry, moves_between
 from tests.support.fleets import NodeSpec
 from tests.support.wait import wait_until
 
@@ -75,6 +75,7 @@ def test_threads_carry_a_job_that_is_killed_paused_and_doubled(fleet: Fleet, pro
     job = wait_for(rebalancer, "j1")
     assert (job.status, job.completed_moves, job.failures) == (RebalanceStatus.COMPLETED, len(SIZES), {})
     assert job.bytes_moved == sum(SIZES.values())
+    clean_up(context)
     check(fleet.roots, written, job)
 
 

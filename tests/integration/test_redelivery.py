@@ -22,7 +22,7 @@ from rebalance_tasks.core.states import RebalanceStatus
 from tests.support import engine
 from tests.support.arena import context_of, wait_for
 from tests.support.checker import check, record
-from tests.support.engine import moves_between
+from tests.support.engine import clean_up, moves_between
 from tests.support.wait import wait_until
 
 if TYPE_CHECKING:
@@ -88,6 +88,7 @@ def test_a_new_worker_finishes_the_job_of_one_that_was_killed_in_the_middle(
     processes.worker()
     hurry(context)
     job = completed(rebalancer)
+    clean_up(context)
     check(fleet.roots, written, job)
     assert job.bytes_moved == sum(SIZES.values())
 

@@ -13,10 +13,14 @@ import resource
 import signal
 import uuid
 from collections import deque
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import pytest
+
 from rebalance_tasks.celery import make_app
+from rebalance_tasks.control import cleanup as cleanups
 from rebalance_tasks.control import lifecycle
 from rebalance_tasks.control.cleanup import CleanupReport, run_cleanup
 from rebalance_tasks.control.reach import adopt_here, within_reach
@@ -34,6 +38,7 @@ from rebalance_tasks.migration.slice import SliceOutcome
 from rebalance_tasks.runtime import Runtime
 from rebalance_tasks.settings import load_settings
 from rebalance_tasks.store.leases import LEASE_MS
+from tests.support.hooks import DAY_MS
 from tests.support.uncounted import uncounted
 
 if TYPE_CHECKING:
@@ -219,6 +224,16 @@ class Engine:
     def clean_within(self, queue: str | None) -> CleanupReport:
         """Clean up as the task does on a host of a queue, or on any host."""
         return run_cleanup(self.context, only=within_reach(self.context, queue))
+
+
+def clean_up(context: FleetContext) -> None:
+    """Clean up as if a day had passed, until nothing is due; what a killed process left unfinished is no longer too young."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cleanups, "ORPHAN_AGE", timedelta(0))
+        for _ in range(3):
+            for move_id in context.connection.zrange_due(context.keys.trash_due, 2**52, 10_000):
+                context.connection.client.zincrby(context.keys.trash_due, -DAY_MS, move_id)
+            cleanups.run_cleanup(context)
 
 
 def hurry(connection: Connection, keys: JobKeys, groups: Iterable[str], *, quiet_ms: int = 0) -> None:
