@@ -114,7 +114,10 @@ class _Handed:
         self._rng = np.random.default_rng(1)
         self.token = FleetStore(connection, keys).acquire_check(ttl_ms=CHECK_LOCK_MS) or 0
         self.context: Any = SimpleNamespace(
-            surveys=self.surveys, nodes=lambda: nodes, locations=SimpleNamespace(last_moved=dict)
+            settings=Settings(),
+            surveys=self.surveys,
+            nodes=lambda: nodes,
+            locations=SimpleNamespace(last_moved=dict),
         )
 
     def hand_in(self) -> None:
