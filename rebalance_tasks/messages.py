@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 log = get_logger(__name__)
 
+#: Header of a monitor whose group was counted when it ended.
+COUNTED: Final = "rebalance_counted"
 #: The sweep asks again every few seconds, cleanup every minute.
 CHORE_EXPIRES_S: Final = {"sweep": 10.0, "cleanup": 60.0}
 
@@ -88,11 +90,12 @@ class CeleryMessenger:
         arguments = {"job_id": job_id, "group_id": group.group_id, "extra": True}
         self._task("migrate", arguments, queue=group.queue).apply_async()
 
-    def publish_monitor(self, job_id: str, group_id: str) -> None:
+    def publish_monitor(self, job_id: str, group_id: str, *, counted: bool = False) -> None:
         """Publish a group's monitor alone, for a group that was carried without a migrate message of its own.
 
         A job of small groups sends one of these for each, so it goes straight to the producer: routing, merging of options
-        and a result nobody asks for are a fifth of what `apply_async` costs.
+        and a result nobody asks for are a fifth of what `apply_async` costs. A group that its runner has ``counted`` the monitor need not
+        count again; said in a header, which an older release does not read, and counts.
         """
         monitor = self._monitor(job_id, group_id)
         app, options = self._app, dict(monitor["options"])
@@ -106,7 +109,13 @@ class CeleryMessenger:
         with app.producer_or_acquire() as producer:
             # A Redis list need not be declared to be pushed to.
             app.amqp.send_task_message(
-                producer, monitor["task"], message, queue=queue, serializer=serializer, declare=()
+                producer,
+                monitor["task"],
+                message,
+                queue=queue,
+                serializer=serializer,
+                declare=(),
+                headers={COUNTED: True} if counted else None,
             )
 
     def publish_finalize(self, job_id: str) -> None:

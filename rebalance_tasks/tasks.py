@@ -35,6 +35,7 @@ from rebalance_tasks.core.errors import InvalidArgument, PermanentError, Rebalan
 from rebalance_tasks.core.models import ControlResult, Frozen, Identifier
 from rebalance_tasks.core.routes import CONTROL_QUEUE, DATA_QUEUE
 from rebalance_tasks.drivers.registry import import_ahead
+from rebalance_tasks.messages import COUNTED
 from rebalance_tasks.migration.shutdown import SHUTTING_DOWN
 from rebalance_tasks.migration.slice import SliceOutcome
 from rebalance_tasks.runtime import Runtime, runtime_for
@@ -241,10 +242,12 @@ def migrate(self: Task[Any, Any], **given: Any) -> dict[str, Any]:  # noqa: ANN4
 
 @shared_task(name="rebalance.monitor", **DELIVERY)
 def monitor(self: Task[Any, Any], **given: Any) -> dict[str, Any]:  # noqa: ANN401  validated below: a header never raises
-    """Count a terminal group (job_id, group_id), give its permit back, let the next group go."""
+    """Count a terminal group (job_id, group_id), give its permit back, let the next group go; unless whoever ended it has done so."""
     try:
         arguments = _validated(GroupArguments, **given)
-        finished = lifecycle.finish_group(_runtime(self, arguments).context, arguments.job_id, arguments.group_id)
+        finished = bool(self.request.get(COUNTED)) or lifecycle.finish_group(
+            _runtime(self, arguments).context, arguments.job_id, arguments.group_id
+        )
     except Exception:
         log.exception("monitor.failed")
         finished = False

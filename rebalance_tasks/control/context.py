@@ -56,7 +56,7 @@ class Messenger(Protocol):
         """Publish one more slice of a busy pair: a plain message, no header of the chord."""
         ...
 
-    def publish_monitor(self, job_id: str, group_id: str) -> None:
+    def publish_monitor(self, job_id: str, group_id: str, *, counted: bool = False) -> None:
         """Publish the monitor of a group that was ended without a message of its own."""
         ...
 

@@ -25,6 +25,8 @@ log = get_logger(__name__)
 OPERATOR: Final = "operator"
 #: Reason to pause that belongs to the sweep.
 QUIET_HOURS: Final = "quiet_hours"
+#: What counting a group answers when it is terminal; of those that are not, or that are unknown, nothing is counted.
+_ENDED: Final = frozenset({"finished", "already"})
 
 
 def pause(context: FleetContext, job_id: str, *, reason: str = OPERATOR, by: str = "") -> ControlResult:
@@ -86,7 +88,7 @@ def finish_group(context: FleetContext, job_id: str, group_id: str) -> bool:
     if finished.code == "finished":
         # Who has counted it before has let the next ones in as well, or the sweep does.
         admit(context, job_id)
-    return finished.code not in {"open", "gone"}
+    return finished.code in _ENDED
 
 
 def ending(context: FleetContext, job_id: str, group_id: str, *, take_from: str) -> list[Call]:
@@ -108,18 +110,18 @@ def ending(context: FleetContext, job_id: str, group_id: str, *, take_from: str)
     )
 
 
-def pass_on(context: FleetContext, job_id: str, replies: Sequence[Any]) -> GroupRecord | None:
-    """Publish what `ending` has let through the gate; return the group with which the caller is to go on."""
+def pass_on(context: FleetContext, job_id: str, replies: Sequence[Any]) -> tuple[GroupRecord | None, bool]:
+    """Publish what `ending` has let through the gate; return the group with which the caller is to go on, and whether its own is counted."""
     finished, following, admitted = context.jobs.ended(replies)
     _counted(context, job_id, finished)
     for group in admitted:
         context.messenger.publish_group(job_id, group)
-    return following
+    return following, finished.code in _ENDED
 
 
 def _counted(context: FleetContext, job_id: str, finished: Finished) -> None:
     reached(Step.FINISH)
-    if finished.code in {"finished", "already"} and finished.left == 0 and finished.cancel_requested:
+    if finished.code in _ENDED and finished.left == 0 and finished.cancel_requested:
         # Groups that never started sent no message, so the chord cannot count to its end.
         context.messenger.publish_finalize(job_id)
 

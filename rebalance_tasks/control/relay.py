@@ -68,14 +68,14 @@ def run_relay(
         replies = ending.replies
         if replies is None and outcome is SliceOutcome.TERMINAL and (further := ending.calls()):
             replies = context.connection.run_all(further)
-        following = None if replies is None else lifecycle.pass_on(context, job_id, replies)
+        following, counted = (None, False) if replies is None else lifecycle.pass_on(context, job_id, replies)
         if outcome is not SliceOutcome.TERMINAL:
             if following is not None:  # let in for a runner that has been overtaken
                 context.messenger.publish_group(job_id, following)
             return outcome
         if following is None and chained:
             return outcome
-        context.messenger.publish_monitor(job_id, current)
+        context.messenger.publish_monitor(job_id, current, counted=counted)
         if following is None:
             return SliceOutcome.HANDED
         log.info("relay.next", job_id=job_id, group_id=following.group_id)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import base64
 import json
+import subprocess
+import sys
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -20,6 +22,16 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.integration
 
 SECRET = "hunter2-do-not-tell"  # noqa: S105  no secret
+#: Runs the monitor as a worker does that got these headers and arguments; tells its answer, and which groups it counted.
+MONITOR = """
+import json, sys
+import rebalance_tasks.celery
+from rebalance_tasks import tasks
+asked = []
+tasks.lifecycle.finish_group = lambda context, job_id, group_id: bool(asked.append(group_id) or True)
+tasks.monitor.push_request(**json.loads(sys.argv[1]))
+print(json.dumps([tasks.monitor.run(**json.loads(sys.argv[2])), asked]))
+"""
 #: What a message to one of our tasks may say.
 ALLOWED = {"job_id", "group_id", "plan_id", "fleet", "force"}
 
@@ -95,6 +107,23 @@ def test_a_group_is_one_header_whose_chain_and_chord_lead_to_finalize(
         body = monitor["options"]["chord"]
         assert body["task"] == "rebalance.finalize"
         assert [errback["task"] for errback in body["options"]["link_error"]] == ["rebalance.finalize"]
+
+
+@pytest.mark.parametrize("counted", [True, False])
+def test_a_monitor_asks_redis_only_of_groups_that_nobody_has_counted(
+    rebalancer: Rebalancer, redis_client: redis.Redis, *, counted: bool
+) -> None:
+    job = rebalancer.start(rebalancer.plan())
+    context_of(rebalancer).messenger.publish_monitor(job.job_id, "g0000", counted=counted)
+    [message] = [one for one in captured(redis_client) if one["headers"]["task"] == "rebalance.monitor"]
+    # In a process of its own: tasks that are imported here would be those of other tests' apps, too.
+    told = subprocess.run(
+        [sys.executable, "-c", MONITOR, json.dumps(message["headers"]), json.dumps(message["kwargs"])],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert json.loads(told.stdout.splitlines()[-1]) == [{"group_id": "g0000"}, [] if counted else ["g0000"]]
 
 
 def test_a_start_that_is_published_twice_has_one_id(rebalancer: Rebalancer, redis_client: redis.Redis) -> None:

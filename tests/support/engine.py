@@ -69,6 +69,8 @@ class ListMessenger:
         self.published: list[Message] = []
         #: of the headers that were published, in that order
         self.queues: list[str] = []
+        #: groups whose monitor need not count them
+        self.counted: list[str] = []
         self.chores: list[tuple[str, str]] = []
         self.answers: dict[str, list[str]] = {}
         #: what waits on the broker, as far as anybody is told
@@ -87,7 +89,8 @@ class ListMessenger:
     def publish_extra(self, job_id: str, group: GroupRecord) -> None:
         self._put(Message("extra", job_id, group.group_id))
 
-    def publish_monitor(self, job_id: str, group_id: str) -> None:
+    def publish_monitor(self, job_id: str, group_id: str, *, counted: bool = False) -> None:
+        self.counted += [group_id] * counted
         self._put(Message("monitor", job_id, group_id))
 
     def publish_finalize(self, job_id: str) -> None:
