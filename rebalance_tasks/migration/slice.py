@@ -282,7 +282,8 @@ class Slice:
                 left = Batch(context, published, number=-1, winding_up=True).run()
             except SliceInterrupted:
                 left = len(items)
-        rest = [item for item in items if item.settlement is None]
+        # A copy that was handed back stands at its key, and readers may have been sent there: it is finished in a later stretch.
+        rest = [item for item in items if item.settlement is None and not item.again]
         for item in rest:
             if item.entry != JournalEntry():
                 context.target.discard(item.move.move_id)

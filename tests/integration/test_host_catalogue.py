@@ -18,6 +18,7 @@ from rebalance_tasks.control.undo import plan_undo
 from rebalance_tasks.core.errors import CatalogueUnreachable, ConfigurationError
 from rebalance_tasks.core.states import RebalanceStatus
 from rebalance_tasks.migration.committing import Host
+from rebalance_tasks.store.claims import ClaimStore
 from tests.support import checker, host
 from tests.support.engine import Engine, moves_between
 from tests.support.forgetting import forget, remember
@@ -135,6 +136,28 @@ def test_what_the_host_does_not_commit_is_counted_and_its_copy_taken_off(
     assert "four" in fleet.objects("n1")
     assert "four" not in fleet.objects("n2")
     assert dict(host.catalogue().entries()).get("four") == place
+
+
+def test_what_the_host_has_committed_while_a_writer_claimed_it_is_not_counted_as_cancelled(
+    fleet: Fleet, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its copy is handed back until the claim ends, also when an operator cancels meanwhile."""
+    context, written, taken = engine.context, checker.record(fleet.roots), []
+    claims = ClaimStore(context.connection, context.keys, context.locations)
+
+    def claim(_: Host, keys: Sequence[str]) -> None:
+        if not taken:
+            taken.extend([keys[0], claims.take(keys[0], "write:somebody", ttl_ms=400)])
+            lifecycle.cancel(context, "j1", requested_by="test")
+
+    before(monkeypatch, Host, "commit", claim)
+    job = engine.finish()
+    # The host had committed all of them: there was nothing left to cancel.
+    assert job.status is RebalanceStatus.COMPLETED
+    assert dict(host.catalogue().entries())[taken[0]] == "n2"
+    assert (job.completed_moves, job.skipped_moves) == (len(SIZES), 0)
+    checker.check(fleet.roots, written, job)
+    assert agreed(fleet, engine)[taken[0]] == "n2"
 
 
 def test_a_job_is_undone_through_the_host(fleet: Fleet, engine: Engine) -> None:
