@@ -42,6 +42,7 @@ CASES: Final = (
     (5_000, 4096, False, 1 / 1.3),
     (5_000, 4096, True, 1 / 1.3),
     (200, MIB, True, 1 / 1.1),
+    (2, 512 * MIB, True, 1 / 1.1),
     (2, 512 * MIB, False, 1 / 1.1),
 )
 LISTED: Final = 20_000
@@ -158,9 +159,9 @@ def _case(binary: str, weed: Weed, count: int, size: int, *, streamed: bool, rou
         processes = (best_of_ours.processes,)
         taken: list[Taken] = []
         for one in settings:
-            again, target = weed.bucket(), weed.bucket()
-            _fill(weed, again, count, size)
-            taken.append(_rival(binary, weed, again, target, one, streamed=streamed))
+            with _buckets(weed) as (source, target):
+                _fill(weed, source, count, size)
+                taken.append(_rival(binary, weed, source, target, one, streamed=streamed))
         best = min(taken)
         samples.rival.append(best.checked)
         samples.rival_delete.append(best.deleted)
@@ -173,45 +174,55 @@ def _case(binary: str, weed: Weed, count: int, size: int, *, streamed: bool, rou
     return samples
 
 
+@contextmanager
+def _buckets(weed: Weed) -> Iterator[tuple[str, str]]:
+    """Make a source and a target; they go afterwards, since the server keeps everything in memory."""
+    made = weed.bucket(), weed.bucket()
+    yield made
+    for bucket in made:
+        weed.drop(bucket)
+
+
 def _ours(weed: Weed, count: int, size: int, processes: int, *, streamed: bool) -> Ours:
     """Move objects between two new buckets."""
     options = {"throttle_bytes_per_sec": "none", "max_egress_bytes_per_cycle": PLENTY}
-    source, target = weed.bucket(), weed.bucket()
-    nodes = {
-        node: NodeSpec(
-            capacity_bytes=PLENTY,
-            settings={
-                "url": f"s3://{bucket}/{PREFIX}",
-                "storage_options": weed.options(
-                    access_key=OTHER_KEY if streamed and node == "b" else ACCESS_KEY, free="delete"
-                ),
-            },
-        )
-        for node, bucket in (("a", source), ("b", target))
-    }
-    keys = _fill(weed, source, count, size)
-    with worlds.world(nodes, options=options, concurrency=processes):
-        rebalancer = Rebalancer()
-        rebalancer.adopt()
-        cpu = processor_s()
-        return Ours(move_all(rebalancer, keys, size), processor_s() - cpu, processes)
+    with _buckets(weed) as (source, target):
+        nodes = {
+            node: NodeSpec(
+                capacity_bytes=PLENTY,
+                settings={
+                    "url": f"s3://{bucket}/{PREFIX}",
+                    "storage_options": weed.options(
+                        access_key=OTHER_KEY if streamed and node == "b" else ACCESS_KEY, free="delete"
+                    ),
+                },
+            )
+            for node, bucket in (("a", source), ("b", target))
+        }
+        keys = _fill(weed, source, count, size)
+        with worlds.world(nodes, options=options, concurrency=processes):
+            rebalancer = Rebalancer()
+            rebalancer.adopt()
+            cpu = processor_s()
+            return Ours(move_all(rebalancer, keys, size), processor_s() - cpu, processes)
 
 
 def _bare(weed: Weed, samples: Samples, count: int, size: int) -> None:
     """Have the server copy as many objects, all at once, with nothing before or after."""
-    source, target = weed.bucket(), S3Bucket(weed.endpoint, weed.bucket())
-    names = [f"{PREFIX}/{key}" for key in _fill(weed, source, count, size)]
-    etags = [found.etag for name in names if (found := S3Bucket(weed.endpoint, source).head(name)) is not None]
+    with _buckets(weed) as (source, into):
+        target = S3Bucket(weed.endpoint, into)
+        names = [f"{PREFIX}/{key}" for key in _fill(weed, source, count, size)]
+        etags = [found.etag for name in names if (found := S3Bucket(weed.endpoint, source).head(name)) is not None]
 
-    def copy(one: tuple[str, str]) -> None:
-        name, etag = one
-        assert target.copy(name, name, etag=etag, size_bytes=size, new=True, source_bucket=source) == etag
+        def copy(one: tuple[str, str]) -> None:
+            name, etag = one
+            assert target.copy(name, name, etag=etag, size_bytes=size, new=True, source_bucket=source) == etag
 
-    begun, cpu = time.perf_counter(), processor_s()
-    with ThreadPoolExecutor(count) as threads:
-        list(threads.map(copy, zip(names, etags, strict=True)))
-    samples.bare.append(time.perf_counter() - begun)
-    samples.bare_cpu.append(processor_s() - cpu)
+        begun, cpu = time.perf_counter(), processor_s()
+        with ThreadPoolExecutor(count) as threads:
+            list(threads.map(copy, zip(names, etags, strict=True)))
+        samples.bare.append(time.perf_counter() - begun)
+        samples.bare_cpu.append(processor_s() - cpu)
 
 
 def _say(text: str) -> None:

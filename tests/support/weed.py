@@ -91,6 +91,11 @@ class Weed:
         assert answer.ok, answer
         return name
 
+    def drop(self, name: str) -> None:
+        """Remove a bucket with all that it holds; the server gives its memory back at once."""
+        answer = self.endpoint.request("DELETE", name)
+        assert answer.ok, answer
+
     def options(self, *, access_key: str = ACCESS_KEY, **more: Any) -> dict[str, Any]:
         """``storage_options`` of a node on this server."""
         keys = {"access_key_id": access_key, "secret_access_key": SECRET_KEY}
