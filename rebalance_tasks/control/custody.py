@@ -165,12 +165,14 @@ class Chains:
         Raises:
             NodeError: a node of the chain cannot be asked.
         """
-        todo, seen = [(node, version)], set[str]()
+        # Later moves may bring an object back to a node, as another version.
+        todo: list[tuple[str, Fingerprint | None]] = [(node, version)]
+        seen: set[tuple[str, Fingerprint | None]] = set()
         while todo:
             node, version = todo.pop()
-            if node in seen:
+            if (node, version) in seen:
                 continue
-            seen.add(node)
+            seen.add((node, version))
             found = look(self.context, node, key)
             if found is not None and (version is None or found.same_file(version)):
                 return node

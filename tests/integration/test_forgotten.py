@@ -222,6 +222,21 @@ def test_trash_that_redis_forgot_goes_when_a_later_job_moved_the_object_on(fleet
     check(fleet.roots, written, trash=True)
 
 
+def test_trash_that_redis_forgot_goes_when_later_jobs_brought_the_object_back_to_the_node_that_took_it(
+    fleet: Fleet, engine: Engine
+) -> None:
+    """Found by chaos (seed 4135): the chain of manifests comes through a node twice, each time in another version."""
+    written = record(fleet.roots)
+    forgotten_job(engine, moves_between("n1", "n2", ONE), "settle")
+    engine.start(moves_between("n2", "n3", ONE), job_id="j2")
+    assert engine.finish("j2").completed_moves == 1
+    engine.start(moves_between("n3", "n2", ONE), job_id="j3", undo_of="j2")  # whatever the cooldown
+    assert engine.finish("j3").completed_moves == 1
+    tidy(engine)
+    check(fleet.roots, written, trash=True)
+    assert places(fleet, "a/one") == ["n2"]
+
+
 @pytest.mark.parametrize("step", DOUBLED)
 def test_a_copy_goes_when_a_later_job_moved_its_source_elsewhere(fleet: Fleet, engine: Engine, step: str) -> None:
     written = record(fleet.roots)

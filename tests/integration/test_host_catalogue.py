@@ -142,22 +142,24 @@ def test_what_the_host_has_committed_while_a_writer_claimed_it_is_not_counted_as
     fleet: Fleet, engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its copy is handed back until the claim ends, also when an operator cancels meanwhile."""
-    context, written, taken = engine.context, checker.record(fleet.roots), []
+    context, written = engine.context, checker.record(fleet.roots)
+    claimed: list[str] = []
     claims = ClaimStore(context.connection, context.keys, context.locations)
 
     def claim(_: Host, keys: Sequence[str]) -> None:
-        if not taken:
-            taken.extend([keys[0], claims.take(keys[0], "write:somebody", ttl_ms=400)])
+        if not claimed:
+            claimed.append(keys[0])
+            claims.take(keys[0], "write:somebody", ttl_ms=400)
             lifecycle.cancel(context, "j1", requested_by="test")
 
     before(monkeypatch, Host, "commit", claim)
     job = engine.finish()
     # The host had committed all of them: there was nothing left to cancel.
     assert job.status is RebalanceStatus.COMPLETED
-    assert dict(host.catalogue().entries())[taken[0]] == "n2"
+    assert dict(host.catalogue().entries())[claimed[0]] == "n2"
     assert (job.completed_moves, job.skipped_moves) == (len(SIZES), 0)
     checker.check(fleet.roots, written, job)
-    assert agreed(fleet, engine)[taken[0]] == "n2"
+    assert agreed(fleet, engine)[claimed[0]] == "n2"
 
 
 def test_a_job_is_undone_through_the_host(fleet: Fleet, engine: Engine) -> None:
