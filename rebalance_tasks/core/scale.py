@@ -51,21 +51,21 @@ class Costs(Frozen):
         fixed_s: seconds by the clock between a start and its last status in which nothing is copied.
     """
 
-    object_s: Seconds = 4.94e-05
-    byte_s: Seconds = 8.94e-10
-    stretch_s: Seconds = 0.00357
-    group_s: Seconds = 0.00279
-    start_object_s: Seconds = 2.13e-06
-    start_job_s: Seconds = 0.0119
-    control_group_s: Seconds = 0.00356
-    redis_object_s: Seconds = 2.59e-06
-    redis_stretch_s: Seconds = 0.00107
-    redis_group_s: Seconds = 0.000531
-    redis_job_s: Seconds = 0.00348
-    redis_second_s: Seconds = 0.00092
+    object_s: Seconds = 4.44e-05
+    byte_s: Seconds = 8.93e-10
+    stretch_s: Seconds = 0.00197
+    group_s: Seconds = 0.00161
+    start_object_s: Seconds = 1.89e-06
+    start_job_s: Seconds = 0.0137
+    control_group_s: Seconds = 0.0023
+    redis_object_s: Seconds = 3.01e-06
+    redis_stretch_s: Seconds = 0.000683
+    redis_group_s: Seconds = 0.000426
+    redis_job_s: Seconds = 0.00334
+    redis_second_s: Seconds = 0.000822
     redis_object_bytes: Seconds = 220.0
-    late_s: Seconds = 0.0
-    fixed_s: Seconds = 0.0212
+    late_s: Seconds = 0.012
+    fixed_s: Seconds = 0.00997
 
 
 class Work(Frozen):
