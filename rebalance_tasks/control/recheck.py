@@ -2,11 +2,12 @@
 
 plan (minutes or days old) ─▶ **recheck** ── nodes, rules, cooldown and objects as they are now ──▶ moves that still hold
 
-Keeps invariants 8 and 9 between plan and job: every rule of `verify_plan` is asked once more here, or counted to the byte by whoever
-carries the moves out (room, budgets). Measures of use and a host's inventory are read again, for the objects of the plan alone, so
-that of a folder's neighbours only those are known that move as well. A plan of the fleet's present epoch was made from a listing of now, so its
-objects are looked at when they are copied. Those of an older one are looked at here as well, and so are those of a node whose
-listing is remembered (`control.surveying.memory`): a file that is being written to shows in no folder, and must not be moved.
+Keeps invariants 8 and 9 between plan and job: every rule of `verify_plan` is asked once more here, or counted to the byte by
+whoever carries the moves out (room, budgets, at the prices of now); a plan's own sums are only told. Measures of use and a
+host's inventory are read again, for the objects of the plan alone, so that of a folder's neighbours only those are known that
+move as well. A plan of the fleet's present epoch was made from a listing of now, so its objects are looked at when they are
+copied. Those of an older one are looked at here as well, and so are those of a node whose listing is remembered
+(`control.surveying.memory`): a file that is being written to shows in no folder, and must not be moved.
 
 A source that is gone because this very job moved it, which Redis forgot, is left to the runner, who counts it by its manifest. So is
 one that has changed while a copy, perhaps this job's own, stands at its target.
