@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from rich.console import RenderableType
+    from rich.table import Table
 
     from rebalance_tasks.control.drain import StateChange
     from rebalance_tasks.core.activation import ActivationCheck
@@ -100,15 +101,20 @@ def _view(change: StateChange[Any], last: str) -> RenderableType:
     return Group(*parts)
 
 
-def _holds(check: ActivationCheck) -> RenderableType:
+def _grid(node_id: str, pool: str) -> Table:
     from rich.table import Table  # noqa: PLC0415
-
-    from rebalance_tasks.cli import tables  # noqa: PLC0415
 
     lines = Table.grid(padding=(0, 2))
     lines.add_column(style="bold")
     lines.add_column(overflow="fold")
-    lines.add_row("node", f"{check.node_id} (pool {check.pool})")
+    lines.add_row("node", f"{node_id} (pool {pool})")
+    return lines
+
+
+def _holds(check: ActivationCheck) -> RenderableType:
+    from rebalance_tasks.cli import tables  # noqa: PLC0415
+
+    lines = _grid(check.node_id, check.pool)
     lines.add_row("holds", f"{tables.size(check.bytes)} of {tables.size(check.capacity_bytes)}")
     lines.add_row("room", tables.size(check.room_bytes))
     if check.over_bytes:
@@ -121,15 +127,10 @@ def _holds(check: ActivationCheck) -> RenderableType:
 
 
 def _facts(check: DrainCheck) -> RenderableType:
-    from rich.table import Table  # noqa: PLC0415
-
     from rebalance_tasks.cli import tables  # noqa: PLC0415
 
-    lines = Table.grid(padding=(0, 2))
-    lines.add_column(style="bold")
-    lines.add_column(overflow="fold")
+    lines = _grid(check.node_id, check.pool)
     cycles = "no number: a budget is 0" if check.fewest_cycles is None else str(check.fewest_cycles)
-    lines.add_row("node", f"{check.node_id} (pool {check.pool})")
     lines.add_row("holds", f"{check.objects:,} objects, {tables.size(check.bytes)}")
     lines.add_row("fits elsewhere", f"{check.fits_objects:,} objects, {tables.size(check.fits_bytes)}")
     lines.add_row("room in the pool", tables.size(check.room_bytes))

@@ -80,12 +80,8 @@ def drain(
         now=context.now(),
         prices=settings.price_matrix,
     )
-    if dry_run:
-        return StateChange(node_id, before, before, check=check)
-    if not check.fits and not force:
-        return StateChange(node_id, before, before, reason="does_not_fit", check=check)
-    _set(context, node_id, NodeState.DRAINING, by=by)
-    return StateChange(node_id, before, NodeState.DRAINING, check=check)
+    change = StateChange(node_id, before, NodeState.DRAINING, check=check)
+    return _made(context, change, force=force, dry_run=dry_run, by=by)
 
 
 def activate(
@@ -117,12 +113,20 @@ def activate(
             raise
         log.info("node.not_looked_at", node_id=node_id, error=str(exc))
         check = None
+    change = StateChange(node_id, before, NodeState.ACTIVE, check=check)
+    return _made(context, change, force=force, dry_run=dry_run, by=by)
+
+
+def _made(
+    context: FleetContext, change: StateChange[Check], *, force: bool, dry_run: bool, by: str
+) -> StateChange[Check]:
+    """Make a change that was looked into, unless something will not fit or nothing is to be changed."""
     if dry_run:
-        return StateChange(node_id, before, before, check=check)
-    if check is not None and not check.fits and not force:
-        return StateChange(node_id, before, before, reason="does_not_fit", check=check)
-    _set(context, node_id, NodeState.ACTIVE, by=by)
-    return StateChange(node_id, before, NodeState.ACTIVE, check=check)
+        return replace(change, state=change.before)
+    if not change.fits and not force:
+        return replace(change, state=change.before, reason="does_not_fit")
+    _set(context, change.node_id, change.state, by=by)
+    return change
 
 
 def _activation(context: FleetContext, node_id: str) -> ActivationCheck:

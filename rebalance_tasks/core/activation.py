@@ -7,10 +7,9 @@ was replaced by a smaller one. What is too much has to leave, so it is looked at
 from __future__ import annotations
 
 from dataclasses import dataclass
-from fractions import Fraction
 from typing import TYPE_CHECKING
 
-from rebalance_tasks.core.drain import Held, check_drain
+from rebalance_tasks.core.drain import Held, check_drain, room_of
 from rebalance_tasks.core.imbalance import imbalance, usage
 from rebalance_tasks.core.models import NodeState
 
@@ -79,9 +78,8 @@ def check_activation(
     without, active = (_with_state(listed, node_id, state) for state in (NodeState.MAINTENANCE, NodeState.ACTIVE))
     node = next(node for node in active if node.node_id == node_id)
     capacity = node.capacity_bytes or 0
-    # The decimal text of the option, so that 0.95 of 100 is 95 and not 94.
-    most = int(Fraction(str(options.max_utilisation)) * capacity) - node.reserved_bytes
-    over = max(0, used[node_id] - most)
+    room = room_of(node, used[node_id], options)
+    over = max(0, -room)
     blocked: tuple[Held, ...] = ()
     fits = 0
     if not capacity:
@@ -95,7 +93,7 @@ def check_activation(
         pool=node.pool,
         bytes=used[node_id],
         capacity_bytes=capacity,
-        room_bytes=max(0, most - used[node_id]),
+        room_bytes=max(0, room),
         over_bytes=over,
         fits_bytes=fits,
         spread_before=imbalance(without, used),

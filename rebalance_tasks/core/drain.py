@@ -158,14 +158,19 @@ def _on(inventory: Inventory, node_ids: Sequence[str]) -> NDArray[np.bool_]:
     return np.isin(inventory.node_index, codes)
 
 
+def room_of(node: NodeDescriptor, used_bytes: int, options: RebalancerOptions) -> int:
+    """Return the bytes that a node may still receive; below zero where it holds more than `max_utilisation` allows."""
+    # The decimal text of the option, so that 0.95 of 100 is 95 and not 94.
+    highest = Fraction(str(options.max_utilisation))
+    return int(highest * (node.capacity_bytes or 0)) - node.reserved_bytes - used_bytes
+
+
 def _room(
     nodes: Sequence[NodeDescriptor], used: Mapping[str, int], pool: str, options: RebalancerOptions
 ) -> dict[str, int]:
     """node_id → bytes it may still receive, of the pool's taking nodes."""
-    # The decimal text of the option, so that 0.95 of 100 is 95 and not 94.
-    highest = Fraction(str(options.max_utilisation))
     return {
-        node.node_id: int(highest * (node.capacity_bytes or 0)) - node.reserved_bytes - used[node.node_id]
+        node.node_id: room_of(node, used[node.node_id], options)
         for node in nodes
         if node.pool == pool and is_eligible(node)
     }

@@ -283,7 +283,7 @@ class Slice:
             except SliceInterrupted:
                 left = len(items)
         # A copy that was handed back stands at its key, and readers may have been sent there: it is finished in a later stretch.
-        rest = [item for item in items if item.settlement is None and not item.again]
+        rest = [item for item in items if item.here]
         for item in rest:
             if item.entry != JournalEntry():
                 context.target.discard(item.move.move_id)

@@ -274,7 +274,7 @@ def test_a_plan_of_which_nothing_holds_fails_with_the_reason(arena: Arena) -> No
 def test_money_counts_at_the_price_of_now_where_the_plan_says_less(arena: Arena) -> None:
     arena.fill(FULL)
     plan = arena.rebalancer.plan()
-    dear = rebalancer_of(arena.fleet, max_cost_per_cycle="0.005")
+    dear = rebalancer_of(arena.fleet)
     nodes = [node.model_copy(update={"egress_cost_per_gb": Decimal(1000)}) for node in dear.settings.nodes]
     dear.settings = dear.settings.model_copy(update={"nodes": tuple(nodes)})
     context = context_of(dear)

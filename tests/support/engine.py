@@ -219,9 +219,7 @@ class Engine:
         """Clean up as if ``later_ms`` had passed since the objects were freed, and since claims were taken."""
         if later_ms:
             self.context.connection.client.delete(self.context.keys.claims)
-        trash_due = self.context.keys.trash_due
-        for move_id in list(self.context.connection.zrange_due(trash_due, 2**52, 10_000)):
-            self.context.connection.client.zincrby(trash_due, -later_ms, move_id)
+        _let_trash_age(self.context, later_ms)
         return run_cleanup(self.context)
 
     def clean_within(self, queue: str | None) -> CleanupReport:
@@ -234,9 +232,13 @@ def clean_up(context: FleetContext) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(cleanups, "ORPHAN_AGE", timedelta(0))
         for _ in range(3):
-            for move_id in context.connection.zrange_due(context.keys.trash_due, 2**52, 10_000):
-                context.connection.client.zincrby(context.keys.trash_due, -DAY_MS, move_id)
-            cleanups.run_cleanup(context)
+            _let_trash_age(context, DAY_MS)
+            run_cleanup(context)
+
+
+def _let_trash_age(context: FleetContext, by_ms: int) -> None:
+    for move_id in list(context.connection.zrange_due(context.keys.trash_due, 2**52, 10_000)):
+        context.connection.client.zincrby(context.keys.trash_due, -by_ms, move_id)
 
 
 def hurry(connection: Connection, keys: JobKeys, groups: Iterable[str], *, quiet_ms: int = 0) -> None:
