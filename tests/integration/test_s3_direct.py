@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,7 @@ from rebalance_tasks.drivers.object_stores.burst import ObjectBurst
 from rebalance_tasks.drivers.object_stores.crossing import Crossing
 from rebalance_tasks.drivers.object_stores.direct import COPIED_BYTES, SENT_BYTES
 from rebalance_tasks.drivers.object_stores.driver import ObjectStoreDriver
+from rebalance_tasks.drivers.object_stores.files import LEAST_PART_BYTES
 from rebalance_tasks.drivers.s3.bucket import DELETED_AT_ONCE, S3Bucket
 from rebalance_tasks.drivers.s3.probe import Guard
 from rebalance_tasks.drivers.s3.signing import Credentials
@@ -88,6 +90,24 @@ def test_a_small_object_of_another_account_takes_one_read_and_one_write_and_brin
     assert found is not None
     assert found.same_file(version)
     assert found.mtime_ns == version.mtime_ns
+
+
+def test_an_object_that_was_uploaded_in_parts_is_copied_by_the_server_with_what_belongs_to_it(
+    weed: Weed, source: Node
+) -> None:
+    of_account = Node(weed, "n3")
+    upload_id, _ = source.bucket.begin("large", GIVEN)
+    parts = [os.urandom(LEAST_PART_BYTES), b"and a little more"]
+    etags = [(n, source.bucket.part("large", upload_id, n, data)) for n, data in enumerate(parts, 1)]
+    source.bucket.complete("large", upload_id, etags)
+    version = source.version("large")
+    assert version.etag.endswith("-2")
+    source.endpoint.asked.clear()
+    assert of_account.driver.copy_from(source.driver, "large", version) == version
+    assert (source.endpoint.asked, of_account.endpoint.asked) == ({}, {"PUT": 1})
+    found, data = of_account.bucket.get("large", 0, None)
+    assert data == b"".join(parts)
+    assert {name: value for name, value in found.attributes.items() if name in GIVEN} == GIVEN
 
 
 def test_an_empty_object_goes_straight_too(source: Node, target: Node) -> None:
@@ -165,11 +185,16 @@ def test_a_source_or_a_target_that_stays_away_is_a_missing_node_of_its_own_name(
 def test_how_large_an_object_may_be_is_said_by_what_the_endpoint_was_found_to_do(
     weed: Weed, source: Node, target: Node
 ) -> None:
+    of_account = Node(weed, "n3")
     assert target.driver.direct_bytes(source.driver) == SENT_BYTES
-    assert Node(weed, "n3").driver.direct_bytes(source.driver) == COPIED_BYTES
-    blind = target.bucket.capabilities
-    target.bucket.__dict__["_probed"] = (replace(blind, checks_writes=False), None)
+    assert target.driver.direct_bytes(source.driver, in_parts=True) == 0
+    assert of_account.driver.direct_bytes(source.driver) == COPIED_BYTES
+    assert of_account.driver.direct_bytes(source.driver, in_parts=True) == COPIED_BYTES
+    for node, without in ((target, "checks_writes"), (of_account, "copies_parts")):
+        node.bucket.__dict__["_probed"] = (replace(node.bucket.capabilities, **{without: False}), None)
     assert target.driver.direct_bytes(source.driver) == 0
+    assert of_account.driver.direct_bytes(source.driver) == COPIED_BYTES
+    assert of_account.driver.direct_bytes(source.driver, in_parts=True) == 0
 
 
 def test_an_endpoint_whose_etags_are_no_md5_is_never_sent_to_directly(weed: Weed, source: Node) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 import pytest
@@ -9,7 +10,10 @@ import pytest
 from rebalance_tasks.core.ids import MoveId
 from rebalance_tasks.drivers.local.driver import LocalDriver
 from rebalance_tasks.drivers.object_stores.driver import ObjectStoreDriver
+from rebalance_tasks.drivers.object_stores.files import PART_BYTES, WINDOW_BYTES
 from rebalance_tasks.drivers.s3.bucket import S3Bucket
+from rebalance_tasks.migration.control import SliceControl
+from rebalance_tasks.migration.copying import Copier
 from tests.unit.drivers.conformance import expected_at
 
 if TYPE_CHECKING:
@@ -66,6 +70,16 @@ def test_attributes_travel_from_bucket_to_bucket_through_a_worker(weed: Weed, so
     carry(source, target, "k")
     assert kept(target, "k") == GIVEN
     assert expected_at(target, "k").mtime_ns == expected_at(source, "k").mtime_ns
+
+
+def test_attributes_of_a_large_object_travel_through_a_worker(weed: Weed, source: ObjectStoreDriver) -> None:
+    target, size = node(weed, "n2"), PART_BYTES + WINDOW_BYTES + 7
+    source.bucket.put("large", os.urandom(size), GIVEN, new=True)
+    copier = Copier(SliceControl(lambda: "ok", bucket=None))
+    copier.stage(source, target, "large", M1, size_bytes=size, resume=None, progress=lambda _: None)
+    target.publish(M1, "large")
+    assert kept(target, "large") == GIVEN
+    assert expected_at(target, "large").mtime_ns == expected_at(source, "large").mtime_ns
 
 
 def test_attributes_travel_through_a_disk_and_back(weed: Weed, source: ObjectStoreDriver, tmp_path: Path) -> None:

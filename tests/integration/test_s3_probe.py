@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from rebalance_tasks.drivers.s3 import probe
 from rebalance_tasks.drivers.s3.http import Answer, S3Endpoint
 from rebalance_tasks.drivers.s3.probe import probe_bucket
 from rebalance_tasks.drivers.s3.signing import Credentials
@@ -27,9 +28,13 @@ class Counting(S3Endpoint):
         self.asked: list[str] = []
         self.encrypted = ""
         self.closed = ""
+        #: completes uploads whatever the condition says
+        self.careless = False
 
     def request(self, method: str, bucket: str, name: str = "", **more: Any) -> Answer:
         self.asked.append(f"{method} {bucket}")
+        if self.careless and method == "POST":
+            more["headers"] = {}
         if bucket == self.closed and method == "DELETE":
             return Answer(403, {}, b"<Error><Code>AccessDenied</Code></Error>")
         answer = super().request(method, bucket, name, **more)
@@ -66,6 +71,8 @@ def test_whether_etags_are_hashes_is_each_buckets_own(weed: Weed, endpoint: Coun
     able, _ = probe_bucket(endpoint, endpoint.encrypted)
     assert able.copies_new
     assert not able.etags_are_md5
+    assert not able.completes_new
+    assert not able.copies_parts
 
 
 def test_what_one_bucket_does_not_allow_is_not_taken_for_the_endpoints_own(weed: Weed, endpoint: Counting) -> None:
@@ -73,3 +80,17 @@ def test_what_one_bucket_does_not_allow_is_not_taken_for_the_endpoints_own(weed:
     assert not probe_bucket(endpoint, endpoint.closed)[0].deletes_version
     assert probe_bucket(endpoint, open_one)[0].deletes_version
     assert not probe_bucket(endpoint, endpoint.closed)[0].deletes_version
+
+
+def test_whether_completing_an_upload_overwrites_is_found_out(weed: Weed, endpoint: Counting) -> None:
+    bucket = weed.bucket()
+    able, _ = probe_bucket(endpoint, bucket)
+    assert able.completes_new
+    assert able.copies_parts
+    assert weed.endpoint.request("GET", bucket, query={"uploads": ""}).text("UploadId") == ""
+    probe._known.clear()
+    endpoint.careless = True
+    able, _ = probe_bucket(endpoint, bucket)
+    assert not able.completes_new
+    assert able.copies_parts
+    assert names_in(weed, bucket) == "0"

@@ -23,7 +23,9 @@ def item(key: str, size: int, entry: JournalEntry = NEVER) -> Item:
 def context(versions: dict[str, Fingerprint], most: int = MOST, slice_bytes: int | None = None) -> Any:
     source = SimpleNamespace(versions=lambda keys: {key: versions[key] for key in keys if key in versions})
     control = SimpleNamespace(slice_bytes=slice_bytes)
-    return SimpleNamespace(source=source, target=SimpleNamespace(direct_bytes=lambda _: most), control=control)
+    return SimpleNamespace(
+        source=source, target=SimpleNamespace(direct_bytes=lambda _, in_parts: 0 if in_parts else most), control=control
+    )
 
 
 def version(size: int) -> Fingerprint:

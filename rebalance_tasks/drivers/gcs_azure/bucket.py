@@ -20,7 +20,7 @@ from obstore import exceptions
 
 from rebalance_tasks.core.masking import masked_text
 from rebalance_tasks.drivers.object_stores import bucket as buckets
-from rebalance_tasks.drivers.object_stores.bucket import Capabilities, Stored, Upload
+from rebalance_tasks.drivers.object_stores.bucket import Begun, Capabilities, Stored, Upload
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -214,9 +214,9 @@ class ObstoreBucket:
             yield [_stored(meta, {}) for meta in found["objects"]], inside
 
     # -- uploads in parts: objects beside the copy ----------------------------------------------------------------
-    def begin(self, name: str, attributes: Mapping[str, str]) -> str:  # noqa: ARG002  known when it is completed
-        """Begin an upload in parts; return its id."""
-        return uuid.uuid4().hex
+    def begin(self, name: str, attributes: Mapping[str, str]) -> Begun:  # noqa: ARG002  known when it is completed
+        """Begin an upload in parts."""
+        return Begun(uuid.uuid4().hex)
 
     def part(self, name: str, upload_id: str, number: int, data: bytes) -> str:
         """Upload a part; return its etag."""
@@ -230,7 +230,14 @@ class ObstoreBucket:
             raise buckets.NotThere(prefix)
         return sorted((int(part.name.removeprefix(prefix)), part.etag, part.size_bytes) for part in found)
 
-    def complete(self, name: str, upload_id: str, parts: Sequence[tuple[int, str]]) -> str:
+    def complete(
+        self,
+        name: str,
+        upload_id: str,
+        parts: Sequence[tuple[int, str]],
+        *,
+        new: bool = False,  # noqa: ARG002  not `completes_new`
+    ) -> str:
         """Make the object of its parts, which pass through this process once more; return its etag."""
         _, attributes = self.get(f"{name}~attributes", 0, 1 << 20)
         sizes = {number: size for number, _, size in self.parts(name, upload_id)}

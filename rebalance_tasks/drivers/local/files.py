@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from rebalance_tasks.core.errors import RebalanceError
+    from rebalance_tasks.drivers.base import SourceHandle
     from rebalance_tasks.drivers.local.tree import LocalTree
 
 #: st_blocks counts in these, whatever the file system's own block size (POSIX).
@@ -218,7 +219,7 @@ class LocalWriter:
         self._sparse = sparse
         self._around: Around | None = None
 
-    def expect(self, size_bytes: int) -> None:
+    def expect(self, size_bytes: int, key: str, source: SourceHandle) -> None:  # noqa: ARG002  the same wherever it goes
         """Prepare for a copy of that size in all; a large one gets its room now, and is written past the page cache.
 
         Raises:

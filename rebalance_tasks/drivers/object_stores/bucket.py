@@ -45,6 +45,14 @@ class Stored:
     storage_class: str = ""
 
 
+class Begun(NamedTuple):
+    """An upload in parts that was just begun."""
+
+    upload_id: str
+    #: the answer to a first try was lost, so it may have begun another.
+    twice: bool = False
+
+
 class Upload(NamedTuple):
     """An unfinished upload in parts."""
 
@@ -67,6 +75,8 @@ class Capabilities:
         deletes_versions: so can a request that deletes many objects, each by itself (`Bucket.delete_versions`).
         etags_are_md5: an object put in one piece shows the MD5 of its bytes as its etag, so that it is known before the put.
         parts: large objects are uploaded in parts that a later attempt finds again.
+        completes_new: an upload in parts can be made to fail at its completion when the name is taken; its ETag is known before.
+        copies_parts: a copy on the server's side shows the ETag of its original also where that was uploaded in parts.
         keeps_backslashes: a name with a backslash stays what it is.
         keeps_versions: a copy on the server's side shows the ETag of its original, but for one that was uploaded in parts.
     """
@@ -79,6 +89,8 @@ class Capabilities:
     deletes_versions: bool = False
     etags_are_md5: bool = False
     parts: bool = False
+    completes_new: bool = False
+    copies_parts: bool = False
     keeps_backslashes: bool = True
     keeps_versions: bool = True
 
@@ -230,8 +242,8 @@ class Bucket(Protocol):
         ...
 
     # -- uploads in parts -----------------------------------------------------------------------------------------
-    def begin(self, name: str, attributes: Mapping[str, str]) -> str:
-        """Begin an upload in parts; return its id."""
+    def begin(self, name: str, attributes: Mapping[str, str]) -> Begun:
+        """Begin an upload in parts."""
         ...
 
     def part(self, name: str, upload_id: str, number: int, data: bytes) -> str:
@@ -242,8 +254,19 @@ class Bucket(Protocol):
         """Return (number, etag, size in bytes) of the parts that are there. Raises: NotThere."""
         ...
 
-    def complete(self, name: str, upload_id: str, parts: Sequence[tuple[int, str]]) -> str:
-        """Make the object of its parts; return its etag."""
+    def complete(self, name: str, upload_id: str, parts: Sequence[tuple[int, str]], *, new: bool = False) -> str:
+        """Make the object of its parts; return its etag.
+
+        Args:
+            name: of the object.
+            upload_id: of the upload.
+            parts: (number, etag), in order.
+            new: fail when the name is taken, where `Capabilities.completes_new`.
+
+        Raises:
+            ConditionFailed: the name is taken, and it was to be ``new``.
+            NotThere: the upload is gone.
+        """
         ...
 
     def abort(self, name: str, upload_id: str) -> None:

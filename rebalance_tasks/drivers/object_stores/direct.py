@@ -1,7 +1,7 @@
 """One version of an object straight to its key in another bucket: copied by the server, or read and put by us where it is small.
 
-Either is one write that never overwrites, and whose result is known before it is made: the copy's etag is the MD5 of its bytes, as the
-original's is. So there is nothing aside, nothing to read back, and a successor recognises the copy at its key by the journal
+Either is one write that never overwrites, and whose result is known before it is made: the copy's etag is the MD5 of its bytes (or of its
+parts'), as the original's is. So there is nothing aside, nothing to read back, and a successor recognises the copy at its key by the journal
 (docs/invariants.md, "The direct way"). Endpoints whose etags are no MD5 (encrypted with keys of their own, say) are not used so.
 """
 
@@ -37,14 +37,24 @@ class End(NamedTuple):
     name: str
 
 
-def direct_bytes(target: Bucket, source: Bucket) -> int:
-    """Size of the largest object that can go straight from one bucket to a key of the other; 0: none. Raises: BucketError."""
+def direct_bytes(target: Bucket, source: Bucket, *, in_parts: bool) -> int:
+    """Size of the largest object that can go straight from one bucket to a key of the other; 0: none.
+
+    Args:
+        target: where it goes.
+        source: where it is.
+        in_parts: it was uploaded in parts, so that its ETag is that of a copy only where the server keeps the parts.
+
+    Raises:
+        BucketError.
+    """
     able = target.capabilities
-    if not able.etags_are_md5:
-        return 0
-    if target.copies_from(source):
+    by_server = able.etags_are_md5 and target.copies_from(source)
+    if in_parts:
+        return COPIED_BYTES if by_server and able.copies_parts else 0
+    if by_server:
         return COPIED_BYTES
-    return SENT_BYTES if able.checks_writes else 0
+    return SENT_BYTES if able.etags_are_md5 and able.checks_writes else 0
 
 
 def copy_version(source: End, target: End, key: str, version: Fingerprint) -> Fingerprint:

@@ -89,7 +89,7 @@ class ObjectStoreDriver:
         self.bucket = bucket
         self._root = f"{prefix}/" if prefix else ""
         self._work = f"{self._root}{RESERVED}/"
-        self._staging = ObjectStaging(bucket, node_id, f"{self._work}tmp/")
+        self._staging = ObjectStaging(bucket, node_id, root=self._root, work=self._work)
         self._trash = ObjectTrash(bucket, node_id, f"{self._work}trash/", keeps=trash)
         self._manifests = ObjectManifests(bucket, node_id, f"{self._work}manifests/")
         self._passes = key_filter(include, exclude)
@@ -256,7 +256,7 @@ class ObjectStoreDriver:
     # -- copy aside, verify, publish ------------------------------------------------------------------------------
     def stage(self, move_id: MoveId, *, offset: int = 0, sparse: bool = False) -> ObjectWriter:  # noqa: ARG002  stores know no holes
         """Open the staged copy of a move, cut to ``offset`` bytes, for appending; see `Driver.stage`."""
-        return self._staging.write(move_id, offset)
+        return self._staging.write(move_id, offset, self.name_of)
 
     def staged(self, move_id: MoveId) -> Fingerprint | None:
         """Fingerprint of a staged copy; one that is not whole has a size and nothing else."""
@@ -276,6 +276,8 @@ class ObjectStoreDriver:
         if staged is None or not staged.etag:
             message = f"nothing is staged under move {move_id!r}; it was published or discarded before"
             raise InvalidArgument(message)
+        if self._publish_upload(move_id, key, staged):
+            return staged
         try:
             etag = self.bucket.copy(
                 aside,
@@ -292,6 +294,30 @@ class ObjectStoreDriver:
             raise target_error(self.node_id, key, exc, "publish") from exc
         self._staging.forget(move_id, whole="-" not in staged.etag)
         return Fingerprint(staged.size_bytes, mtime_ns=staged.mtime_ns, etag=etag)
+
+    def _publish_upload(self, move_id: MoveId, key: str, staged: Fingerprint) -> bool:
+        """Complete the upload at the key that is the copy; False where the copy lies aside."""
+        try:
+            upload = self._staging.upload(move_id, staged.etag) if "-" in staged.etag else None
+            if upload is None:
+                return False
+            if upload.name != self.name_of(key):
+                message = f"what is staged under move {move_id!r} is for {upload.name!r}, not for key {key!r}"
+                raise InvalidArgument(message)
+            etag = self._staging.complete(upload)
+            if etag != staged.etag:
+                self.bucket.delete(upload.name, etag=etag)
+                raise ChecksumMismatch(
+                    key, f"the copy has the ETag {etag!r} and not {staged.etag!r}, which its parts make"
+                )
+        except ConditionFailed as exc:
+            raise TargetExists(key, "something else is at this key") from exc
+        except NotThere as exc:
+            raise ChecksumMismatch(key, "the copy that was uploaded is not there any more") from exc
+        except BucketError as exc:
+            raise target_error(self.node_id, key, exc, "publish") from exc
+        self._staging.forget(move_id, whole=False)
+        return True
 
     def _explain(self, name: str, aside: str, key: str, staged: Fingerprint, expected: Fingerprint | None) -> None:
         """Raise what is wrong if it is the staged copy, and not the key."""
@@ -317,12 +343,12 @@ class ObjectStoreDriver:
         return self._staging.entries()
 
     # -- straight to the key --------------------------------------------------------------------------------------
-    def direct_bytes(self, source: Driver) -> int:
-        """Size of the largest object that goes straight from that node to its key here; 0: none. Raises: NodeMissing."""
+    def direct_bytes(self, source: Driver, *, in_parts: bool = False) -> int:
+        """Size of the largest object that goes straight from that node to its key here; see `ServerSide`. Raises: NodeMissing."""
         if not isinstance(source, ObjectStoreDriver):
             return 0
         try:
-            return direct_bytes(self.bucket, source.bucket)
+            return direct_bytes(self.bucket, source.bucket, in_parts=in_parts)
         except BucketError as exc:
             raise node_error(self.node_id, exc, "ask what the store can do") from exc
 

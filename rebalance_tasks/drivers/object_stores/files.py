@@ -2,18 +2,20 @@
 
 A staged copy is the object ``.rebalance/tmp/<move>``. Until it is whole, what is there of it are the parts of an unfinished
 upload and, where less than a part can be was left over, the object ``<move>~tail``, which says where in the copy it begins. A
-later attempt finds both again, so no byte is sent twice. Attributes of an upload in parts, which come to be known last, wait
-in ``<move>~attributes``.
+later attempt finds both again, so no byte is sent twice. Where the store can complete an upload without overwriting, it lies at
+the key that it is for (`object_stores.key_uploads`); else it becomes the staged copy, and its attributes, which come to be known
+last, wait in ``<move>~attributes``.
 """
 
 from __future__ import annotations
 
 import json
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, TypeVar
 
-from rebalance_tasks.core.errors import InvalidArgument
+from rebalance_tasks.core.errors import InvalidArgument, SourceChanged
 from rebalance_tasks.drivers.base import Fingerprint, ObjectMetadata
 from rebalance_tasks.drivers.object_stores.bucket import BucketError, Stored, TooLarge
 from rebalance_tasks.drivers.object_stores.errors import patiently, source_error, target_error
@@ -21,8 +23,11 @@ from rebalance_tasks.drivers.windowed import WindowedSource
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+    from concurrent.futures import Future
 
+    from rebalance_tasks.drivers.base import SourceHandle
     from rebalance_tasks.drivers.object_stores.bucket import Bucket
+    from rebalance_tasks.drivers.object_stores.key_uploads import KeyUpload, KeyUploads
 
 T = TypeVar("T")
 
@@ -52,10 +57,16 @@ def part_bytes(number: int) -> int:
 
 def mtime_ns_of(stored: Stored) -> int:
     """The modification time that travelled with an object, else when it was written; ns since the epoch."""
-    seconds, _, fraction = stored.attributes.get(MTIME, "").partition(".")
+    told_ns = mtime_ns_told(stored.attributes.get(MTIME, ""))
+    return stored.modified_ns if told_ns is None else told_ns
+
+
+def mtime_ns_told(text: str) -> int | None:
+    """A modification time as it travels, in ns since the epoch; None where it tells none."""
+    seconds, _, fraction = text.partition(".")
     if seconds.isdigit() and (not fraction or fraction.isdigit()):
         return int(seconds) * _NS + int(fraction[:9].ljust(9, "0"))
-    return stored.modified_ns
+    return None
 
 
 def fingerprint_of(stored: Stored) -> Fingerprint:
@@ -91,6 +102,8 @@ def attributes_of(metadata: ObjectMetadata) -> dict[str, str]:
 class ObjectSource(WindowedSource):
     """An object being read, a window at a time, each of the version that was opened; `SourceHandle`."""
 
+    _opened: Stored
+
     def __init__(
         self,
         bucket: Bucket,
@@ -120,21 +133,21 @@ class ObjectSource(WindowedSource):
         self._window_bytes = first_bytes
         self._look(start)
         self._window_bytes = WINDOW_BYTES
-        self._etag = self._stored.etag
-        self.fingerprint = fingerprint_of(self._stored)
+        self.fingerprint = fingerprint_of(self._opened)
 
     @property
     def metadata(self) -> ObjectMetadata:
         """What travels with the bytes."""
-        return metadata_of(self._stored)
+        return metadata_of(self._opened)
 
     def _fetch(self, offset: int) -> bytes:
         try:
-            self._stored, window = patiently(
-                lambda: self._bucket.get(self._name, offset, self._window_bytes, etag=self._etag)
-            )
+            found, window = patiently(lambda: self._bucket.get(self._name, offset, self._window_bytes, etag=self._etag))
         except BucketError as exc:
             raise source_error(self._node_id, self._key, exc, "read") from exc
+        if self._etag is None:
+            # A later window does not tell of the tags.
+            self._opened, self._etag = found, found.etag
         return window
 
 
@@ -147,12 +160,14 @@ class Partial:
         parts: (etag, size in bytes) of its parts, in order.
         tail_start: where in the copy the tail begins.
         tail_bytes: how long it is.
+        at_key: the upload, where it lies at the key that it is for.
     """
 
     upload_id: str | None = None
     parts: list[tuple[str, int]] = field(default_factory=list)
     tail_start: int = 0
     tail_bytes: int = 0
+    at_key: KeyUpload | None = None
 
     @property
     def size_bytes(self) -> int:
@@ -180,7 +195,18 @@ class Partial:
 class ObjectWriter:
     """A copy being made aside; `StagedWriter`."""
 
-    def __init__(self, bucket: Bucket, node_id: str, name: str, *, label: str, begun: Partial, offset: int) -> None:
+    def __init__(  # noqa: PLR0913  all that one copy is about, by name
+        self,
+        bucket: Bucket,
+        node_id: str,
+        name: str,
+        *,
+        label: str,
+        begun: Partial,
+        offset: int,
+        uploads: KeyUploads,
+        begin_at: Callable[[str, int, Mapping[str, str]], KeyUpload] | None,
+    ) -> None:
         """Go on at ``offset``.
 
         Args:
@@ -190,19 +216,36 @@ class ObjectWriter:
             label: names it in errors.
             begun: what an earlier attempt left.
             offset: bytes of it to keep.
+            uploads: marks an upload at a key whole.
+            begin_at: begins one, for a key and of a size, with attributes; None: a copy of this move lies aside.
 
         Raises:
             InvalidArgument: they are not there.
         """
         self._bucket, self._node_id, self._name, self._label = bucket, node_id, name, label
+        self._uploads, self._begin_at = uploads, begin_at
+        self._key, self._at_key = "", begun.at_key
         self._upload_id = begun.upload_id
-        self._parts, kept = begun.cut(offset)
+        kept_parts, kept = begun.cut(offset)
+        self._parts = list(kept_parts)
+        self._under_way: tuple[bytes, Future[str]] | None = None
+        self._sender: ThreadPoolExecutor | None = None
         self._sent = offset - kept
         self._buffer = bytearray()
         self._has_tail = begun.tail_bytes > 0
         self._saved = kept
         if kept:
             self._buffer += bucket.get(f"{name}~tail", 0, kept)[1]
+
+    def expect(self, size_bytes: int, key: str, source: SourceHandle) -> None:
+        """Begin an upload at the key itself, if the copy is to be in parts and none of them is there yet; see `Expecting`."""
+        self._key = key
+        begin_at = self._begin_at
+        if begin_at is None or self._upload_id is not None or self._sent or size_bytes <= PART_BYTES:
+            return
+        attributes = attributes_of(source.metadata)
+        self._at_key = self._try(lambda: begin_at(key, size_bytes, attributes))
+        self._upload_id = self._at_key.upload_id
 
     def write(self, data: memoryview) -> None:
         """Append bytes. Raises: ObjectTooLarge, NodeMissing, NodeNotWritable."""
@@ -214,13 +257,15 @@ class ObjectWriter:
                 )
                 raise target_error(self._node_id, self._label, TooLarge(msg), "write")
             return
-        while len(self._buffer) >= (size := part_bytes(len(self._parts) + 1)):
+        while len(self._buffer) >= (size := part_bytes(len(self._parts) + 1 + (self._under_way is not None))):
             self._send(size)
 
     def sync(self) -> None:
         """Put what is in memory where a later attempt finds it: as a part, or as the tail where it is too short for one."""
+        self._settle()
         if self._bucket.capabilities.parts and len(self._buffer) >= LEAST_PART_BYTES:
             self._send(len(self._buffer))
+            self._settle()
         elif len(self._buffer) != self._saved:
             self._put("~tail", bytes(self._buffer), {OFFSET: str(self._sent)})
             self._saved, self._has_tail = len(self._buffer), True
@@ -228,30 +273,66 @@ class ObjectWriter:
     def finish(self, metadata: ObjectMetadata) -> None:
         """Make the copy whole, with its metadata."""
         attributes = attributes_of(metadata)
+        if self._upload_id is not None and self._buffer:
+            self._send(len(self._buffer))
+        self._let_go()
+        etags = [etag for etag, _ in self._parts]
         if self._upload_id is None:
             self._put("", bytes(self._buffer), attributes)
+        elif (upload := self._at_key) is not None:
+            if metadata.mtime_ns is None:
+                attributes[MTIME] = upload.attributes.get(MTIME, "")
+            if attributes != upload.attributes:
+                raise SourceChanged(self._key, "what belongs to the object changed while it was copied")
+            self._try(lambda: self._uploads.whole(upload, etags))
         else:
-            if self._buffer:
-                self._send(len(self._buffer))
             self._put("~attributes", json.dumps(attributes).encode(), {})
-            numbered = [(number, etag) for number, (etag, _) in enumerate(self._parts, 1)]
-            self._try(lambda: self._bucket.complete(self._name, self._upload_id or "", numbered))
+            upload_id, numbered = self._upload_id, list(enumerate(etags, 1))
+            self._try(lambda: self._bucket.complete(self._name, upload_id, numbered))
         if self._has_tail:
             self._try(lambda: self._bucket.delete(f"{self._name}~tail"))
 
     def close(self) -> None:
         """Keep what is there."""
-        self.sync()
+        try:
+            self.sync()
+        finally:
+            self._let_go()
 
     def _send(self, size: int) -> None:
+        """Send a part while the next one is read; one is under way at a time."""
+        self._settle()
         if self._upload_id is None:
-            self._upload_id = self._try(lambda: self._bucket.begin(self._name, {}))
-        upload_id, number, data = self._upload_id, len(self._parts) + 1, bytes(self._buffer[:size])
-        etag = self._try(lambda: self._bucket.part(self._name, upload_id, number, data))
-        self._parts = [*self._parts, (etag, size)]
-        self._sent += size
-        self._saved = 0
+            self._upload_id = self._try(lambda: self._bucket.begin(self._name, {})).upload_id
+        with memoryview(self._buffer)[:size] as part:
+            upload_id, number, data = self._upload_id, len(self._parts) + 1, bytes(part)
+        name = self._name if self._at_key is None else self._at_key.name
+        self._sender = self._sender or ThreadPoolExecutor(1, thread_name_prefix="rebalance-part")
+        etag = self._sender.submit(self._try, lambda: self._bucket.part(name, upload_id, number, data))
+        self._under_way = data, etag
         del self._buffer[:size]
+
+    def _settle(self) -> None:
+        """Wait until what is under way is there; what did not arrive is to be sent again."""
+        if self._under_way is None:
+            return
+        (data, etag), self._under_way = self._under_way, None
+        try:
+            self._parts.append((etag.result(), len(data)))
+        except BaseException:
+            self._buffer[:0] = data
+            raise
+        self._sent += len(data)
+        self._saved = 0
+
+    def _let_go(self) -> None:
+        """Wait for what is under way, and end its thread."""
+        try:
+            self._settle()
+        finally:
+            if self._sender is not None:
+                self._sender.shutdown()
+                self._sender = None
 
     def _put(self, ending: str, data: bytes, attributes: Mapping[str, str]) -> None:
         self._try(lambda: self._bucket.put(f"{self._name}{ending}", data, attributes, new=False))

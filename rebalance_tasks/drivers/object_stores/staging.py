@@ -11,20 +11,31 @@ from rebalance_tasks.drivers.base import Fingerprint
 from rebalance_tasks.drivers.local.errors import is_name, validate_name
 from rebalance_tasks.drivers.object_stores.bucket import BucketError, NotThere
 from rebalance_tasks.drivers.object_stores.errors import node_error, target_error
-from rebalance_tasks.drivers.object_stores.files import OFFSET, ObjectSource, ObjectWriter, Partial, fingerprint_of
+from rebalance_tasks.drivers.object_stores.files import (
+    MTIME,
+    OFFSET,
+    ObjectSource,
+    ObjectWriter,
+    Partial,
+    fingerprint_of,
+    mtime_ns_told,
+)
+from rebalance_tasks.drivers.object_stores.key_uploads import KeyUploads
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator, Mapping
 
     from rebalance_tasks.drivers.object_stores.bucket import Bucket, Stored
+    from rebalance_tasks.drivers.object_stores.key_uploads import KeyUpload
 
 
 class ObjectStaging:
     """The copies aside of one node."""
 
-    def __init__(self, bucket: Bucket, node_id: str, folder: str) -> None:
-        """Keep copies below ``folder``, which ends in a slash."""
-        self._bucket, self._node_id, self._folder = bucket, node_id, folder
+    def __init__(self, bucket: Bucket, node_id: str, *, root: str, work: str) -> None:
+        """Keep copies in ``tmp`` below ``work``, of objects below ``root``; both are empty or end in a slash."""
+        self._bucket, self._node_id, self._folder = bucket, node_id, f"{work}tmp/"
+        self._at_keys = KeyUploads(bucket, root=root, work=work)
         #: moves of which an earlier attempt has left something
         self._begun: set[MoveId] = set()
 
@@ -32,14 +43,33 @@ class ObjectStaging:
         """Name of a move's copy. Raises: InvalidArgument."""
         return f"{self._folder}{validate_name(move_id, 'move id')}"
 
-    def write(self, move_id: MoveId, offset: int) -> ObjectWriter:
-        """Open a copy for appending at ``offset``; see `Driver.stage`."""
+    def write(self, move_id: MoveId, offset: int, name_of: Callable[[str], str]) -> ObjectWriter:
+        """Open a copy for appending at ``offset``; see `Driver.stage`.
+
+        Args:
+            move_id: whose.
+            offset: bytes of an earlier attempt to keep.
+            name_of: name of the object with a key.
+        """
+
+        def begin_at(key: str, size_bytes: int, attributes: Mapping[str, str]) -> KeyUpload:
+            return self._at_keys.begin(move_id, name_of(key), size_bytes, attributes)
+
         name, label = self.name(move_id), f"staged:{move_id}"
         try:
             begun = self._partial(name) if offset else Partial()
             if not offset and move_id in self._begun:
                 self.forget(move_id, whole=False)
-            return ObjectWriter(self._bucket, self._node_id, name, label=label, begun=begun, offset=offset)
+            return ObjectWriter(
+                self._bucket,
+                self._node_id,
+                name,
+                label=label,
+                begun=begun,
+                offset=offset,
+                uploads=self._at_keys,
+                begin_at=begin_at if self._at_keys.able else None,
+            )
         except BucketError as exc:
             raise target_error(self._node_id, label, exc, "stage a copy") from exc
 
@@ -54,17 +84,24 @@ class ObjectStaging:
         name = self.name(move_id)
         try:
             found = self._bucket.head(name)
-            whole = None if found is None else self._whole(found)
-            size = self._partial(name).size_bytes if found is None else 0
+            partial = self._partial(name) if found is None else Partial()
+            whole = self._whole_at_key(partial.at_key) if found is None else self._whole(found)
         except BucketError as exc:
             raise node_error(self._node_id, exc, "look at a copy") from exc
-        if whole is not None or size:
+        if whole is not None or partial.size_bytes or partial.at_key:
             self._begun.add(move_id)
-        return whole or (Fingerprint(size) if size else None)
+        return whole or (Fingerprint(partial.size_bytes) if partial.size_bytes else None)
 
     def _whole(self, found: Stored) -> Fingerprint:
         attributes = self.attributes(found.name, found.etag)
         return fingerprint_of(found if attributes is None else replace(found, attributes=attributes))
+
+    def _whole_at_key(self, upload: KeyUpload | None) -> Fingerprint | None:
+        """Fingerprint that an upload at its key will have once it is completed; None where it is not whole."""
+        if upload is None or not self._at_keys.is_whole(upload):
+            return None
+        mtime_ns = mtime_ns_told(upload.attributes.get(MTIME, "")) or 0
+        return Fingerprint(upload.size_bytes, mtime_ns=mtime_ns, etag=upload.etag)
 
     def attributes(self, name: str, etag: str) -> dict[str, str] | None:
         """The attributes that wait beside a copy that was uploaded in parts (its ETag has a dash); None: it has them itself."""
@@ -82,6 +119,12 @@ class ObjectStaging:
         for upload_id in self._uploads(name):
             parts = self._bucket.parts(name, upload_id)
             begun.upload_id, begun.parts = upload_id, [(etag, size) for _, etag, size in parts]
+        if begun.upload_id is None:
+            at_keys = [
+                (upload, self._at_keys.parts(upload)) for upload in self._at_keys.of(name.removeprefix(self._folder))
+            ]
+            for upload, there in sorted(at_keys, key=lambda one: (bool(one[0].etags), len(one[1]))):
+                begun.upload_id, begun.parts, begun.at_key = upload.upload_id, there, upload
         tail = self._bucket.head(f"{name}~tail")
         if tail is not None:
             begun.tail_start, begun.tail_bytes = int(tail.attributes.get(OFFSET, "0")), tail.size_bytes
@@ -103,6 +146,8 @@ class ObjectStaging:
         try:
             self._bucket.delete(name)
             if not whole or move_id in self._begun:
+                for upload in self._at_keys.of(move_id):
+                    self._at_keys.forget(upload)
                 for upload_id in self._uploads(name):
                     self._bucket.abort(name, upload_id)
                 for page in self._bucket.pages(f"{name}~"):
@@ -111,6 +156,14 @@ class ObjectStaging:
         except BucketError as exc:
             raise node_error(self._node_id, exc, "discard a copy") from exc
         self._begun.discard(move_id)
+
+    def upload(self, move_id: MoveId, etag: str) -> KeyUpload | None:
+        """The upload at its key that is a move's copy, whole and with this ETag; None where it lies aside. Raises: BucketError."""
+        return next((upload for upload in self._at_keys.of(move_id) if upload.etag == etag), None)
+
+    def complete(self, upload: KeyUpload) -> str:
+        """Publish it; see `KeyUploads.complete`."""
+        return self._at_keys.complete(upload)
 
     def entries(self) -> Iterator[tuple[MoveId, Fingerprint]]:
         """Yield the copies lying about; one that is not whole with the time of what is there of it."""

@@ -1,12 +1,14 @@
 """Versions of many objects for few requests: what lies close together is read off a listing, the rest is asked for singly.
 
 A page of a listing shows a hundred objects at the price of ten looks at a single one, theirs and ours together; the objects of a
-batch are mostly neighbours. A page is as long as what is asked for: an entry that nobody wants costs as much as one that is. Only versions whose ETag is the MD5 of their bytes are returned: the copy of such an object shows the same
-ETag, which proves it (an upload in parts has an ETag of its own, and its copy another).
+batch are mostly neighbours. A page is as long as what is asked for: an entry that nobody wants costs as much as one that is. Only
+versions whose ETag is the MD5 of their bytes, or the MD5 of their parts' with the number of parts after a dash, are returned: a copy with
+the same ETag proves itself, and which of the two a store's copies keep is for `object_stores.direct`.
 """
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Final
 
 from rebalance_tasks.drivers.base import Fingerprint
@@ -25,11 +27,11 @@ _SPARSE: Final = 8
 _PAGE: Final = (32, 1000)
 #: Entries that come before the first object that is wanted: those that differ from it in their last letter only.
 _AHEAD: Final = 16
-_MD5_DIGITS: Final = 32
+_MD5: Final = re.compile(r"[0-9a-f]{32}(?:-[0-9]+)?")
 
 
 def versions_of(bucket: Bucket, names: Collection[str]) -> dict[str, Fingerprint]:
-    """Return name → version of the objects that are there and whose etag is the MD5 of their bytes. Raises: BucketError."""
+    """Return name → version of the objects that are there and whose etag is the MD5 of their bytes, or of their parts. Raises: BucketError."""
     wanted = sorted(names)
     found: dict[str, Stored] = {}
     if len(wanted) >= _LEAST:
@@ -42,7 +44,7 @@ def versions_of(bucket: Bucket, names: Collection[str]) -> dict[str, Fingerprint
 
     # Also what a listing passed over: not every server lists in order of names.
     each([name for name in wanted if name not in found], look, at_once=MOST_AT_ONCE)
-    return {name: _version(stored) for name, stored in found.items() if _plain(stored)}
+    return {name: _version(stored) for name, stored in found.items() if _tells(stored)}
 
 
 def _from_listing(bucket: Bucket, wanted: list[str], found: dict[str, Stored]) -> None:
@@ -64,8 +66,8 @@ def _common(first: str, last: str) -> str:
     return first if length is None else first[:length]
 
 
-def _plain(stored: Stored) -> bool:
-    return len(stored.etag) == _MD5_DIGITS
+def _tells(stored: Stored) -> bool:
+    return _MD5.fullmatch(stored.etag) is not None
 
 
 def _version(stored: Stored) -> Fingerprint:

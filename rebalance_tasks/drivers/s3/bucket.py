@@ -16,7 +16,7 @@ from urllib.parse import unquote_plus
 
 from rebalance_tasks.drivers.lanes import each
 from rebalance_tasks.drivers.object_stores import bucket as buckets
-from rebalance_tasks.drivers.object_stores.bucket import Capabilities, Stored, Upload
+from rebalance_tasks.drivers.object_stores.bucket import Begun, Capabilities, Stored, Upload
 from rebalance_tasks.drivers.s3.answers import (
     bare_etag,
     copy_origin,
@@ -196,7 +196,7 @@ class S3Bucket:
         attributes: Mapping[str, str] | None,
     ) -> str:
         found = self.head(source) if attributes is None else None
-        upload_id = self.begin(name, attributes if attributes is not None else found.attributes if found else {})
+        upload_id, _ = self.begin(name, attributes if attributes is not None else found.attributes if found else {})
         try:
             parts: list[tuple[int, str]] = []
             for number, first in enumerate(range(0, size_bytes, COPY_PART_BYTES), 1):
@@ -265,11 +265,11 @@ class S3Bucket:
             query["continuation-token"] = token
 
     # -- uploads in parts -----------------------------------------------------------------------------------------
-    def begin(self, name: str, attributes: Mapping[str, str]) -> str:
-        """Begin an upload in parts; return its id."""
+    def begin(self, name: str, attributes: Mapping[str, str]) -> Begun:
+        """Begin an upload in parts."""
         answer = self._ask("POST", name, query={"uploads": ""}, headers=headers_of(attributes))
         self._require(answer, f"begin the upload of {name!r}")
-        return answer.text("UploadId")
+        return Begun(answer.text("UploadId"), answer.retried)
 
     def part(self, name: str, upload_id: str, number: int, data: bytes) -> str:
         """Upload a part; return its etag."""
@@ -293,14 +293,15 @@ class S3Bucket:
                 return found
             query["part-number-marker"] = child_text(root, "NextPartNumberMarker")
 
-    def complete(self, name: str, upload_id: str, parts: Sequence[tuple[int, str]]) -> str:
+    def complete(self, name: str, upload_id: str, parts: Sequence[tuple[int, str]], *, new: bool = False) -> str:
         """Make the object of its parts; return its etag."""
         listed = "".join(
             f"<Part><PartNumber>{number}</PartNumber><ETag>&quot;{etag}&quot;</ETag></Part>" for number, etag in parts
         )
         body = f"<CompleteMultipartUpload>{listed}</CompleteMultipartUpload>".encode()
-        answer = self._ask("POST", name, query={"uploadId": upload_id}, body=body)
-        if answer.retried and answer.status == _OK_NOT_THERE:
+        headers = {"if-none-match": "*"} if new else {}
+        answer = self._ask("POST", name, query={"uploadId": upload_id}, headers=headers, body=body)
+        if not new and answer.retried and answer.status == _OK_NOT_THERE:
             # The try whose answer was lost has completed it.
             found = self.head(name)
             if found is not None:

@@ -149,7 +149,8 @@ def test_no_room_for_a_large_copy_shows_before_its_first_byte_and_leaves_a_copy_
 def test_room_is_taken_for_the_whole_copy_whose_length_is_what_was_written(disk: Path) -> None:
     pair = nodes(disk)
     writer = pair[1].stage(M1)
-    writer.expect(len(DATA))
+    with pair[0].open_source(KEY) as source:
+        writer.expect(len(DATA), KEY, source)
     writer.write(aligned_buffer(BLOCK_BYTES))
     found = staged(disk).stat()
     assert found.st_size == BLOCK_BYTES

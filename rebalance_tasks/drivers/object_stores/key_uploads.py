@@ -1,0 +1,173 @@
+"""Uploads in parts that lie at the key they are for: nobody sees one until it is completed, which is then what publishes it.
+
+So a large copy is written once, where one that lies aside under a name of its own is copied again to its key. What an unfinished
+upload is for must be found again by whoever comes after a death, so a marker ``.rebalance/tmp/<move>~upload-<token>`` says it: it is
+written before the upload is begun, and again with the upload's id. A death in between leaves an upload without an id, which is known
+by its name and by when it was begun (docs/invariants.md, "Uploads at the key").
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from collections import Counter
+from itertools import takewhile
+from typing import TYPE_CHECKING, Annotated, Final
+
+from pydantic import BaseModel, Field, NonNegativeInt, ValidationError
+
+from rebalance_tasks.drivers.object_stores.bucket import BucketError, NotThere
+from rebalance_tasks.drivers.object_stores.errors import patiently
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from rebalance_tasks.drivers.object_stores.bucket import Bucket
+
+#: An upload whose id nobody knows was begun at most so long after its marker was written.
+BEGUN_WITHIN_NS: Final = 120 * 10**9
+_MARK: Final = "~upload-"
+_MARKER_BYTES: Final = 1 << 20
+_MD5: Final = re.compile(r"[0-9a-f]{32}")
+
+
+class KeyUpload(BaseModel, frozen=True):
+    """An upload, as its marker says.
+
+    Attributes:
+        name: of the object that it is to become.
+        size_bytes: of the whole.
+        attributes: that it was begun with.
+        etags: of its parts, once all of them are there.
+        upload_id: None: nobody knows whether it was begun.
+        marker: name of its marker.
+        marked_ns: when that was written, ns since the epoch by the store's clock.
+    """
+
+    name: str
+    size_bytes: NonNegativeInt
+    attributes: dict[str, str]
+    etags: tuple[str, ...] = ()
+    upload_id: str | None = None
+    marker: Annotated[str, Field(exclude=True)] = ""
+    marked_ns: Annotated[int, Field(exclude=True)] = 0
+
+    @property
+    def etag(self) -> str:
+        """ETag that the object will have; empty as long as it is not whole."""
+        return etag_of_parts(self.etags)
+
+
+def etag_of_parts(etags: Sequence[str]) -> str:
+    """ETag of an object made of parts with these; empty where theirs are no MD5."""
+    if not etags or not all(map(_MD5.fullmatch, etags)):
+        return ""
+    digest = hashlib.md5(b"".join(map(bytes.fromhex, etags)), usedforsecurity=False)
+    return f"{digest.hexdigest()}-{len(etags)}"
+
+
+class KeyUploads:
+    """The uploads at keys of one node."""
+
+    def __init__(self, bucket: Bucket, *, root: str, work: str) -> None:
+        """Keep markers in ``tmp`` below ``work``; uploads are for names below ``root`` and not below ``work``, and nowhere else."""
+        self._bucket, self._root, self._work, self._folder = bucket, root, work, f"{work}tmp/"
+
+    @property
+    def able(self) -> bool:
+        """Whether the store can do it: bytes are checked as they arrive, since nothing can be read back, and completing never overwrites."""
+        able = self._bucket.capabilities
+        return able.parts and able.checks_writes and able.completes_new
+
+    def begin(self, move_id: str, name: str, size_bytes: int, attributes: Mapping[str, str]) -> KeyUpload:
+        """Begin an upload, and mark it. Raises: BucketError."""
+        marker = f"{self._folder}{move_id}{_MARK}{os.urandom(4).hex()}"
+        upload = KeyUpload(name=name, size_bytes=size_bytes, attributes=dict(attributes), marker=marker)
+        self._mark(upload)
+        upload_id, twice = self._bucket.begin(name, attributes)
+        if twice and (marked := self._read(marker)) is not None:
+            self._abort_unknown(marked, but=upload_id)
+        upload = upload.model_copy(update={"upload_id": upload_id})
+        self._mark(upload)
+        return upload
+
+    def whole(self, upload: KeyUpload, etags: Sequence[str]) -> None:
+        """Mark that all of its parts are there. Raises: BucketError."""
+        self._mark(upload.model_copy(update={"etags": tuple(etags)}))
+
+    def _mark(self, upload: KeyUpload) -> None:
+        told = upload.model_dump_json().encode()
+        patiently(lambda: self._bucket.put(upload.marker, told, {}, new=False))
+
+    def of(self, move_id: str) -> Iterator[KeyUpload]:
+        """Yield what is marked for a move. Raises: BucketError."""
+        for page in self._bucket.pages(f"{self._folder}{move_id}{_MARK}"):
+            for found in page:
+                if (upload := self._read(found.name)) is not None:
+                    yield upload
+
+    def _read(self, marker: str) -> KeyUpload | None:
+        """What a marker says; None where it is gone, or says nothing that we could have written."""
+        try:
+            found, data = self._bucket.get(marker, 0, _MARKER_BYTES)
+            told = KeyUpload.model_validate_json(data)
+        except (NotThere, ValidationError):
+            return None
+        ours = told.name.startswith(self._root) and not told.name.startswith(self._work)
+        return told.model_copy(update={"marker": marker, "marked_ns": found.modified_ns}) if ours else None
+
+    def _listed(self, upload: KeyUpload) -> list[tuple[int, str, int]]:
+        """What of it is there; nothing where the upload is gone."""
+        if upload.upload_id is None:
+            return []
+        try:
+            return self._bucket.parts(upload.name, upload.upload_id)
+        except NotThere:
+            return []
+
+    def parts(self, upload: KeyUpload) -> list[tuple[str, int]]:
+        """Return (etag, size in bytes) of the parts that are there, in order, up to the first of which there are two: some stores keep both. Raises: BucketError."""
+        listed = self._listed(upload)
+        times = Counter(number for number, _, _ in listed)
+        known = takewhile(lambda one: one[0] == one[1][0] and times[one[0]] == 1, enumerate(sorted(listed), 1))
+        return [(etag, size) for _, (_, etag, size) in known]
+
+    def is_whole(self, upload: KeyUpload) -> bool:
+        """Whether all of its parts are there; what an earlier attempt left may be there too. Raises: BucketError."""
+        there = {(number, etag) for number, etag, _ in self._listed(upload)}
+        return bool(upload.etag) and there.issuperset(enumerate(upload.etags, 1))
+
+    def forget(self, upload: KeyUpload) -> None:
+        """Throw an upload away, whatever of it is there, and its marker last. Raises: BucketError."""
+        if upload.upload_id is not None:
+            self._bucket.abort(upload.name, upload.upload_id)
+        else:
+            self._abort_unknown(upload)
+        self._bucket.delete(upload.marker)
+
+    def _abort_unknown(self, upload: KeyUpload, *, but: str = "") -> None:
+        """Throw uploads away of which nobody was told that they had been begun."""
+        for other in self._bucket.uploads(upload.name):
+            in_time = upload.marked_ns <= other.begun_ns <= upload.marked_ns + BEGUN_WITHIN_NS
+            if other.name == upload.name and in_time and other.upload_id != but:
+                self._bucket.abort(other.name, other.upload_id)
+
+    def complete(self, upload: KeyUpload) -> str:
+        """Make the object of its parts, unless its name is taken; return its etag.
+
+        Raises:
+            ConditionFailed: the name is taken.
+            NotThere: the upload is gone, or not whole.
+            BucketError.
+        """
+        if upload.upload_id is None or not self.is_whole(upload):
+            raise NotThere(upload.name)
+        try:
+            return self._bucket.complete(upload.name, upload.upload_id, list(enumerate(upload.etags, 1)), new=True)
+        except BucketError:
+            # The try whose answer was lost may have completed it.
+            found = self._bucket.head(upload.name)
+            if found is not None and found.etag == upload.etag and not self._listed(upload):
+                return upload.etag
+            raise
