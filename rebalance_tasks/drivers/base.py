@@ -233,6 +233,11 @@ class Remote(Protocol):
         ...
 
     @property
+    def uploads_at_keys(self) -> bool:
+        """Whether a copy whose entity tag is that of several parts has the same one at its key; false where it is not said."""
+        ...
+
+    @property
     def checks_writes(self) -> bool:
         """Whether bytes that are not what was sent are refused on arrival, so that a copy need not be read back."""
         ...
@@ -249,8 +254,8 @@ class ServerSide(Protocol):
         """Return the versions of those objects that can go so: a copy proves itself by the same entity tag."""
         ...
 
-    def copy_from(self, source: Driver, key: str, version: Fingerprint) -> Fingerprint:
-        """Copy one version to the same key here, in one step and never overwriting.
+    def copy_from(self, source: Driver, key: str, version: Fingerprint, move_id: MoveId) -> Fingerprint:
+        """Copy one version to the same key here, in one step and never overwriting; what it takes until then is discarded by its move's id.
 
         Raises:
             SourceVanished, SourceChanged: there is no such version any more.

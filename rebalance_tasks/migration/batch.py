@@ -320,7 +320,10 @@ class Batch:
             return
         copy_from = cast("ServerSide", self._c.target).copy_from
         version = item.whole_copy.source
-        item.published = self._crowd.timed(lambda: copy_from(self._c.source, item.move.key, version), self._c.control)
+        move = item.move
+        item.published = self._crowd.timed(
+            lambda: copy_from(self._c.source, move.key, version, move.move_id), self._c.control
+        )
         self._copied()
 
     @staticmethod

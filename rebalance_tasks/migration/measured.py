@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from rebalance_tasks.core.fingerprint import Fingerprint
+    from rebalance_tasks.core.ids import MoveId
     from rebalance_tasks.drivers.base import Driver
     from rebalance_tasks.store.pace import PaceStore
 
@@ -120,9 +121,9 @@ class _Measured(_Timed):
         ask = getattr(self._inner, "direct_bytes", None)
         return 0 if ask is None else int(ask(unmeasured(source), in_parts=in_parts))
 
-    def copy_from(self, source: Driver, key: str, version: Fingerprint) -> Any:  # noqa: ANN401
+    def copy_from(self, source: Driver, key: str, version: Fingerprint, move_id: MoveId) -> Any:  # noqa: ANN401
         return self._gauge.timed(
-            lambda: self._inner.copy_from(unmeasured(source), key, version),
+            lambda: self._inner.copy_from(unmeasured(source), key, version, move_id),
             # A large object is no slow call: it counts for as many as a worker would have made.
             calls=max(1, version.size_bytes // CHUNK_BYTES),
             size_of=lambda _: version.size_bytes,

@@ -41,23 +41,29 @@ def as_published(target: Driver, key: str, staged: Fingerprint) -> Fingerprint |
         return None
     if at_key.same_file(staged):
         return staged
-    return at_key if _renamed(target, at_key, staged) else None
+    return at_key if _alike(at_key, staged) and not keeps_version(target, staged) else None
 
 
 def held_copy(target: Driver, move_id: MoveId, staged: Fingerprint) -> Fingerprint | None:
     """Version under which the target's trash holds a copy that was taken back; None when it holds none."""
     held = target.trashed(move_id)
-    return held if held is not None and (held == staged or _renamed(target, held, staged)) else None
+    if held is None or held == staged:
+        return held
+    return held if _alike(held, staged) and not _keeps_when_copied(target, staged) else None
 
 
-def _renamed(target: Driver, found: Fingerprint, staged: Fingerprint) -> bool:
-    """Whether this is the staged copy where a copy gets a version of its own each time that it gets another name."""
-    like = staged.mtime_ns != 0 and (found.size_bytes, found.mtime_ns) == (staged.size_bytes, staged.mtime_ns)
-    return like and not keeps_version(target, staged)
+def _alike(found: Fingerprint, staged: Fingerprint) -> bool:
+    """Whether this may be the staged copy where a copy gets a version of its own each time that it gets another name."""
+    return staged.mtime_ns != 0 and (found.size_bytes, found.mtime_ns) == (staged.size_bytes, staged.mtime_ns)
 
 
 def keeps_version(target: Driver, staged: Fingerprint) -> bool:
-    """Whether a copy is the same version at its key as it was aside; S3 gives one that was uploaded in parts another ETag."""
+    """Whether a copy is the same version at its key as the one that was verified: it is no copy of that, or the store keeps its version."""
+    return bool(getattr(target, "uploads_at_keys", False)) or _keeps_when_copied(target, staged)
+
+
+def _keeps_when_copied(target: Driver, staged: Fingerprint) -> bool:
+    """Whether the copy of a copy has its version; S3 gives that of one that was uploaded in parts another ETag."""
     return bool(getattr(target, "keeps_versions", True)) and "-" not in staged.etag
 
 

@@ -97,7 +97,7 @@ def test_the_rights_of_the_page_are_all_that_a_fleet_of_buckets_takes_and_none_i
         driver.adopt()
     first.bucket.put("k", b"data", {"tags": "a=b"}, new=True)
     version = first.versions(["k"])["k"]
-    second.copy_from(first, "k", version)
+    second.copy_from(first, "k", version, M1)
     assert list(ObjectBurst(first, second).free([("k", M1, version)])) == [True]
     with second.open_source("k") as source:
         writer = first.stage(M2)

@@ -23,6 +23,8 @@ from rebalance_tasks.drivers.object_stores.crossing import Crossing
 from rebalance_tasks.drivers.object_stores.direct import COPIED_BYTES, SENT_BYTES
 from rebalance_tasks.drivers.object_stores.driver import ObjectStoreDriver
 from rebalance_tasks.drivers.object_stores.files import LEAST_PART_BYTES
+from rebalance_tasks.drivers.object_stores.key_uploads import KeyUploads
+from rebalance_tasks.drivers.object_stores.staging import ObjectStaging
 from rebalance_tasks.drivers.s3.bucket import DELETED_AT_ONCE, S3Bucket
 from rebalance_tasks.drivers.s3.probe import Guard
 from rebalance_tasks.drivers.s3.signing import Credentials
@@ -31,9 +33,11 @@ from tests.support.bad_line import BadLine
 from tests.support.engine import Engine, moves_between
 from tests.support.fleets import NodeSpec, made_up
 from tests.support.places import S3Place
-from tests.support.weed import ACCESS_KEY, OTHER_KEY, SECRET_KEY
+from tests.support.weed import ACCESS_KEY, OTHER_KEY, SECRET_KEY, weed_server
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
     from rebalance_tasks.drivers.base import Fingerprint
     from tests.conftest import FleetFactory
     from tests.support.weed import Weed
@@ -42,6 +46,7 @@ pytestmark = pytest.mark.integration
 
 GIVEN = {"content-type": "text/x-poem", "cache-control": "max-age=60", "meta:author": "somebody", "tags": "a=b"}
 DATA = made_up("data", 50_000)
+M1 = MoveId("job-1.0")
 
 
 class Node:
@@ -82,7 +87,7 @@ def test_a_small_object_of_another_account_takes_one_read_and_one_write_and_brin
 ) -> None:
     version = source.version("k")
     source.endpoint.asked.clear()
-    assert target.driver.copy_from(source.driver, "k", version) == version
+    assert target.driver.copy_from(source.driver, "k", version, M1) == version
     # Its tags are asked for apart.
     assert (source.endpoint.asked, target.endpoint.asked) == ({"GET": 2}, {"PUT": 1})
     assert kept(target, "k") == (GIVEN, DATA)
@@ -92,34 +97,151 @@ def test_a_small_object_of_another_account_takes_one_read_and_one_write_and_brin
     assert found.mtime_ns == version.mtime_ns
 
 
-def test_an_object_that_was_uploaded_in_parts_is_copied_by_the_server_with_what_belongs_to_it(
-    weed: Weed, source: Node
-) -> None:
-    of_account = Node(weed, "n3")
+LARGE = [os.urandom(LEAST_PART_BYTES), os.urandom(LEAST_PART_BYTES), b"and a little more"]
+
+
+@pytest.fixture(scope="module")
+def uncut(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Weed]:
+    """A server that keeps a part in one piece, so that a copied part shows the MD5 of its bytes, as on AWS; else it shows that of its pieces."""
+    with weed_server(tmp_path_factory.mktemp("weed"), "-filer.maxMB=64") as server:
+        yield server
+
+
+@pytest.fixture
+def uploader(uncut: Weed) -> Node:
+    """Whose large object is copied."""
+    return Node(uncut, "n1")
+
+
+def uploaded(source: Node, parts: Sequence[bytes] = LARGE) -> Fingerprint:
+    """An object that was uploaded in parts."""
     upload_id, _ = source.bucket.begin("large", GIVEN)
-    parts = [os.urandom(LEAST_PART_BYTES), b"and a little more"]
     etags = [(n, source.bucket.part("large", upload_id, n, data)) for n, data in enumerate(parts, 1)]
     source.bucket.complete("large", upload_id, etags)
-    version = source.version("large")
-    assert version.etag.endswith("-2")
     source.endpoint.asked.clear()
-    assert of_account.driver.copy_from(source.driver, "large", version) == version
-    assert (source.endpoint.asked, of_account.endpoint.asked) == ({}, {"PUT": 1})
+    return source.version("large")
+
+
+@pytest.fixture(params=["in one request", "part by part"])
+def of_account(request: pytest.FixtureRequest, uncut: Weed) -> Node:
+    """A node whose server copies uploads in parts as they are; or would make one part of them, as AWS does, and is asked for each."""
+    made = Node(uncut, "n3")
+    able, guard = made.bucket._probed
+    assert able.copies_parts
+    assert able.copies_ranges
+    made.bucket.__dict__["_probed"] = (replace(able, copies_parts=request.param == "in one request"), guard)
+    return made
+
+
+def left_of(node: Node) -> list[str]:
+    below = [item.name for page in node.bucket.pages(".rebalance/tmp/") for item in page]
+    return below + [upload.name for upload in node.bucket.uploads("")]
+
+
+def test_an_object_that_was_uploaded_in_parts_is_copied_by_the_server_with_what_belongs_to_it(
+    uploader: Node, of_account: Node
+) -> None:
+    version = uploaded(uploader)
+    assert version.etag.endswith("-3")
+    assert of_account.driver.copy_from(uploader.driver, "large", version, M1) == version
+    assert of_account.driver.stat("large").same_file(version)  # type: ignore[union-attr]
     found, data = of_account.bucket.get("large", 0, None)
-    assert data == b"".join(parts)
+    assert data == b"".join(LARGE)
     assert {name: value for name, value in found.attributes.items() if name in GIVEN} == GIVEN
+    assert left_of(of_account) == []
+
+
+def test_of_what_goes_wrong_with_such_a_copy_nothing_is_left(uploader: Node, of_account: Node) -> None:
+    version = uploaded(uploader)
+    of_account.bucket.put("large", b"a stranger's", {}, new=True)
+    with pytest.raises(TargetExists):
+        of_account.driver.copy_from(uploader.driver, "large", version, M1)
+    assert of_account.bucket.get("large", 0, None)[1] == b"a stranger's"
+    of_account.bucket.delete("large")
+    uploader.bucket.put("large", b"newer", {}, new=False)
+    with pytest.raises(SourceChanged):
+        of_account.driver.copy_from(uploader.driver, "large", version, M1)
+    uploader.bucket.delete("large")
+    with pytest.raises(SourceVanished):
+        of_account.driver.copy_from(uploader.driver, "large", version, M1)
+    assert of_account.driver.stat("large") is None
+    assert left_of(of_account) == []
+
+
+@pytest.mark.parametrize("of_account", ["part by part"], indirect=True)
+def test_parts_of_many_sizes_are_not_copied_so_and_go_the_long_way(uploader: Node, of_account: Node) -> None:
+    version = uploaded(uploader, [LARGE[0], LARGE[1] + b"longer", LARGE[2]])
+    with pytest.raises(ChecksumMismatch, match="do not make the original's ETag"):
+        of_account.driver.copy_from(uploader.driver, "large", version, M1)
+    assert of_account.driver.stat("large") is None
+    assert left_of(of_account) == []
+
+
+@pytest.mark.parametrize("of_account", ["part by part"], indirect=True)
+def test_an_upload_that_somebody_throws_away_in_the_middle_is_not_taken_for_a_source_that_is_gone(
+    uploader: Node, of_account: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    version = uploaded(uploader)
+    original = S3Bucket.copy_part
+
+    def copy_part(self: S3Bucket, name: str, upload_id: str, *rest: Any) -> str:
+        self.abort(name, upload_id)
+        return original(self, name, upload_id, *rest)
+
+    monkeypatch.setattr(S3Bucket, "copy_part", copy_part)
+    with pytest.raises(ChecksumMismatch):
+        of_account.driver.copy_from(uploader.driver, "large", version, M1)
+    assert left_of(of_account) == []
+
+
+@pytest.mark.parametrize("of_account", ["part by part"], indirect=True)
+@pytest.mark.parametrize(
+    ("kind", "step"),
+    [
+        (KeyUploads, "_mark"),
+        (S3Bucket, "begin"),
+        (S3Bucket, "copy_part"),
+        (KeyUploads, "whole"),
+        (S3Bucket, "complete"),
+    ],
+    ids=lambda one: one if isinstance(one, str) else "",
+)
+def test_a_death_anywhere_in_such_a_copy_leaves_what_a_successor_finds(
+    uploader: Node, of_account: Node, monkeypatch: pytest.MonkeyPatch, kind: type, step: str
+) -> None:
+    version = uploaded(uploader)
+    original = getattr(kind, step)
+
+    def die_after(*arguments: Any, **more: Any) -> None:
+        original(*arguments, **more)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as dying:
+        dying.setattr(kind, step, die_after)
+        dying.setattr(ObjectStaging, "forget_uploads", lambda *_: None)
+        with pytest.raises(KeyboardInterrupt):
+            of_account.driver.copy_from(uploader.driver, "large", version, M1)
+    successor = ObjectStoreDriver("n3", of_account.bucket)
+    assert [move_id for move_id, _ in successor.list_staged()] == [M1]
+    if successor.stat("large") is None:
+        assert successor.copy_from(uploader.driver, "large", version, M1) == version
+    else:
+        assert step == "complete"
+        successor.discard(M1)
+    assert successor.stat("large").same_file(version)  # type: ignore[union-attr]
+    assert left_of(of_account) == []
 
 
 def test_an_empty_object_goes_straight_too(source: Node, target: Node) -> None:
     source.bucket.put("empty", b"", {}, new=True)
-    target.driver.copy_from(source.driver, "empty", source.version("empty"))
+    target.driver.copy_from(source.driver, "empty", source.version("empty"), M1)
     assert kept(target, "empty")[1] == b""
 
 
 def test_what_is_at_the_key_is_never_overwritten(source: Node, target: Node) -> None:
     target.bucket.put("k", b"a stranger's", {}, new=True)
     with pytest.raises(TargetExists):
-        target.driver.copy_from(source.driver, "k", source.version("k"))
+        target.driver.copy_from(source.driver, "k", source.version("k"), M1)
     assert kept(target, "k")[1] == b"a stranger's"
 
 
@@ -127,10 +249,10 @@ def test_a_version_that_is_there_no_more_is_not_sent(source: Node, target: Node)
     version = source.version("k")
     source.bucket.put("k", b"newer", {}, new=False)
     with pytest.raises(SourceChanged):
-        target.driver.copy_from(source.driver, "k", version)
+        target.driver.copy_from(source.driver, "k", version, M1)
     source.bucket.delete("k")
     with pytest.raises(SourceVanished):
-        target.driver.copy_from(source.driver, "k", version)
+        target.driver.copy_from(source.driver, "k", version, M1)
     assert target.driver.stat("k") is None
 
 
@@ -138,16 +260,16 @@ def test_a_bit_that_flips_on_either_way_is_noticed_before_anything_is_at_the_key
     version = source.version("k")
     source.endpoint.line.flips.append(("GET", "received"))
     target.endpoint.line.flips.append(("PUT", "sent"))
-    target.driver.copy_from(source.driver, "k", version)
+    target.driver.copy_from(source.driver, "k", version, M1)
     assert kept(target, "k")[1] == DATA
     target.bucket.delete("k")
     source.endpoint.line.flips.extend([("GET", "received")] * 10)
     with pytest.raises(ObjectUnreadable):
-        target.driver.copy_from(source.driver, "k", version)
+        target.driver.copy_from(source.driver, "k", version, M1)
     source.endpoint.line.flips.clear()
     target.endpoint.line.flips.extend([("PUT", "sent")] * 10)
     with pytest.raises(ChecksumMismatch):
-        target.driver.copy_from(source.driver, "k", version)
+        target.driver.copy_from(source.driver, "k", version, M1)
     assert target.driver.stat("k") is None
 
 
@@ -159,7 +281,7 @@ def test_what_is_put_is_held_against_the_originals_hash_by_the_server_or_by_us(s
         target.bucket.__dict__["_probed"] = (replace(able, checks_md5=checks), Guard.SHA256)
         target.endpoint.asked.clear()
         source.endpoint.line.flips.append(("GET", "received"))
-        assert target.driver.copy_from(source.driver, "k", version) == version
+        assert target.driver.copy_from(source.driver, "k", version, M1) == version
         assert kept(target, "k")[1] == DATA
         assert target.endpoint.asked["PUT"] == (2 if checks else 1)
         target.bucket.delete("k")
@@ -168,7 +290,7 @@ def test_what_is_put_is_held_against_the_originals_hash_by_the_server_or_by_us(s
 def test_a_put_whose_answer_is_lost_is_recognised_as_ours(source: Node, target: Node) -> None:
     version = source.version("k")
     target.endpoint.line.after.append(("PUT", ConnectionResetError()))
-    assert target.driver.copy_from(source.driver, "k", version) == version
+    assert target.driver.copy_from(source.driver, "k", version, M1) == version
     assert target.endpoint.asked["PUT"] == 2
 
 
@@ -177,7 +299,7 @@ def test_a_source_or_a_target_that_stays_away_is_a_missing_node_of_its_own_name(
     for node, name in ((source, "n1"), (target, "n2")):
         node.endpoint.line.down = True
         with pytest.raises(NodeMissing) as caught:
-            target.driver.copy_from(source.driver, "k", version)
+            target.driver.copy_from(source.driver, "k", version, M1)
         assert caught.value.node_id == name
         node.endpoint.line.down = False
 
@@ -190,7 +312,7 @@ def test_how_large_an_object_may_be_is_said_by_what_the_endpoint_was_found_to_do
     assert target.driver.direct_bytes(source.driver, in_parts=True) == 0
     assert of_account.driver.direct_bytes(source.driver) == COPIED_BYTES
     assert of_account.driver.direct_bytes(source.driver, in_parts=True) == COPIED_BYTES
-    for node, without in ((target, "checks_writes"), (of_account, "copies_parts")):
+    for node, without in ((target, "checks_writes"), (of_account, "completes_new")):
         node.bucket.__dict__["_probed"] = (replace(node.bucket.capabilities, **{without: False}), None)
     assert target.driver.direct_bytes(source.driver) == 0
     assert of_account.driver.direct_bytes(source.driver) == COPIED_BYTES
@@ -211,13 +333,13 @@ def test_a_copy_that_shows_another_etag_is_taken_away_again(source: Node, target
     wrong = version._replace(etag="0" * 32)
     source.endpoint.line.rewrite["GET"] = lambda answer: answer
     with pytest.raises(SourceChanged):
-        target.driver.copy_from(source.driver, "k", wrong)
+        target.driver.copy_from(source.driver, "k", wrong, M1)
     target.endpoint.line.rewrite["PUT"] = lambda answer: replace(
         answer, headers={**answer.headers, "etag": answer.headers["etag"].replace(version.etag[:4], "ffff")}
     )
     target.endpoint.line.rewrite["DELETE"] = lambda answer: answer
     with pytest.raises((ChecksumMismatch, TargetExists)):
-        target.driver.copy_from(source.driver, "k", version)
+        target.driver.copy_from(source.driver, "k", version, M1)
 
 
 # -- many freed at once -----------------------------------------------------------------------------------------------

@@ -99,7 +99,7 @@ def test_attributes_travel_through_a_disk_and_back(weed: Weed, source: ObjectSto
 def test_attributes_travel_with_a_copy_that_the_server_makes(weed: Weed, source: ObjectStoreDriver) -> None:
     target = node(weed, "n2")
     [version] = source.versions(["k"]).values()
-    target.copy_from(source, "k", version)
+    target.copy_from(source, "k", version, M1)
     assert kept(target, "k") == GIVEN
 
 

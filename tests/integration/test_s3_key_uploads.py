@@ -213,17 +213,18 @@ def begins_and_then(act: Callable[[str], Begun]) -> Callable[..., Begun]:
     return begin
 
 
+@pytest.mark.parametrize("begun", [False, True])
 def test_an_upload_whose_id_nobody_was_told_is_thrown_away_with_the_rest(
-    harness: ObjectHarness, monkeypatch: pytest.MonkeyPatch
+    harness: ObjectHarness, monkeypatch: pytest.MonkeyPatch, *, begun: bool
 ) -> None:
-    def lost(_: str) -> Begun:
+    def lost(*_: Any) -> Begun:
         msg = "the line is cut"
         raise NoBucket(msg)
 
-    monkeypatch.setattr(S3Bucket, "begin", begins_and_then(lost))
+    monkeypatch.setattr(S3Bucket, "begin", begins_and_then(lost) if begun else lost)
     with pytest.raises(NodeMissing):
         staged(harness.driver)
-    assert uploads(harness) == [KEY]
+    assert uploads(harness) == [KEY] * begun
     monkeypatch.undo()
     other = harness.another("node-1")
     assert [move_id for move_id, _ in other.list_staged()] == [M1]

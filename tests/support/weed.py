@@ -45,6 +45,8 @@ class Weed:
     """A running server and the door to it."""
 
     directory: Path
+    #: of the server besides our own
+    flags: tuple[str, ...] = ()
     port: int = field(init=False)
     _process: subprocess.Popen[bytes] = field(init=False)
 
@@ -61,7 +63,7 @@ class Weed:
             *(str(binary), "-logtostderr=true", "server", f"-dir={self.directory}", f"-ip={HOST}", f"-ip.bind={HOST}"),
             # A bucket takes seven volumes; 8 MB each keep what is reserved small.
             *("-volume.max=5000", "-master.volumeSizeLimitMB=64", "-master.telemetry=false"),
-            *("-s3", f"-s3.config={config}", "-s3.port.iceberg=0", "-s3.port.lance=0", *flags),
+            *("-s3", f"-s3.config={config}", "-s3.port.iceberg=0", "-s3.port.lance=0", *flags, *self.flags),
         ]
         with (self.directory / "weed.log").open("wb") as log:
             self._process = subprocess.Popen(
@@ -109,9 +111,9 @@ class Weed:
 
 
 @contextlib.contextmanager
-def weed_server(directory: Path) -> Iterator[Weed]:
+def weed_server(directory: Path, *flags: str) -> Iterator[Weed]:
     """A server that ends with the context."""
-    server = Weed(directory)
+    server = Weed(directory, flags)
     try:
         yield server
     finally:

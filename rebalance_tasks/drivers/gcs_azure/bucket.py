@@ -20,7 +20,7 @@ from obstore import exceptions
 
 from rebalance_tasks.core.masking import masked_text
 from rebalance_tasks.drivers.object_stores import bucket as buckets
-from rebalance_tasks.drivers.object_stores.bucket import Begun, Capabilities, Stored, Upload
+from rebalance_tasks.drivers.object_stores.bucket import Begun, Capabilities, Stored, Stretch, Upload
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -221,6 +221,15 @@ class ObstoreBucket:
     def part(self, name: str, upload_id: str, number: int, data: bytes) -> str:
         """Upload a part; return its etag."""
         return self.put(f"{name}{_PART}{upload_id}~{number:05d}", data, {}, new=False)
+
+    def part_bytes(self, name: str, etag: str) -> int:  # noqa: ARG002  not told
+        """Say nothing; see `Bucket.part_bytes`."""
+        return 0
+
+    def copy_part(self, name: str, upload_id: str, number: int, stretch: Stretch) -> str:  # noqa: ARG002  not able
+        """Refuse: not `copies_ranges`. Raises: BucketError."""
+        msg = f"{self.url} copies no stretch of an object into {name!r}"
+        raise buckets.BucketError(msg)
 
     def parts(self, name: str, upload_id: str) -> list[tuple[int, str, int]]:
         """Return (number, etag, size in bytes) of the parts that are there. Raises: NotThere."""

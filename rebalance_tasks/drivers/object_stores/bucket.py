@@ -62,6 +62,18 @@ class Upload(NamedTuple):
     upload_id: str
 
 
+class Stretch(NamedTuple):
+    """Bytes of one version of an object."""
+
+    #: what the store calls its bucket
+    bucket: str
+    name: str
+    etag: str
+    #: both are part of it
+    first: int
+    last: int
+
+
 @dataclass(frozen=True, slots=True)
 class Capabilities:
     """What a store can do; declared by its driver, and for S3 found out by asking (`S3Bucket.capabilities`).
@@ -77,6 +89,7 @@ class Capabilities:
         parts: large objects are uploaded in parts that a later attempt finds again.
         completes_new: an upload in parts can be made to fail at its completion when the name is taken; its ETag is known before.
         copies_parts: a copy on the server's side shows the ETag of its original also where that was uploaded in parts.
+        copies_ranges: it tells how such an object was cut, and copies a stretch of it into an upload, with the MD5 of the stretch as its ETag.
         keeps_backslashes: a name with a backslash stays what it is.
         keeps_versions: a copy on the server's side shows the ETag of its original, but for one that was uploaded in parts.
     """
@@ -91,6 +104,7 @@ class Capabilities:
     parts: bool = False
     completes_new: bool = False
     copies_parts: bool = False
+    copies_ranges: bool = False
     keeps_backslashes: bool = True
     keeps_versions: bool = True
 
@@ -248,6 +262,17 @@ class Bucket(Protocol):
 
     def part(self, name: str, upload_id: str, number: int, data: bytes) -> str:
         """Upload a part (numbers from 1); return its etag."""
+        ...
+
+    def part_bytes(self, name: str, etag: str) -> int:
+        """Size of the first part in which a version was uploaded; 0: not told. Raises: NotThere, ConditionFailed."""
+        ...
+
+    def copy_part(self, name: str, upload_id: str, number: int, stretch: Stretch) -> str:
+        """Copy a stretch of one version into a part, where `Capabilities.copies_ranges`; return the part's etag.
+
+        Raises: NotThere, ConditionFailed (the original is another version).
+        """
         ...
 
     def parts(self, name: str, upload_id: str) -> list[tuple[int, str, int]]:

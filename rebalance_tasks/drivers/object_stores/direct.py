@@ -16,6 +16,8 @@ from rebalance_tasks.drivers.object_stores.errors import patiently, source_error
 from rebalance_tasks.drivers.object_stores.files import WINDOW_BYTES, attributes_of, fingerprint_of, metadata_of
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from rebalance_tasks.drivers.base import Fingerprint
     from rebalance_tasks.drivers.object_stores.bucket import Bucket, Stored
 
@@ -51,18 +53,35 @@ def direct_bytes(target: Bucket, source: Bucket, *, in_parts: bool) -> int:
     able = target.capabilities
     by_server = able.etags_are_md5 and target.copies_from(source)
     if in_parts:
-        return COPIED_BYTES if by_server and able.copies_parts else 0
+        # Its copy is then known by that ETag and nothing else, as one that we upload in parts ourselves (`Remote.uploads_at_keys`).
+        keeps = able.copies_parts or able.copies_ranges
+        return COPIED_BYTES if by_server and keeps and able.completes_new else 0
     if by_server:
         return COPIED_BYTES
     return SENT_BYTES if able.etags_are_md5 and able.checks_writes else 0
 
 
-def copy_version(source: End, target: End, key: str, version: Fingerprint) -> Fingerprint:
-    """Copy one version to its key, in one step and never overwriting; see `ServerSide.copy_from`."""
+def copy_version(
+    source: End, target: End, key: str, version: Fingerprint, in_parts: Callable[[End, End, str, Fingerprint], str]
+) -> Fingerprint:
+    """Copy one version to its key, in one step and never overwriting; see `ServerSide.copy_from`.
+
+    Args:
+        source: where it is.
+        target: where it goes.
+        key: what it is called in errors.
+        version: which one.
+        in_parts: has the server copy it in the parts in which it was uploaded; returns the copy's etag.
+    """
     by_server = target.bucket.copies_from(source.bucket)
+    carry: Callable[[End, End, str, Fingerprint], str] = _copied if by_server else _sent
+    if "-" in version.etag and not target.bucket.capabilities.copies_parts:
+        carry = in_parts
     try:
-        etag = (_copied if by_server else _sent)(source, target, key, version)
+        etag = carry(source, target, key, version)
     except NotThere as exc:
+        if _same(source, key, version):
+            raise target_error(target.node_id, key, exc, "copy") from exc
         raise SourceVanished(key, "nothing is at this key any more") from exc
     except ConditionFailed as exc:
         if by_server and not _same(source, key, version):

@@ -11,6 +11,7 @@ from __future__ import annotations
 import threading
 from collections import Counter
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from rebalance_tasks.core.errors import (
@@ -128,6 +129,14 @@ class ObjectStoreDriver:
         """Whether a copy has the ETag of its original; see `Remote.keeps_versions`."""
         try:
             return self.bucket.capabilities.keeps_versions
+        except BucketError as exc:
+            raise node_error(self.node_id, exc, "ask what the store can do") from exc
+
+    @property
+    def uploads_at_keys(self) -> bool:
+        """Whether a copy in parts is uploaded at its very key; see `Remote.uploads_at_keys`."""
+        try:
+            return self._staging.at_keys
         except BucketError as exc:
             raise node_error(self.node_id, exc, "ask what the store can do") from exc
 
@@ -364,12 +373,13 @@ class ObjectStoreDriver:
             raise node_error(self.node_id, exc, "look at objects") from exc
         return {names[name]: version for name, version in found.items()}
 
-    def copy_from(self, source: Driver, key: str, version: Fingerprint) -> Fingerprint:
+    def copy_from(self, source: Driver, key: str, version: Fingerprint, move_id: MoveId) -> Fingerprint:
         """Copy one version to the same key here, never overwriting; see `ServerSide.copy_from`."""
         if not isinstance(source, ObjectStoreDriver):
             msg = f"node {source.node_id!r} is in no store"
             raise TypeError(msg)
-        return copy_version(source.end(key), self.end(key), key, version)
+        in_parts = partial(self._staging.copy_parts, MoveId(validate_name(move_id, "move id")))
+        return copy_version(source.end(key), self.end(key), key, version, in_parts)
 
     def end(self, key: str) -> End:
         """Where the object with this key is, or goes. Raises: InvalidKey."""

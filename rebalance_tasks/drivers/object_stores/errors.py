@@ -71,8 +71,9 @@ def target_error(node_id: str, key: str, exc: buckets.BucketError, doing: str) -
             return InvalidKey(key, f"the store cannot hold this name ({exc})")
         case buckets.TooLarge():
             return ObjectTooLarge(key, f"{doing}: {exc}")
-        case buckets.BadBytes():
-            return ChecksumMismatch(key, f"{doing}: {exc}")
+        case buckets.BadBytes() | buckets.NotThere():
+            why = "what was there of the copy is gone" if isinstance(exc, buckets.NotThere) else exc
+            return ChecksumMismatch(key, f"{doing}: {why}")
         case buckets.NoBucket() | buckets.Refused():
             return node_error(node_id, exc, doing)
         case _:

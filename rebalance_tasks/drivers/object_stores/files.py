@@ -311,6 +311,8 @@ class ObjectWriter:
         etag = self._sender.submit(self._try, lambda: self._bucket.part(name, upload_id, number, data))
         self._under_way = data, etag
         del self._buffer[:size]
+        if size > PART_BYTES:  # two of these would take too much memory
+            self._settle()
 
     def _settle(self) -> None:
         """Wait until what is under way is there; what did not arrive is to be sent again."""

@@ -23,10 +23,13 @@ from rebalance_tasks.drivers.object_stores.errors import patiently
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
+    from rebalance_tasks.core.fingerprint import Fingerprint
     from rebalance_tasks.drivers.object_stores.bucket import Bucket
 
 #: An upload whose id nobody knows was begun at most so long after its marker was written.
 BEGUN_WITHIN_NS: Final = 120 * 10**9
+#: Parts that a server copies side by side.
+PARTS_AT_ONCE: Final = 4
 _MARK: Final = "~upload-"
 _MARKER_BYTES: Final = 1 << 20
 _MD5: Final = re.compile(r"[0-9a-f]{32}")
@@ -67,6 +70,13 @@ def etag_of_parts(etags: Sequence[str]) -> str:
     return f"{digest.hexdigest()}-{len(etags)}"
 
 
+def cuts_of(version: Fingerprint, part_bytes: int) -> list[tuple[int, int]]:
+    """First and last byte of each part of a version that was uploaded in parts of that size, the last but shorter; one, where it was not."""
+    size = version.size_bytes
+    step = part_bytes or size
+    return [(first, min(first + step, size) - 1) for first in range(0, size, step)]
+
+
 class KeyUploads:
     """The uploads at keys of one node."""
 
@@ -92,9 +102,11 @@ class KeyUploads:
         self._mark(upload)
         return upload
 
-    def whole(self, upload: KeyUpload, etags: Sequence[str]) -> None:
+    def whole(self, upload: KeyUpload, etags: Sequence[str]) -> KeyUpload:
         """Mark that all of its parts are there. Raises: BucketError."""
-        self._mark(upload.model_copy(update={"etags": tuple(etags)}))
+        upload = upload.model_copy(update={"etags": tuple(etags)})
+        self._mark(upload)
+        return upload
 
     def _mark(self, upload: KeyUpload) -> None:
         told = upload.model_dump_json().encode()

@@ -16,7 +16,7 @@ from urllib.parse import unquote_plus
 
 from rebalance_tasks.drivers.lanes import each
 from rebalance_tasks.drivers.object_stores import bucket as buckets
-from rebalance_tasks.drivers.object_stores.bucket import Begun, Capabilities, Stored, Upload
+from rebalance_tasks.drivers.object_stores.bucket import Begun, Capabilities, Stored, Stretch, Upload
 from rebalance_tasks.drivers.s3.answers import (
     bare_etag,
     copy_origin,
@@ -171,7 +171,8 @@ class S3Bucket:
         """Copy one version on the server's side."""
         origin = copy_origin(source_bucket or self.name, source, etag)
         if size_bytes > COPY_BYTES:
-            return self._copy_in_parts(origin, source, name, size_bytes=size_bytes, attributes=attributes)
+            whole = Stretch(source_bucket or self.name, source, etag, 0, size_bytes - 1)
+            return self._copy_in_parts(whole, name, attributes)
         headers = dict(origin)
         if attributes is not None:
             headers |= {"x-amz-metadata-directive": "REPLACE", **headers_of(attributes)}
@@ -186,33 +187,39 @@ class S3Bucket:
             self._fail(answer, f"copy {source!r} to {name!r}")
         return bare_etag(copied)
 
-    def _copy_in_parts(
-        self,
-        origin: Mapping[str, str],
-        source: str,
-        name: str,
-        *,
-        size_bytes: int,
-        attributes: Mapping[str, str] | None,
-    ) -> str:
-        found = self.head(source) if attributes is None else None
+    def _copy_in_parts(self, whole: Stretch, name: str, attributes: Mapping[str, str] | None) -> str:
+        found = self.head(whole.name) if attributes is None else None
         upload_id, _ = self.begin(name, attributes if attributes is not None else found.attributes if found else {})
         try:
             parts: list[tuple[int, str]] = []
-            for number, first in enumerate(range(0, size_bytes, COPY_PART_BYTES), 1):
-                last = min(first + COPY_PART_BYTES, size_bytes) - 1
-                answer = self._ask(
-                    "PUT",
-                    name,
-                    query={"partNumber": str(number), "uploadId": upload_id},
-                    headers={**origin, "x-amz-copy-source-range": f"bytes={first}-{last}"},
-                )
-                self._require(answer, f"copy a part of {source!r}")
-                parts.append((number, bare_etag(answer.text("ETag"))))
+            for number, first in enumerate(range(0, whole.last + 1, COPY_PART_BYTES), 1):
+                stretch = whole._replace(first=first, last=min(first + COPY_PART_BYTES - 1, whole.last))
+                parts.append((number, self.copy_part(name, upload_id, number, stretch)))
             return self.complete(name, upload_id, parts)
         except BaseException:
             self.abort(name, upload_id)
             raise
+
+    def copy_part(self, name: str, upload_id: str, number: int, stretch: Stretch) -> str:
+        """Copy a stretch of one version into a part; return the part's etag."""
+        origin = copy_origin(stretch.bucket, stretch.name, stretch.etag)
+        answer = self._ask(
+            "PUT",
+            name,
+            query={"partNumber": str(number), "uploadId": upload_id},
+            headers={**origin, "x-amz-copy-source-range": f"bytes={stretch.first}-{stretch.last}"},
+        )
+        self._require(answer, f"copy a part of {stretch.name!r}")
+        return bare_etag(answer.text("ETag"))
+
+    def part_bytes(self, name: str, etag: str) -> int:
+        """Size of the first part in which a version was uploaded; 0: not told."""
+        answer = self._ask("HEAD", name, query={"partNumber": "1"}, headers={"if-match": f'"{etag}"'})
+        if answer.status == _OK_NOT_THERE:
+            raise buckets.NotThere(name)
+        self._require(answer, f"look at a part of {name!r}")
+        count = answer.headers.get("x-amz-mp-parts-count", "")
+        return int(answer.headers["content-length"]) if count == etag.rpartition("-")[2] else 0
 
     def delete(self, name: str, *, etag: str | None = None) -> bool:
         """Delete an object, with ``etag`` only that version."""

@@ -92,6 +92,7 @@ def _for_bucket(able: Capabilities, *, etags_are_md5: bool) -> Capabilities:
         etags_are_md5=etags_are_md5,
         completes_new=able.completes_new and etags_are_md5,
         copies_parts=able.copies_parts and etags_are_md5,
+        copies_ranges=able.copies_ranges and etags_are_md5,
     )
 
 
@@ -131,7 +132,7 @@ class _Probe:
                 in_parts = pool.submit(self._in_parts, self._names[5], self._names[6])
                 puts_new = not self._ask("PUT", self._base, {"if-none-match": "*"}).ok
                 (copies_new, deletes_version), guard = copies.result(), checked.result()
-                completes_new, copies_parts = in_parts.result()
+                completes_new, copies_parts, copies_ranges = in_parts.result()
                 able = Capabilities(
                     checks_writes=guard is not None,
                     checks_md5=checks_md5.result(),
@@ -143,6 +144,7 @@ class _Probe:
                     parts=True,
                     completes_new=completes_new,
                     copies_parts=copies_parts,
+                    copies_ranges=copies_ranges,
                     keeps_backslashes=backslash.result(),
                 )
                 return able, guard or Guard.SIGNATURE
@@ -167,26 +169,36 @@ class _Probe:
         refused = not self._ask("PUT", name, md5_header(wrong)).ok and not self._ask("HEAD", name).ok
         return refused and self._ask("PUT", name, md5_header(right)).ok
 
-    def _in_parts(self, name: str, copy: str) -> tuple[bool, bool]:
-        """Whether completing an upload spares a name that is taken and shows the MD5 of its parts' MD5, and a copy shows the same."""
-        expected = etag_of_parts([hashlib.md5(_BODY, usedforsecurity=False).hexdigest()])
-        made = bare_etag(self._uploaded(name).text("ETag")) == expected
-        spares = made and not self._uploaded(name).ok
-        origin = {"x-amz-copy-source": f"/{self._bucket}/{name}"}
-        copied = bare_etag(self._ask("PUT", copy, origin).text("ETag")) if made else ""
-        return spares, copied == expected
+    def _in_parts(self, name: str, copy: str) -> tuple[bool, bool, bool]:
+        """What it does with uploads in parts.
 
-    def _uploaded(self, name: str) -> Answer:
-        """The answer to completing an upload of one part, which must not overwrite."""
+        Returns:
+            Whether completing one spares a name that is taken and shows the MD5 of its parts' MD5, whether a copy of one shows the same, and
+            whether one can be copied part by part.
+        """
+        expected = etag_of_parts([hashlib.md5(_BODY, usedforsecurity=False).hexdigest()])
+        if bare_etag(self._uploaded(name).text("ETag")) != expected:
+            return False, False, False
+        spares = not self._uploaded(name).ok
+        origin = {"x-amz-copy-source": f"/{self._bucket}/{name}"}
+        copied = bare_etag(self._ask("PUT", copy, origin).text("ETag"))
+        cut = self._endpoint.request("HEAD", self._bucket, name, query={"partNumber": "1"}).headers
+        tells = (cut.get("content-length"), cut.get("x-amz-mp-parts-count")) == (str(len(_BODY)), "1")
+        origin["x-amz-copy-source-range"] = f"bytes=0-{len(_BODY) - 1}"
+        return spares, copied == expected, tells and bare_etag(self._uploaded(copy, origin).text("ETag")) == expected
+
+    def _uploaded(self, name: str, origin: dict[str, str] | None = None) -> Answer:
+        """The answer to completing an upload of one part, sent or copied from its origin; one that is sent must not overwrite."""
 
         def ask(method: str, query: dict[str, str], body: bytes = b"", headers: dict[str, str] | None = None) -> Answer:
             return self._endpoint.request(method, self._bucket, name, query=query, headers=headers, body=body)
 
         upload = {"uploadId": ask("POST", {"uploads": ""}).text("UploadId")}
-        part = bare_etag(ask("PUT", {"partNumber": "1", **upload}, _BODY).headers.get("etag", ""))
+        sent = ask("PUT", {"partNumber": "1", **upload}, b"" if origin else _BODY, origin)
+        part = bare_etag(sent.text("ETag") if origin else sent.headers.get("etag", ""))
         listed = f"<Part><PartNumber>1</PartNumber><ETag>&quot;{part}&quot;</ETag></Part>"
         whole = f"<CompleteMultipartUpload>{listed}</CompleteMultipartUpload>".encode()
-        completed = ask("POST", upload, whole, {"if-none-match": "*"})
+        completed = ask("POST", upload, whole, {} if origin else {"if-none-match": "*"})
         if not completed.ok:
             ask("DELETE", upload)
         return completed
