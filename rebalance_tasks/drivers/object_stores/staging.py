@@ -130,9 +130,8 @@ class ObjectStaging:
             parts = self._bucket.parts(name, upload_id)
             begun.upload_id, begun.parts = upload_id, [(etag, size) for _, etag, size in parts]
         if begun.upload_id is None:
-            at_keys = [
-                (upload, self._at_keys.parts(upload)) for upload in self._at_keys.of(name.removeprefix(self._folder))
-            ]
+            marked = self._at_keys.of(name.removeprefix(self._folder))
+            at_keys = [(upload, self._at_keys.parts(upload)) for upload in marked if upload.upload_id is not None]
             for upload, there in sorted(at_keys, key=lambda one: (bool(one[0].etags), len(one[1]))):
                 begun.upload_id, begun.parts, begun.at_key = upload.upload_id, there, upload
         tail = self._bucket.head(f"{name}~tail")
