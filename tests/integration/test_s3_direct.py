@@ -434,3 +434,26 @@ def test_the_throttle_is_asked_right_before_each_object_and_not_for_a_batch_befo
     ahead = [sum(1 if event == "spend" else -1 for event in events[:end]) for end in range(len(events) + 1)]
     assert min(ahead) >= 0
     assert max(ahead) == 1
+
+
+def test_a_job_has_the_server_copy_what_was_uploaded_in_parts(weed: Weed, fleet_config: FleetFactory) -> None:
+    places = {name: S3Place(weed.bucket(), "", weed.options()) for name in ("n1", "n2")}
+    fleet_config(
+        {
+            name: NodeSpec(capacity_bytes=10**9, settings={"url": place.url(), **place.settings()})
+            for name, place in places.items()
+        },
+        options={"max_egress_bytes_per_cycle": 10**9},
+    )
+    buckets = {name: S3Bucket(weed.endpoint, place.bucket) for name, place in places.items()}
+    upload_id, _ = buckets["n1"].begin("large", GIVEN)
+    etags = [(n, buckets["n1"].part("large", upload_id, n, data)) for n, data in enumerate(LARGE, 1)]
+    etag = buckets["n1"].complete("large", upload_id, etags)
+    engine = Engine()
+    engine.start(moves_between("n1", "n2", {"large": sum(map(len, LARGE))}))
+    job = engine.finish()
+    assert (job.completed_moves, dict(job.failures)) == (1, {})
+    found, data = buckets["n2"].get("large", 0, None)
+    # Through a worker it would have become one part.
+    assert (found.etag, data) == (etag, b"".join(LARGE))
+    assert buckets["n1"].head("large") is None
