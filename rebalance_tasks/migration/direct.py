@@ -7,6 +7,7 @@ before each copy, and its bytes are asked of the throttle right before it.
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING, cast
 
 from rebalance_tasks.migration.control import SliceInterrupted
@@ -34,13 +35,13 @@ def mark_direct(context: BatchContext, items: Sequence[Item]) -> None:
     if not items or not hasattr(context.target, "direct_bytes"):
         return
     target = cast("ServerSide", context.target)
-    most = [target.direct_bytes(context.source, in_parts=in_parts) for in_parts in (False, True)]
-    throttled = context.control.slice_bytes
-    if throttled is not None:
-        most = [min(size, throttled) for size in most]
-    if not any(most):
+    if not target.direct_bytes(context.source):
         return
+    throttled = context.control.slice_bytes
+    limit = sys.maxsize if throttled is None else throttled
     found = cast("ServerSide", context.source).versions([item.move.key for item in items if not item.entry.tries])
+    kinds = {"-" in version.etag for version in found.values()}
+    most = {in_parts: min(target.direct_bytes(context.source, in_parts=in_parts), limit) for in_parts in kinds}
     for item in items:
         version = found.get(item.move.key)
         if version is not None and version.size_bytes == item.move.size_bytes <= most["-" in version.etag]:

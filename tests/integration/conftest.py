@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from rebalance_tasks.drivers.s3 import probe as s3_probe
+from rebalance_tasks.drivers.s3 import probe_parts as s3_probe_parts
 from tests.support.engine import Engine
 from tests.support.hooks import SIZES
 
@@ -30,3 +31,4 @@ def engine(fleet: Fleet) -> Engine:
 def _endpoints_are_strangers(monkeypatch: pytest.MonkeyPatch) -> None:
     """No test believes of a server what another one has found out over another line."""
     monkeypatch.setattr(s3_probe, "_known", {})
+    monkeypatch.setattr(s3_probe_parts, "_known", {})

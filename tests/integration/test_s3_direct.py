@@ -18,6 +18,7 @@ from rebalance_tasks.core.errors import (
 )
 from rebalance_tasks.core.ids import MoveId
 from rebalance_tasks.drivers.lanes import MOST_AT_ONCE
+from rebalance_tasks.drivers.object_stores.bucket import PartAbilities
 from rebalance_tasks.drivers.object_stores.burst import ObjectBurst
 from rebalance_tasks.drivers.object_stores.crossing import Crossing
 from rebalance_tasks.drivers.object_stores.direct import COPIED_BYTES, SENT_BYTES
@@ -126,10 +127,10 @@ def uploaded(source: Node, parts: Sequence[bytes] = LARGE) -> Fingerprint:
 def of_account(request: pytest.FixtureRequest, uncut: Weed) -> Node:
     """A node whose server copies uploads in parts as they are; or would make one part of them, as AWS does, and is asked for each."""
     made = Node(uncut, "n3")
-    able, guard = made.bucket._probed
-    assert able.copies_parts
-    assert able.copies_ranges
-    made.bucket.__dict__["_probed"] = (replace(able, copies_parts=request.param == "in one request"), guard)
+    able = made.bucket.in_parts
+    assert able == PartAbilities(completes_new=True, copies_parts=True, copies_ranges=True)
+    made.bucket.__dict__["in_parts"] = able._replace(copies_parts=request.param == "in one request")
+    made.endpoint.asked.clear()
     return made
 
 
@@ -312,8 +313,8 @@ def test_how_large_an_object_may_be_is_said_by_what_the_endpoint_was_found_to_do
     assert target.driver.direct_bytes(source.driver, in_parts=True) == 0
     assert of_account.driver.direct_bytes(source.driver) == COPIED_BYTES
     assert of_account.driver.direct_bytes(source.driver, in_parts=True) == COPIED_BYTES
-    for node, without in ((target, "checks_writes"), (of_account, "completes_new")):
-        node.bucket.__dict__["_probed"] = (replace(node.bucket.capabilities, **{without: False}), None)
+    target.bucket.__dict__["_probed"] = (replace(target.bucket.capabilities, checks_writes=False), None)
+    of_account.bucket.__dict__["in_parts"] = of_account.bucket.in_parts._replace(completes_new=False)
     assert target.driver.direct_bytes(source.driver) == 0
     assert of_account.driver.direct_bytes(source.driver) == COPIED_BYTES
     assert of_account.driver.direct_bytes(source.driver, in_parts=True) == 0

@@ -58,7 +58,8 @@ SOURCE: Any = Source()
 
 @pytest.fixture
 def harness(weed: Weed, monkeypatch: pytest.MonkeyPatch) -> ObjectHarness:
-    monkeypatch.setattr(object_files, "PART_BYTES", LEAST_PART_BYTES)
+    for name in ("PART_BYTES", "AT_KEY_BYTES"):
+        monkeypatch.setattr(object_files, name, LEAST_PART_BYTES)
     bucket = weed.bucket()
     return ObjectHarness(lambda: S3Bucket(weed.endpoint, bucket))
 

@@ -6,9 +6,12 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from rebalance_tasks.drivers.s3 import probe
+from rebalance_tasks.drivers.object_stores.bucket import PartAbilities
+from rebalance_tasks.drivers.s3 import probe_parts as probes
+from rebalance_tasks.drivers.s3.bucket import S3Bucket
 from rebalance_tasks.drivers.s3.http import Answer, S3Endpoint
 from rebalance_tasks.drivers.s3.probe import probe_bucket
+from rebalance_tasks.drivers.s3.probe_parts import probe_parts
 from rebalance_tasks.drivers.s3.signing import Credentials
 from tests.support.weed import ACCESS_KEY, SECRET_KEY
 
@@ -71,8 +74,7 @@ def test_whether_etags_are_hashes_is_each_buckets_own(weed: Weed, endpoint: Coun
     able, _ = probe_bucket(endpoint, endpoint.encrypted)
     assert able.copies_new
     assert not able.etags_are_md5
-    assert not able.completes_new
-    assert not able.copies_parts
+    assert S3Bucket(endpoint, endpoint.encrypted).in_parts == PartAbilities()
 
 
 def test_what_one_bucket_does_not_allow_is_not_taken_for_the_endpoints_own(weed: Weed, endpoint: Counting) -> None:
@@ -83,14 +85,16 @@ def test_what_one_bucket_does_not_allow_is_not_taken_for_the_endpoints_own(weed:
 
 
 def test_whether_completing_an_upload_overwrites_is_found_out(weed: Weed, endpoint: Counting) -> None:
-    bucket = weed.bucket()
-    able, _ = probe_bucket(endpoint, bucket)
-    assert able.completes_new
-    assert able.copies_parts
+    bucket, further = weed.bucket(), weed.bucket()
+    assert probe_parts(endpoint, bucket, prefix="below/") == PartAbilities(
+        completes_new=True, copies_parts=True, copies_ranges=True
+    )
+    assert names_in(weed, bucket) == "0"
     assert weed.endpoint.request("GET", bucket, query={"uploads": ""}).text("UploadId") == ""
-    probe._known.clear()
+    endpoint.asked.clear()
+    assert probe_parts(endpoint, further).completes_new
+    assert endpoint.asked == []
+    probes._known.clear()
     endpoint.careless = True
-    able, _ = probe_bucket(endpoint, bucket)
-    assert not able.completes_new
-    assert able.copies_parts
+    assert not probe_parts(endpoint, bucket).completes_new
     assert names_in(weed, bucket) == "0"

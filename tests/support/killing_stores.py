@@ -30,7 +30,7 @@ PART_BYTES = LEAST_PART_BYTES
 
 def real_parts() -> None:
     """Let large objects be made of parts that a store takes."""
-    object_files.PART_BYTES = PART_BYTES  # type: ignore[misc]
+    object_files.PART_BYTES = object_files.AT_KEY_BYTES = PART_BYTES  # type: ignore[misc]
     small_parts(PART_BYTES)
 
 

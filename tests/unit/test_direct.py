@@ -20,12 +20,16 @@ def item(key: str, size: int, entry: JournalEntry = NEVER) -> Item:
     return Item(move, MoveState.PENDING, entry)
 
 
-def context(versions: dict[str, Fingerprint], most: int = MOST, slice_bytes: int | None = None) -> Any:
+def context(
+    versions: dict[str, Fingerprint], most: int = MOST, slice_bytes: int | None = None, most_in_parts: int | None = None
+) -> Any:
+    def direct_bytes(_: Any, *, in_parts: bool = False) -> int:
+        assert not in_parts or most_in_parts is not None, "nothing is there that was uploaded in parts"
+        return most_in_parts or 0 if in_parts else most
+
     source = SimpleNamespace(versions=lambda keys: {key: versions[key] for key in keys if key in versions})
     control = SimpleNamespace(slice_bytes=slice_bytes)
-    return SimpleNamespace(
-        source=source, target=SimpleNamespace(direct_bytes=lambda _, in_parts: 0 if in_parts else most), control=control
-    )
+    return SimpleNamespace(source=source, target=SimpleNamespace(direct_bytes=direct_bytes), control=control)
 
 
 def version(size: int) -> Fingerprint:
@@ -42,6 +46,17 @@ def test_only_a_version_of_the_planned_size_and_small_enough_goes_straight() -> 
     items = [item("fits", MOST), item("large", MOST + 1), item("grown", 10), item("unseen", 5)]
     assert marked(context(versions), *items) == [True, False, False, False]
     assert [one.copy is not None for one in items] == [True, False, False, False]
+
+
+def test_what_was_uploaded_in_parts_has_a_limit_of_its_own() -> None:
+    versions = {
+        "put": version(MOST),
+        "fits": Fingerprint(50, etag=f"{'0' * 32}-2"),
+        "large": Fingerprint(51, etag="a-2"),
+    }
+    items = [item(key, one.size_bytes) for key, one in versions.items()]
+    assert marked(context(versions, most_in_parts=50), *items) == [True, True, False]
+    assert marked(context(versions, most_in_parts=0), *items) == [True, False, False]
 
 
 def test_a_target_that_takes_nothing_so_is_asked_for_no_versions() -> None:

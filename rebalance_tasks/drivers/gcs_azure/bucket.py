@@ -20,7 +20,7 @@ from obstore import exceptions
 
 from rebalance_tasks.core.masking import masked_text
 from rebalance_tasks.drivers.object_stores import bucket as buckets
-from rebalance_tasks.drivers.object_stores.bucket import Begun, Capabilities, Stored, Stretch, Upload
+from rebalance_tasks.drivers.object_stores.bucket import Begun, Capabilities, PartAbilities, Stored, Stretch, Upload
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -221,6 +221,11 @@ class ObstoreBucket:
     def part(self, name: str, upload_id: str, number: int, data: bytes) -> str:
         """Upload a part; return its etag."""
         return self.put(f"{name}{_PART}{upload_id}~{number:05d}", data, {}, new=False)
+
+    @property
+    def in_parts(self) -> PartAbilities:
+        """Nothing of it."""
+        return PartAbilities()
 
     def part_bytes(self, name: str, etag: str) -> int:  # noqa: ARG002  not told
         """Say nothing; see `Bucket.part_bytes`."""

@@ -87,9 +87,6 @@ class Capabilities:
         deletes_versions: so can a request that deletes many objects, each by itself (`Bucket.delete_versions`).
         etags_are_md5: an object put in one piece shows the MD5 of its bytes as its etag, so that it is known before the put.
         parts: large objects are uploaded in parts that a later attempt finds again.
-        completes_new: an upload in parts can be made to fail at its completion when the name is taken; its ETag is known before.
-        copies_parts: a copy on the server's side shows the ETag of its original also where that was uploaded in parts.
-        copies_ranges: it tells how such an object was cut, and copies a stretch of it into an upload, with the MD5 of the stretch as its ETag.
         keeps_backslashes: a name with a backslash stays what it is.
         keeps_versions: a copy on the server's side shows the ETag of its original, but for one that was uploaded in parts.
     """
@@ -102,11 +99,19 @@ class Capabilities:
     deletes_versions: bool = False
     etags_are_md5: bool = False
     parts: bool = False
-    completes_new: bool = False
-    copies_parts: bool = False
-    copies_ranges: bool = False
     keeps_backslashes: bool = True
     keeps_versions: bool = True
+
+
+class PartAbilities(NamedTuple):
+    """What a store can do with uploads in parts besides, found out when a first large object is at hand."""
+
+    #: an upload can be made to fail at its completion when the name is taken; its ETag is known before
+    completes_new: bool = False
+    #: a copy on the server's side shows the ETag of its original also where that was uploaded in parts
+    copies_parts: bool = False
+    #: it tells how such an object was cut, and copies a stretch of it into an upload, with the MD5 of the stretch as its ETag
+    copies_ranges: bool = False
 
 
 class BucketError(Exception):
@@ -154,6 +159,11 @@ class Bucket(Protocol):
     @property
     def capabilities(self) -> Capabilities:
         """What it can do."""
+        ...
+
+    @property
+    def in_parts(self) -> PartAbilities:
+        """What it can do with uploads in parts besides."""
         ...
 
     def require_usable(self) -> None:
@@ -269,7 +279,7 @@ class Bucket(Protocol):
         ...
 
     def copy_part(self, name: str, upload_id: str, number: int, stretch: Stretch) -> str:
-        """Copy a stretch of one version into a part, where `Capabilities.copies_ranges`; return the part's etag.
+        """Copy a stretch of one version into a part, where `PartAbilities.copies_ranges`; return the part's etag.
 
         Raises: NotThere, ConditionFailed (the original is another version).
         """
@@ -286,7 +296,7 @@ class Bucket(Protocol):
             name: of the object.
             upload_id: of the upload.
             parts: (number, etag), in order.
-            new: fail when the name is taken, where `Capabilities.completes_new`.
+            new: fail when the name is taken, where `PartAbilities.completes_new`.
 
         Raises:
             ConditionFailed: the name is taken, and it was to be ``new``.

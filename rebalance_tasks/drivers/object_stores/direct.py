@@ -11,7 +11,7 @@ import re
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from rebalance_tasks.core.errors import ChecksumMismatch, SourceChanged, SourceVanished, TargetExists
-from rebalance_tasks.drivers.object_stores.bucket import BadBytes, BucketError, ConditionFailed, NotThere
+from rebalance_tasks.drivers.object_stores.bucket import BadBytes, BucketError, ConditionFailed, NotThere, PartAbilities
 from rebalance_tasks.drivers.object_stores.errors import patiently, source_error, target_error
 from rebalance_tasks.drivers.object_stores.files import WINDOW_BYTES, attributes_of, fingerprint_of, metadata_of
 
@@ -54,8 +54,8 @@ def direct_bytes(target: Bucket, source: Bucket, *, in_parts: bool) -> int:
     by_server = able.etags_are_md5 and target.copies_from(source)
     if in_parts:
         # Its copy is then known by that ETag and nothing else, as one that we upload in parts ourselves (`Remote.uploads_at_keys`).
-        keeps = able.copies_parts or able.copies_ranges
-        return COPIED_BYTES if by_server and keeps and able.completes_new else 0
+        parts = target.in_parts if by_server else PartAbilities()
+        return COPIED_BYTES if parts.completes_new and (parts.copies_parts or parts.copies_ranges) else 0
     if by_server:
         return COPIED_BYTES
     return SENT_BYTES if able.etags_are_md5 and able.checks_writes else 0
@@ -75,7 +75,7 @@ def copy_version(
     """
     by_server = target.bucket.copies_from(source.bucket)
     carry: Callable[[End, End, str, Fingerprint], str] = _copied if by_server else _sent
-    if "-" in version.etag and not target.bucket.capabilities.copies_parts:
+    if "-" in version.etag and not target.bucket.in_parts.copies_parts:
         carry = in_parts
     try:
         etag = carry(source, target, key, version)

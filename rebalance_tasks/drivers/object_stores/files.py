@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import json
 import time
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, TypeVar
 
@@ -37,6 +38,10 @@ WINDOW_BYTES: Final = 4 * 1024**2
 PART_BYTES: Final = 16 * 1024**2
 #: So many parts have one size, the next ones twice that: 10,000 parts hold 1 TB.
 _PARTS_OF_A_SIZE: Final = 2000
+#: Larger copies are uploaded at their keys, where the store can do that; smaller ones keep the MD5 of their bytes as their ETag.
+AT_KEY_BYTES: Final = PART_BYTES
+#: Parts of one copy that are sent while the next is read.
+PARTS_UNDER_WAY: Final = 2
 #: S3 takes no smaller part but the last.
 LEAST_PART_BYTES: Final = 5 * 1024**2
 #: Where a store cannot go on with an upload, an object is put at once, from memory.
@@ -205,7 +210,7 @@ class ObjectWriter:
         begun: Partial,
         offset: int,
         uploads: KeyUploads,
-        begin_at: Callable[[str, int, Mapping[str, str]], KeyUpload] | None,
+        begin_at: Callable[[str, int, Mapping[str, str]], KeyUpload],
     ) -> None:
         """Go on at ``offset``.
 
@@ -217,7 +222,7 @@ class ObjectWriter:
             begun: what an earlier attempt left.
             offset: bytes of it to keep.
             uploads: marks an upload at a key whole.
-            begin_at: begins one, for a key and of a size, with attributes; None: a copy of this move lies aside.
+            begin_at: begins one, for a key and of a size, with attributes.
 
         Raises:
             InvalidArgument: they are not there.
@@ -228,7 +233,7 @@ class ObjectWriter:
         self._upload_id = begun.upload_id
         kept_parts, kept = begun.cut(offset)
         self._parts = list(kept_parts)
-        self._under_way: tuple[bytes, Future[str]] | None = None
+        self._under_way: deque[tuple[bytes, Future[str]]] = deque()
         self._sender: ThreadPoolExecutor | None = None
         self._sent = offset - kept
         self._buffer = bytearray()
@@ -240,11 +245,11 @@ class ObjectWriter:
     def expect(self, size_bytes: int, key: str, source: SourceHandle) -> None:
         """Begin an upload at the key itself, if the copy is to be in parts and none of them is there yet; see `Expecting`."""
         self._key = key
-        begin_at = self._begin_at
-        if begin_at is None or self._upload_id is not None or self._sent or size_bytes <= PART_BYTES:
+        begun = self._upload_id is not None or self._sent
+        if begun or size_bytes <= AT_KEY_BYTES or not self._try(lambda: self._uploads.able):
             return
         attributes = attributes_of(source.metadata)
-        self._at_key = self._try(lambda: begin_at(key, size_bytes, attributes))
+        self._at_key = self._try(lambda: self._begin_at(key, size_bytes, attributes))
         self._upload_id = self._at_key.upload_id
 
     def write(self, data: memoryview) -> None:
@@ -257,7 +262,7 @@ class ObjectWriter:
                 )
                 raise target_error(self._node_id, self._label, TooLarge(msg), "write")
             return
-        while len(self._buffer) >= (size := part_bytes(len(self._parts) + 1 + (self._under_way is not None))):
+        while len(self._buffer) >= (size := part_bytes(self._next)):
             self._send(size)
 
     def sync(self) -> None:
@@ -299,33 +304,40 @@ class ObjectWriter:
         finally:
             self._let_go()
 
+    @property
+    def _next(self) -> int:
+        """Number of the part that is sent next."""
+        return len(self._parts) + len(self._under_way) + 1
+
     def _send(self, size: int) -> None:
-        """Send a part while the next one is read; one is under way at a time."""
-        self._settle()
+        """Send a part while the next one is read."""
+        self._settle(PARTS_UNDER_WAY - 1)
         if self._upload_id is None:
             self._upload_id = self._try(lambda: self._bucket.begin(self._name, {})).upload_id
         with memoryview(self._buffer)[:size] as part:
-            upload_id, number, data = self._upload_id, len(self._parts) + 1, bytes(part)
+            upload_id, number, data = self._upload_id, self._next, bytes(part)
         name = self._name if self._at_key is None else self._at_key.name
-        self._sender = self._sender or ThreadPoolExecutor(1, thread_name_prefix="rebalance-part")
+        self._sender = self._sender or ThreadPoolExecutor(PARTS_UNDER_WAY, thread_name_prefix="rebalance-part")
         etag = self._sender.submit(self._try, lambda: self._bucket.part(name, upload_id, number, data))
-        self._under_way = data, etag
+        self._under_way.append((data, etag))
         del self._buffer[:size]
-        if size > PART_BYTES:  # two of these would take too much memory
+        if size > PART_BYTES:  # several of these would take too much memory
             self._settle()
 
-    def _settle(self) -> None:
-        """Wait until what is under way is there; what did not arrive is to be sent again."""
-        if self._under_way is None:
-            return
-        (data, etag), self._under_way = self._under_way, None
-        try:
-            self._parts.append((etag.result(), len(data)))
-        except BaseException:
-            self._buffer[:0] = data
-            raise
-        self._sent += len(data)
-        self._saved = 0
+    def _settle(self, most: int = 0) -> None:
+        """Wait until no more parts than that are under way; what did not arrive is to be sent again, with all that follows it."""
+        while len(self._under_way) > most:
+            data, etag = self._under_way[0]
+            try:
+                self._parts.append((etag.result(), len(data)))
+            except BaseException:
+                self._buffer[:0] = b"".join([data for data, _ in self._under_way])
+                wait([etag for _, etag in self._under_way])
+                self._under_way.clear()
+                raise
+            self._under_way.popleft()
+            self._sent += len(data)
+            self._saved = 0
 
     def _let_go(self) -> None:
         """Wait for what is under way, and end its thread."""

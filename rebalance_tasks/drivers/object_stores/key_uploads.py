@@ -87,8 +87,7 @@ class KeyUploads:
     @property
     def able(self) -> bool:
         """Whether the store can do it: bytes are checked as they arrive, since nothing can be read back, and completing never overwrites."""
-        able = self._bucket.capabilities
-        return able.parts and able.checks_writes and able.completes_new
+        return self._bucket.capabilities.checks_writes and self._bucket.in_parts.completes_new
 
     def begin(self, move_id: str, name: str, size_bytes: int, attributes: Mapping[str, str]) -> KeyUpload:
         """Begin an upload, and mark it. Raises: BucketError."""

@@ -78,7 +78,7 @@ class ObjectStaging:
                 begun=begun,
                 offset=offset,
                 uploads=self._at_keys,
-                begin_at=begin_at if self._at_keys.able else None,
+                begin_at=begin_at,
             )
         except BucketError as exc:
             raise target_error(self._node_id, label, exc, "stage a copy") from exc

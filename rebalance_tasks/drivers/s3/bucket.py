@@ -16,7 +16,7 @@ from urllib.parse import unquote_plus
 
 from rebalance_tasks.drivers.lanes import each
 from rebalance_tasks.drivers.object_stores import bucket as buckets
-from rebalance_tasks.drivers.object_stores.bucket import Begun, Capabilities, Stored, Stretch, Upload
+from rebalance_tasks.drivers.object_stores.bucket import Begun, Capabilities, PartAbilities, Stored, Stretch, Upload
 from rebalance_tasks.drivers.s3.answers import (
     bare_etag,
     copy_origin,
@@ -31,6 +31,7 @@ from rebalance_tasks.drivers.s3.answers import (
 )
 from rebalance_tasks.drivers.s3.http import Answer, EndpointUnreachable, child_text
 from rebalance_tasks.drivers.s3.probe import Guard, guard_header, md5_header, probe_bucket
+from rebalance_tasks.drivers.s3.probe_parts import probe_parts
 from rebalance_tasks.drivers.s3.signing import query_text
 
 if TYPE_CHECKING:
@@ -80,6 +81,13 @@ class S3Bucket:
     def capabilities(self) -> Capabilities:
         """What the bucket was found to do, asked once per process."""
         return self._probed[0]
+
+    @cached_property
+    def in_parts(self) -> PartAbilities:
+        """What the bucket was found to do with uploads in parts, asked once per process."""
+        if not self.capabilities.etags_are_md5:
+            return PartAbilities()
+        return probe_parts(self.endpoint, self.name, prefix=self._prefix)
 
     def require_usable(self) -> None:
         """Look whether it is there, and refuse versions and locks. Raises: NoBucket, Refused."""

@@ -1,7 +1,7 @@
 """Find out what an S3 endpoint really does, by asking it for things that it ought to refuse.
 
 Compatible servers differ most where it matters here: some ignore a condition they do not know and overwrite, some accept a
-body that is not what its hash says. Each probe is a pair: what must be refused, and what must not. They cost about thirty
+body that is not what its hash says. Each probe is a pair: what must be refused, and what must not. They cost about twenty
 small requests below ``.rebalance/tmp/``, some of them at once, and are made once per process: of a further bucket of an endpoint
 that honours every condition only its own is asked, in two requests (may we write and delete, what is its etag).
 """
@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING, Final
 
 from rebalance_tasks.core.keys import RESERVED
 from rebalance_tasks.drivers.object_stores.bucket import Capabilities, NoBucket, Refused
-from rebalance_tasks.drivers.object_stores.key_uploads import etag_of_parts
 from rebalance_tasks.drivers.s3.answers import bare_etag, deleted_of, deletion_of
 from rebalance_tasks.drivers.s3.http import EndpointUnreachable
 
@@ -74,7 +73,7 @@ def probe_bucket(endpoint: S3Endpoint, bucket: str, *, prefix: str = "") -> tupl
     try:
         known = _known.get(endpoint.url)
         if known is not None and (etag := _short_probe(endpoint, bucket, base)):
-            return _for_bucket(known[0], etags_are_md5=_is_md5_of_body(etag)), known[1]
+            return replace(known[0], etags_are_md5=_is_md5_of_body(etag)), known[1]
         found = _Probe(endpoint, bucket, base).run()
     except EndpointUnreachable as exc:
         msg = f"s3://{bucket} does not answer: {exc}"
@@ -83,17 +82,6 @@ def probe_bucket(endpoint: S3Endpoint, bucket: str, *, prefix: str = "") -> tupl
     if able.puts_new and able.copies_new and able.deletes_version and able.deletes_versions:
         _known[endpoint.url] = found
     return found
-
-
-def _for_bucket(able: Capabilities, *, etags_are_md5: bool) -> Capabilities:
-    """What a bucket of an endpoint can do, since one of them may encrypt what it holds and show other ETags."""
-    return replace(
-        able,
-        etags_are_md5=etags_are_md5,
-        completes_new=able.completes_new and etags_are_md5,
-        copies_parts=able.copies_parts and etags_are_md5,
-        copies_ranges=able.copies_ranges and etags_are_md5,
-    )
 
 
 def _short_probe(endpoint: S3Endpoint, bucket: str, name: str) -> str:
@@ -113,7 +101,7 @@ class _Probe:
     def __init__(self, endpoint: S3Endpoint, bucket: str, base: str) -> None:
         """Write below names that begin with ``base``."""
         self._endpoint, self._bucket, self._base = endpoint, bucket, base
-        self._names = [f"{base}{ending}" for ending in ("", "~copy", "~bad", "~a\\b", "~md5", "~parts", "~parts-copy")]
+        self._names = [f"{base}{ending}" for ending in ("", "~copy", "~bad", "~a\\b", "~md5")]
         self._origin = {"x-amz-copy-source": f"/{bucket}/{base}"}
 
     def run(self) -> tuple[Capabilities, Guard]:
@@ -129,10 +117,8 @@ class _Probe:
                 checked = pool.submit(_guard, self._endpoint, self._bucket, self._names[2])
                 backslash = pool.submit(_keeps_backslash, self._endpoint, self._bucket, self._names[3])
                 checks_md5 = pool.submit(self._checks_md5, self._names[4])
-                in_parts = pool.submit(self._in_parts, self._names[5], self._names[6])
                 puts_new = not self._ask("PUT", self._base, {"if-none-match": "*"}).ok
                 (copies_new, deletes_version), guard = copies.result(), checked.result()
-                completes_new, copies_parts, copies_ranges = in_parts.result()
                 able = Capabilities(
                     checks_writes=guard is not None,
                     checks_md5=checks_md5.result(),
@@ -142,9 +128,6 @@ class _Probe:
                     deletes_versions=_deletes_versions(self._endpoint, self._bucket, self._base, bare_etag(etag)),
                     etags_are_md5=_is_md5_of_body(bare_etag(etag)),
                     parts=True,
-                    completes_new=completes_new,
-                    copies_parts=copies_parts,
-                    copies_ranges=copies_ranges,
                     keeps_backslashes=backslash.result(),
                 )
                 return able, guard or Guard.SIGNATURE
@@ -168,40 +151,6 @@ class _Probe:
         wrong, right = (hashlib.md5(data, usedforsecurity=False).digest() for data in (b"something else", _BODY))
         refused = not self._ask("PUT", name, md5_header(wrong)).ok and not self._ask("HEAD", name).ok
         return refused and self._ask("PUT", name, md5_header(right)).ok
-
-    def _in_parts(self, name: str, copy: str) -> tuple[bool, bool, bool]:
-        """What it does with uploads in parts.
-
-        Returns:
-            Whether completing one spares a name that is taken and shows the MD5 of its parts' MD5, whether a copy of one shows the same, and
-            whether one can be copied part by part.
-        """
-        expected = etag_of_parts([hashlib.md5(_BODY, usedforsecurity=False).hexdigest()])
-        if bare_etag(self._uploaded(name).text("ETag")) != expected:
-            return False, False, False
-        spares = not self._uploaded(name).ok
-        origin = {"x-amz-copy-source": f"/{self._bucket}/{name}"}
-        copied = bare_etag(self._ask("PUT", copy, origin).text("ETag"))
-        cut = self._endpoint.request("HEAD", self._bucket, name, query={"partNumber": "1"}).headers
-        tells = (cut.get("content-length"), cut.get("x-amz-mp-parts-count")) == (str(len(_BODY)), "1")
-        origin["x-amz-copy-source-range"] = f"bytes=0-{len(_BODY) - 1}"
-        return spares, copied == expected, tells and bare_etag(self._uploaded(copy, origin).text("ETag")) == expected
-
-    def _uploaded(self, name: str, origin: dict[str, str] | None = None) -> Answer:
-        """The answer to completing an upload of one part, sent or copied from its origin; one that is sent must not overwrite."""
-
-        def ask(method: str, query: dict[str, str], body: bytes = b"", headers: dict[str, str] | None = None) -> Answer:
-            return self._endpoint.request(method, self._bucket, name, query=query, headers=headers, body=body)
-
-        upload = {"uploadId": ask("POST", {"uploads": ""}).text("UploadId")}
-        sent = ask("PUT", {"partNumber": "1", **upload}, b"" if origin else _BODY, origin)
-        part = bare_etag(sent.text("ETag") if origin else sent.headers.get("etag", ""))
-        listed = f"<Part><PartNumber>1</PartNumber><ETag>&quot;{part}&quot;</ETag></Part>"
-        whole = f"<CompleteMultipartUpload>{listed}</CompleteMultipartUpload>".encode()
-        completed = ask("POST", upload, whole, {} if origin else {"if-none-match": "*"})
-        if not completed.ok:
-            ask("DELETE", upload)
-        return completed
 
     def _clear(self, name: str) -> None:
         with suppress(EndpointUnreachable):
