@@ -59,7 +59,7 @@ def _alike(found: Fingerprint, staged: Fingerprint) -> bool:
 
 def keeps_version(target: Driver, staged: Fingerprint) -> bool:
     """Whether a copy is the same version at its key as the one that was verified: it is no copy of that, or the store keeps its version."""
-    return bool(getattr(target, "uploads_at_keys", False)) or _keeps_when_copied(target, staged)
+    return _keeps_when_copied(target, staged) or bool(getattr(target, "uploads_at_keys", False))
 
 
 def _keeps_when_copied(target: Driver, staged: Fingerprint) -> bool:
