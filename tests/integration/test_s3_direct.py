@@ -25,7 +25,6 @@ from rebalance_tasks.drivers.object_stores.direct import COPIED_BYTES, SENT_BYTE
 from rebalance_tasks.drivers.object_stores.driver import ObjectStoreDriver
 from rebalance_tasks.drivers.object_stores.files import LEAST_PART_BYTES
 from rebalance_tasks.drivers.object_stores.key_uploads import KeyUploads
-from rebalance_tasks.drivers.object_stores.staging import ObjectStaging
 from rebalance_tasks.drivers.s3.bucket import DELETED_AT_ONCE, S3Bucket
 from rebalance_tasks.drivers.s3.probe import Guard
 from rebalance_tasks.drivers.s3.signing import Credentials
@@ -219,7 +218,7 @@ def test_a_death_anywhere_in_such_a_copy_leaves_what_a_successor_finds(
 
     with monkeypatch.context() as dying:
         dying.setattr(kind, step, die_after)
-        dying.setattr(ObjectStaging, "forget_uploads", lambda *_: None)
+        dying.setattr(KeyUploads, "forget_all", lambda *_: None)
         with pytest.raises(KeyboardInterrupt):
             of_account.driver.copy_from(uploader.driver, "large", version, M1)
     successor = ObjectStoreDriver("n3", of_account.bucket)

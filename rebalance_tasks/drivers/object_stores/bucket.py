@@ -6,12 +6,15 @@ node's prefix included. Everything here may be called from several threads at on
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
+#: An etag that may be the MD5 of bytes.
+MD5: Final = re.compile(r"[0-9a-f]{32}")
 #: Names of attributes that are no user metadata; ``tags`` is a query string.
 STANDARD_ATTRIBUTES = (
     "content-type",

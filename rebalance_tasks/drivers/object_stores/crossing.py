@@ -7,13 +7,12 @@ stretches of a batch (`core.pacing.choice`). What is not small, has tags, or doe
 
 from __future__ import annotations
 
-import re
 import time
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
 from rebalance_tasks.core.pacing.choice import Choice, to_try, tried, went
-from rebalance_tasks.drivers.object_stores.bucket import BucketError
+from rebalance_tasks.drivers.object_stores.bucket import MD5, BucketError
 from rebalance_tasks.drivers.object_stores.files import attributes_of, metadata_of
 from rebalance_tasks.drivers.s3.answers import bare_etag, copy_origin, headers_of, stored_of
 from rebalance_tasks.drivers.s3.lines import Asked, carried
@@ -30,7 +29,6 @@ if TYPE_CHECKING:
 
 #: A request or an answer of this size goes through a line without waiting; larger objects are better off with a thread each.
 SMALL_BYTES: Final = 64 * 1024
-_MD5: Final = re.compile(r"[0-9a-f]{32}")
 _NEW: Final = {"if-none-match": "*"}
 #: A stretch that waited longer than this share of its time for the throttle tells what the throttle costs.
 MOST_WAITED: Final = 0.25
@@ -63,7 +61,7 @@ class Crossing:
         next(done, None)
 
     def _may_cross(self, version: Fingerprint) -> bool:
-        return bool(self._ways and version.size_bytes <= SMALL_BYTES and _MD5.fullmatch(version.etag))
+        return bool(self._ways and version.size_bytes <= SMALL_BYTES and MD5.fullmatch(version.etag))
 
     def _stretches(self, run: _Run, objects: Sequence[Named]) -> Iterator[bool]:
         """Carry objects by the way that costs less, some of them by each where that is to be found out."""

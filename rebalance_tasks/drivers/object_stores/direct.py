@@ -7,11 +7,17 @@ parts'), as the original's is. So there is nothing aside, nothing to read back, 
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from rebalance_tasks.core.errors import ChecksumMismatch, SourceChanged, SourceVanished, TargetExists
-from rebalance_tasks.drivers.object_stores.bucket import BadBytes, BucketError, ConditionFailed, NotThere, PartAbilities
+from rebalance_tasks.drivers.object_stores.bucket import (
+    MD5,
+    BadBytes,
+    BucketError,
+    ConditionFailed,
+    NotThere,
+    PartAbilities,
+)
 from rebalance_tasks.drivers.object_stores.errors import patiently, source_error, target_error
 from rebalance_tasks.drivers.object_stores.files import WINDOW_BYTES, attributes_of, fingerprint_of, metadata_of
 
@@ -25,9 +31,6 @@ if TYPE_CHECKING:
 COPIED_BYTES: Final = 1024**3
 #: What is read in one request and put in one more; the threads of a process hold one such object each.
 SENT_BYTES: Final = WINDOW_BYTES
-
-
-_MD5: Final = re.compile(r"[0-9a-f]{32}")
 
 
 class End(NamedTuple):
@@ -112,7 +115,7 @@ def _sent(source: End, target: End, key: str, version: Fingerprint) -> str:
     The store refuses bytes that have not the MD5 of the original; where it looks at no MD5 they are compared here, and it refuses
     what is not what was sent.
     """
-    md5 = version.etag if target.bucket.capabilities.checks_md5 and _MD5.fullmatch(version.etag) else None
+    md5 = version.etag if target.bucket.capabilities.checks_md5 and MD5.fullmatch(version.etag) else None
 
     def carry(*, compare: bool) -> str:
         found, data = _read(source, key, version, compare=compare)

@@ -12,7 +12,7 @@ import threading
 from collections import Counter
 from contextlib import suppress
 from functools import partial
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeVar
 
 from rebalance_tasks.core.errors import (
     ChecksumMismatch,
@@ -46,6 +46,8 @@ if TYPE_CHECKING:
     from rebalance_tasks.drivers.key_ranges import KeyRange
     from rebalance_tasks.drivers.node_parts import Part
     from rebalance_tasks.drivers.object_stores.bucket import Bucket
+
+T = TypeVar("T")
 
 #: Storage classes out of which an object must be brought back before it can be read.
 _ARCHIVED: Final = frozenset({"GLACIER", "DEEP_ARCHIVE", "ARCHIVE", "Archive"})
@@ -101,18 +103,12 @@ class ObjectStoreDriver:
     @property
     def checks_writes(self) -> bool:
         """Whether the store refuses bytes that are not what was sent, so that a copy need not be read back."""
-        try:
-            return self.bucket.capabilities.checks_writes
-        except BucketError as exc:
-            raise node_error(self.node_id, exc, "ask what the store can do") from exc
+        return self._asked(lambda: self.bucket.capabilities.checks_writes)
 
     @property
     def copies_to_free(self) -> bool:
         """Whether freeing takes a copy by the store; see `Remote.copies_to_free`."""
-        try:
-            return self._trash.copies
-        except BucketError as exc:
-            raise node_error(self.node_id, exc, "ask what the store can do") from exc
+        return self._asked(lambda: self._trash.copies)
 
     @property
     def prefix(self) -> str:
@@ -127,16 +123,16 @@ class ObjectStoreDriver:
     @property
     def keeps_versions(self) -> bool:
         """Whether a copy has the ETag of its original; see `Remote.keeps_versions`."""
-        try:
-            return self.bucket.capabilities.keeps_versions
-        except BucketError as exc:
-            raise node_error(self.node_id, exc, "ask what the store can do") from exc
+        return self._asked(lambda: self.bucket.capabilities.keeps_versions)
 
     @property
     def uploads_at_keys(self) -> bool:
         """Whether a copy in parts is uploaded at its very key; see `Remote.uploads_at_keys`."""
+        return self._asked(lambda: self._staging.at_keys.able)
+
+    def _asked(self, what: Callable[[], T]) -> T:
         try:
-            return self._staging.at_keys
+            return what()
         except BucketError as exc:
             raise node_error(self.node_id, exc, "ask what the store can do") from exc
 
@@ -230,10 +226,7 @@ class ObjectStoreDriver:
         return name
 
     def _capable_of_backslashes(self) -> bool:
-        try:
-            return self.bucket.capabilities.keeps_backslashes
-        except BucketError as exc:
-            raise node_error(self.node_id, exc, "ask what the store can do") from exc
+        return self._asked(lambda: self.bucket.capabilities.keeps_backslashes)
 
     # -- bursts ---------------------------------------------------------------------------------------------------
     def hold(self, fresh: Collection[MoveId] = ()) -> ObjectHold:
@@ -307,13 +300,13 @@ class ObjectStoreDriver:
     def _publish_upload(self, move_id: MoveId, key: str, staged: Fingerprint) -> bool:
         """Complete the upload at the key that is the copy; False where the copy lies aside."""
         try:
-            upload = self._staging.upload(move_id, staged.etag) if "-" in staged.etag else None
+            upload = self._staging.at_keys.whole_of(move_id, staged.etag) if "-" in staged.etag else None
             if upload is None:
                 return False
             if upload.name != self.name_of(key):
                 message = f"what is staged under move {move_id!r} is for {upload.name!r}, not for key {key!r}"
                 raise InvalidArgument(message)
-            etag = self._staging.complete(upload)
+            etag = self._staging.at_keys.complete(upload)
             if etag != staged.etag:
                 self.bucket.delete(upload.name, etag=etag)
                 raise ChecksumMismatch(
@@ -356,10 +349,7 @@ class ObjectStoreDriver:
         """Size of the largest object that goes straight from that node to its key here; see `ServerSide`. Raises: NodeMissing."""
         if not isinstance(source, ObjectStoreDriver):
             return 0
-        try:
-            return direct_bytes(self.bucket, source.bucket, in_parts=in_parts)
-        except BucketError as exc:
-            raise node_error(self.node_id, exc, "ask what the store can do") from exc
+        return self._asked(lambda: direct_bytes(self.bucket, source.bucket, in_parts=in_parts))
 
     def versions(self, keys: Sequence[str]) -> dict[str, Fingerprint]:
         """Return versions that can go straight to their keys; see `drivers.object_stores.versions`. Raises: NodeMissing."""
@@ -378,7 +368,7 @@ class ObjectStoreDriver:
         if not isinstance(source, ObjectStoreDriver):
             msg = f"node {source.node_id!r} is in no store"
             raise TypeError(msg)
-        in_parts = partial(self._staging.copy_parts, MoveId(validate_name(move_id, "move id")))
+        in_parts = partial(self._staging.at_keys.copy, MoveId(validate_name(move_id, "move id")))
         return copy_version(source.end(key), self.end(key), key, version, in_parts)
 
     def end(self, key: str) -> End:

@@ -10,29 +10,31 @@ from __future__ import annotations
 
 import hashlib
 import os
-import re
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from itertools import takewhile
 from typing import TYPE_CHECKING, Annotated, Final
 
 from pydantic import BaseModel, Field, NonNegativeInt, ValidationError
 
-from rebalance_tasks.drivers.object_stores.bucket import BucketError, NotThere
+from rebalance_tasks.core.errors import ChecksumMismatch
+from rebalance_tasks.drivers.object_stores.bucket import MD5, BucketError, NotThere, Stretch
 from rebalance_tasks.drivers.object_stores.errors import patiently
+from rebalance_tasks.drivers.object_stores.files import attributes_of, metadata_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     from rebalance_tasks.core.fingerprint import Fingerprint
     from rebalance_tasks.drivers.object_stores.bucket import Bucket
+    from rebalance_tasks.drivers.object_stores.direct import End
 
 #: An upload whose id nobody knows was begun at most so long after its marker was written.
 BEGUN_WITHIN_NS: Final = 120 * 10**9
 #: Parts that a server copies side by side.
-PARTS_AT_ONCE: Final = 4
+_PARTS_AT_ONCE: Final = 4
 _MARK: Final = "~upload-"
 _MARKER_BYTES: Final = 1 << 20
-_MD5: Final = re.compile(r"[0-9a-f]{32}")
 
 
 class KeyUpload(BaseModel, frozen=True):
@@ -64,13 +66,13 @@ class KeyUpload(BaseModel, frozen=True):
 
 def etag_of_parts(etags: Sequence[str]) -> str:
     """ETag of an object made of parts with these; empty where theirs are no MD5."""
-    if not etags or not all(map(_MD5.fullmatch, etags)):
+    if not etags or not all(map(MD5.fullmatch, etags)):
         return ""
     digest = hashlib.md5(b"".join(map(bytes.fromhex, etags)), usedforsecurity=False)
     return f"{digest.hexdigest()}-{len(etags)}"
 
 
-def cuts_of(version: Fingerprint, part_bytes: int) -> list[tuple[int, int]]:
+def _cuts_of(version: Fingerprint, part_bytes: int) -> list[tuple[int, int]]:
     """First and last byte of each part of a version that was uploaded in parts of that size, the last but shorter; one, where it was not."""
     size = version.size_bytes
     step = part_bytes or size
@@ -137,6 +139,10 @@ class KeyUploads:
         except NotThere:
             return []
 
+    def whole_of(self, move_id: str, etag: str) -> KeyUpload | None:
+        """The upload that is a move's copy, whole and with this ETag; None where it lies aside. Raises: BucketError."""
+        return next((upload for upload in self.of(move_id) if upload.etag == etag), None)
+
     def parts(self, upload: KeyUpload) -> list[tuple[str, int]]:
         """Return (etag, size in bytes) of the parts that are there, in order, up to the first of which there are two: some stores keep both. Raises: BucketError."""
         listed = self._listed(upload)
@@ -156,6 +162,11 @@ class KeyUploads:
         else:
             self._abort_unknown(upload)
         self._bucket.delete(upload.marker)
+
+    def forget_all(self, move_id: str) -> None:
+        """Throw away all that a move has begun. Raises: BucketError."""
+        for upload in self.of(move_id):
+            self.forget(upload)
 
     def _abort_unknown(self, upload: KeyUpload, *, but: str = "") -> None:
         """Throw uploads away of which nobody was told that they had been begun."""
@@ -182,3 +193,28 @@ class KeyUploads:
             if found is not None and found.etag == upload.etag and not self._listed(upload):
                 return upload.etag
             raise
+
+    def copy(self, move_id: str, source: End, target: End, key: str, version: Fingerprint) -> str:
+        """Have the server copy a version in the parts in which it was uploaded; return the copy's etag.
+
+        Raises:
+            ChecksumMismatch: it cannot be cut so that its copy shows the same etag; nothing was published.
+            BucketError: as `Bucket.copy`.
+        """
+        found, _ = source.bucket.get(source.name, 0, 1, etag=version.etag)
+        cuts = _cuts_of(version, source.bucket.part_bytes(source.name, version.etag))
+        upload = self.begin(move_id, target.name, version.size_bytes, attributes_of(metadata_of(found)))
+
+        def copy_part(part: tuple[int, tuple[int, int]]) -> str:
+            number, (first, last) = part
+            stretch = Stretch(source.bucket.name, source.name, version.etag, first, last)
+            return self._bucket.copy_part(target.name, upload.upload_id or "", number, stretch)
+
+        try:
+            with ThreadPoolExecutor(_PARTS_AT_ONCE, thread_name_prefix="rebalance-part") as threads:
+                etags = list(threads.map(copy_part, enumerate(cuts, 1)))
+            if etag_of_parts(etags) != version.etag:
+                raise ChecksumMismatch(key, "the copies of its parts do not make the original's ETag")
+            return self.complete(self.whole(upload, etags))
+        finally:
+            self.forget_all(move_id)

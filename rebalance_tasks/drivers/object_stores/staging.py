@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import json
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from rebalance_tasks.core.errors import ChecksumMismatch
 from rebalance_tasks.core.ids import MoveId
 from rebalance_tasks.drivers.base import Fingerprint
 from rebalance_tasks.drivers.local.errors import is_name, validate_name
-from rebalance_tasks.drivers.object_stores.bucket import BucketError, NotThere, Stretch
+from rebalance_tasks.drivers.object_stores.bucket import BucketError, NotThere
 from rebalance_tasks.drivers.object_stores.errors import node_error, target_error
 from rebalance_tasks.drivers.object_stores.files import (
     MTIME,
@@ -19,35 +17,31 @@ from rebalance_tasks.drivers.object_stores.files import (
     ObjectSource,
     ObjectWriter,
     Partial,
-    attributes_of,
     fingerprint_of,
-    metadata_of,
     mtime_ns_told,
 )
-from rebalance_tasks.drivers.object_stores.key_uploads import PARTS_AT_ONCE, KeyUploads, cuts_of, etag_of_parts
+from rebalance_tasks.drivers.object_stores.key_uploads import KeyUploads
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
     from rebalance_tasks.drivers.object_stores.bucket import Bucket, Stored
-    from rebalance_tasks.drivers.object_stores.direct import End
     from rebalance_tasks.drivers.object_stores.key_uploads import KeyUpload
 
 
 class ObjectStaging:
-    """The copies aside of one node."""
+    """The copies aside of one node.
+
+    Attributes:
+        at_keys: those in parts, where the store lets them lie at their keys.
+    """
 
     def __init__(self, bucket: Bucket, node_id: str, *, root: str, work: str) -> None:
         """Keep copies in ``tmp`` below ``work``, of objects below ``root``; both are empty or end in a slash."""
         self._bucket, self._node_id, self._folder = bucket, node_id, f"{work}tmp/"
-        self._at_keys = KeyUploads(bucket, root=root, work=work)
+        self.at_keys = KeyUploads(bucket, root=root, work=work)
         #: moves of which an earlier attempt has left something
         self._begun: set[MoveId] = set()
-
-    @property
-    def at_keys(self) -> bool:
-        """Whether copies in parts are uploaded at their keys, and not aside. Raises: BucketError."""
-        return self._at_keys.able
 
     def name(self, move_id: MoveId) -> str:
         """Name of a move's copy. Raises: InvalidArgument."""
@@ -63,7 +57,7 @@ class ObjectStaging:
         """
 
         def begin_at(key: str, size_bytes: int, attributes: Mapping[str, str]) -> KeyUpload:
-            return self._at_keys.begin(move_id, name_of(key), size_bytes, attributes)
+            return self.at_keys.begin(move_id, name_of(key), size_bytes, attributes)
 
         name, label = self.name(move_id), f"staged:{move_id}"
         try:
@@ -77,7 +71,7 @@ class ObjectStaging:
                 label=label,
                 begun=begun,
                 offset=offset,
-                uploads=self._at_keys,
+                uploads=self.at_keys,
                 begin_at=begin_at,
             )
         except BucketError as exc:
@@ -108,7 +102,7 @@ class ObjectStaging:
 
     def _whole_at_key(self, upload: KeyUpload | None) -> Fingerprint | None:
         """Fingerprint that an upload at its key will have once it is completed; None where it is not whole."""
-        if upload is None or not self._at_keys.is_whole(upload):
+        if upload is None or not self.at_keys.is_whole(upload):
             return None
         mtime_ns = mtime_ns_told(upload.attributes.get(MTIME, "")) or 0
         return Fingerprint(upload.size_bytes, mtime_ns=mtime_ns, etag=upload.etag)
@@ -130,8 +124,8 @@ class ObjectStaging:
             parts = self._bucket.parts(name, upload_id)
             begun.upload_id, begun.parts = upload_id, [(etag, size) for _, etag, size in parts]
         if begun.upload_id is None:
-            marked = self._at_keys.of(name.removeprefix(self._folder))
-            at_keys = [(upload, self._at_keys.parts(upload)) for upload in marked if upload.upload_id is not None]
+            marked = self.at_keys.of(name.removeprefix(self._folder))
+            at_keys = [(upload, self.at_keys.parts(upload)) for upload in marked if upload.upload_id is not None]
             for upload, there in sorted(at_keys, key=lambda one: (bool(one[0].etags), len(one[1]))):
                 begun.upload_id, begun.parts, begun.at_key = upload.upload_id, there, upload
         tail = self._bucket.head(f"{name}~tail")
@@ -155,7 +149,7 @@ class ObjectStaging:
         try:
             self._bucket.delete(name)
             if not whole or move_id in self._begun:
-                self.forget_uploads(move_id)
+                self.at_keys.forget_all(move_id)
                 for upload_id in self._uploads(name):
                     self._bucket.abort(name, upload_id)
                 for page in self._bucket.pages(f"{name}~"):
@@ -164,44 +158,6 @@ class ObjectStaging:
         except BucketError as exc:
             raise node_error(self._node_id, exc, "discard a copy") from exc
         self._begun.discard(move_id)
-
-    def forget_uploads(self, move_id: MoveId) -> None:
-        """Throw the uploads at its key away that a move has begun. Raises: BucketError."""
-        for upload in self._at_keys.of(move_id):
-            self._at_keys.forget(upload)
-
-    def upload(self, move_id: MoveId, etag: str) -> KeyUpload | None:
-        """The upload at its key that is a move's copy, whole and with this ETag; None where it lies aside. Raises: BucketError."""
-        return next((upload for upload in self._at_keys.of(move_id) if upload.etag == etag), None)
-
-    def copy_parts(self, move_id: MoveId, source: End, target: End, key: str, version: Fingerprint) -> str:
-        """Have the server copy a version in the parts in which it was uploaded; return the copy's etag.
-
-        Raises:
-            ChecksumMismatch: it cannot be cut so that its copy shows the same etag; nothing was published.
-            BucketError: as `Bucket.copy`.
-        """
-        found, _ = source.bucket.get(source.name, 0, 1, etag=version.etag)
-        cuts = cuts_of(version, source.bucket.part_bytes(source.name, version.etag))
-        upload = self._at_keys.begin(move_id, target.name, version.size_bytes, attributes_of(metadata_of(found)))
-
-        def copy(part: tuple[int, tuple[int, int]]) -> str:
-            number, (first, last) = part
-            stretch = Stretch(source.bucket.name, source.name, version.etag, first, last)
-            return self._bucket.copy_part(target.name, upload.upload_id or "", number, stretch)
-
-        try:
-            with ThreadPoolExecutor(PARTS_AT_ONCE, thread_name_prefix="rebalance-part") as threads:
-                etags = list(threads.map(copy, enumerate(cuts, 1)))
-            if etag_of_parts(etags) != version.etag:
-                raise ChecksumMismatch(key, "the copies of its parts do not make the original's ETag")
-            return self._at_keys.complete(self._at_keys.whole(upload, etags))
-        finally:
-            self.forget_uploads(move_id)
-
-    def complete(self, upload: KeyUpload) -> str:
-        """Publish it; see `KeyUploads.complete`."""
-        return self._at_keys.complete(upload)
 
     def entries(self) -> Iterator[tuple[MoveId, Fingerprint]]:
         """Yield the copies lying about; one that is not whole with the time of what is there of it."""

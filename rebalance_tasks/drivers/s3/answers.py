@@ -137,6 +137,14 @@ def deletion_of(versions: Iterable[tuple[str, str]]) -> tuple[dict[str, str], by
     return {"content-md5": base64.b64encode(md5).decode()}, body
 
 
+def completion_of(parts: Iterable[tuple[int, str]]) -> bytes:
+    """Body of a request that makes an object of its parts: (number, etag), in order."""
+    listed = "".join(
+        f"<Part><PartNumber>{number}</PartNumber><ETag>&quot;{etag}&quot;</ETag></Part>" for number, etag in parts
+    )
+    return f"<CompleteMultipartUpload>{listed}</CompleteMultipartUpload>".encode()
+
+
 def deleted_of(answer: Answer) -> set[str]:
     """Names that the answer to such a request says are gone."""
     return {child_text(element, "Key") for element in answer.xml().iterfind("Deleted")} if answer.ok else set()

@@ -19,6 +19,7 @@ from rebalance_tasks.drivers.object_stores import bucket as buckets
 from rebalance_tasks.drivers.object_stores.bucket import Begun, Capabilities, PartAbilities, Stored, Stretch, Upload
 from rebalance_tasks.drivers.s3.answers import (
     bare_etag,
+    completion_of,
     copy_origin,
     deleted_of,
     deletion_of,
@@ -310,12 +311,8 @@ class S3Bucket:
 
     def complete(self, name: str, upload_id: str, parts: Sequence[tuple[int, str]], *, new: bool = False) -> str:
         """Make the object of its parts; return its etag."""
-        listed = "".join(
-            f"<Part><PartNumber>{number}</PartNumber><ETag>&quot;{etag}&quot;</ETag></Part>" for number, etag in parts
-        )
-        body = f"<CompleteMultipartUpload>{listed}</CompleteMultipartUpload>".encode()
         headers = {"if-none-match": "*"} if new else {}
-        answer = self._ask("POST", name, query={"uploadId": upload_id}, headers=headers, body=body)
+        answer = self._ask("POST", name, query={"uploadId": upload_id}, headers=headers, body=completion_of(parts))
         if not new and answer.retried and answer.status == _OK_NOT_THERE:
             # The try whose answer was lost has completed it.
             found = self.head(name)

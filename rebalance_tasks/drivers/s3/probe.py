@@ -25,7 +25,10 @@ from rebalance_tasks.drivers.s3.http import EndpointUnreachable
 if TYPE_CHECKING:
     from rebalance_tasks.drivers.s3.http import Answer, S3Endpoint
 
-_BODY: Final = b"probe"
+#: What a probe writes.
+BODY: Final = b"probe"
+#: … and what its etag is, where that is the MD5.
+BODY_MD5: Final = hashlib.md5(BODY, usedforsecurity=False).hexdigest()
 _WRONG: Final = hashlib.sha256(b"something else")
 _REFUSED: Final = 403
 
@@ -59,6 +62,11 @@ def md5_header(digest: bytes) -> dict[str, str]:
 _known: Final[dict[str, tuple[Capabilities, Guard]]] = {}
 
 
+def probe_name(prefix: str) -> str:
+    """A name for what a probe writes, which nobody else has."""
+    return "/".join((f"{prefix}{RESERVED}", "tmp", f"probe-{os.urandom(8).hex()}"))
+
+
 def probe_bucket(endpoint: S3Endpoint, bucket: str, *, prefix: str = "") -> tuple[Capabilities, Guard]:
     """Ask for what ought to be refused; leave nothing behind.
 
@@ -69,11 +77,11 @@ def probe_bucket(endpoint: S3Endpoint, bucket: str, *, prefix: str = "") -> tupl
         NoBucket: it does not answer.
         Refused: the credentials may not write.
     """
-    base = "/".join((f"{prefix}{RESERVED}", "tmp", f"probe-{os.urandom(8).hex()}"))
+    base = probe_name(prefix)
     try:
         known = _known.get(endpoint.url)
         if known is not None and (etag := _short_probe(endpoint, bucket, base)):
-            return replace(known[0], etags_are_md5=_is_md5_of_body(etag)), known[1]
+            return replace(known[0], etags_are_md5=etag == BODY_MD5), known[1]
         found = _Probe(endpoint, bucket, base).run()
     except EndpointUnreachable as exc:
         msg = f"s3://{bucket} does not answer: {exc}"
@@ -86,13 +94,9 @@ def probe_bucket(endpoint: S3Endpoint, bucket: str, *, prefix: str = "") -> tupl
 
 def _short_probe(endpoint: S3Endpoint, bucket: str, name: str) -> str:
     """Etag of an object that this bucket took and gave back; empty where it did not, and must be asked for all."""
-    etag = endpoint.request("PUT", bucket, name, body=_BODY).headers.get("etag", "")
+    etag = endpoint.request("PUT", bucket, name, body=BODY).headers.get("etag", "")
     removed = endpoint.request("DELETE", bucket, name, headers={"if-match": etag}) if etag else None
     return bare_etag(etag) if removed is not None and removed.ok else ""
-
-
-def _is_md5_of_body(etag: str) -> bool:
-    return etag == hashlib.md5(_BODY, usedforsecurity=False).hexdigest()
 
 
 class _Probe:
@@ -126,7 +130,7 @@ class _Probe:
                     copies_new=copies_new,
                     deletes_version=deletes_version,
                     deletes_versions=_deletes_versions(self._endpoint, self._bucket, self._base, bare_etag(etag)),
-                    etags_are_md5=_is_md5_of_body(bare_etag(etag)),
+                    etags_are_md5=bare_etag(etag) == BODY_MD5,
                     parts=True,
                     keeps_backslashes=backslash.result(),
                 )
@@ -135,7 +139,7 @@ class _Probe:
                 list(pool.map(self._clear, self._names))
 
     def _ask(self, method: str, name: str, headers: dict[str, str] | None = None) -> Answer:
-        body = _BODY if method == "PUT" and not (headers or {}).get("x-amz-copy-source") else b""
+        body = BODY if method == "PUT" and not (headers or {}).get("x-amz-copy-source") else b""
         return self._endpoint.request(method, self._bucket, name, headers=headers, body=body)
 
     def _copies(self, etag: str) -> tuple[bool, bool]:
@@ -148,7 +152,7 @@ class _Probe:
 
     def _checks_md5(self, name: str) -> bool:
         """Whether a body of another MD5 than is said leaves nothing behind, and the right one stays."""
-        wrong, right = (hashlib.md5(data, usedforsecurity=False).digest() for data in (b"something else", _BODY))
+        wrong, right = (hashlib.md5(data, usedforsecurity=False).digest() for data in (b"something else", BODY))
         refused = not self._ask("PUT", name, md5_header(wrong)).ok and not self._ask("HEAD", name).ok
         return refused and self._ask("PUT", name, md5_header(right)).ok
 
@@ -159,11 +163,11 @@ class _Probe:
 
 def _guard(endpoint: S3Endpoint, bucket: str, name: str) -> Guard | None:
     """The first way in which the endpoint refuses a body that is another than was said."""
-    if not endpoint.request("PUT", bucket, name, body=_BODY, payload_sha256=_WRONG.hexdigest()).ok:
+    if not endpoint.request("PUT", bucket, name, body=BODY, payload_sha256=_WRONG.hexdigest()).ok:
         return Guard.SIGNATURE
     for guard in (Guard.SHA256, Guard.MD5):
         headers = guard_header(guard, b"something else", _WRONG.digest())
-        if not endpoint.request("PUT", bucket, name, headers=headers, body=_BODY).ok:
+        if not endpoint.request("PUT", bucket, name, headers=headers, body=BODY).ok:
             return guard
     return None
 
@@ -179,7 +183,7 @@ def _deletes_versions(endpoint: S3Endpoint, bucket: str, name: str, etag: str) -
 
 
 def _keeps_backslash(endpoint: S3Endpoint, bucket: str, name: str) -> bool:
-    if not endpoint.request("PUT", bucket, name, body=_BODY).ok:
+    if not endpoint.request("PUT", bucket, name, body=BODY).ok:
         return False
     query = {"list-type": "2", "prefix": name}
     found = endpoint.request("GET", bucket, query=query).text("KeyCount")
